@@ -1,0 +1,23 @@
+"""Every known accelerator. A family is a module of records and one line in FAMILIES."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from ..accelerator import Accelerator
+from . import hyper_sd, lcm, sdxl_lightning, wan21_lightx2v, wan22_lightning
+
+FAMILIES = (lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning)
+
+
+def index(records: list[Accelerator]) -> dict[str, Accelerator]:
+    """Records by id. Raises ValueError on an id used twice: ids are permanent, saved graphs hold them."""
+    by_id: dict[str, Accelerator] = {}
+    for record in records:
+        if record.id in by_id:
+            raise ValueError(f"Accelerator id {record.id!r} is used by two records.")
+        by_id[record.id] = record
+    return by_id
+
+
+CATALOG = MappingProxyType(index([record for family in FAMILIES for record in family.RECORDS]))

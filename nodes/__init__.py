@@ -1,0 +1,14 @@
+"""The host layer: the only place that knows ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from . import accelerator, sampler
+
+MODULES = (accelerator, sampler)
+
+
+class FewStepExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [node for module in MODULES for node in module.NODES]

@@ -1,0 +1,42 @@
+"""How nodes say what they did: Markdown on an output, data in /history, one log line, a line under the node."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import host
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """summary: the one line for the log and the node. rows: (what, value) in reading order. data: the same for programs."""
+
+    node: str
+    summary: str
+    rows: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def markdown(self) -> str:
+        table = [f"| {self.node} | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in self.rows)]
+        return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
+
+    def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
+        """Log it, show it on the node, and return the `ui` value that carries it into /history.
+
+        hidden: the node class's hidden inputs; None when a node is called from Python instead of by a graph.
+        """
+        log.info("%s: %s", self.node, self.summary)
+        for note in self.notes:
+            log.info("%s: %s", self.node, note)
+        host.show_on_node(self.summary, getattr(hidden, "unique_id", None))
+        return {"fewstep_report": [{"node": self.node, "summary": self.summary, "notes": list(self.notes), **self.data}]}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

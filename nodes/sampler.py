@@ -1,0 +1,146 @@
+"""FewStepSampler and FewStepSchedule: the run an accelerator was distilled for, and the same as parts for other samplers."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
+from . import host
+from .report import Report
+
+STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
+                 "better only where the accelerator allows several.")
+DENOISE_TOOLTIP = ("1 starts from pure noise. Lower keeps more of the latent it is given (image to image) and runs fewer of the "
+                   "distilled steps.")
+
+
+class FewStepSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepSampler",
+            display_name="Few-Step Sampler",
+            category="few-step",
+            description="Samples an accelerated model on the exact schedule, with the exact sampler, it was distilled for. CFG is "
+                        "locked to the value of the distillation, 1 for nearly all, so every step costs one evaluation.",
+            search_aliases=["lcm", "lightning", "hyper-sd", "lightx2v", "turbo", "4 step", "speed", "ksampler"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with an accelerator. With Wan 2.2: the high-noise expert."),
+                io.Conditioning.Input("positive", tooltip="What the picture or video should show."),
+                io.Latent.Input("latent_image", tooltip="The latent to start from: its size, batch and noise mask are obeyed."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="The same seed gives the same result."),
+                io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP),
+                io.Conditioning.Input("negative", optional=True,
+                                      tooltip="Only read by accelerators that kept guidance, and by patches such as NAG. At CFG 1 a "
+                                              "negative prompt has no effect and costs nothing."),
+                io.Model.Input("model_low_noise", optional=True,
+                               tooltip="Wan 2.2 only: the low-noise expert with its own accelerator. It takes over at the boundary."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The finished latent, for VAE Decode."),
+                io.String.Output(display_name="report", tooltip="Steps, evaluations, seconds and the settings that were used."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, latent_image, seed: int, steps: int, denoise: float, negative=None,
+                model_low_noise=None) -> io.NodeOutput:
+        plan = plan_of(model, model_low_noise, steps, denoise)
+        refuse_cfg_sent(cls.hidden, plan)
+        if negative is None and plan.accelerators[0].is_guided:
+            raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
+                            "negative prompt (an empty one will do).")
+        models = (model,) if model_low_noise is None else (model, model_low_noise)
+        run = host.sample(models, plan, positive, negative, latent_image, seed)
+        report = describe(plan, run, any(host.negative_branch_forced(m) for m in models))
+        latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
+        return io.NodeOutput({**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden))
+
+
+class FewStepSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepSchedule",
+            display_name="Few-Step Schedule",
+            category="few-step",
+            description="The accelerator's exact sigmas, sampler, CFG and step count, for SamplerCustom and other samplers.",
+            search_aliases=["sigmas", "scheduler", "lightning", "lightx2v", "lcm"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with an accelerator."),
+                io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP),
+                io.Latent.Input("latent_image", optional=True,
+                                tooltip="Only read by accelerators whose schedule depends on the size of the picture."),
+            ],
+            outputs=[
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the distillation, one more than steps."),
+                io.Sampler.Output(display_name="sampler", tooltip="The sampler it was distilled for."),
+                io.Float.Output(display_name="cfg", tooltip="The guidance scale it must run at."),
+                io.Int.Output(display_name="steps", tooltip="How many steps the sigmas hold."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
+        plan = plan_of(model, None, steps, denoise)
+        sigmas = torch.tensor(plan.sigmas, dtype=torch.float32)
+        return io.NodeOutput(sigmas, host.host_sampler(plan), plan.cfg, plan.steps)
+
+
+def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
+    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked up in the prompt itself."""
+    if hidden is None or not hidden.prompt:
+        return
+    sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
+    if "cfg" in sent:
+        refuse_other_cfg(plan, sent["cfg"])
+
+
+def plan_of(model, model_low_noise, steps: int, denoise: float) -> SamplingPlan:
+    record = host.accelerator_of(model)
+    if model_low_noise is None:
+        return make_plan(record, steps, denoise, host.sigma_of(model))
+    return make_expert_plan(record, host.accelerator_of(model_low_noise), steps, denoise, host.sigma_of(model))
+
+
+def describe(plan: SamplingPlan, run: host.Run, negative_forced: bool) -> Report:
+    evaluations = host.evaluations_per_sample(run)
+    ids = " + ".join(record.id for record in plan.accelerators)
+    notes = list(plan.notes)
+    if negative_forced and not plan.accelerators[0].is_guided:
+        notes.append(f"Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative prompt too: {evaluations:g} "
+                     f"evaluations instead of {plan.evaluations}.")
+    elif evaluations != plan.evaluations:
+        notes.append(f"{evaluations:g} evaluations instead of the plan's {plan.evaluations}: regional prompts, context windows or a "
+                     "skip node change the count.")
+    experts = () if plan.switch_step is None else (
+        ("experts", f"high-noise for steps 1 to {plan.switch_step}, low-noise for {plan.switch_step + 1} to {plan.steps}"),)
+    locked = "guidance kept" if plan.accelerators[0].is_guided else "locked"
+    return Report(
+        node="Few-Step Sampler",
+        summary=f"{plan.steps} steps, {evaluations:g} evaluations, {run.seconds:.2f} s, CFG {plan.cfg:g} {locked}",
+        rows=(
+            ("accelerator", ids),
+            ("steps", str(plan.steps)),
+            ("evaluations", f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows} rows in all)"),
+            ("seconds", f"{run.seconds:.2f} ({run.seconds / max(run.log.calls, 1):.3f} per pass)"),
+            ("CFG", f"{plan.cfg:g} ({locked})"),
+            ("sampler", plan.solver.value),
+            ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
+            *experts,
+        ),
+        notes=tuple(notes),
+        data={
+            "accelerators": [record.id for record in plan.accelerators], "steps": plan.steps, "evaluations": evaluations,
+            "forward_passes": run.log.calls, "rows": run.log.rows, "seconds": run.seconds, "cfg": plan.cfg,
+            "sampler": plan.solver.value, "sigmas": list(plan.sigmas), "switch_step": plan.switch_step, "entries": run.log.entries,
+        },
+    )
+
+
+NODES = [FewStepSampler, FewStepSchedule]

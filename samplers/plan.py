@@ -1,0 +1,134 @@
+"""From an accelerator and a request to the exact run. Everything that can be refused is refused here, in plain words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..loras.accelerator import Accelerator, Expert, Solver
+from .schedule import SigmaOf, sigmas_of, switch_step, tcd_sigmas_down
+
+# What the two experts of one run must agree on: there is one schedule and one solver.
+SHARED_BY_EXPERTS = ("bases", "steps", "schedule", "solver", "boundary", "cfg")
+
+
+class PlanError(ValueError):
+    """A request this accelerator cannot honour. The message says what was expected, what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """One run, decided. sigmas: steps + 1, descending, last 0. switch_step: first step of the low-noise expert, if any.
+
+    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers.
+    """
+
+    accelerators: tuple[Accelerator, ...]
+    sigmas: tuple[float, ...]
+    solver: Solver
+    cfg: float
+    sigmas_down: tuple[float, ...] = ()
+    switch_step: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def evaluations(self) -> int:
+        """Expected model evaluations for one sample: one a step, two where guidance was kept."""
+        return self.steps * (1 if math.isclose(self.cfg, 1.0) else 2)
+
+
+def make_plan(record: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf) -> SamplingPlan:
+    """The run of one model. steps: 0 takes the accelerator's own count. denoise: above 0 and up to 1.
+
+    sigma_of gives the connected model's sigma of a training timestep. Raises PlanError.
+    """
+    record = _require(record, "model")
+    if record.expert is not None:
+        raise PlanError(
+            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and one expert alone cannot make a video. "
+            "Connect the high-noise model to model and the low-noise model, with its own accelerator, to model_low_noise."
+        )
+    return _plan(record, _steps_of(record, steps), denoise, sigma_of)
+
+
+def make_expert_plan(
+    high: Accelerator | None, low: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf
+) -> SamplingPlan:
+    """The run of Wan 2.2's two experts over one schedule. Raises PlanError."""
+    high, low = _require(high, "model"), _require(low, "model_low_noise")
+    _require_expert(high, Expert.HIGH_NOISE, "model")
+    _require_expert(low, Expert.LOW_NOISE, "model_low_noise")
+    for name in SHARED_BY_EXPERTS:
+        if getattr(high, name) != getattr(low, name):
+            raise PlanError(
+                f"The two experts were distilled differently: {name} of {high.id} is {getattr(high, name)}, of {low.id} "
+                f"{getattr(low, name)}. Load a pair of one release."
+            )
+    plan = _plan(high, _steps_of(high, steps), denoise, sigma_of)
+    assert high.boundary is not None
+    return SamplingPlan(
+        accelerators=(high, low), sigmas=plan.sigmas, solver=plan.solver, cfg=plan.cfg, sigmas_down=plan.sigmas_down,
+        switch_step=switch_step(list(plan.sigmas), high.boundary), notes=plan.notes,
+    )
+
+
+def refuse_other_cfg(plan: SamplingPlan, cfg: object) -> None:
+    """Raise PlanError for a cfg sent by an API caller that is not the plan's. There is no such input in the editor."""
+    try:
+        agrees = math.isclose(float(cfg), plan.cfg)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        agrees = False
+    if not agrees:
+        raise PlanError(
+            f"cfg is locked: {plan.accelerators[0].id} was distilled to run at cfg {plan.cfg:g}, and the request says {cfg}. "
+            "Remove cfg from this node's inputs; a wrong value burns or blurs the result."
+        )
+
+
+def _require(record: Accelerator | None, name: str) -> Accelerator:
+    if record is None:
+        raise PlanError(
+            f"No accelerator is attached to {name}. Connect an Accelerator Loader in front of it, or use the core KSampler for "
+            "a model that is not distilled."
+        )
+    return record
+
+
+def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
+    if record.expert is expert:
+        return
+    found = f"the {record.expert.value} expert's {record.id}" if record.expert else f"{record.id}, which is for a single model"
+    raise PlanError(f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries {found}. "
+                    "Swap the two models, or load the other LoRA.")
+
+
+def _steps_of(record: Accelerator, steps: int) -> int:
+    if steps == 0:
+        return record.default_steps
+    if steps not in record.steps:
+        allowed = " or ".join(map(str, record.steps)) if len(record.steps) < 3 else f"{record.steps[0]} to {record.steps[-1]}"
+        raise PlanError(
+            f"{record.id} was distilled for {allowed} steps, not {steps}. Set steps to {record.default_steps} (or 0 for the "
+            f"accelerator's own), or load the {steps}-step accelerator."
+        )
+    return steps
+
+
+def _plan(record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf) -> SamplingPlan:
+    if not 0.0 < denoise <= 1.0:
+        raise PlanError(f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise).")
+    try:
+        sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of)
+    except ValueError as error:
+        raise PlanError(f"{record.id} at {steps} steps: {error} Raise denoise, or take an accelerator with more steps.") from None
+    notes = ()
+    if len(sigmas) - 1 < steps:
+        notes = (f"denoise {denoise:g}: the last {len(sigmas) - 1} of the {steps} distilled steps, from sigma {sigmas[0]:.4g}",)
+    down: list[float] = []
+    if record.solver is Solver.TCD:
+        down = tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[steps], sigma_of)
+    return SamplingPlan((record,), tuple(sigmas), record.solver, record.cfg, tuple(down), notes=notes)

@@ -1,0 +1,95 @@
+"""Timesteps and sigmas of the schedules accelerators were distilled for. Plain floats; tensors are the host's business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ..loras.accelerator import ConsistencyGrid, Schedule, Trailing
+
+TRAINING_TIMESTEPS = 1000
+
+# Noise level of a training timestep, 0..999: the model's own table.
+SigmaOf = Callable[[float], float]
+
+
+def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.012) -> float:
+    """Sigma of an integer timestep of Stable Diffusion's training schedule, variance-exploding form.
+
+    Betas are linear in their square root (Rombach et al. 2022); sigma^2 = (1 - a) / a with a the product of 1 - beta.
+    """
+    a = 1.0
+    for t in range(int(timestep) + 1):
+        root = math.sqrt(start) + (math.sqrt(end) - math.sqrt(start)) * t / (TRAINING_TIMESTEPS - 1)
+        a *= 1.0 - root * root
+    return math.sqrt((1.0 - a) / a)
+
+
+def trailing_timesteps(steps: int) -> list[int]:
+    """Equal strides down from the last training timestep; 4 steps: 999, 749, 499, 249."""
+    stride = TRAINING_TIMESTEPS / steps
+    return [round(TRAINING_TIMESTEPS - step * stride) - 1 for step in range(steps)]
+
+
+def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0) -> list[int]:
+    """An even choice of `steps` from the grid a consistency model knows; 4 of 50: 999, 759, 499, 259.
+
+    `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo et al. 2023, section 4.3.
+    Raises ValueError when the grid has fewer timesteps than steps.
+    """
+    stride = TRAINING_TIMESTEPS // original_steps
+    grid = [stride * (index + 1) - 1 for index in range(int(original_steps * denoise))][::-1]
+    if len(grid) < steps:
+        raise ValueError(f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g} leaves.")
+    return [grid[math.floor(step * len(grid) / steps)] for step in range(steps)]
+
+
+def shift_sigma(sigma: float, shift: float) -> float:
+    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma), sigma in 0..1, shift > 0.
+
+    FLUX writes the same with mu = ln(shift). Esser et al. 2024, Scaling Rectified Flow Transformers, section 5.3.2.
+    """
+    return shift * sigma / (1.0 + (shift - 1.0) * sigma)
+
+
+def sigmas_of(schedule: Schedule, steps: int, denoise: float, sigma_of: SigmaOf) -> list[float]:
+    """steps' worth of descending sigmas and the closing 0, N+1 in all, at the noise levels of the distillation.
+
+    A consistency model knows its whole grid, so denoise < 1 spreads all its steps over the low end. Any other student knows
+    its own few noise levels and no others, so denoise < 1 runs the last int(steps · denoise) of them and returns fewer.
+    Raises ValueError when denoise leaves no step.
+    """
+    if isinstance(schedule, ConsistencyGrid):
+        timesteps = consistency_timesteps(steps, schedule.original_steps, denoise)
+        return [*(sigma_of(timestep) for timestep in timesteps), 0.0]
+    if isinstance(schedule, Trailing):
+        sigmas = [sigma_of(timestep) for timestep in trailing_timesteps(steps)]
+    else:
+        sigmas = [shift_sigma(1.0 - step / steps, schedule.shift) for step in range(steps)]
+    kept = truncated_steps(steps, denoise)
+    if kept == 0:
+        raise ValueError(f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / steps:g}.")
+    return [*sigmas[steps - kept:], 0.0]
+
+
+def tcd_sigmas_down(schedule: Schedule, steps: int, denoise: float, gamma: float, sigma_of: SigmaOf) -> list[float]:
+    """The noise level each TCD step jumps to before it is re-noised to the next: sigma of floor((1 - gamma) · t_next).
+
+    The last is 0: the last step lands on x0. gamma 0 never re-noises, 1 always jumps to the first timestep.
+    Zheng et al. 2024, arXiv 2402.19159, algorithm 4 (strategic stochastic sampling).
+    """
+    if not isinstance(schedule, ConsistencyGrid):
+        raise TypeError(f"TCD needs a consistency grid, not {schedule}.")
+    timesteps = consistency_timesteps(steps, schedule.original_steps, denoise)
+    return [*(sigma_of(math.floor((1.0 - gamma) * timestep)) for timestep in timesteps[1:]), 0.0]
+
+
+def truncated_steps(steps: int, denoise: float) -> int:
+    """How many of a student's steps lie at or below the noise that `denoise`, 0 to 1, asks for."""
+    # 0.7 * 10 is 6.999...: a hair's breadth must not cost a step.
+    return math.floor(steps * denoise + 1e-9)
+
+
+def switch_step(sigmas: list[float], boundary: float) -> int:
+    """First step that the low-noise expert runs: the first whose sigma lies below the boundary."""
+    return sum(sigma >= boundary for sigma in sigmas[:-1])
