@@ -1,8 +1,9 @@
 """From a .safetensors header to what the file is. Only the header is read: milliseconds on a file of any size.
 
-Evidence is weighed in this order: the tensors (kind, base architecture, rank), the metadata, the file's path last. Several
-repositories publish under one name, and any trainer may write "pytorch_lora_weights.safetensors", so a path can only choose
-among records that the tensors allow, and a generic name chooses nothing.
+Evidence is weighed in this order: the tensors (kind, base architecture, size, rank), the file's exact size, its metadata, its
+path last. Several repositories publish under one name, and any trainer may write "pytorch_lora_weights.safetensors", so a
+path can only choose among records that the tensors allow, and a generic name chooses nothing. Nor does a base alone: an
+ordinary LoRA for that base would look the same, so something must speak for an accelerator before one is recognised.
 """
 
 from __future__ import annotations
@@ -16,21 +17,31 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .accelerator import Accelerator, Base, Expert, Kind
+from .architecture import Layers, Measured, measure
+from .catalog.left_out import LOOK_ALIKES, LookAlike
 
 # Endings of the tensors that make up one adapted layer; what stands before is the layer's name.
-LORA_ENDINGS = (
-    ".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".lora_A.weight", ".lora_B.weight",
-    ".lora_A.default.weight", ".lora_B.default.weight", "_lora.down.weight", "_lora.up.weight",
-    ".lora.down.weight", ".lora.up.weight", ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight",
-)
 DOWN_ENDINGS = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", "_lora.down.weight", ".lora.down.weight",
                 ".lora_linear_layer.down.weight")
-OTHER_ENDINGS = (".alpha", ".dora_scale", ".diff", ".diff_b", ".diff_m", ".set_weight", ".reshape_weight", ".w_norm", ".b_norm")
+UP_ENDINGS = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", "_lora.up.weight", ".lora.up.weight",
+              ".lora_linear_layer.up.weight")
+LORA_ENDINGS = (*DOWN_ENDINGS, *UP_ENDINGS, ".lora_mid.weight")
+DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff_m")
+OTHER_ENDINGS = (".alpha", ".dora_scale", *DIFFERENCE_ENDINGS, ".set_weight", ".reshape_weight", ".w_norm", ".b_norm")
 
 # Every trainer and several of the repositories write these: they say nothing about which release a file is.
-GENERIC_NAMES = ("pytorch_lora_weights", "adapter_model", "diffusion_pytorch_model", "high_noise_model", "low_noise_model")
+GENERIC_NAMES = ("pytorch_lora_weights", "adapter_model", "diffusion_pytorch_model", "high_noise_model", "low_noise_model", "model")
 
 ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
+TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
+
+# Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
+LARGEST_TRAINED_RANK = 256
+
+MODEL_LAYER = re.compile(
+    r"(^|\.)(blocks|layers|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks|double_stream_blocks"
+    r"|double_stream_layers)\.\d+\."
+)
 
 
 class FileProblem(ValueError):
@@ -39,32 +50,43 @@ class FileProblem(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """shapes: tensor name -> shape. metadata: the header's own string map."""
+    """shapes: tensor name -> shape. metadata: the header's own string map. size: bytes of the whole file, 0 if unknown."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the tensors alone prove. `bases` holds every architecture they fit; empty when none is known."""
+    """What the tensors alone prove. `bases` holds every architecture they fit; empty when none is known.
+
+    width: hidden width, None where no layer shows it. has_differences: whole tensors were written beside low-rank pairs,
+    which an extract of a distilled model does and ordinary training does not.
+    """
 
     kind: Kind | None
     bases: tuple[Base, ...]
+    width: int | None
     ranks: tuple[int, ...]
     alpha: str
+    has_differences: bool
     evidence: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """`record` is set when the evidence leaves one; otherwise `candidates` are all that it leaves."""
+    """`record` is set when the evidence leaves one; otherwise `candidates` are all that it leaves.
+
+    look_alike: the file is a model that only looks distilled. is_certain: the file's contents decided.
+    """
 
     fingerprint: Fingerprint
     record: Accelerator | None
     candidates: tuple[Accelerator, ...]
     evidence: tuple[str, ...]
     is_certain: bool
+    look_alike: LookAlike | None = None
 
 
 def read_header(path: str | Path) -> Header:
@@ -81,7 +103,7 @@ def read_header(path: str | Path) -> Header:
     try:
         with safe_open(path, framework="np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            return Header(shapes, dict(file.metadata() or {}))
+            return Header(shapes, dict(file.metadata() or {}), size)
     except (SafetensorError, OSError, ValueError) as error:
         raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
                           "Either the download broke off or it is another kind of file: download it again.") from None
@@ -95,17 +117,55 @@ def layer_of(key: str) -> str:
     return key
 
 
+def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every layer a LoRA adapts: rows of its up factor, columns of its down factor; 0 if unknown."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for key, shape in shapes.items():
+        outputs, inputs = sizes.get(layer := layer_of(key), (0, 0))
+        if len(shape) > 1 and key.endswith(DOWN_ENDINGS):
+            inputs = shape[1]
+        if len(shape) > 1 and key.endswith(UP_ENDINGS):
+            outputs = shape[0]
+        sizes[layer] = (outputs, inputs)
+    return sizes
+
+
+def weights_as_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every layer of a whole model, by its weights."""
+    return {key.removesuffix(".weight"): (shape[0], shape[1]) for key, shape in shapes.items()
+            if key.endswith(".weight") and len(shape) > 1}
+
+
 def inspect(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     keys = header.shapes
     kind = _kind_of(keys)
     if kind is not Kind.LORA:
-        return Fingerprint(kind, (), (), "absent", (f"header: {kind.value if kind else 'no adapter and no diffusion model'}",))
-    bases, reason = _bases_of_lora(header.shapes)
+        what = f"header: {kind.value if kind else 'no adapter and no diffusion model'}"
+        return Fingerprint(kind, (), None, (), "absent", False, (what,))
     ranks = tuple(sorted({shape[0] for key, shape in keys.items() if key.endswith(DOWN_ENDINGS) and shape}))
     alpha = "tensors" if any(key.endswith(".alpha") for key in keys) else "metadata" if alpha_in(header.metadata) else "absent"
+    return lora_fingerprint(layers_of(keys), ranks, alpha, any(key.endswith(DIFFERENCE_ENDINGS) for key in keys))
+
+
+def _kind_of(keys: Iterable[str]) -> Kind | None:
+    keys = list(keys)
+    if any("motion_modules." in key or "temporal_transformer" in key for key in keys):
+        return Kind.MOTION_MODULE
+    if any(key.endswith((*LORA_ENDINGS, *DIFFERENCE_ENDINGS)) for key in keys):
+        return Kind.LORA
+    if any(MODEL_LAYER.search(key) for key in keys):
+        return Kind.MODEL
+    return None
+
+
+def lora_fingerprint(layers: Layers, ranks: tuple[int, ...], alpha: str, has_differences: bool) -> Fingerprint:
+    """The fingerprint of a LoRA whose layers and ranks are known, in a file or on a model."""
+    measured = measure(layers)
     rank_words = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no low-rank pair"
-    return Fingerprint(kind, bases, ranks, alpha, (f"header: LoRA for {reason}, {rank_words}, alpha {alpha}",))
+    differences = ", whole differences" if has_differences else ""
+    words = f"header: LoRA for {measured.words}, {rank_words}, alpha {alpha}{differences}"
+    return Fingerprint(Kind.LORA, measured.bases, measured.width, ranks, alpha, has_differences, (words,))
 
 
 def alpha_in(metadata: Mapping[str, str]) -> float | None:
@@ -122,97 +182,130 @@ def alpha_in(metadata: Mapping[str, str]) -> float | None:
     return None
 
 
+# ---------------------------------------------------------------- recognition
+
+
 def recognise(header: Header, path: str, records: Iterable[Accelerator]) -> Recognition:
     """The record a LoRA file belongs to. `path` is relative to the models folder, so that folders speak too."""
-    found = inspect(header)
-    possible = tuple(record for record in records if record.kind is found.kind and set(record.bases) & set(found.bases))
+    return recognise_lora(inspect(header), header.metadata, path, header.size, records)
+
+
+def recognise_lora(
+    found: Fingerprint, metadata: Mapping[str, str], path: str, size: int, records: Iterable[Accelerator]
+) -> Recognition:
+    """The record of a LoRA by its fingerprint and what else is known; an empty path and size 0 say nothing."""
+    possible = fitting(found, records)
     if not possible:
         return Recognition(found, None, (), found.evidence, False)
-    if len(possible) == 1:
-        return Recognition(found, possible[0], possible, found.evidence, True)
-    named, reason = _narrow_by_path(possible, path)
-    evidence = found.evidence + ((reason,) if reason else ())
-    return Recognition(found, named[0] if len(named) == 1 else None, named, evidence, False)
+    decided, reason = _by_content(found, size, possible)
+    if decided is not None:
+        return Recognition(found, decided, (decided,), (*found.evidence, reason), True)
+    named, reason = _by_names(possible, metadata, path)
+    evidence = (*found.evidence, reason) if reason else found.evidence
+    return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)
 
 
-def _kind_of(keys: Iterable[str]) -> Kind | None:
-    keys = list(keys)
-    if any("motion_modules." in key or "temporal_transformer" in key for key in keys):
-        return Kind.MOTION_MODULE
-    if any(key.endswith(LORA_ENDINGS) for key in keys):
-        return Kind.LORA
-    if any(key.endswith((".diff", ".diff_b", ".diff_m")) for key in keys):
-        return Kind.LORA
-    if any(re.search(r"(^|\.)(blocks|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks)\.\d+\.", key) for key in keys):
-        return Kind.MODEL
-    return None
+def recognise_model(
+    base: Base | None, width: int | None, metadata: Mapping[str, str], path: str, records: Iterable[Accelerator]
+) -> Recognition:
+    """The record of a loaded model that may be distilled as a whole: its architecture first, then what its file is called."""
+    bases = (base,) if base else ()
+    measured = Measured(bases, width, f"{base.value if base else 'an architecture that is not known here'}")
+    found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (f"model: {measured.words}" + (f", width {width}" if width else ""),))
+    possible = fitting(found, records)
+    named, reason = _by_names(possible, metadata, path)
+    evidence = (*found.evidence, reason) if reason else found.evidence
+    if reason and len(named) == 1:
+        return Recognition(found, named[0], named, evidence, False)
+    words = _words_of(path)
+    alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(words, other.name_words, other.name_excludes)), None)
+    return Recognition(found, None, named, evidence, False, alike if not reason else None)
 
 
-def _bases_of_lora(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[Base, ...], str]:
-    """Architectures these tensors fit, and the words for it."""
-    layers = {layer_of(key) for key in shapes}
-    if any(re.search(r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|diff_m|modulation)", layer) for layer in layers):
-        return _wan_bases(shapes, layers)
-    if any("transformer_blocks" in layer and ("attn2" in layer or "attn1" in layer) for layer in layers):
-        return _unet_bases(shapes, layers)
-    return (), "an architecture that is not known here"
+def fitting(found: Fingerprint, records: Iterable[Accelerator]) -> tuple[Accelerator, ...]:
+    """Records of the kind, base and size that the tensors prove."""
+    possible = [
+        record for record in records
+        if record.kind is found.kind and not record.only_by_choice and set(record.bases) & set(found.bases)
+    ]
+    published = {record.width for record in possible}
+    # A width that no release has is a model of one's own, of which nothing follows.
+    if found.width is not None and found.width in published:
+        possible = [record for record in possible if record.width in (found.width, None)]
+    return tuple(possible)
 
 
-def _wan_bases(shapes: Mapping[str, tuple[int, ...]], layers: set[str]) -> tuple[tuple[Base, ...], str]:
-    if any("k_img" in layer or "img_emb" in layer for layer in layers):
-        return (Base.WAN21_I2V,), "Wan 2.1 image-to-video (it adapts the image branch)"
-    channels = {shape[1] for key, shape in shapes.items() if "patch_embedding" in key and key.endswith(DOWN_ENDINGS) and len(shape) > 1}
-    if channels == {16}:
-        return (Base.WAN_T2V,), "Wan text-to-video (16 input channels)"
-    if channels == {36}:
-        return (Base.WAN22_I2V,), "Wan 2.2 image-to-video (36 input channels, no image branch)"
-    return (Base.WAN_T2V, Base.WAN22_I2V), "Wan without an image branch (2.1/2.2 text-to-video or 2.2 image-to-video)"
+def _by_content(found: Fingerprint, size: int, records: tuple[Accelerator, ...]) -> tuple[Accelerator | None, str]:
+    """The record that the file's contents alone prove, and how; None where an ordinary LoRA may look the same."""
+    sized = [record for record in records if any(file.size == size for file in record.files)]
+    if size and len(sized) == 1:
+        return sized[0], f"size: exactly the {size} bytes of the published file"
+    is_extract = found.has_differences or any(rank > LARGEST_TRAINED_RANK for rank in found.ranks)
+    ranked = [record for record in records if any(file.rank is None or (file.rank,) == found.ranks for file in record.files)]
+    if is_extract and len(found.ranks) == 1 and len(ranked) == 1 and any(file.rank for file in ranked[0].files):
+        return ranked[0], f"header: an extract of a distilled model, and only {ranked[0].id} has rank {found.ranks[0]}"
+    return None, ""
 
 
-def _unet_bases(shapes: Mapping[str, tuple[int, ...]], layers: set[str]) -> tuple[tuple[Base, ...], str]:
-    """Stable Diffusion UNets differ by the width of the text they attend to: the input of attn2's keys."""
-    widths = {shape[1] for key, shape in shapes.items()
-              if re.search(r"attn2[._](processor[._])?to_[kv]", key) and key.endswith(DOWN_ENDINGS) and len(shape) > 1}
-    if widths == {768}:
-        return (Base.SD15,), "SD 1.5 (text width 768)"
-    if widths == {2048}:
-        # SSD-1B is SDXL without the middle block's attention (and with fewer layers elsewhere).
-        if any(re.search(r"mid(dle)?_block", layer) and "attn" in layer for layer in layers):
-            return (Base.SDXL,), "SDXL (text width 2048)"
-        return (Base.SSD1B,), "SSD-1B (text width 2048, no middle block)"
-    return (), f"a UNet with text width {sorted(widths)}, which is not known here"
+def _by_names(
+    records: tuple[Accelerator, ...], metadata: Mapping[str, str], path: str
+) -> tuple[tuple[Accelerator, ...], str]:
+    """Records that the title in the metadata, then the path, speaks for, and how; all and no reason when neither does."""
+    for name in TITLE_METADATA:
+        title = metadata.get(name, "")
+        named = _named_by(records, title)
+        if named:
+            return named, f"metadata {name}: {title!r}"
+    stem = _stem_of(path)
+    published = tuple(record for record in records if stem in {_stem_of(file.name) for file in record.files})
+    if stem and published and stem not in GENERIC_NAMES:
+        # One name in two folders of a repository: the folder decides, if it came along.
+        return _named_by(published, path) or published, f"file name: published as {path.replace(chr(92), '/').rpartition('/')[2]}"
+    named = _named_by(records, path)
+    if not named:
+        return records, ""
+    return named, f"path: the words {', '.join(sorted(_words_of(path) & _vocabulary(named)))}"
 
 
-def _narrow_by_path(records: tuple[Accelerator, ...], path: str) -> tuple[tuple[Accelerator, ...], str]:
-    """Records the path speaks for, and how; all of them and no reason when it says nothing."""
-    folder, _, name = path.replace("\\", "/").rpartition("/")
-    stem = name.rsplit(".", 1)[0].lower()
-    published = tuple(record for record in records if any(file.name.lower() == name.lower() for file in record.files))
-    if published and stem not in GENERIC_NAMES:
-        return published, f"file name: published as {name}"
-    words = _words_of(f"{folder}/{stem}")
-    named = tuple(record for record in records if _speaks_for(words, record))
-    return (named, f"path: the words {', '.join(sorted(words & _vocabulary(named)))}") if named else (records, "")
+def _stem_of(path: str) -> str:
+    """The file's name without folders and its ending, in lower case."""
+    name = path.replace("\\", "/").rpartition("/")[2].lower()
+    return name.rsplit(".", 1)[0] if name.endswith((".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")) else name
+
+
+def _named_by(records: tuple[Accelerator, ...], text: str) -> tuple[Accelerator, ...]:
+    words = _words_of(text)
+    return tuple(record for record in records if _speaks_for(words, record))
 
 
 def _words_of(path: str) -> set[str]:
-    words = set(re.findall(r"[a-z0-9]+", path.lower()))
-    steps = {f"{count}step" for count in re.findall(r"(\d+)[-_ ]?steps?", path.lower())}
-    return words | steps
+    """Words and step counts of a path, without the file's ending."""
+    text = f"{path.replace(chr(92), '/').rpartition('/')[0]}/{_stem_of(path)}".lower()
+    return set(re.findall(r"[a-z0-9]+", text)) | {f"{count}step" for count in re.findall(r"(\d+)[-_ ]?steps?", text)}
+
+
+def _counts_in(words: Iterable[str]) -> set[int]:
+    return {int(word[:-4]) for word in words if re.fullmatch(r"\d+step", word)}
 
 
 def _vocabulary(records: tuple[Accelerator, ...]) -> set[str]:
     own = {word for record in records for group in record.name_words for word in group.split("|")}
-    return own | {f"{n}step" for record in records for n in record.steps} | {"cfg", "high", "low"}
+    return own | {f"{n}step" for record in records for n in record.steps} | {"high", "low"}
+
+
+def _says(words: set[str], groups: tuple[str, ...], excludes: tuple[str, ...]) -> bool:
+    """Whether the words hold one of each group ("lightning|lightx2v") and none that speaks against it."""
+    return all(words & set(group.split("|")) for group in groups) and not words & set(excludes)
 
 
 def _speaks_for(words: set[str], record: Accelerator) -> bool:
-    """Whether every claim the path makes agrees with the record, and it makes the family's own."""
-    counts = {int(word[:-4]) for word in words if re.fullmatch(r"\d+step", word)}
+    """Whether every claim the words make agrees with the record, and they make the release's own."""
+    counts = _counts_in(words)
+    # A release that puts its step count into its files' names means it; one that does not leaves the choice to its user.
+    own_counts = {n for file in record.files for n in _counts_in(_words_of(file.name))} or set(record.steps)
     named_experts = {expert for expert, word in ((Expert.HIGH_NOISE, "high"), (Expert.LOW_NOISE, "low")) if word in words}
     return (
-        all(words & set(group.split("|")) for group in record.name_words)
-        and (not counts or record.default_steps in counts)
+        _says(words, record.name_words, record.name_excludes)
+        and (not counts or bool(counts & own_counts))
         and named_experts == ({record.expert} if record.expert else set())
-        and ("cfg" in words) == (record.is_guided)
     )

@@ -20,15 +20,20 @@ class Repaired:
     notes: tuple[str, ...]
 
 
-def repair(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Repaired:
-    """Rename what the host would drop, and write down an alpha it would not read."""
+def repair(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], missing_alpha: float | None = None) -> Repaired:
+    """Rename what the host would drop, and write down an alpha it would not read.
+
+    missing_alpha: the alpha of a release whose files carry none, where that is known and is not their rank.
+    """
     renamed = {repaired_key(key): tensor for key, tensor in tensors.items()}
     notes = [note for note, count in _renamings(tensors) if count]
-    alpha = alpha_in(metadata)
+    stated = alpha_in(metadata)
+    alpha = missing_alpha if stated is None else stated
     missing = _layers_without_alpha(renamed) if alpha is not None else ()
     if missing:
         renamed.update({f"{layer}.alpha": torch.tensor(alpha) for layer in missing})
-        notes.append(f"alpha {alpha:g} taken from the file's metadata for {len(missing)} layers")
+        origin = "the release's own: its file carries none" if stated is None else "from the file's metadata"
+        notes.append(f"alpha {alpha:g} taken for {len(missing)} layers, {origin}")
     return Repaired(renamed, tuple(notes))
 
 
@@ -36,8 +41,11 @@ def repaired_key(key: str) -> str:
     """The name under which the host loads this tensor.
 
     `.diff_m`, a difference on a Wan block's modulation, is the host's `.modulation.diff`. Wan files also come without the
-    `diffusion_model.` before `blocks.N`, or with `transformer.` or `model.` in its place.
+    `diffusion_model.` before `blocks.N`, or with `transformer.` or `model.` in its place. Of diffusers' names for a UNet's
+    attention the host knows the older ones, with a processor between.
     """
+    if re.search(r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\.", key) and ".processor." not in key:
+        key = re.sub(r"\.(attn[12])\.to_(q|k|v|out)(\.0)?\.(?=lora|alpha|dora)", r".\1.processor.to_\2.", key)
     if re.match(r"((model\.)?diffusion_model\.|model\.|transformer\.)?(blocks\.\d+\.|head\.|patch_embedding\.|text_embedding\."
                 r"|time_embedding\.|time_projection\.|img_emb\.)", key):
         key = "diffusion_model." + re.sub(r"^(model\.diffusion_model|diffusion_model|model|transformer)\.", "", key)

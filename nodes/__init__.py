@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import accelerator, sampler
+from . import accelerator, budget, compare, motion, sampler, skip
 
-MODULES = (accelerator, sampler)
+MODULES = (accelerator, sampler, motion, skip, budget, compare)
 
 
 class FewStepExtension(ComfyExtension):

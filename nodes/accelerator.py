@@ -10,9 +10,19 @@ from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Kind
 from ..loras.catalog import CATALOG
-from ..loras.fingerprint import FileProblem, Header, Recognition, read_header, recognise
+from ..loras.fingerprint import (
+    FileProblem,
+    Header,
+    Recognition,
+    fitting,
+    lora_fingerprint,
+    read_header,
+    recognise,
+    recognise_lora,
+    recognise_model,
+)
 from ..loras.repair import repair
-from . import host
+from . import declared, host
 from .report import Report
 
 NONE = "none"
@@ -33,7 +43,7 @@ class FewStepAccelerator(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model the accelerator was made for."),
                 io.Combo.Input("lora_name", options=[NONE, *folder_paths.get_filename_list("loras")],
                                tooltip="The accelerator's file in models/loras; none for a model that is itself distilled."),
-                io.Combo.Input("accelerator", options=[AUTO, *CATALOG], default=AUTO,
+                io.Combo.Input("accelerator", options=[AUTO, *CATALOG, *declared.ids()], default=AUTO,
                                tooltip="auto recognises the file from its contents, its name last. Choose one by hand when it asks "
                                        "you to."),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01,
@@ -58,10 +68,8 @@ class FewStepAccelerator(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **inputs) -> str:
         path = host.lora_path(lora_name) if lora_name not in (None, NONE) else None
-        if path is None:
-            return ""
-        stat = os.stat(path)
-        return f"{stat.st_size} {stat.st_mtime_ns}"
+        stamps = [path] if path else []
+        return " ".join(f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in (*stamps, *declared.paths()))
 
     @classmethod
     def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
@@ -69,11 +77,12 @@ class FewStepAccelerator(io.ComfyNode):
         if carried is not None:
             raise ValueError(f"This model already carries {carried.id}. Two accelerators on one model spoil each other: "
                              "connect the model as it comes from its loader.")
-        if lora_name == NONE:
-            raise ValueError("lora_name is none, and no model that is distilled as a whole is in the catalogue yet. "
-                             "Choose the accelerator's LoRA file.")
-        attached, report = attach(model, lora_name, accelerator, strength)
+        attached, report = (attach_distilled(model, accelerator) if lora_name == NONE
+                            else attach(model, lora_name, accelerator, strength))
         return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
+
+
+# ---------------------------------------------------------------- a LoRA
 
 
 def attach(model, lora_name: str, accelerator: str, strength: float):
@@ -81,49 +90,81 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     path = host.lora_path(lora_name)
     if path is None:
         raise FileProblem(f"{lora_name} is not in models/loras. Put the file there, or choose another.")
-    header = read_header(path)
-    record, recognition = identify(header, lora_name, accelerator)
-    refuse_other_base(model, record, lora_name)
+    known = declared.known()
+    record, recognition = identify(read_header(path), lora_name, accelerator, known)
+    refuse_other_base(model, record, lora_name, known)
+    refuse_distilled_model(model, record, lora_name)
 
     tensors, metadata = host.load_tensors(path)
-    repaired = repair(tensors, metadata)
+    repaired = repair(tensors, metadata, record.missing_alpha)
     patched, coverage = host.attach_lora(model, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
     patched = host.with_record(host.with_model_sampling(patched, record), record)
-    return patched, describe(record, recognition, coverage, repaired.notes, lora_name, strength)
+    return patched, describe(record, recognition, coverage, (*repaired.notes, *known.problems), lora_name, strength)
 
 
-def identify(header: Header, lora_name: str, accelerator: str) -> tuple[Accelerator, Recognition]:
+def identify(
+    header: Header, lora_name: str, accelerator: str, known: declared.Known | None = None
+) -> tuple[Accelerator, Recognition]:
     """The record of a file: the one chosen by hand if the header allows it, else the one the evidence leaves."""
-    recognition = recognise(header, lora_name, CATALOG.values())
+    known = known or declared.known()
+    recognition = recognise(header, lora_name, known.for_file(lora_name) or known.records.values())
     found = recognition.fingerprint
     if found.kind is not Kind.LORA:
-        what = {Kind.MOTION_MODULE: "a motion module: load it with the Motion Module Loader",
+        what = {Kind.MOTION_MODULE: "made for AnimateDiff's motion. A motion module goes into the Motion Module Loader; a motion LoRA is "
+                                    "not applied by this pack",
                 Kind.MODEL: "a whole diffusion model: load it as the model and set lora_name to none"}.get(
                     found.kind, "no accelerator: it holds neither a LoRA nor a diffusion model")
         raise FileProblem(f"{lora_name} is {what}.")
     if accelerator != AUTO:
-        record = CATALOG[accelerator]
-        if found.bases and not set(found.bases) & set(record.bases):
-            raise ValueError(f"{lora_name} is a LoRA for {_bases(found.bases)}, and {record.id} is one for {_bases(record.bases)}. "
-                             "Set accelerator to auto, or choose the file that belongs to it.")
+        record = known.chosen(accelerator)
+        refuse_other_header(record, recognition, lora_name)
         return record, recognition
     if recognition.record is not None:
         return recognition.record, recognition
     if not recognition.candidates:
         raise ValueError(f"{lora_name} is not an accelerator known here ({'; '.join(found.evidence)}). Use the core LoRA loader "
                          "for an ordinary LoRA, or choose its record in accelerator if it is a renamed one.")
-    candidates = ", ".join(record.id for record in recognition.candidates)
     raise ValueError(f"{lora_name} cannot be told apart by its contents ({'; '.join(found.evidence)}) and its name does not say. "
-                     f"If it is an accelerator, choose which in accelerator: {candidates}.")
+                     f"If it is an accelerator, choose which in accelerator: {_ids(recognition.candidates)}.")
 
 
-def refuse_other_base(model, record: Accelerator, lora_name: str) -> None:
+def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name: str) -> None:
+    """Raise where a record chosen by hand contradicts what the file's tensors prove."""
+    found = recognition.fingerprint
+    if record.kind is not Kind.LORA:
+        raise ValueError(f"{record.id} is a {record.kind.value}, and {lora_name} is a LoRA. Choose the LoRA's record, or set "
+                         "lora_name to none for a model that is itself distilled.")
+    if found.bases and not set(found.bases) & set(record.bases) and not record.only_by_choice:
+        raise ValueError(f"{lora_name} is a LoRA for {_bases(found.bases)}, and {record.id} is one for {_bases(record.bases)}. "
+                         "Set accelerator to auto, or choose the file that belongs to it.")
+    widths = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
+    if record.width and found.width in widths - {record.width}:
+        raise ValueError(f"{lora_name} is for the size of {_bases(record.bases)} that is {found.width} wide, and {record.id} for the "
+                         f"one that is {record.width}. Choose the file of that size.")
+
+
+def refuse_other_base(model, record: Accelerator, lora_name: str, known: declared.Known) -> None:
     base = host.base_of(model)
-    if base not in record.bases:
-        found = base.value if base else f"a {type(model.model.model_config).__name__} model, which no accelerator here is for"
-        raise ValueError(f"{lora_name} ({record.id}) is for {_bases(record.bases)}; the connected model is {found}. "
-                         "Connect a model of that kind, or choose an accelerator made for this one.")
+    if base in record.bases:
+        return
+    found = base.value if base else f"a {type(model.model.model_config).__name__} model, which no accelerator here is for"
+    recipes = [other for other in known.records.values() if other.only_by_choice and base in other.bases
+               and {file.name for file in other.files} & {file.name for file in record.files}]
+    advice = (f"To run it on this model all the same, choose {_ids(recipes, ' or ')} in accelerator." if recipes
+              else "Connect a model of that kind, or choose an accelerator made for this one.")
+    raise ValueError(f"{lora_name} ({record.id}) is for {_bases(record.bases)}; the connected model is {found}. {advice}")
+
+
+def refuse_distilled_model(model, record: Accelerator, lora_name: str) -> None:
+    """Raise where the model's own file says that it is distilled already, unless the LoRA is made for such a model."""
+    name, _ = host.file_of(model)
+    already = recognise_distilled(model)
+    if already.record is None or already.record.id in record.for_distilled:
+        return
+    raise ValueError(f"The connected model, {name}, is distilled already: {already.record.id} ({already.evidence[-1]}). {lora_name} "
+                     "would distil it twice. Set lora_name to none to run it as it is, or connect the undistilled model; if its "
+                     "name misleads, rename it.")
 
 
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
@@ -134,42 +175,133 @@ def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) 
                          "or variant of the base; nothing was attached.")
 
 
-def describe(record: Accelerator, recognition: Recognition, coverage: host.Coverage, repairs: tuple[str, ...], lora_name: str,
+# ---------------------------------------------------------------- a model that is itself distilled
+
+
+def recognise_distilled(model) -> Recognition:
+    """What the connected model is, by its architecture, its size, its file's name and the file's own title."""
+    name, path = host.file_of(model)
+    metadata = {}
+    if path is not None and path.lower().endswith((".safetensors", ".sft")) and os.path.isfile(path):
+        metadata = read_header(path).metadata
+    return recognise_model(host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
+
+
+def attach_distilled(model, accelerator: str):
+    """(the distilled model with its record, Report). Raises ValueError for one that is not distilled or not known."""
+    known = declared.known()
+    recognition = recognise_distilled(model)
+    name = host.file_of(model)[0] or "The connected model"
+    record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
+    if recognition.look_alike is not None:
+        raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
+    if record is None:
+        candidates = _ids(fitting(recognition.fingerprint, known.records.values()))
+        raise ValueError(f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
+                         f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
+                         + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
+    refuse_other_model(record, recognition, name)
+    patched = host.with_record(host.with_model_sampling(model, record), record)
+    return patched, describe(record, recognition, None, known.problems, name, 1.0)
+
+
+def refuse_other_model(record: Accelerator, recognition: Recognition, name: str) -> None:
+    """Raise where a record does not belong to the connected model."""
+    if record.kind is not Kind.MODEL:
+        advice = "Load it with the Motion Module Loader" if record.kind is Kind.MOTION_MODULE else "Choose its file in lora_name"
+        raise ValueError(f"{record.id} is a {record.kind.value}, and lora_name is none. {advice}.")
+    found = recognition.fingerprint
+    if not set(found.bases) & set(record.bases):
+        raise ValueError(f"{record.id} is a {_bases(record.bases)} model, and {name} is {_bases(found.bases) or 'of no base known here'}. "
+                         "Connect that model, or set accelerator to auto.")
+    widths = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
+    if record.width and found.width in widths - {record.width}:
+        raise ValueError(f"{record.id} is the size of {_bases(record.bases)} that is {record.width} wide, and {name} is {found.width} wide. "
+                         "Choose the record of that size.")
+
+
+# ---------------------------------------------------------------- what other loaders patched
+
+
+def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
+    """What accelerator another loader left on a MODEL, and what to tell about it; None where nothing there can be one.
+
+    The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name.
+    """
+    lora = host.foreign_lora(model)
+    if lora is None:
+        recognition = recognise_distilled(model)
+        return (recognition, ("Recognised without an Accelerator Loader, by the model's own file.",)) if recognition.record else (None, ())
+    found = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
+    recognition = recognise_lora(found, lora.metadata, "", 0, CATALOG.values())
+    record = recognition.record
+    if record is None:
+        return recognition, ()
+    refuse_other_base(model, record, "The LoRA that another loader put on the model", declared.known())
+    notes = ["Recognised from what another loader left on the model; its file was not seen, so nothing in it could be repaired."]
+    if lora.strengths != (record.strength,):
+        strengths = ", ".join(f"{strength:g}" for strength in lora.strengths)
+        notes.append(f"It was attached at strength {strengths}; {record.id} was released at {record.strength:g}.")
+    return recognition, tuple(notes)
+
+
+# ---------------------------------------------------------------- words
+
+
+def describe(record: Accelerator, recognition: Recognition, coverage: host.Coverage | None, more: tuple[str, ...], name: str,
              strength: float) -> Report:
     chosen = recognition.record is not record
     evidence = "chosen by hand; " * chosen + "; ".join(recognition.evidence)
     sure = "as chosen" if chosen else "certain" if recognition.is_certain else "from the name, within what the header allows"
     total = record.strength * strength
-    lost = [f"{len(coverage.lost)} layers of real weight were lost: the model has no place for {_few(coverage.lost)}."] if coverage.lost else []
-    misfit = [f"{len(coverage.misfit)} layers were lost: their width is not the model's ({_few(coverage.misfit)})."] if coverage.misfit else []
-    spare = [f"{len(coverage.not_needed)} layers do not matter for this model ({_few(coverage.not_needed)})."] if coverage.not_needed else []
+    attached = f"{coverage.applied} layers at strength {total:g}" if coverage else "nothing: the model itself is distilled"
+    guidance = () if record.embedded_guidance is None else (
+        ("embedded guidance", f"{record.embedded_guidance:g}, an input of the network and not CFG: left as the graph sets it"),)
     return Report(
         node="Accelerator Loader",
-        summary=f"{record.id}: {coverage.applied} layers at strength {total:g}, {_steps(record)} steps, CFG {record.cfg:g}",
+        summary=f"{record.id}: {attached}, {_steps(record)} steps, CFG {record.cfg:g}",
         rows=(
             ("accelerator", f"{record.id} ({record.family})"),
-            ("file", lora_name),
+            ("file", name),
             ("recognised", f"{sure}: {evidence}"),
-            ("attached", f"{coverage.applied} layers at strength {total:g}"),
+            ("attached", attached),
             ("steps", _steps(record)),
             ("sampler", f"{record.solver.value}, CFG {record.cfg:g}" + (" (guidance kept)" if record.is_guided else " (locked)")),
+            *guidance,
             ("licence", str(record.licence)),
         ),
-        notes=(*lost, *misfit, *spare, *repairs, *record.notes, *(f"Not confirmed: {what}." for what in record.unverified)),
+        notes=(*(_coverage_notes(coverage) if coverage else ()), *more, *record.notes,
+               *(f"Not confirmed: {what}." for what in record.unverified)),
         data={
-            "accelerator": record.id, "file": lora_name, "strength": total, "layers_applied": coverage.applied,
-            "layers_lost": len(coverage.lost) + len(coverage.misfit), "layers_not_needed": len(coverage.not_needed),
+            "accelerator": record.id, "file": name, "strength": total, "layers_applied": coverage.applied if coverage else 0,
+            "layers_lost": len(coverage.lost) + len(coverage.misfit) if coverage else 0,
+            "layers_not_needed": len(coverage.not_needed) if coverage else 0,
             "evidence": list(recognition.evidence), "licence": record.licence.name,
         },
     )
+
+
+def _coverage_notes(coverage: host.Coverage) -> list[str]:
+    lost = [f"{len(coverage.lost)} layers of real weight were lost: the model has no place for {_few(coverage.lost)}."] if coverage.lost else []
+    misfit = [f"{len(coverage.misfit)} layers were lost: their width is not the model's ({_few(coverage.misfit)})."] if coverage.misfit else []
+    spare = [f"{len(coverage.not_needed)} layers do not matter for this model ({_few(coverage.not_needed)})."] if coverage.not_needed else []
+    return [*lost, *misfit, *spare]
 
 
 def _bases(bases) -> str:
     return " or ".join(base.value for base in bases)
 
 
+def _ids(records, joint: str = ", ") -> str:
+    return joint.join(record.id for record in records)
+
+
 def _steps(record: Accelerator) -> str:
-    return str(record.steps[0]) if len(record.steps) == 1 else f"{record.default_steps} (of {record.steps[0]} to {record.steps[-1]})"
+    first, last = record.steps[0], record.steps[-1]
+    if len(record.steps) == 1:
+        return str(first)
+    is_range = record.steps == tuple(range(first, last + 1))
+    return f"{record.default_steps} (of {f'{first} to {last}' if is_range else ', '.join(map(str, record.steps))})"
 
 
 def _few(names: tuple[str, ...]) -> str:

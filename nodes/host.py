@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.utils
+import comfy.weight_adapter
 import folder_paths
 import latent_preview
 import torch
 from torch import Tensor
 
-from ..loras.accelerator import Accelerator, Base, Parameterization, ShiftedFlow, Solver
-from ..loras.fingerprint import DOWN_ENDINGS, layer_of
+from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterization, ShiftedFlow, Solver, TwoClockFlow
+from ..loras.architecture import measure
+from ..loras.fingerprint import DOWN_ENDINGS, layer_of, weights_as_layers
 from ..samplers.plan import SamplingPlan
 from ..samplers.solvers import sample_tcd
 
@@ -34,9 +40,19 @@ log = logging.getLogger(__name__)
 
 RECORD_KEY = "fewstep.accelerator"
 RUN_KEY = "fewstep.run"
+MOTION_KEY = "fewstep.motion"
 
 # The host's detected architecture, by the name of its configuration class.
-BASES = {"SD15": Base.SD15, "SDXL": Base.SDXL, "SSD1B": Base.SSD1B, "WAN21_I2V": Base.WAN21_I2V}
+BASES = {
+    "SD15": Base.SD15, "SD20": Base.SD21, "SDXL": Base.SDXL, "SSD1B": Base.SSD1B, "SD3": Base.SD3,
+    "Flux": Base.FLUX, "FluxSchnell": Base.FLUX_SCHNELL, "Flux2": Base.FLUX2, "ZImage": Base.Z_IMAGE,
+    "QwenImage": Base.QWEN_IMAGE, "Krea2": Base.KREA2, "ErnieImage": Base.ERNIE_IMAGE, "Anima": Base.ANIMA,
+    "Boogu": Base.BOOGU, "Lens": Base.LENS, "MageFlow": Base.MAGE_FLOW, "HiDream": Base.HIDREAM,
+    "HiDreamO1": Base.HIDREAM_O1, "PiD": Base.PID, "ACEStep15": Base.ACE_STEP15,
+    "WAN21_I2V": Base.WAN21_I2V, "WAN22_T2V": Base.WAN22_TI2V, "WAN21_Vace": Base.WAN_VACE,
+    "WAN21_CausalAR_T2V": Base.WAN_CAUSAL, "HunyuanVideo": Base.HUNYUAN_VIDEO, "HunyuanVideo15": Base.HUNYUAN15,
+    "HunyuanVideo15_SR_Distilled": Base.HUNYUAN15_SR, "LTXV": Base.LTXV, "LTXAV": Base.LTXAV, "MiniMaxH3": Base.MINIMAX_H3,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- what a model is
@@ -57,10 +73,48 @@ def base_of(model) -> Base | None:
     return BASES.get(name)
 
 
+def width_of(model) -> int | None:
+    """The hidden width of a loaded model, where its architecture has one that tells its size."""
+    return measure(weights_as_layers(shapes_of(model.model.diffusion_model))).width
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, as the arithmetic sees it: quantised formats pack several values into one stored number."""
+    stored = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    return stored | {key: tuple(value.shape) for key, value in module.named_parameters()}
+
+
+def file_of(model) -> tuple[str, str | None]:
+    """(name, path) of the file a MODEL was loaded from, the name with its folders inside models/; ("", None) if unknown."""
+    origin = getattr(model, "cached_patcher_init", None)
+    path = origin[1][0] if origin and origin[1] else None
+    if not isinstance(path, str):
+        return "", None
+    roots = [root for folder in ("diffusion_models", "checkpoints") for root in folder_paths.get_folder_paths(folder)]
+    inside = [os.path.relpath(path, root) for root in roots if os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)]
+    return min(inside, key=len, default=os.path.basename(path)), path
+
+
+def image_tokens(model, latent: Mapping[str, Any]) -> int:
+    """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a function of."""
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    first = samples.unbind()[0] if samples.is_nested else samples
+    scale = model.get_model_object("latent_format").spacial_downscale_ratio
+    return round(first.shape[-2] * scale * first.shape[-1] * scale / (16 * 16))
+
+
 def sigma_of(model) -> Callable[[float], float]:
-    """The model's own noise level of a training timestep."""
+    """The model's own noise level of a training timestep, as its table has it to the last bit."""
     sampling = model.get_model_object("model_sampling")
-    return lambda timestep: float(sampling.sigma(torch.tensor(float(timestep))))
+
+    def sigma(timestep: float) -> float:
+        between = sampling.sigma(torch.tensor(float(timestep))).to(sampling.sigmas.device)
+        nearest = sampling.sigmas[(sampling.sigmas - between).abs().argmin()]
+        # Interpolating between logarithms rounds the entries themselves; the host's schedulers take them as they are.
+        return float(nearest if torch.isclose(nearest, between, rtol=1e-5) else between)
+
+    return sigma
 
 
 # ---------------------------------------------------------------- attaching
@@ -80,7 +134,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     """(model with the LoRA on it, Coverage). The host's own code reads and applies it; the model given is not changed."""
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora = comfy.lora_convert.convert_lora(dict(tensors))
-    shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
+    shapes = shapes_of(model.model)
     misfit = {layer_of(key) for key, tensor in lora.items() if not _fits(key, tensor, key_map, shapes)}
     fitting = {key: tensor for key, tensor in lora.items() if layer_of(key) not in misfit}
     known = {key: tensor for key, tensor in fitting.items() if layer_of(key) in key_map}
@@ -88,9 +142,32 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     not_needed = tuple(layer for layer in unknown if _is_not_needed(layer, shapes))
 
     patched = model.clone()
-    patched.add_patches(comfy.lora.load_lora(known, key_map), strength)
+    patches = comfy.lora.load_lora(known, key_map)
+    bare = _bare_parameters(model.model) & set(patches)
+    patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
+    for key in bare:
+        patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
     lost = tuple(layer for layer in unknown if layer not in not_needed)
     return patched, Coverage(len({layer_of(key) for key in known}), not_needed, lost, tuple(sorted(misfit)))
+
+
+def _bare_parameters(module: torch.nn.Module) -> set[str]:
+    """Parameters held directly by a module that has others below it, such as the modulation of a Wan block.
+
+    The host takes weight patches for them and never applies them: its loading visits leaf modules only.
+    """
+    return {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules() if any(True for child in part.children() for _ in child.parameters())
+        for name, _ in part.named_parameters(recurse=False)
+    }
+
+
+def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn.Parameter:
+    """The parameter as the host's own patch arithmetic leaves it, to stand in for the model's while it is loaded."""
+    weight = model.get_model_object(key)
+    changed = comfy.lora.calculate_weight([(strength, patch, 1.0, None, None)], weight.detach().float().clone(), key)
+    return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
 
 
 def _fits(key: str, tensor: Tensor, key_map: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -115,20 +192,52 @@ def _is_not_needed(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 def with_model_sampling(model, record: Accelerator):
     """The model with the shift and the parameterization the accelerator was distilled with."""
-    if isinstance(record.schedule, ShiftedFlow):
-        current = model.get_model_object("model_sampling")
-        sampling = type(current)(model.model.model_config)
-        sampling.set_parameters(shift=record.schedule.shift, multiplier=current.multiplier)
-        if hasattr(current, "noise_scale"):
-            sampling.set_noise_scale(current.noise_scale)
-        patched = model.clone()
-        patched.add_object_patch("model_sampling", sampling)
+    schedule = record.schedule
+    if isinstance(schedule, TwoClockFlow):
+        patched = with_shift(model, schedule.video_shift)
+        # Where the host's model looks for the shifts that its two clocks share a grid by.
+        clocks = {"minimax_h3_sigma_shift_video": schedule.video_shift, "minimax_h3_sigma_shift_audio": schedule.audio_shift}
+        patched.model_options["transformer_options"] = {**patched.model_options.get("transformer_options", {}), **clocks}
         return patched
+    if isinstance(schedule, ShiftedFlow | HostSpacedFlow):
+        return with_shift(model, schedule.shift)
     if record.parameterization is Parameterization.NATIVE:
         return model
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    return ModelSamplingDiscrete().patch(model, record.parameterization.value, zsnr=False)[0]
+    patched = ModelSamplingDiscrete().patch(model, record.parameterization.value, zsnr=False)[0]
+    # The host builds the new schedule on the base's own betas; those of a motion module must outlive it.
+    return patched if model.get_attachment(MOTION_KEY) is None else with_linear_betas(patched)
+
+
+def with_shift(model, shift: float):
+    """The model with its own kind of flow at another shift."""
+    current = model.get_model_object("model_sampling")
+    sampling = type(current)(model.model.model_config)
+    if isinstance(current, comfy.model_sampling.ModelSamplingFlux):
+        # FLUX and its kin write the shift as mu.
+        sampling.set_parameters(shift=math.log(shift))
+    else:
+        sampling.set_parameters(shift=shift, multiplier=current.multiplier)
+    if hasattr(current, "noise_scale"):
+        sampling.set_noise_scale(current.noise_scale)
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
+
+
+def with_linear_betas(model):
+    """The model with AnimateDiff's noise schedule: betas linear from 0.00085 to 0.012, where SD 1.5's square roots are."""
+    # The host's names: "linear" is linear in the square roots, "sqrt_linear" in the betas themselves.
+    settings = {**model.model.model_config.sampling_settings, "beta_schedule": "sqrt_linear"}
+    current = model.get_model_object("model_sampling")
+    if not isinstance(current, comfy.model_sampling.ModelSamplingDiscrete):
+        raise ValueError(f"Another node gave this model a noise schedule that has no betas ({type(current).__mro__[1].__name__}). "
+                         "Leave that node out: a motion module runs on AnimateDiff's own.")
+    patched = model.clone()
+    # All that a discrete schedule reads of a model's configuration.
+    patched.add_object_patch("model_sampling", type(current)(SimpleNamespace(sampling_settings=settings), zsnr=current.zsnr))
+    return patched
 
 
 def with_record(model, record: Accelerator):
@@ -136,6 +245,38 @@ def with_record(model, record: Accelerator):
     patched = model.clone()
     patched.set_attachments(RECORD_KEY, record)
     return patched
+
+
+@dataclass(frozen=True)
+class ForeignLora:
+    """A LoRA that some other loader put on a MODEL, as far as the MODEL tells. layers: as in fingerprint.layers_of."""
+
+    layers: Mapping[str, tuple[int, int]]
+    ranks: tuple[int, ...]
+    alpha: str
+    has_differences: bool
+    strengths: tuple[float, ...]
+    metadata: Mapping[str, str]
+
+
+def foreign_lora(model) -> ForeignLora | None:
+    """The one LoRA among a MODEL's patches. Raises ValueError where there are several: they cannot be told apart."""
+    if not model.patches:
+        return None
+    if any(len(patches) > 1 for patches in model.patches.values()):
+        raise ValueError("No accelerator is attached to this model, and several LoRAs of other loaders are on it, which cannot be "
+                         "told apart any more. Load the accelerator's LoRA with the Accelerator Loader, the others as before.")
+    patches = {key: patches[0] for key, patches in model.patches.items()}
+    pairs = {key: patch[1].weights for key, patch in patches.items() if isinstance(patch[1], comfy.weight_adapter.LoRAAdapter)}
+    layers = {key.removesuffix(".weight"): (up.shape[0], down.shape[1]) for key, (up, down, *_) in pairs.items()}
+    return ForeignLora(
+        layers=layers,
+        ranks=tuple(sorted({down.shape[0] for _, down, *_ in pairs.values()})),
+        alpha="tensors" if any(alpha is not None for _, _, alpha, *_ in pairs.values()) else "absent",
+        has_differences=len(pairs) < len(patches),
+        strengths=tuple(sorted({patch[0] for patch in patches.values()})),
+        metadata=model.get_attachment("lora_metadata") or {},
+    )
 
 
 # ---------------------------------------------------------------- one sampling run
@@ -174,11 +315,25 @@ class Run:
     seconds: float
 
 
+class _WholeNoise(comfy.samplers.KSAMPLER):
+    """A sampler that starts on noise alone wherever its schedule does.
+
+    The host takes a first sigma below the model's largest for a picture half-way through. A student that was distilled to
+    jump from timestep 800 or 399 has never seen anything but noise there.
+    """
+
+    def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
+        return True
+
+
 def host_sampler(plan: SamplingPlan):
-    """The SAMPLER of a plan: the host's own for Euler and LCM."""
+    """The SAMPLER of a plan: the host's own for all but TCD."""
     if plan.solver is Solver.TCD:
         return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": plan.sigmas_down})
-    return comfy.samplers.sampler_object(plan.solver.value)
+    sampler = comfy.samplers.sampler_object(plan.solver.value)
+    options = {**sampler.extra_options, **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {})}
+    kind = _WholeNoise if plan.starts_on_noise else comfy.samplers.KSAMPLER
+    return kind(sampler.sampler_function, options, sampler.inpaint_options)
 
 
 def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int) -> Run:
@@ -195,7 +350,7 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
     started = time.perf_counter()
 
     def stage(model, sampler, first: int, last: int) -> Tensor:
-        guider = _guider(model, plan.cfg, positive, negative, run)
+        guider = guider_for(model, plan.cfg, positive, negative, run)
         return guider.sample(
             noise, latent_image, sampler, sigmas[first : last + 1], denoise_mask=latent.get("noise_mask"),
             callback=lambda step, x0, x, _: preview(first + step, x0, x, plan.steps),
@@ -235,7 +390,7 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     return stage(low, like(second_half), plan.switch_step, plan.steps)
 
 
-def _guider(model, cfg: float, positive, negative, run: RunLog):
+def guider_for(model, cfg: float, positive, negative, run: RunLog):
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)
@@ -252,6 +407,11 @@ def negative_branch_forced(model) -> bool:
     return bool(model.model_options.get("disable_cfg1_optimization", False))
 
 
+def embedded_guidance(conditioning) -> float | None:
+    """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where none is set."""
+    return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)
+
+
 def evaluations_per_sample(run: Run) -> float:
     """Rows evaluated for each row of the latent batch."""
     rows = run.samples.unbind()[0].shape[0] if getattr(run.samples, "is_nested", False) else run.samples.shape[0]
@@ -265,10 +425,43 @@ def lora_path(name: str) -> str | None:
     return folder_paths.get_full_path("loras", name)
 
 
+def add_model_folder(name: str) -> None:
+    """Make models/<name> known to the host, beside the places its own configuration may already name for it."""
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+
+
+def declaration_files() -> dict[str, str]:
+    """JSON files in models/fewstep and beside the LoRAs, name -> path; listed, and remembered, by the host."""
+    for root in (os.path.join(folder_paths.models_dir, "fewstep"), *folder_paths.get_folder_paths("loras")):
+        folder_paths.add_model_folder_path("fewstep", root)
+    folder_paths.folder_names_and_paths["fewstep"][1].add(".json")
+    paths = {name: folder_paths.get_full_path("fewstep", name) for name in folder_paths.get_filename_list("fewstep")}
+    return {name.replace(os.sep, "/"): path for name, path in paths.items() if path}
+
+
+def model_files(folder: str) -> list[str]:
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(tuple(folder_paths.supported_pt_extensions))]
+
+
+def model_path(folder: str, name: str) -> str | None:
+    return folder_paths.get_full_path(folder, name)
+
+
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a safetensors file through the host's loader."""
     tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     return tensors, metadata or {}
+
+
+def load_diffusion_model(tensors: dict[str, Tensor], metadata: Mapping[str, str], disable_dynamic: bool = False):
+    """The MODEL of a diffusion model's tensors, detected by the host."""
+    return comfy.sd.load_diffusion_model_state_dict(tensors, metadata=dict(metadata), disable_dynamic=disable_dynamic)
+
+
+def load_vae(path: str):
+    """The VAE of a file."""
+    tensors, metadata = load_tensors(path)
+    return comfy.sd.VAE(sd=tensors, metadata=metadata)
 
 
 def show_on_node(text: str, node_id: str | None) -> None:

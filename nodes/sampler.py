@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from comfy_api.v0_0_2 import io
 
+from ..loras.accelerator import Accelerator
+from ..loras.fingerprint import Recognition
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
 from . import host
+from .accelerator import recognise_foreign
 from .report import Report
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
@@ -49,14 +52,14 @@ class FewStepSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, latent_image, seed: int, steps: int, denoise: float, negative=None,
                 model_low_noise=None) -> io.NodeOutput:
-        plan = plan_of(model, model_low_noise, steps, denoise)
+        models, records, found = accelerated(model, model_low_noise)
+        plan = plan_of(models, records, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
         if negative is None and plan.accelerators[0].is_guided:
             raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
                             "negative prompt (an empty one will do).")
-        models = (model,) if model_low_noise is None else (model, model_low_noise)
         run = host.sample(models, plan, positive, negative, latent_image, seed)
-        report = describe(plan, run, any(host.negative_branch_forced(m) for m in models))
+        report = describe(plan, run, any(host.negative_branch_forced(m) for m in models), found, host.embedded_guidance(positive))
         latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         return io.NodeOutput({**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden))
 
@@ -87,7 +90,8 @@ class FewStepSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
-        plan = plan_of(model, None, steps, denoise)
+        models, records, _ = accelerated(model, None)
+        plan = plan_of(models, records, steps, denoise, latent_image)
         sigmas = torch.tensor(plan.sigmas, dtype=torch.float32)
         return io.NodeOutput(sigmas, host.host_sampler(plan), plan.cfg, plan.steps)
 
@@ -101,17 +105,46 @@ def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
         refuse_other_cfg(plan, sent["cfg"])
 
 
-def plan_of(model, model_low_noise, steps: int, denoise: float) -> SamplingPlan:
-    record = host.accelerator_of(model)
-    if model_low_noise is None:
-        return make_plan(record, steps, denoise, host.sigma_of(model))
-    return make_expert_plan(record, host.accelerator_of(model_low_noise), steps, denoise, host.sigma_of(model))
+def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None, ...], tuple[str, ...]]:
+    """(models, their records, what to tell): as attached, or recognised from what another loader left on them."""
+    models, records, notes = [], [], []
+    for one in (model,) if model_low_noise is None else (model, model_low_noise):
+        record = host.accelerator_of(one)
+        if record is None:
+            recognition, told = recognise_foreign(one)
+            if recognition is not None and recognition.record is None:
+                raise PlanError(refusal(recognition))
+            record = recognition.record if recognition else None
+            one = host.with_model_sampling(one, record) if record else one
+            notes += [*told, *(recognition.evidence if record else ())]
+        models.append(one)
+        records.append(record)
+    return tuple(models), tuple(records), tuple(notes)
 
 
-def describe(plan: SamplingPlan, run: host.Run, negative_forced: bool) -> Report:
+def refusal(recognition: Recognition) -> str:
+    """Why a LoRA of another loader is not taken for an accelerator."""
+    candidates = ", ".join(record.id for record in recognition.candidates)
+    return (f"No accelerator is attached, and the LoRA another loader put on the model cannot be told ({'; '.join(recognition.evidence)}). "
+            "Load it with the Accelerator Loader, which sees the file and its name"
+            + (f"; it may be one of {candidates}." if candidates else ", or use the core KSampler for an ordinary LoRA."))
+
+
+def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> SamplingPlan:
+    sigma_of = host.sigma_of(models[0])
+    if len(models) == 2:
+        return make_expert_plan(*records, steps, denoise, sigma_of)
+    tokens = None if latent_image is None else host.image_tokens(models[0], latent_image)
+    return make_plan(records[0], steps, denoise, sigma_of, tokens)
+
+
+def describe(
+    plan: SamplingPlan, run: host.Run, negative_forced: bool, found: tuple[str, ...] = (), guidance: float | None = None
+) -> Report:
+    """found: how an accelerator of another loader was recognised. guidance: what the graph sets as embedded guidance."""
     evaluations = host.evaluations_per_sample(run)
     ids = " + ".join(record.id for record in plan.accelerators)
-    notes = list(plan.notes)
+    notes = [*found, *plan.notes]
     if negative_forced and not plan.accelerators[0].is_guided:
         notes.append(f"Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative prompt too: {evaluations:g} "
                      f"evaluations instead of {plan.evaluations}.")
@@ -130,9 +163,11 @@ def describe(plan: SamplingPlan, run: host.Run, negative_forced: bool) -> Report
             ("evaluations", f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows} rows in all)"),
             ("seconds", f"{run.seconds:.2f} ({run.seconds / max(run.log.calls, 1):.3f} per pass)"),
             ("CFG", f"{plan.cfg:g} ({locked})"),
+            *_guidance_row(plan.accelerators[0], guidance),
             ("sampler", plan.solver.value),
             ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
             *experts,
+            *((entry["node"], entry["summary"]) for entry in run.log.entries),
         ),
         notes=tuple(notes),
         data={
@@ -141,6 +176,14 @@ def describe(plan: SamplingPlan, run: host.Run, negative_forced: bool) -> Report
             "sampler": plan.solver.value, "sigmas": list(plan.sigmas), "switch_step": plan.switch_step, "entries": run.log.entries,
         },
     )
+
+
+def _guidance_row(record: Accelerator, guidance: float | None) -> tuple[tuple[str, str], ...]:
+    """Embedded guidance beside CFG: another knob, an input of the network that costs nothing."""
+    if record.embedded_guidance is None:
+        return ()
+    found = "the model's default" if guidance is None else f"{guidance:g}"
+    return (("embedded guidance", f"{found}, as the graph sets it; {record.id} was distilled at {record.embedded_guidance:g}"),)
 
 
 NODES = [FewStepSampler, FewStepSchedule]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..loras.accelerator import Accelerator, Expert, Solver
-from .schedule import SigmaOf, sigmas_of, switch_step, tcd_sigmas_down
+from ..loras.accelerator import Accelerator, Expert, FirstTimesteps, Solver
+from .schedule import SigmaOf, needs_size, sigmas_of, switch_step, tcd_sigmas_down
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
-SHARED_BY_EXPERTS = ("bases", "steps", "schedule", "solver", "boundary", "cfg")
+SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
 
 
 class PlanError(ValueError):
@@ -20,7 +20,8 @@ class PlanError(ValueError):
 class SamplingPlan:
     """One run, decided. sigmas: steps + 1, descending, last 0. switch_step: first step of the low-noise expert, if any.
 
-    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers.
+    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers. noise_clip: as in Accelerator.
+    starts_on_noise: the first sigma lies below the model's largest, and what it belongs to is noise all the same.
     """
 
     accelerators: tuple[Accelerator, ...]
@@ -29,6 +30,8 @@ class SamplingPlan:
     cfg: float
     sigmas_down: tuple[float, ...] = ()
     switch_step: int | None = None
+    noise_clip: float = 0.0
+    starts_on_noise: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -41,10 +44,13 @@ class SamplingPlan:
         return self.steps * (1 if math.isclose(self.cfg, 1.0) else 2)
 
 
-def make_plan(record: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf) -> SamplingPlan:
+def make_plan(
+    record: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+) -> SamplingPlan:
     """The run of one model. steps: 0 takes the accelerator's own count. denoise: above 0 and up to 1.
 
-    sigma_of gives the connected model's sigma of a training timestep. Raises PlanError.
+    sigma_of gives the connected model's sigma of a training timestep; image_tokens the picture's 16 x 16 pixel patches,
+    read by schedules that depend on its size. Raises PlanError.
     """
     record = _require(record, "model")
     if record.expert is not None:
@@ -52,7 +58,7 @@ def make_plan(record: Accelerator | None, steps: int, denoise: float, sigma_of: 
             f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and one expert alone cannot make a video. "
             "Connect the high-noise model to model and the low-noise model, with its own accelerator, to model_low_noise."
         )
-    return _plan(record, _steps_of(record, steps), denoise, sigma_of)
+    return _plan(record, _steps_of((record,), steps), denoise, sigma_of, image_tokens)
 
 
 def make_expert_plan(
@@ -68,12 +74,9 @@ def make_expert_plan(
                 f"The two experts were distilled differently: {name} of {high.id} is {getattr(high, name)}, of {low.id} "
                 f"{getattr(low, name)}. Load a pair of one release."
             )
-    plan = _plan(high, _steps_of(high, steps), denoise, sigma_of)
+    plan = _plan(high, _steps_of((high, low), steps), denoise, sigma_of)
     assert high.boundary is not None
-    return SamplingPlan(
-        accelerators=(high, low), sigmas=plan.sigmas, solver=plan.solver, cfg=plan.cfg, sigmas_down=plan.sigmas_down,
-        switch_step=switch_step(list(plan.sigmas), high.boundary), notes=plan.notes,
-    )
+    return replace(plan, accelerators=(high, low), switch_step=switch_step(list(plan.sigmas), high.boundary))
 
 
 def refuse_other_cfg(plan: SamplingPlan, cfg: object) -> None:
@@ -106,23 +109,40 @@ def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
                     "Swap the two models, or load the other LoRA.")
 
 
-def _steps_of(record: Accelerator, steps: int) -> int:
+def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
+    """The step count to run: the one asked for if every record was distilled for it, for 0 the first record's own."""
+    first = records[0]
+    shared = [count for count in first.steps if all(count in record.steps for record in records)]
+    ids = " and ".join(record.id for record in records)
+    if not shared:
+        raise PlanError(f"{ids} share no step count: {', '.join(f'{record.steps}' for record in records)}. Load a pair of one "
+                        "release.")
+    own = first.default_steps if first.default_steps in shared else shared[0]
     if steps == 0:
-        return record.default_steps
-    if steps not in record.steps:
-        allowed = " or ".join(map(str, record.steps)) if len(record.steps) < 3 else f"{record.steps[0]} to {record.steps[-1]}"
+        return own
+    if steps not in shared:
         raise PlanError(
-            f"{record.id} was distilled for {allowed} steps, not {steps}. Set steps to {record.default_steps} (or 0 for the "
-            f"accelerator's own), or load the {steps}-step accelerator."
+            f"{ids} {'was' if len(records) == 1 else 'were'} distilled for {_in_words(shared)} steps, not {steps}. Set steps to "
+            f"{own} (or 0 for the accelerator's own), or load the {steps}-step accelerator."
         )
     return steps
 
 
-def _plan(record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf) -> SamplingPlan:
+def _in_words(counts: list[int]) -> str:
+    if len(counts) > 2 and counts == list(range(counts[0], counts[-1] + 1)):
+        return f"{counts[0]} to {counts[-1]}"
+    return " or ".join(", ".join(map(str, counts)).rsplit(", ", 1))
+
+
+def _plan(
+    record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+) -> SamplingPlan:
     if not 0.0 < denoise <= 1.0:
         raise PlanError(f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise).")
+    if needs_size(record.schedule) and image_tokens is None:
+        raise PlanError(f"{record.id} has a schedule that depends on the size of the picture: connect latent_image.")
     try:
-        sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of)
+        sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {steps} steps: {error} Raise denoise, or take an accelerator with more steps.") from None
     notes = ()
@@ -131,4 +151,7 @@ def _plan(record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf) ->
     down: list[float] = []
     if record.solver is Solver.TCD:
         down = tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[steps], sigma_of)
-    return SamplingPlan((record,), tuple(sigmas), record.solver, record.cfg, tuple(down), notes=notes)
+    return SamplingPlan(
+        (record,), tuple(sigmas), record.solver, record.cfg, tuple(down), notes=notes, noise_clip=record.noise_clip,
+        starts_on_noise=isinstance(record.schedule, FirstTimesteps) and math.isclose(denoise, 1.0),
+    )

@@ -5,9 +5,36 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from ..accelerator import Accelerator
-from . import hyper_sd, lcm, sdxl_lightning, wan21_lightx2v, wan22_lightning
+from . import (
+    accvideo,
+    animatediff,
+    causal_forcing,
+    causvid,
+    dmd2,
+    fastwan,
+    flux,
+    fusionx,
+    hunyuan,
+    hyper_sd,
+    lcm,
+    ltx,
+    minimax_h3,
+    pcm,
+    qwen_image,
+    rcm,
+    sdxl_lightning,
+    tcd,
+    templates,
+    turbo,
+    wan21_lightx2v,
+    wan22_lightning,
+    z_image,
+)
 
-FAMILIES = (lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning)
+FAMILIES = (
+    lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning, turbo, tcd, dmd2, pcm, flux, z_image, qwen_image,
+    animatediff, causvid, accvideo, fusionx, causal_forcing, rcm, fastwan, hunyuan, ltx, minimax_h3, templates,
+)  # fmt: skip
 
 
 def index(records: list[Accelerator]) -> dict[str, Accelerator]:

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from ..accelerator import Accelerator, Base, Kind, Licence, PublishedFile, Solver, Trailing
+from functools import partial
 
-OPENRAIL = Licence("openrail++", True)
+from ..accelerator import Accelerator, Base, Kind, Parameterization, PublishedFile, Trailing
+from .licences import OPENRAIL
+
+REPO = "ByteDance/SDXL-Lightning"
+
+lightning = partial(
+    Accelerator,
+    family="SDXL-Lightning",
+    bases=(Base.SDXL,),
+    schedule=Trailing(),
+    licence=OPENRAIL,
+    name_words=("lightning",),
+    sources=("ByteDance/SDXL-Lightning model card",),
+)
 
 
 def lightning_lora(steps: int) -> Accelerator:
-    return Accelerator(
+    return lightning(
         id=f"sdxl-lightning-{steps}step-lora",
-        family="SDXL-Lightning",
         kind=Kind.LORA,
-        bases=(Base.SDXL,),
         steps=(steps,),
-        default_steps=steps,
-        schedule=Trailing(),
-        solver=Solver.EULER,
-        licence=OPENRAIL,
-        files=(PublishedFile("ByteDance/SDXL-Lightning", f"sdxl_lightning_{steps}step_lora.safetensors"),),
-        name_words=("lightning",),
-        sources=("ByteDance/SDXL-Lightning model card",),
+        files=(PublishedFile(REPO, f"sdxl_lightning_{steps}step_lora.safetensors"),),
         notes=("The card prefers the full distilled model on the SDXL base itself; the LoRA is for other SDXL checkpoints.",),
         unverified=("key format, alpha and rank of the published file",),
     )
 
 
-RECORDS = tuple(lightning_lora(steps) for steps in (2, 4, 8))
+def lightning_model(steps: int) -> Accelerator:
+    return lightning(
+        id=f"sdxl-lightning-{steps}step",
+        kind=Kind.MODEL,
+        steps=(steps,),
+        files=(
+            PublishedFile(REPO, f"sdxl_lightning_{steps}step.safetensors", folder="checkpoints"),
+            PublishedFile(REPO, f"sdxl_lightning_{steps}step_unet.safetensors", folder="diffusion_models"),
+        ),
+        name_excludes=("lora", "x0"),
+    )
+
+
+RECORDS = (
+    *(lightning_lora(steps) for steps in (2, 4, 8)),
+    *(lightning_model(steps) for steps in (2, 4, 8)),
+    lightning(
+        id="sdxl-lightning-1step-x0",
+        kind=Kind.MODEL,
+        steps=(1,),
+        parameterization=Parameterization.X0,
+        files=(
+            PublishedFile(REPO, "sdxl_lightning_1step_x0.safetensors", folder="checkpoints"),
+            PublishedFile(REPO, "sdxl_lightning_1step_unet_x0.safetensors", folder="diffusion_models"),
+        ),
+        notes=("It predicts the picture, not the noise. Experimental by its card; there is no 1-step LoRA.",),
+    ),
+)

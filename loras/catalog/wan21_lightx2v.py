@@ -1,56 +1,100 @@
-"""LightX2V step- and guidance-distilled LoRAs for Wan 2.1 14B: four Euler steps at shift 5."""
+"""LightX2V step- and guidance-distilled Wan 2.1 14B, as LoRAs and whole: four Euler steps at shift 5.
+
+The T2V LoRA is also a favourite on Wan 2.2's experts, at other strengths: wan22_lightning has that recipe.
+"""
 
 from __future__ import annotations
 
-from ..accelerator import Accelerator, Base, Kind, Licence, PublishedFile, ShiftedFlow, Solver
+from functools import partial
 
-APACHE = Licence("Apache-2.0", True)
-LIGHTX2V = "github ModelTC/LightX2V configs/ and lora adapter code"
+from ..accelerator import Accelerator, Base, Kind, PublishedFile, ShiftedFlow
+from .licences import APACHE
+
 KIJAI = "Kijai/WanVideo_comfy"
+MODELS = "lightx2v/Wan2.1-Distill-Models"
+
+lightx2v = partial(
+    Accelerator,
+    family="LightX2V (Wan 2.1)",
+    width=5120,
+    steps=(4,),
+    schedule=ShiftedFlow(shift=5.0),
+    licence=APACHE,
+    sources=("github ModelTC/LightX2V configs/ and lora adapter code",),
+)
+lightx2v_lora = partial(lightx2v, kind=Kind.LORA, unverified=("header of the published files",))
+lightx2v_model = partial(
+    lightx2v,
+    kind=Kind.MODEL,
+    name_words=("lightx2v", "4step"),
+    name_excludes=("high", "low"),
+    unverified=("that the host loads the files without _comfyui in their name",),
+)
 
 
-def lightx2v_lora(id: str, base: Base, files: tuple[PublishedFile, ...], words: tuple[str, ...], notes: tuple[str, ...] = ()) -> Accelerator:
-    return Accelerator(
-        id=id,
-        family="LightX2V (Wan 2.1)",
-        kind=Kind.LORA,
-        bases=(base,),
-        steps=(4,),
-        default_steps=4,
-        schedule=ShiftedFlow(shift=5.0),
-        solver=Solver.EULER,
-        licence=APACHE,
-        files=files,
-        name_words=words,
-        sources=(LIGHTX2V,),
-        notes=notes,
-        unverified=("header of the published files",),
-    )
+def kijai(folder_name: str, rank: int | None) -> PublishedFile:
+    return PublishedFile(KIJAI, f"Lightx2v/{folder_name}.safetensors", rank)
+
+
+T2V_FILES = (
+    PublishedFile(
+        "lightx2v/Wan2.1-T2V-14B-StepDistill-CfgDistill-Lightx2v",
+        "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
+        64,
+    ),
+    PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", 64),
+    PublishedFile(KIJAI, "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", 32),
+    *(kijai(f"lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16", rank) for rank in (16, 32, 64, 128, 256)),
+    kijai("lightx2v_14B_T2V_cfg_step_distill_lora_adaptive_rank_quantile_0.15_bf16", None),
+)
+
+I2V_FILES = (
+    *(
+        PublishedFile(
+            f"lightx2v/Wan2.1-I2V-14B-{size}-StepDistill-CfgDistill-Lightx2v",
+            "loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
+            64,
+        )
+        for size in ("480P", "720P")
+    ),
+    PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", 64, size=739_472_104),
+    *(kijai(f"lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16", rank) for rank in (4, 8, 16, 32, 64, 128, 256)),
+)
+
+
+def model_files(*names: str) -> tuple[PublishedFile, ...]:
+    return tuple(PublishedFile(MODELS, f"{name}.safetensors", folder="diffusion_models") for name in names)
 
 
 RECORDS = (
     lightx2v_lora(
-        "wan21-t2v-lightx2v-4step", Base.WAN_T2V,
-        (
-            PublishedFile("lightx2v/Wan2.1-T2V-14B-StepDistill-CfgDistill-Lightx2v",
-                          "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors", 64),
-            PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", 64),
-            PublishedFile(KIJAI, "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", 32),
-            *(PublishedFile(KIJAI, f"Lightx2v/lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16.safetensors", rank)
-              for rank in (16, 32, 64, 128, 256)),
-        ),
-        ("lightx2v", "t2v"),
-        notes=("The same file is used on Wan 2.2 at 3.0 (high-noise) and 1.0 (low-noise) by a community recipe.",),
+        id="wan21-t2v-lightx2v-4step",
+        bases=(Base.WAN_T2V,),
+        files=T2V_FILES,
+        name_words=("lightx2v", "t2v"),
+        notes=("On Wan 2.2 the same file runs at 3.0 (high-noise) and 1.0 (low-noise): choose wan22-t2v-wan21-lora-high and -low.",),
     ),
     lightx2v_lora(
-        "wan21-i2v-lightx2v-4step", Base.WAN21_I2V,
-        (
-            PublishedFile("lightx2v/Wan2.1-I2V-14B-480P-StepDistill-CfgDistill-Lightx2v",
-                          "loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors", 64),
-            PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", 64),
-            *(PublishedFile(KIJAI, f"Lightx2v/lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16.safetensors", rank)
-              for rank in (4, 8, 16, 32, 64, 128, 256)),
+        id="wan21-i2v-lightx2v-4step",
+        bases=(Base.WAN21_I2V,),
+        files=I2V_FILES,
+        name_words=("lightx2v", "i2v"),
+        notes=("On Wan 2.2 image-to-video its image branch is not needed: choose wan22-i2v-wan21-lora-high and -low.",),
+    ),
+    lightx2v_model(
+        id="wan21-t2v-lightx2v-4step-model",
+        bases=(Base.WAN_T2V,),
+        files=model_files("wan2.1_t2v_14b_lightx2v_4step", "wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui"),
+    ),
+    lightx2v_model(
+        id="wan21-i2v-lightx2v-4step-model",
+        bases=(Base.WAN21_I2V,),
+        files=model_files(
+            *(
+                name
+                for size in ("480p", "720p")
+                for name in (f"wan2.1_i2v_{size}_lightx2v_4step", f"wan2.1_i2v_{size}_scaled_fp8_e4m3_lightx2v_4step_comfyui")
+            )
         ),
-        ("lightx2v", "i2v"),
     ),
 )

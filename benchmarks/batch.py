@@ -1,0 +1,361 @@
+"""Many runs over the HTTP API of one or several ComfyUI servers: queued, resumed where they stopped, nothing done lost.
+
+A job is one workflow with one prompt and one seed. Its result is a small JSON file in the output folder, written when the job is done
+and never before, so whatever is killed (this program, a server), running the same command again does what is left.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import queue
+import threading
+import time
+import urllib.error
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
+
+# Where a node keeps its prompt, and by which inputs one comes from a sampler to it.
+TEXT_INPUTS = ("text", "prompt")
+CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
+SEED_INPUTS = ("seed", "noise_seed")
+# Endings that a result may have here. The server's own file names are never used as paths.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
+RETURN_SECONDS = 120.0
+POLL_SECONDS = 1.0
+
+
+class BatchError(ValueError):
+    """A request that cannot be run. The message says what was expected, what was found and what to do."""
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow in API format. name: of its file, for the report."""
+
+    name: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """id: a name that the same workflow, prompt and seed always have."""
+
+    id: str
+    workflow: str
+    text: str
+    seed: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job. seconds: the server's own, from start to end; None where it answered from its cache.
+
+    is_first: the first run of its workflow on its server, which loads the model. error: empty for success. files: in the output folder.
+    """
+
+    id: str
+    workflow: str
+    text: str
+    seed: int
+    server: str
+    seconds: float | None = None
+    is_first: bool = False
+    evaluations: float | None = None
+    sampling_seconds: float | None = None
+    files: tuple[str, ...] = ()
+    error: str = ""
+
+
+def read_workflow(path: Path) -> Workflow:
+    """Raises BatchError for anything but a workflow in API format."""
+    try:
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BatchError(f"{path} cannot be read as JSON: {error}") from None
+    if isinstance(prompt, dict) and "nodes" in prompt:
+        raise BatchError(f"{path} is the editor's format. In ComfyUI: Workflow, Export (API), and give that file.")
+    if not isinstance(prompt, dict) or not prompt or not all(isinstance(node, dict) and "class_type" in node for node in prompt.values()):
+        raise BatchError(f"{path} is no workflow in API format: expected an object of nodes with a class_type each.")
+    return Workflow(path.stem, prompt)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line; empty lines do not count."""
+    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if not any(prompts):
+        raise BatchError(f"{path} has no prompt in it: one a line is expected.")
+    return [prompt for prompt in prompts if prompt]
+
+
+def checked_url(url: str) -> str:
+    """The URL of a server without its final slash. Raises BatchError for anything but http and https."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BatchError(f"--server {url}: expected the address of a ComfyUI server, such as http://127.0.0.1:8188.")
+    return url.rstrip("/")
+
+
+def make_jobs(workflows: Sequence[Workflow], prompts: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """Every prompt and seed through each workflow, one workflow after the other: a server then loads each model once."""
+    return [make_job(workflow, text, seed) for workflow in workflows for text in prompts for seed in seeds]
+
+
+def make_job(workflow: Workflow, text: str, seed: int) -> Job:
+    prompt = filled(workflow, text, seed)
+    words = json.dumps([workflow.name, prompt], sort_keys=True).encode()
+    return Job(hashlib.sha256(words).hexdigest()[:16], workflow.name, text, seed, prompt)
+
+
+def filled(workflow: Workflow, text: str, seed: int) -> Prompt:
+    """A copy of the workflow with this prompt and seed in it."""
+    prompt = copy.deepcopy(workflow.prompt)
+    for node, name in text_inputs(workflow):
+        prompt[node]["inputs"][name] = text
+    seeded = [(node, name) for node in prompt.values() for name in SEED_INPUTS if isinstance(node["inputs"].get(name), int)]
+    if not seeded:
+        raise BatchError(f"{workflow.name} has no seed to set: no node has a number in {' or '.join(SEED_INPUTS)}.")
+    for node, name in seeded:
+        node["inputs"][name] = seed
+    return prompt
+
+
+def text_inputs(workflow: Workflow) -> list[tuple[str, str]]:
+    """(node, input) of every prompt: followed from each positive conditioning of a sampler to where its text is written."""
+    prompt = workflow.prompt
+    starts = [node["inputs"]["positive"][0] for node in prompt.values() if is_link(node["inputs"].get("positive"))]
+    starts += [node["inputs"]["conditioning"][0] for node in prompt.values() if "Guider" in node["class_type"]
+               and is_link(node["inputs"].get("conditioning"))]
+    found = {place for start in starts for place in _texts_behind(prompt, start)}
+    if not found:
+        raise BatchError(f"{workflow.name} has no prompt to set: no text lies behind a sampler's positive input.")
+    return sorted(found)
+
+
+def _texts_behind(prompt: Prompt, start: str) -> Iterator[tuple[str, str]]:
+    """The nearest texts upstream of a node, through nodes that only pass conditioning on."""
+    waiting, seen = [start], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node not in prompt:
+            continue
+        seen.add(node)
+        inputs = prompt[node]["inputs"]
+        texts = [name for name in TEXT_INPUTS if isinstance(inputs.get(name), str)]
+        yield from ((node, name) for name in texts)
+        linked = [name for name in TEXT_INPUTS if is_link(inputs.get(name))]
+        if not texts:
+            waiting += [inputs[name][0] for name in (*linked, *CONDITIONING_INPUTS) if is_link(inputs.get(name))]
+            waiting += [inputs["value"][0]] if is_link(inputs.get("value")) else []
+
+
+def is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+# ---------------------------------------------------------------- results on disk
+
+
+@dataclass(frozen=True)
+class Store:
+    """The output folder: results/<job>.json and what the jobs made, under names of our own."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def read(self, job: Job) -> Result | None:
+        """What is known of a job. A file that was cut short counts as nothing."""
+        path = self.results / f"{job.id}.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return Result(**{**data, "files": tuple(data["files"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write(self, result: Result) -> None:
+        self.write_bytes(f"{result.id}.json", json.dumps(asdict(result), indent=1).encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """In one step: a broken-off run leaves nothing that looks whole."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        partial = self.results / f"{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(self.results / name)
+
+    def is_done(self, job: Job) -> bool:
+        result = self.read(job)
+        return result is not None and not result.error
+
+
+# ---------------------------------------------------------------- running
+
+
+class ServerGone(RuntimeError):
+    """A server stopped answering and did not come back in time."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers that stopped answering."""
+
+    done: int
+    failed: int
+    left: int
+    gone: tuple[str, ...]
+
+
+def run_all(
+    jobs: Sequence[Job], servers: Sequence[str], store: Store, say: Callable[[str], None], return_seconds: float = RETURN_SECONDS
+) -> Outcome:
+    """Run what is not done yet, each server one job at a time. A job whose server dies goes back to the queue."""
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    todo = [job for job in jobs if not store.is_done(job)]
+    for job in todo:
+        waiting.put(job)
+    say(f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on {len(servers)} server{'s' * (len(servers) > 1)}")
+    finished: list[Result] = []
+    gone: list[str] = []
+
+    def work(url: str) -> None:
+        seen: set[str] = set()
+        while True:
+            try:
+                job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                result = run_job(Client(url), job, store, job.workflow not in seen, return_seconds, say)
+            except ServerGone as error:
+                waiting.put(job)
+                gone.append(url)
+                say(f"{url} stopped answering ({error}); its job goes back to the queue")
+                return
+            seen.add(job.workflow)
+            store.write(result)
+            finished.append(result)
+            say(f"{len(finished)} of {len(todo)}: {in_words(result)}")
+
+    threads = [threading.Thread(target=work, args=(url,), daemon=True) for url in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    failed = sum(bool(result.error) for result in finished)
+    return Outcome(len(finished) - failed, failed, len(todo) - len(finished), tuple(gone))
+
+
+def in_words(result: Result) -> str:
+    what = f"{result.workflow}, seed {result.seed}, {result.text[:40]!r}"
+    return f"{what}: FAILED, {result.error}" if result.error else f"{what}: {seconds_in_words(result.seconds)}"
+
+
+def seconds_in_words(seconds: float | None) -> str:
+    return "from the server's cache" if seconds is None else f"{seconds:.2f} s"
+
+
+def run_job(client: Client, job: Job, store: Store, is_first: bool, return_seconds: float, say: Callable[[str], None]) -> Result:
+    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays away."""
+    blank = Result(job.id, job.workflow, job.text, job.seed, client.url)
+    while True:
+        try:
+            entry = followed(client, job)
+            return finished_result(client, job, store, entry, is_first)
+        except PromptRefused as error:
+            return Result(**{**asdict(blank), "error": f"refused by the server: {refusal_in_words(error.body)}"})
+        except JobFailed as error:
+            return Result(**{**asdict(blank), "error": str(error)})
+        except (OSError, json.JSONDecodeError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                return Result(**{**asdict(blank), "error": f"HTTP {error.code} from the server"})
+            say(f"{client.url} does not answer ({error}); waiting {return_seconds:g} s for it")
+            await_server(client, return_seconds, error)
+            is_first = True
+
+
+def followed(client: Client, job: Job) -> dict[str, Any]:
+    """The history of the job once it is finished. A server that forgot it was restarted: ConnectionResetError."""
+    prompt_id = client.queue(job.prompt)
+    while (entry := client.history(prompt_id)) is None:
+        if not is_queued(client, prompt_id) and client.history(prompt_id) is None:
+            raise ConnectionResetError("it was restarted and has forgotten the job")
+        time.sleep(POLL_SECONDS)
+    if entry["status"]["status_str"] != "success":
+        raise JobFailed(entry)
+    return entry
+
+
+def is_queued(client: Client, prompt_id: str) -> bool:
+    waiting = client.get("/queue")
+    return any(item[1] == prompt_id for name in ("queue_running", "queue_pending") for item in waiting[name])
+
+
+def await_server(client: Client, seconds: float, cause: Exception) -> None:
+    """Return once the server answers again."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        try:
+            client.get("/system_stats")
+            return
+        except (OSError, ValueError):
+            continue
+    raise ServerGone(str(cause)) from cause
+
+
+def finished_result(client: Client, job: Job, store: Store, entry: dict[str, Any], is_first: bool) -> Result:
+    """The result of a finished job, what it made fetched and kept."""
+    reports = [report for report in outputs(entry, "fewstep_report") if "evaluations" in report and "seconds" in report]
+    files = []
+    for number, item in enumerate(pictures(entry)):
+        name = f"{job.id}.{number}{suffix_of(item['filename'])}"
+        store.write_bytes(name, client.file(item))
+        files.append(name)
+    return Result(
+        job.id, job.workflow, job.text, job.seed, client.url, seconds=seconds_of(entry, job), is_first=is_first,
+        evaluations=sum(report["evaluations"] for report in reports) if reports else None,
+        sampling_seconds=sum(report["seconds"] for report in reports) if reports else None,
+        files=tuple(files))
+
+
+def pictures(entry: dict[str, Any]) -> list[dict[str, str]]:
+    """The files a job saved, in the order of their nodes; previews only where nothing was saved."""
+    items = [item for _, output in sorted(entry["outputs"].items()) for kind in ("images", "gifs", "video") for item in output.get(kind, [])
+             if isinstance(item, dict) and suffix_of(item.get("filename", ""))]
+    return [item for item in items if item.get("type") == "output"] or items
+
+
+def suffix_of(filename: str) -> str:
+    """The ending of a server's file name if it is one of ours, else empty."""
+    suffix = Path(filename.replace("\\", "/").rpartition("/")[2]).suffix.lower()
+    return suffix if suffix in SUFFIXES else ""
+
+
+def seconds_of(entry: dict[str, Any], job: Job) -> float | None:
+    """The server's seconds from start to end; None where it had the sampled latent in its cache."""
+    messages = dict(entry["status"]["messages"])
+    seeded = {id for id, node in job.prompt.items() if any(name in node["inputs"] for name in SEED_INPUTS)}
+    if seeded & set(messages.get("execution_cached", {}).get("nodes", [])):
+        return None
+    return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+
+
+def refusal_in_words(body: Any) -> str:
+    """What a server has against a workflow, in one line."""
+    if not isinstance(body, dict):
+        return str(body)[:300]
+    nodes = [f"{node.get('class_type', id)}: {error.get('message', '')} {error.get('details', '')}".strip()
+             for id, node in (body.get("node_errors") or {}).items() for error in node.get("errors", [])]
+    return "; ".join(nodes) or str((body.get("error") or {}).get("message", body))[:300]

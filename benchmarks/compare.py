@@ -1,0 +1,75 @@
+"""Workflows against each other over many prompts and seeds, on one or several running ComfyUI servers.
+
+    python benchmarks/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow fast.json \\
+        --prompts prompts.txt --seeds 4 --out report/
+
+The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that the others are compared with.
+Each runs every prompt (one a line) with every seed. The folder then holds results.csv and report.html, one file with everything in
+it. The same command run again does only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
+--server several times to spread the jobs.
+
+Needs torch, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once this pack's requirements.txt is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+
+import batch  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: everything is there. 1: something failed or is left; the report holds what is done. 2: the request is wrong."""
+    options = parsed(arguments)
+    try:
+        servers = [batch.checked_url(url) for url in options.server]
+        workflows = [batch.read_workflow(path) for path in options.workflow]
+        if len({workflow.name for workflow in workflows}) < len(workflows):
+            raise batch.BatchError("Two workflow files have the same name, so the report could not tell them apart. Rename one.")
+        jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), range(options.first_seed, options.first_seed + options.seeds))
+    except (batch.BatchError, OSError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    import report_page  # needs torch and torchmetrics, and says so before a server works for nothing
+
+    store = batch.Store(options.out)
+    outcome = batch.run_all(jobs, servers, store, say, options.wait)
+    page = report_page.write(store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome)
+    print(f"{page}\n{page.with_name('results.csv')}")
+    if outcome.failed or outcome.left:
+        print(f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these and no others.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", action="append", required=True, help="address of a ComfyUI server; may be given several times")
+    parser.add_argument("--workflow", action="append", required=True, type=Path, help="API-format JSON; the first is the reference")
+    parser.add_argument("--prompts", required=True, type=Path, help="a text file with one prompt a line")
+    parser.add_argument("--seeds", type=positive, default=1, help="how many seeds for each prompt (default 1)")
+    parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for results and report")
+    parser.add_argument("--price-per-hour", type=float, default=0.0, help="of the machine, for the price of each picture or clip")
+    parser.add_argument("--wait", type=float, default=batch.RETURN_SECONDS, help="seconds to wait for a server that stopped answering")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("1 or more is expected")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

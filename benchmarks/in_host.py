@@ -1,0 +1,64 @@
+"""What every benchmark shares: it may be started with any Python, times things in pairs, and says what it ran on.
+
+    import in_host; in_host.enter()
+
+makes ComfyUI, the pack (as `comfyui_fewstep`) and the tests' small models importable. Where the running Python is not the
+host's own, the script starts itself again with that one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def enter() -> None:
+    """Continue inside the host: its Python, its modules, the CPU where there is no GPU."""
+    sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "host")]
+    from host import ensure_host, ensure_test_tools
+
+    host = ensure_host()
+    if Path(sys.prefix).resolve() != host.python.parent.parent.resolve() and "COMFYUI_FEWSTEP_INSIDE" not in os.environ:
+        ensure_test_tools(host)
+        environment = {**os.environ, "COMFYUI_PATH": str(host.root), "COMFYUI_FEWSTEP_INSIDE": "1"}
+        raise SystemExit(subprocess.run([str(host.python), *sys.argv], env=environment).returncode)
+    from enter_host import enter_host
+
+    enter_host(host.root)
+    from pack import load_pack
+
+    load_pack()
+
+
+def in_turns(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets both; one warm-up each."""
+    first(), second()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for call, times in zip((first, second), seconds, strict=True):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(first: list[float], second: list[float]) -> float:
+    """Median of the pairwise ratios first / second."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({cpu}, {torch.get_num_threads()} threads)"
+    return f"{device}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -1,0 +1,308 @@
+"""Step Skip against other caches, fewer steps and better solvers: the error of the result against the evaluations made.
+
+    python benchmarks/skip.py [--models mixture-flow mixture-noise demo] [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
+    python benchmarks/skip.py --overhead
+
+The error is the relative L2 distance of the final latent from that of the run with every evaluation made: same sampler, steps, noise
+and prompt; the median over the clips. EasyCache is run on a copy of its input: on float32 flow models it otherwise adds into the
+sampler's own latent. Where it cannot hit a number of evaluations, its error there is interpolated between its neighbours, log-linearly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import in_host
+
+in_host.enter()
+
+import comfy.sample  # noqa: E402
+import torch  # noqa: E402
+from comfy.patcher_extension import WrappersMP  # noqa: E402
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
+from comfyui_fewstep.nodes.skip import FewStepSkip  # noqa: E402
+from curves import Curve, draw  # noqa: E402
+from mixture import CHANNELS, NO_CLASS, SIDE, class_conditioning, mixture  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+DEMO = in_host.ROOT / "demo"
+TARGETS = (1.6, 2.0, 2.3)  # the range the claims are made for
+MORE_TARGETS = (1.3, *TARGETS, 2.8)
+THRESHOLDS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
+BETTER_SOLVERS = ("dpmpp_2m", "res_multistep")
+EASY_SHARE, FEWER_SHARE = 1 / 3, 0.8  # what forecast's error may be of EasyCache's and of fewer steps'
+STOCHASTIC = ("ancestral", "sde")
+
+
+@dataclass
+class Subject:
+    """A model and what to sample with it. calls: forward passes of its network so far."""
+
+    name: str
+    model: Any
+    positive: list
+    negative: list
+    shape: tuple[int, ...]
+    cfg: float
+    scheduler: str = "simple"
+    decode: Callable[[Tensor], Tensor] | None = None
+    calls: list[int] = field(default_factory=list)
+
+    def sample(self, model, sampler: str, steps: int) -> tuple[Tensor, int]:
+        """(latents as the model sees them, evaluations made). model: this subject's, patched or not."""
+        calls = 0
+
+        def count(executor, *args, **kwargs):
+            nonlocal calls
+            calls += 1
+            return executor(*args, **kwargs)
+
+        counted = model.clone()
+        # Added last, so it is the innermost: a cache around it that answers by itself is not counted.
+        counted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.count", count)
+        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
+        latent = comfy.sample.sample(counted, noise, steps, self.cfg, sampler, self.scheduler, self.positive, self.negative,
+                                     torch.zeros(self.shape), disable_pbar=True, seed=0)
+        return self.model.model.process_latent_in(latent), calls
+
+
+def mixture_subject(name: str, is_flow: bool, clips: int) -> Subject:
+    return Subject(name, mixture(1, is_flow), class_conditioning(0), class_conditioning(NO_CLASS), (clips, CHANNELS, SIDE, SIDE), 2.5,
+                   "simple" if is_flow else "karras")
+
+
+def demo_subject(name: str, clips: int) -> Subject:
+    """The trained demo model on prompts of scenes that training never drew."""
+    # The demo's scripts call their own module `host`, as do the pack's.
+    ours = sys.modules.pop("host", None)
+    sys.path.insert(0, str(DEMO))
+    import clips as scenes
+    import host as demo_host
+    from evaluate import load_base
+    from train_base import word_table
+
+    sys.path.remove(str(DEMO))
+    sys.modules["host"] = ours
+    rng = random.Random(4242)
+    sentences = [scenes.draw_sentence(scenes.draw_scene(rng), rng) for _ in range(clips)]
+    table = word_table()
+    vae = demo_host.load_vae(DEMO / "fewstep_demo_vae.safetensors")
+    return Subject(name, load_base(DEMO / "fewstep_demo_wan.safetensors"),
+                   [[table[torch.tensor([scenes.word_ids(sentence) for sentence in sentences])], {}]],
+                   [[table[torch.tensor([scenes.word_ids("")])], {}]], (clips, 16, 5, 8, 8), 5.0,
+                   decode=lambda latent: demo_host.decode(vae, latent))
+
+
+SUBJECTS: dict[str, Callable[[int], Subject]] = {
+    "mixture-flow": lambda clips: mixture_subject("mixture-flow", True, clips),
+    "mixture-noise": lambda clips: mixture_subject("mixture-noise", False, clips),
+    "demo": lambda clips: demo_subject("demo", clips),
+}
+
+
+# --- the ways of saving evaluations ---
+
+
+def step_skip(model, method: str = "forecast", speedup: float = 1.5, threshold: float = 0.2):
+    return FewStepSkip.execute(model, method, speedup, threshold, 0.15, 0.95, 3, "auto").args[0]
+
+
+def easy_cache(model, threshold: float):
+    def on_a_copy(executor, x, *args, **kwargs):
+        return executor(x.clone(), *args, **kwargs)
+
+    copied = model.clone()
+    copied.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.copy", on_a_copy)
+    return EasyCacheNode.execute(copied, threshold, 0.15, 0.95, False).args[0]
+
+
+def lazy_cache(model, threshold: float):
+    return LazyCacheNode.execute(model, threshold, 0.15, 0.95, False).args[0]
+
+
+@dataclass(frozen=True)
+class Point:
+    """evaluations made, relative L2 error of each clip, and PSNR of the decoded clips in dB where they can be decoded."""
+
+    evaluations: int
+    errors: tuple[float, ...]
+    psnr: float | None = None
+
+    @property
+    def error(self) -> float:
+        return statistics.median(self.errors)
+
+
+def relative_errors(latents: Tensor, reference: Tensor) -> tuple[float, ...]:
+    return tuple(((latents - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).tolist())
+
+
+def psnr(frames: Tensor, reference: Tensor) -> float:
+    """Median over clips, in dB, of pictures in [0, 1]."""
+    return (-10 * (frames - reference).square().flatten(1).mean(1).clamp_min(1e-12).log10()).median().item()
+
+
+@dataclass
+class Measurement:
+    """All curves of one model, sampler and number of steps."""
+
+    subject: Subject
+    sampler: str
+    steps: int
+    curves: dict[str, list[Point]] = field(default_factory=dict)
+
+    def run(self) -> Measurement:
+        subject = self.subject
+        self.reference, full = subject.sample(subject.model, self.sampler, self.steps)
+        self.frames = subject.decode(self.reference) if subject.decode else None
+        self._add("forecast", (step_skip(subject.model, speedup=speedup) for speedup in MORE_TARGETS))
+        counts = sorted({point.evaluations for point in self.curves["forecast"]}, reverse=True)
+        per_step = full / self.steps
+        self._add("fewer steps", (subject.model for _ in counts), [round(count / per_step) for count in counts])
+        if not is_stochastic(self.sampler):
+            for solver in BETTER_SOLVERS:
+                if solver != self.sampler:
+                    self._add(f"{solver}, fewer steps", (subject.model for _ in counts), counts, solver)
+        floor = min(counts)
+        self._add("EasyCache", (easy_cache(subject.model, threshold) for threshold in THRESHOLDS), floor=floor)
+        self._add("LazyCache", (lazy_cache(subject.model, threshold) for threshold in THRESHOLDS), floor=floor)
+        self._add("teacache", (step_skip(subject.model, "teacache", threshold=threshold) for threshold in THRESHOLDS), floor=floor)
+        return self
+
+    def _add(self, name: str, models: Iterable, steps: list[int] | None = None, sampler: str | None = None, floor: int = 0) -> None:
+        """One point per model; stops once a point makes fewer evaluations than `floor`."""
+        points: dict[int, Point] = {}
+        for index, model in enumerate(models):
+            latents, calls = self.subject.sample(model, sampler or self.sampler, steps[index] if steps else self.steps)
+            quality = psnr(self.subject.decode(latents), self.frames) if self.frames is not None else None
+            points.setdefault(calls, Point(calls, relative_errors(latents, self.reference), quality))
+            if calls < floor:
+                break
+        self.curves[name] = sorted(points.values(), key=lambda point: point.evaluations)
+
+    def error_at(self, name: str, evaluations: int) -> float | None:
+        """The curve's median error at this number of evaluations, log-linear between neighbours, None outside of it."""
+        points = self.curves.get(name, [])
+        below = [point for point in points if point.evaluations <= evaluations]
+        above = [point for point in points if point.evaluations >= evaluations]
+        if not below or not above:
+            return None
+        low, high = below[-1], above[0]
+        if low is high or low.error == 0 or high.error == 0:
+            return low.error
+        share = (evaluations - low.evaluations) / (high.evaluations - low.evaluations)
+        return math.exp((1 - share) * math.log(low.error) + share * math.log(high.error))
+
+
+def is_stochastic(sampler: str) -> bool:
+    return any(part in sampler for part in STOCHASTIC)
+
+
+def verdicts(measurement: Measurement) -> list[str]:
+    """One table row per forecast point within the range the claims are made for."""
+    rows = []
+    full = measurement.steps
+    for point in reversed(measurement.curves["forecast"]):
+        speed = full / point.evaluations
+        if not 1.55 <= speed <= 2.4:
+            continue
+        others = {name: measurement.error_at(name, point.evaluations) for name in measurement.curves if name != "forecast"}
+        easy, fewer = others["EasyCache"], others["fewer steps"]
+        if is_stochastic(measurement.sampler):
+            met = easy is None or point.error <= easy
+        else:
+            met = (easy is None or point.error <= EASY_SHARE * easy) and (fewer is None or point.error <= FEWER_SHARE * fewer)
+        better = [others.get(f"{solver}, fewer steps") for solver in BETTER_SOLVERS]
+        better = min((error for error in better if error is not None), default=None)
+        cells = [measurement.subject.name, measurement.sampler, full, f"{point.evaluations} ({speed:.2f}x)", _error(point.error),
+                 _error(easy), _error(fewer), _error(better), _error(others["LazyCache"]), _error(others["teacache"]),
+                 _ratio(point.error, easy), _ratio(point.error, fewer), f"{point.psnr:.1f}" if point.psnr is not None else "",
+                 "yes" if met else "no"]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return rows
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _ratio(value: float, other: float | None) -> str:
+    return "-" if other is None else f"{value / other:.2f}"
+
+
+HEADER = ("| model | sampler | steps | evaluations | forecast | EasyCache | fewer steps | better solver, fewer steps | LazyCache | teacache "
+          "| forecast / EasyCache | forecast / fewer | PSNR dB | target met |\n" + "|---" * 14 + "|")
+
+
+# --- what it costs when nothing is skipped ---
+
+
+def overhead(rounds: int) -> None:
+    """A small Wan whose evaluation takes more than 50 ms, with the node looking at every evaluation but leaving none out."""
+    from small_models import conditioning, load_model, write_wan
+
+    model = load_model(write_wan(Path("/tmp") / "skip_overhead.safetensors"))
+    text, shape, steps = conditioning(length=6), (1, 16, 9, 24, 24), 12
+    idle = step_skip(model, "forecast", 1.5, threshold=0.0)  # every planned skip is vetoed
+
+    def run(patched) -> None:
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        comfy.sample.sample(patched, noise, steps, 1.0, "euler", "simple", text, text, torch.zeros(shape), disable_pbar=True, seed=0)
+
+    with_node, without = in_host.in_turns(lambda: run(idle), lambda: run(model), rounds)
+    print(f"evaluation: {statistics.median(without) / steps * 1000:.0f} ms; run with the node / without, median of {rounds} pairs: "
+          f"{in_host.median_ratio(with_node, without):.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    available = [name for name in SUBJECTS if name != "demo" or (DEMO / "fewstep_demo_wan.safetensors").exists()]
+    parser.add_argument("--models", nargs="+", choices=list(SUBJECTS), default=available)
+    parser.add_argument("--samplers", nargs="+", default=["euler", "dpmpp_2m", "er_sde", "euler_ancestral"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[20, 30, 50])
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="write every point here")
+    parser.add_argument("--plot", type=Path, help="write the first model's and first sampler's curves here, as SVG")
+    parser.add_argument("--overhead", action="store_true", help="only measure the cost of the node where nothing is skipped")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)
+    print(in_host.machine())
+    if options.overhead:
+        overhead(options.rounds)
+        return
+    print(HEADER)
+    measurements = []
+    started = time.perf_counter()
+    for name in options.models:
+        subject = SUBJECTS[name](options.clips)
+        for sampler in options.samplers:
+            for steps in options.steps:
+                measurements.append(Measurement(subject, sampler, steps).run())
+                print("\n".join(verdicts(measurements[-1])), flush=True)
+    print(f"{options.clips} clips each, {time.perf_counter() - started:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps([
+            {"model": m.subject.name, "sampler": m.sampler, "steps": m.steps,
+             "curves": {curve: [{"evaluations": p.evaluations, "errors": p.errors, "psnr": p.psnr} for p in points]
+                        for curve, points in m.curves.items()}} for m in measurements], indent=1))
+    if options.plot:
+        first = [m for m in measurements if (m.subject.name, m.sampler) == (options.models[0], options.samplers[0])]
+        options.plot.write_text(draw([
+            (f"{m.steps} steps, {m.sampler}", [Curve(name, [(p.evaluations, p.error) for p in points if p.error > 0])
+                                               for name, points in m.curves.items()]) for m in first]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Procedural clips and the sentences that describe them.
+
+One flat shape on a dull background, moving, growing, shrinking or standing still. The world is a torus: a shape that
+leaves on the right comes back on the left, so that a clip may be any length and its sentence stays true.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIDE = 64  # pixels
+FRAMES = 17  # the training length: five latent frames
+
+COLOURS = {
+    "red": (0.90, 0.12, 0.12),
+    "green": (0.12, 0.75, 0.20),
+    "blue": (0.15, 0.30, 0.95),
+    "yellow": (0.95, 0.85, 0.10),
+    "purple": (0.75, 0.15, 0.85),
+    "white": (0.98, 0.98, 0.98),
+}
+SHAPES = ("circle", "square", "triangle")
+SIZES = {"small": (6.5, 8.0), "big": (10.5, 13.0)}  # radius in pixels
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # pixel axes: x right, y down
+MOTIONS = (*(f"moving {direction}" for direction in DIRECTIONS), "growing", "shrinking", "standing still")
+BACKGROUNDS = ("dark", "grey", "striped", "gradient")
+
+GROWTH = 1.35  # a growing shape goes from radius / GROWTH to radius * GROWTH
+# Equal radius should look equally big, so each shape's extent is scaled towards the circle's area.
+SQUARE_HALF_SIDE = 0.886  # sqrt(pi) / 2: exactly the circle's area
+TRIANGLE_CIRCUMRADIUS = 1.45  # 87 % of the circle's area; exact equality would not leave room to move
+
+# Row 0 of the embedding table: the empty prompt, and what a sentence is padded with.
+VOCABULARY = (
+    "", "a", *SIZES, *COLOURS, *SHAPES, "moving", *DIRECTIONS, "growing", "shrinking", "standing", "still",
+    "on", *BACKGROUNDS, "background",
+)  # fmt: skip
+SENTENCE_LENGTH = 10  # words, padded: "a small red circle moving right on a dark background" is the longest
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip shows. Position is that of the first frame, in pixels; speed in pixels per frame."""
+
+    colour: str
+    shape: str
+    motion: str
+    size: str
+    background: str
+    radius: float
+    position: tuple[float, float]
+    speed: float
+    phase: float  # brightness and offset of the background, 0 to 1
+
+    def sentence(self, with_size: bool = True, with_background: bool = True) -> str:
+        """The prompt. Size and background are optional words."""
+        size = f"{self.size} " if with_size else ""
+        background = f" on a {self.background} background" if with_background else ""
+        return f"a {size}{self.colour} {self.shape} {self.motion}{background}"
+
+
+def draw_scene(rng: random.Random) -> Scene:
+    """A random scene whose shape stays inside the picture for FRAMES frames."""
+    size, motion = rng.choice(list(SIZES)), rng.choice(MOTIONS)
+    radius, speed = rng.uniform(*SIZES[size]), rng.uniform(1.0, 1.6)
+    margin = radius * (GROWTH if motion in ("growing", "shrinking") else 1.0) * 1.25 + 1
+    position = []
+    for axis in (0, 1):
+        travel = speed * (FRAMES - 1) * DIRECTIONS.get(motion.split()[-1], (0, 0))[axis]
+        position.append(rng.uniform(margin - min(travel, 0), SIDE - margin - max(travel, 0)))
+    return Scene(
+        colour=rng.choice(list(COLOURS)), shape=rng.choice(SHAPES), motion=motion, size=size,
+        background=rng.choice(BACKGROUNDS), radius=radius, position=tuple(position), speed=speed, phase=rng.random(),
+    )  # fmt: skip
+
+
+def draw_sentence(scene: Scene, rng: random.Random) -> str:
+    """The scene's sentence with each optional part kept half of the time."""
+    return scene.sentence(rng.random() < 0.5, rng.random() < 0.5)
+
+
+def word_ids(sentence: str) -> list[int]:
+    """Row numbers of the embedding table, padded to SENTENCE_LENGTH. An unknown word is an error."""
+    words = sentence.lower().replace(",", " ").replace(".", " ").split()
+    unknown = [word for word in words if word not in VOCABULARY]
+    if unknown:
+        raise ValueError(f"The demo model does not know {unknown}. Its words: {', '.join(VOCABULARY[1:])}.")
+    if len(words) > SENTENCE_LENGTH:
+        raise ValueError(f"The demo model reads at most {SENTENCE_LENGTH} words, not {len(words)}.")
+    return [VOCABULARY.index(word) for word in words] + [0] * (SENTENCE_LENGTH - len(words))
+
+
+def render(scenes: list[Scene], frames: int = FRAMES) -> Tensor:
+    """Clips (B, 3, T, H, W) in [-1, 1], edges antialiased over one pixel."""
+    clips = [_shape_over(_background(scene), scene, frames) for scene in scenes]
+    return torch.stack(clips) * 2 - 1
+
+
+def _background(scene: Scene) -> Tensor:
+    """Grey levels (H, W) in [0, 0.5]: always darker than white and duller than every colour."""
+    y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
+    if scene.background == "dark":
+        return torch.full_like(x, 0.03 + 0.06 * scene.phase)
+    if scene.background == "grey":
+        return torch.full_like(x, 0.36 + 0.08 * scene.phase)
+    if scene.background == "striped":
+        wave = torch.sin((x / 16 + scene.phase) * 2 * torch.pi)  # four stripes, an edge about three pixels wide
+        return 0.22 + 0.12 * (wave * 2).clamp(-1, 1)
+    return 0.05 + 0.35 * y / SIDE + 0.08 * scene.phase
+
+
+def _shape_over(background: Tensor, scene: Scene, frames: int) -> Tensor:
+    """One clip (3, T, H, W) in [0, 1]."""
+    time = torch.arange(frames).view(-1, 1, 1)
+    direction = DIRECTIONS.get(scene.motion.split()[-1], (0, 0))
+    growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
+    progress = (2 * time / (FRAMES - 1) - 1).clamp(max=1)  # -1 to 1 over the training length, then constant
+    radius = scene.radius * GROWTH ** (growth * progress)  # (T, 1, 1)
+
+    pixel = torch.arange(SIDE) + 0.5
+    # Offsets from the centre by the shorter way round the torus: (T, 1, W) and (T, H, 1).
+    dx, dy = (
+        (axis - scene.position[i] - direction[i] * scene.speed * time + SIDE / 2) % SIDE - SIDE / 2
+        for i, axis in enumerate((pixel.view(1, 1, -1), pixel.view(1, -1, 1)))
+    )
+    cover = (0.5 - _distance(scene.shape, dx, dy, radius)).clamp(0, 1)  # (T, H, W)
+    colour = torch.tensor(COLOURS[scene.colour]).view(3, 1, 1, 1)
+    return background * (1 - cover) + colour * cover
+
+
+def _distance(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to the outline in pixels, negative inside (at the corners an upper bound, which is enough)."""
+    if shape == "circle":
+        return (dx**2 + dy**2).sqrt() - radius
+    if shape == "square":
+        return torch.maximum(dx.abs(), dy.abs()) - SQUARE_HALF_SIDE * radius
+    slanted = dx.abs() * 3**0.5 / 2 - dy / 2  # the two upper sides of a triangle that points up
+    return torch.maximum(slanted, dy.expand_as(slanted)) - TRIANGLE_CIRCUMRADIUS * radius / 2

@@ -1,0 +1,100 @@
+"""What the students learn from: the guided teacher's path from noise to clip, noted at the four distilled sigmas."""
+
+import logging
+import random
+from pathlib import Path
+
+import host
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import clips
+from train_base import build_model, shift_sigmas, word_table
+
+log = logging.getLogger("demo")
+
+SHIFT = 5.0
+CFG = 5.0
+STEPS = 4
+# Teacher steps per student step. With a second-order solver 24 steps end closer to the ODE's solution than 50 of Euler.
+SUBSTEPS = 6
+SIGMAS = shift_sigmas(torch.linspace(1, 0, STEPS + 1), SHIFT)  # 1, .9375, .8333, .625, 0
+CHUNK = 256  # paths per file
+BATCH = 64
+IMAGE_CHUNK = 8  # every eighth file holds single pictures, so that the students can make those too
+
+
+def load_teacher(device: str) -> torch.nn.Module:
+    """The base as it ships, rounded to half precision and computed in float32."""
+    weights = load_file(host.ASSETS / "fewstep_demo_wan.safetensors")
+    model = build_model()
+    model.load_state_dict({key: value.float() for key, value in weights.items() if not key.startswith("demo.")})
+    return model.requires_grad_(False).to(device)
+
+
+def embed(ids: Tensor) -> Tensor:
+    """Word numbers (B, L) -> embeddings (B, L, 4096)."""
+    return word_table()[ids]
+
+
+def guided_velocity(model: torch.nn.Module, x: Tensor, sigma: float, context: Tensor, empty: Tensor) -> Tensor:
+    """Classifier-free guidance at CFG: both branches as one batch. x: (B, 16, T, 8, 8)."""
+    both = torch.cat([context, empty.expand_as(context)])
+    timestep = torch.full((2 * len(x),), sigma * 1000, device=x.device)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        cond, uncond = model(torch.cat([x, x]), timestep, both).float().chunk(2)
+    return uncond + CFG * (cond - uncond)
+
+
+@torch.no_grad()
+def solve(model: torch.nn.Module, x: Tensor, context: Tensor) -> list[Tensor]:
+    """Follow the teacher from pure noise x (B, 16, T, 8, 8) to sigma 0; the states at SIGMAS, x first.
+
+    Two-step Adams-Bashforth in sigma with variable step.
+    """
+    empty = embed(torch.tensor([clips.word_ids("")])).to(x.device)
+    grid = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT).tolist()
+    states, velocity_last, step_last = [x], None, 0.0
+    for index in range(STEPS * SUBSTEPS):
+        velocity = guided_velocity(model, x, grid[index], context, empty)
+        step = grid[index + 1] - grid[index]
+        slope = velocity if velocity_last is None else velocity + step / (2 * step_last) * (velocity - velocity_last)
+        x = x + step * slope
+        velocity_last, step_last = velocity, step
+        if (index + 1) % SUBSTEPS == 0:
+            states.append(x)
+    return states
+
+
+def draw_prompts(count: int, seed: int) -> Tensor:
+    """Word numbers (B, L) of random sentences."""
+    rng = random.Random(seed)
+    return torch.tensor([clips.word_ids(clips.draw_sentence(clips.draw_scene(rng), rng)) for _ in range(count)])
+
+
+def write_chunk(model: torch.nn.Module, number: int, latent_frames: int, folder: Path, device: str) -> None:
+    """Prompts (N, L) as word numbers, and the states of their paths from pure noise (N, 5, 16, T, 8, 8)."""
+    generator = torch.Generator().manual_seed(10_000 + number)
+    ids, paths = draw_prompts(CHUNK, 10_000 + number), []
+    for part in ids.split(BATCH):
+        noise = torch.randn(len(part), 16, latent_frames, 8, 8, generator=generator).to(device)
+        paths.append(torch.stack(solve(model, noise, embed(part).to(device)), 1).cpu().half())
+    host.save_checkpoint(folder / f"paths_{number:03d}.pt", ids=ids, paths=torch.cat(paths))
+
+
+def read_chunks(folder: Path) -> list[dict[str, Tensor]]:
+    """Every chunk written so far."""
+    return [host.load_checkpoint(path) for path in sorted(folder.glob("paths_*.pt"))]
+
+
+def write_chunks(count: int, folder: Path, device: str, latent_frames: int = 0) -> None:
+    """Write the chunks that are missing among the first `count`: of one length, or (0) of clips with some pictures."""
+    model = load_teacher(device)
+    for number in range(count):
+        if (folder / f"paths_{number:03d}.pt").exists():
+            continue
+        is_picture = number % IMAGE_CHUNK == IMAGE_CHUNK - 1
+        frames = latent_frames or (1 if is_picture else (clips.FRAMES - 1) // 4 + 1)
+        write_chunk(model, number, frames, folder, device)
+        log.info("chunk %d of %d: %d teacher paths", number + 1, count, CHUNK)

@@ -1,0 +1,217 @@
+"""Train the demo's base: a small Wan 2.1 text-to-video model of the host's own class, by flow matching.
+
+    COMFYUI_PATH=<ComfyUI> <its python> demo/train_base.py
+
+Needs fewstep_demo_vae.safetensors (demo/train_vae.py). Encodes the training clips once, checkpoints every 200 steps,
+resumes from the last checkpoint, and writes fewstep_demo_wan.safetensors from the averaged weights.
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+from pathlib import Path
+
+import host
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import clips
+from optimizer import MuonAdamW, warm_up_then_decay
+
+log = logging.getLogger("demo")
+
+SEED = 2
+# dim is a multiple of 128 because the host derives the number of heads from it; text_dim is UMT5's, which it assumes.
+ARCHITECTURE = dict(
+    model_type="t2v", patch_size=(1, 2, 2), in_dim=16, out_dim=16, dim=256, ffn_dim=768, freq_dim=256, text_dim=4096,
+    num_heads=2, num_layers=4, qk_norm=True, cross_attn_norm=True, eps=1e-6,
+)  # fmt: skip
+CLIPS = 6000
+CHUNK = 250  # encoded clips per file
+BATCH = 48
+MUON_RATE = 5e-3
+ADAM_RATE = 2e-3
+CONDITION_DROPOUT = 0.1
+IMAGE_SHARE = 0.06  # of the batches hold single frames, so that length 1 gives an image
+TRAINING_SHIFT = 3.0  # of the noise level's distribution; sampling uses 5
+AVERAGE_DECAY = 0.998
+
+
+def build_model(causal: bool = False) -> torch.nn.Module:
+    """The host's Wan class, or its causal twin with the same weights; uninitialised, float32."""
+    import comfy.ops
+    from comfy.ldm.wan.ar_model import CausalWanModel
+    from comfy.ldm.wan.model import WanModel
+
+    model_class = CausalWanModel if causal else WanModel
+    return model_class(**ARCHITECTURE, operations=comfy.ops.disable_weight_init, dtype=torch.float32)
+
+
+def initialise(model: torch.nn.Module) -> None:
+    """Torch's defaults, modulations small, and the output layer zero so that training starts at the mean."""
+    host.reset_weights(model, torch.Generator().manual_seed(SEED))
+    for name, weight in model.named_parameters():
+        if name.endswith("modulation"):
+            torch.nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+    torch.nn.init.zeros_(model.head.head.weight)
+    torch.nn.init.zeros_(model.head.head.bias)
+
+
+def word_table() -> Tensor:
+    """Embeddings (V, 4096) of the vocabulary: fixed random rows of unit variance, rounded to what the file can hold.
+
+    They need no training: the model's own first text layer maps them to anything it likes.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(len(clips.VOCABULARY), ARCHITECTURE["text_dim"], generator=generator).half().float()
+
+
+def encode_clips(count: int, folder: Path, device: str) -> None:
+    """Write the latents (CHUNK, 16, 5, 8, 8) of the scenes of scenes(count) as the diffusion model sees them, in chunks."""
+    vae, all_scenes = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), scenes(count)
+    for number in range(count // CHUNK):
+        path = folder / f"latents_{number:03d}.pt"
+        if path.exists():
+            continue
+        part = all_scenes[number * CHUNK : (number + 1) * CHUNK]
+        latents = [host.encode(vae, clips.render(part[begin : begin + 10]) / 2 + 0.5) for begin in range(0, CHUNK, 10)]
+        host.save_checkpoint(path, latents=torch.cat(latents).half())
+        log.info("encoded %d of %d clips", (number + 1) * CHUNK, count)
+
+
+def scenes(count: int) -> list[clips.Scene]:
+    """The training set: always the same scenes, a larger set being a longer one."""
+    rng = random.Random(SEED)
+    return [clips.draw_scene(rng) for _ in range(count)]
+
+
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
+    """Spend more of a flow schedule at high noise: s·σ / (1 + (s - 1)·σ). sigmas in [0, 1]."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def noised(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The flow path: (1 - σ)·x0 + σ·n, with sigma (B,) against latents (B, C, T, H, W)."""
+    sigma = sigma.view(-1, 1, 1, 1, 1)
+    return (1 - sigma) * latent + sigma * noise
+
+
+class Batches:
+    """Random batches of the training set: latents (B, 16, T, 8, 8) with T 5 or 1, and word embeddings (B, L, 4096)."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.table, self.rng = folder, word_table(), random.Random(seed)
+        self.latents = torch.empty(0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what was encoded since: encoding may go on in another process while training has begun."""
+        numbers = range(len(list(self.folder.glob("latents_*.pt"))))
+        if len(numbers) * CHUNK > len(self.latents):
+            chunks = [host.load_checkpoint(self.folder / f"latents_{number:03d}.pt")["latents"] for number in numbers]
+            self.latents = torch.cat(chunks).float()
+            self.scenes = scenes(len(self.latents))
+            log.info("%d clips, latents with mean %.3f and SD %.3f",
+                     len(self.latents), self.latents.mean(), self.latents.std())  # fmt: skip
+
+    def draw(self, size: int) -> tuple[Tensor, Tensor]:
+        chosen = self.rng.choices(range(len(self.latents)), k=size)
+        sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
+        sentences = ["" if self.rng.random() < CONDITION_DROPOUT else sentence for sentence in sentences]
+        latent = self.latents[chosen]
+        if self.rng.random() < IMAGE_SHARE:
+            latent = latent[:, :, :1]  # the VAE is causal: the first latent frame is the first picture alone
+        return latent, self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
+
+
+def is_block_matrix(name: str, weight: Tensor) -> bool:
+    return name.startswith("blocks.") and weight.ndim == 2
+
+
+def flow_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean square error of the predicted velocity n - x0 at a random noise level."""
+    # One level per slice of [0, 1): the same distribution as independent draws, and a calmer loss.
+    levels = (torch.arange(len(latent)) + torch.rand(len(latent), generator=generator)) / len(latent)
+    sigma = shift_sigmas(levels, TRAINING_SHIFT).to(latent.device)
+    noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+    velocity = model(noised(latent, noise, sigma), sigma * 1000, context)
+    return (velocity.float() - (noise - latent)).square().mean()
+
+
+def train(steps: int, folder: Path, device: str, checkpoint: Path) -> dict[str, Tensor]:
+    """Averaged weights after `steps` steps."""
+    model = build_model()
+    initialise(model)
+    average = {key: value.clone() for key, value in model.state_dict().items()}
+    model.to(device)
+    optimizer = MuonAdamW(model, is_block_matrix, MUON_RATE, ADAM_RATE)
+    state = host.load_checkpoint(checkpoint)
+    first = 0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first = state["average"], state["step"]
+    average = {key: value.to(device) for key, value in average.items()}
+
+    batches = Batches(folder, SEED + first)
+    generator = torch.Generator().manual_seed(SEED + first)
+    started, recent = time.monotonic(), []
+    for step in range(first, steps):
+        latent, context = batches.draw(BATCH)
+        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
+            loss = flow_loss(model, latent.to(device), context.to(device), generator)
+        loss.backward()
+        optimizer.step(warm_up_then_decay(step, steps, warm_up=100))
+
+        decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                average[key].lerp_(value, 1 - decay)
+        recent.append(loss.item())
+        if (step + 1) % 50 == 0:
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            log.info("step %d of %d: loss %.4f, %.2f s per step", step + 1, steps, sum(recent) / len(recent), pace)
+            recent.clear()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            batches.refresh()
+            host.save_checkpoint(checkpoint, model=model.state_dict(), average=average,
+                                 optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip
+    return {key: value.cpu() for key, value in average.items()}
+
+
+def write_model(weights: dict[str, Tensor], path: Path) -> None:
+    """The published Wan key layout, plus the word table under a key of its own and the vocabulary in the metadata."""
+    tensors = {key: value.half().contiguous() for key, value in weights.items()}
+    tensors["demo.word_embeddings"] = word_table().half()
+    metadata = {
+        "format": "pt",
+        "fewstep_demo": json.dumps({"vocabulary": clips.VOCABULARY, "sentence_length": clips.SENTENCE_LENGTH}),
+    }
+    save_file(tensors, path, metadata=metadata)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--encode-only", action="store_true", help="stop after encoding the clips")
+    parser.add_argument("--no-encode", action="store_true", help="train on what another process encodes meanwhile")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
+    options = parser.parse_args()
+    host.connect(options.device)
+
+    folder = options.cache / "clips"
+    if not options.no_encode:
+        encode_clips(options.clips, folder, options.device)
+    if options.encode_only:
+        return
+    weights = train(options.steps, folder, options.device, options.cache / "base.pt")
+    write_model(weights, host.ASSETS / "fewstep_demo_wan.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Train the demo's causal model: one latent frame at a time over a KV cache, four re-noised steps per frame.
+
+    COMFYUI_PATH=<ComfyUI> <its python> demo/train_causal.py
+
+A low-rank delta on the base for the host's CausalWanModel. Two losses, both at the four sigmas it will be sampled at:
+
+* the first frame has nothing to follow, so it is distilled: its targets are where the guided teacher's paths end, on
+  single pictures (demo/teacher.py), as for the re-noise student;
+* every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
+  enough there: teacher forcing, each noisy frame seeing the clean past and itself.
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+from pathlib import Path
+
+import host
+import torch
+from torch import Tensor
+
+import clips
+import teacher
+from distill import Paths, add_deltas, lcm_loss, trained_state, write_lora
+from optimizer import MuonAdamW, warm_up_then_decay
+from teacher import SIGMAS, STEPS
+from train_base import build_model, word_table
+
+log = logging.getLogger("demo")
+
+SEED = 4
+RANK = 64
+FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
+CLIPS = 1500
+BATCH = 16
+PICTURE_BATCH = 32
+MUON_RATE = 2e-3
+ADAM_RATE = 1e-3
+CONTEXT_NOISE = 0.1  # highest sigma of the noise on the clean past, which at sampling time is the model's own work
+PICTURE_CHUNKS = 8  # of teacher paths on single pictures
+
+
+def block_causal_mask(latent_frames: int, tokens_per_frame: int) -> Tensor:
+    """(L, L) of [clean frames, noisy frames], True where a query may look: clean at clean up to itself, noisy at clean
+    before itself and at itself."""
+    frame = torch.arange(latent_frames).repeat(2)
+    noisy = torch.arange(2 * latent_frames) >= latent_frames
+    past_or_self = frame.unsqueeze(1) >= frame
+    past = frame.unsqueeze(1) > frame
+    itself = (frame.unsqueeze(1) == frame) & noisy
+    allowed = torch.where(noisy.unsqueeze(1), (past & ~noisy) | itself, past_or_self & ~noisy)
+    return allowed.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
+
+
+def masked_attention(mask: Tensor):
+    """An attention override for the host: self-attention over the whole sequence gets `mask`, everything else none."""
+
+    def override(attention, q: Tensor, k: Tensor, v: Tensor, heads: int, **options) -> Tensor:
+        if k.shape[1] != len(mask):
+            return attention(q, k, v, heads=heads, **options)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, L, d)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
+
+    return override
+
+
+def teacher_forced(model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor) -> Tensor:
+    """Velocities (B, 16, T, 8, 8) of every noisy frame at SIGMAS[steps], steps (B, T), each given the clean ones before."""
+    batch, _, frames, height, width = clean.shape
+    sigma = torch.cat([torch.zeros(batch, frames, device=clean.device), SIGMAS.to(clean.device)[steps]], 1)  # (B, 2T)
+    positions = model.rope_encode(frames, height, width, device=clean.device, dtype=clean.dtype)
+    mask = block_causal_mask(frames, (height // 2) * (width // 2)).to(clean.device)
+    with torch.autocast(clean.device.type, dtype=torch.bfloat16):
+        out = model.forward_orig(
+            torch.cat([clean, noisy], 2), sigma * 1000, context, freqs=torch.cat([positions, positions], 1),
+            transformer_options={"optimized_attention_override": masked_attention(mask)},
+        )  # fmt: skip
+    return out[:, :, frames:].float()
+
+
+def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+    """Velocity error of every frame but the first, each at its own one of the four sigmas."""
+    batch, _, frames = latent.shape[:3]
+    draw = lambda *shape: torch.rand(shape, generator=generator).to(latent.device)  # noqa: E731
+    steps = (draw(batch, frames) * STEPS).long()
+    sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
+    noise, context_noise = torch.randn((2, *latent.shape), generator=generator).to(latent.device)
+    context_sigma = CONTEXT_NOISE * draw(batch, 1, 1, 1, 1)
+    clean = (1 - context_sigma) * latent + context_sigma * context_noise
+    velocity = teacher_forced(model, clean, (1 - sigma) * latent + sigma * noise, steps, context)
+    return (velocity - (noise - latent))[:, :, 1:].square().mean()
+
+
+def load_causal_base(device: str) -> torch.nn.Module:
+    """The host's causal class with the base's weights, frozen."""
+    model = build_model(causal=True)
+    model.load_state_dict(teacher.load_teacher("cpu").state_dict())
+    return model.requires_grad_(False).to(device)
+
+
+def encode_long_clips(count: int, path: Path, device: str) -> tuple[Tensor, list[clips.Scene]]:
+    """Latents (N, 16, 9, 8, 8) of clips that go on after the base's training length, and their scenes."""
+    rng = random.Random(SEED)
+    scenes = [clips.draw_scene(rng) for _ in range(count)]
+    saved = host.load_checkpoint(path)
+    if saved is not None and len(saved["latents"]) == count:
+        return saved["latents"].float(), scenes
+    vae, latents = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), []
+    for begin in range(0, count, 10):
+        latents.append(host.encode(vae, clips.render(scenes[begin : begin + 10], FRAMES) / 2 + 0.5).half())
+    host.save_checkpoint(path, latents=torch.cat(latents))
+    return torch.cat(latents).float(), scenes
+
+
+class LongClips:
+    """Random batches of long clips with their sentences."""
+
+    def __init__(self, latents: Tensor, scenes: list[clips.Scene], seed: int):
+        self.latents, self.scenes, self.table = latents, scenes, word_table()
+        self.rng = random.Random(seed)
+
+    def draw(self, size: int) -> tuple[Tensor, Tensor]:
+        """Latents (B, 16, 9, 8, 8) and word embeddings (B, L, 4096)."""
+        chosen = self.rng.sample(range(len(self.latents)), size)
+        sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
+        return self.latents[chosen], self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
+
+
+def train(steps: int, long_clips: LongClips, pictures: Paths, device: str, checkpoint: Path) -> torch.nn.Module:
+    model = load_causal_base(device)
+    add_deltas(model, RANK)
+    model.to(device)
+    optimizer = MuonAdamW(model, lambda name, _: ".parametrizations." in name, MUON_RATE, ADAM_RATE)
+    state = host.load_checkpoint(checkpoint)
+    first = 0
+    if state is not None:
+        model.load_state_dict(state["deltas"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+
+    generator = torch.Generator().manual_seed(SEED + first)
+    started, recent = time.monotonic(), []
+    for step in range(first, steps):
+        latent, context = long_clips.draw(BATCH)
+        following = clip_loss(model, latent.to(device), context.to(device), generator)
+        paths, context = pictures.draw(PICTURE_BATCH)
+        # A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
+        opening = lcm_loss(model, paths.to(device), context.to(device))
+        (following + opening).backward()
+        optimizer.step(warm_up_then_decay(step, steps))
+        recent.append((following.item(), opening.item()))
+        if (step + 1) % 25 == 0:
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            means = torch.tensor(recent).mean(0).tolist()
+            log.info("step %d of %d: following %.4f, opening %.4f, %.2f s per step", step + 1, steps, *means, pace)
+            recent.clear()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            host.save_checkpoint(checkpoint, deltas=trained_state(model), optimizer=optimizer.state_dict(), step=step + 1)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
+    options = parser.parse_args()
+    host.connect(options.device)
+
+    folder = options.cache / "picture-paths"
+    teacher.write_chunks(PICTURE_CHUNKS, folder, options.device, latent_frames=1)
+    pictures = Paths(teacher.read_chunks(folder), SEED)
+    latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
+    model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")
+    description = {
+        "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
+        "sampler": "ar_video", "frames_per_block": 1, "guidance_distilled": teacher.CFG,
+        "transformer_config": {"causal_ar": True},
+    }  # fmt: skip
+    write_lora(model, host.ASSETS / "fewstep_demo_causal.safetensors", description)
+    log.info("metadata: %s", json.dumps(description))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""HunyuanVideo made fast: FastHunyuan, HunyuanVideo 1.5 step-distilled and super-resolution, LightX2V's.
+
+Files of 1.5 named cfg_distilled, or distilled without step, still take 50 steps: they are look-alikes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..accelerator import Accelerator, Base, Kind, PublishedFile, ShiftedFlow, Solver
+from .licences import HUNYUAN, UNKNOWN
+
+TENCENT = "github Tencent-Hunyuan/HunyuanVideo-1.5 README"
+
+fast = partial(
+    Accelerator,
+    family="HunyuanVideo fast",
+    bases=(Base.HUNYUAN_VIDEO,),
+    steps=(6,),
+    schedule=ShiftedFlow(17.0),
+    embedded_guidance=6.0,
+    licence=UNKNOWN,
+    name_words=("fastvideo|fasthunyuan",),
+    sources=("github hao-ai-lab/FastVideo configs and docs", "github kijai/ComfyUI-HunyuanVideoWrapper"),
+)
+hunyuan15 = partial(Accelerator, family="HunyuanVideo fast", bases=(Base.HUNYUAN15,), licence=HUNYUAN, sources=(TENCENT,))
+super_resolution = partial(hunyuan15, kind=Kind.MODEL, bases=(Base.HUNYUAN15_SR,), schedule=ShiftedFlow(2.0))
+extract = partial(
+    hunyuan15,
+    kind=Kind.LORA,
+    steps=(8,),
+    solver=Solver.DPMPP_2M,
+    licence=UNKNOWN,
+    sources=("github deepbeepmeep/Wan2GP profiles",),
+    unverified=("steps it was trained for, key format and licence", "solver: DPM++ 2M is taken for Wan2GP's dpm++"),
+)
+REPACK = "DeepBeepMeep/HunyuanVideo1.5"
+whole = partial(PublishedFile, folder="diffusion_models")
+
+RECORDS = (
+    fast(
+        id="fasthunyuan-6step",
+        kind=Kind.MODEL,
+        files=(whole("Kijai/HunyuanVideo_comfy", "hunyuan_video_FastVideo_720_fp8_e4m3fn.safetensors"),),
+        unverified=("licence",),
+    ),
+    fast(
+        id="fasthunyuan-6step-lora",
+        kind=Kind.LORA,
+        strength=0.8,
+        files=(PublishedFile("Kijai/HunyuanVideo_comfy", "hyvideo_FastVideo_LoRA-fp8.safetensors"),),
+        notes=("Eight steps are also recommended; it was distilled for six.",),
+        unverified=("strength, steps, licence and header",),
+    ),
+    hunyuan15(
+        id="hunyuan15-480p-i2v-step-distilled",
+        kind=Kind.MODEL,
+        steps=(8, 12),
+        schedule=ShiftedFlow(7.0),
+        files=(whole("tencent/HunyuanVideo-1.5"),),
+        name_words=("step", "distilled"),
+        unverified=("file name in the host",),
+    ),
+    super_resolution(
+        id="hunyuan15-1080p-sr-8step",
+        steps=(8,),
+        files=(
+            whole(
+                "Comfy-Org/HunyuanVideo_1.5_repackaged",
+                "split_files/diffusion_models/hunyuanvideo1.5_1080p_sr_distilled_fp16.safetensors",
+            ),
+        ),
+        name_words=("1080p", "sr"),
+        sources=(TENCENT, "comfyui-workflow-templates video_hunyuan_video_1.5_720p_*.json"),
+    ),
+    super_resolution(
+        id="hunyuan15-720p-sr-6step",
+        steps=(6,),
+        files=(whole("tencent/HunyuanVideo-1.5", caution="folder transformer/720p_sr_distilled, in diffusers form"),),
+        name_words=("720p", "sr"),
+        unverified=("file name in the host",),
+    ),
+    hunyuan15(
+        id="hunyuan15-480p-t2v-lightx2v-4step",
+        kind=Kind.MODEL,
+        steps=(4,),
+        schedule=ShiftedFlow(5.0),
+        licence=UNKNOWN,
+        files=(whole("lightx2v/Hy1.5-Distill-Models", "hy1.5_t2v_480p_lightx2v_4step.safetensors"),),
+        name_words=("lightx2v",),
+        sources=("github ModelTC/LightX2V configs/",),
+        unverified=("licence",),
+    ),
+    extract(
+        id="hunyuan15-lightx2v-lora",
+        schedule=ShiftedFlow(3.0),
+        files=(PublishedFile(REPACK, "loras_accelerators/Hunyuan_video_1_5_LigthX2V_dpm_rank32.safetensors", 32),),
+        name_words=("lightx2v|ligthx2v",),
+    ),
+    extract(
+        id="hunyuan15-i2v-step-distilled-lora",
+        schedule=ShiftedFlow(4.0),
+        files=(PublishedFile(REPACK, "Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors", 32),),
+        name_words=("i2v", "step"),
+    ),
+)

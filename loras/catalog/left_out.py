@@ -1,0 +1,48 @@
+"""What is not an accelerator here though it looks like one, and why: look-alikes that are refused, releases left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..accelerator import Base
+
+
+@dataclass(frozen=True)
+class LookAlike:
+    """A model that still needs its many steps. name_words and name_excludes: as in Accelerator."""
+
+    id: str
+    bases: tuple[Base, ...]
+    name_words: tuple[str, ...]
+    name_excludes: tuple[str, ...]
+    reason: str
+
+
+LOOK_ALIKES = (
+    LookAlike(
+        "hunyuan15-cfg-distilled", (Base.HUNYUAN15,), ("distilled",), ("step", "sr", "lightx2v"),
+        "its guidance is distilled and its steps are not: it takes 50 steps at CFG 1. The step_distilled file is the few-step one",
+    ),
+    LookAlike(
+        "flux2-klein-base", (Base.FLUX2,), ("klein", "base"), (),
+        "the klein base files are not distilled: 20 to 50 steps at CFG 4 to 5. The file without base in its name is",
+    ),
+    LookAlike(
+        "z-image-base", (Base.Z_IMAGE,), ("image|zimage",), ("turbo", "distill"),
+        "Z-Image is not distilled; Z-Image-Turbo is, or put a distillation LoRA on it",
+    ),
+    LookAlike(
+        "krea2-raw", (Base.KREA2,), ("raw",), (),
+        "Krea-2 Raw is not distilled; Krea-2 Turbo is, or put the Turbo LoRA on it",
+    ),
+)  # fmt: skip
+
+
+# Releases that cannot be run as they were distilled, by repository or file name.
+LEFT_OUT = {
+    "sd3/pdm_stochastic_shift3.safetensors": "PCM for SD3, stochastic: its step count is not published",
+    "MiniMax-H3-FL2VA-Acc-8Step.safetensors": "parallel decoding distillation: needs its own loader, it is no plain LoRA",
+    "wan_animate_2_distill_bf16.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
+    "wan_animate_2_distill_int8_convrot.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
+    "fastvideo-a14b-sf": "FastVideo A14B Self-Forcing: repository, files and whether its list is shifted are not published",
+}

@@ -1,0 +1,215 @@
+"""Distilled models of the official workflow templates and documentation that have no family of their own here.
+
+Where a template leaves the model's default shift, that default is written out: ComfyUI 0.30.0, comfy/supported_models.py.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from ..accelerator import (
+    Accelerator,
+    Base,
+    FluxFlow,
+    HostSpacedFlow,
+    Kind,
+    LiteralSigmas,
+    PublishedFile,
+    ShiftedFlow,
+    Solver,
+)
+from .licences import MIT, UNKNOWN, secondary
+
+TEMPLATES = "comfyui-workflow-templates"
+DOCS = "Comfy-Org documentation"
+HEADER = "rank and header of the published file"
+SPLIT = "split_files/diffusion_models"
+
+model = partial(Accelerator, kind=Kind.MODEL, licence=UNKNOWN, unverified=("licence",), name_words=("turbo",))
+lora = partial(Accelerator, kind=Kind.LORA, licence=UNKNOWN, unverified=("licence", HEADER), name_words=("turbo",))
+whole = partial(PublishedFile, folder="diffusion_models")
+
+hidream = partial(model, family="HiDream", solver=Solver.LCM)
+hidream_o1 = partial(hidream, bases=(Base.HIDREAM_O1,), schedule=HostSpacedFlow(3.0, "normal"), noise_clip=2.5)
+# Krea-2's own shift is written as FLUX's mu, 1.15.
+krea2 = partial(lora, family="Krea-2 Turbo", bases=(Base.KREA2,), schedule=ShiftedFlow(math.exp(1.15)))
+boogu = partial(
+    lora, family="Boogu-Image Turbo", bases=(Base.BOOGU,), default_steps=4, solver=Solver.LCM,
+    schedule=HostSpacedFlow(3.16, "sgm_uniform"),
+)
+ace_step = partial(model, family="ACE-Step 1.5 Turbo", bases=(Base.ACE_STEP15,), steps=(8,), schedule=ShiftedFlow(3.0))
+
+HIDREAM = (
+    hidream(
+        id="hidream-i1-fast",
+        bases=(Base.HIDREAM,),
+        steps=(16,),
+        schedule=HostSpacedFlow(3.0, "normal"),
+        licence=secondary(MIT),
+        files=(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_fast_fp8.safetensors"),),
+        name_words=("hidream", "fast"),
+        sources=(f"{TEMPLATES} hidream_i1_fast.json",),
+        unverified=(),
+    ),
+    hidream(
+        id="hidream-i1-dev",
+        bases=(Base.HIDREAM,),
+        steps=(28,),
+        schedule=HostSpacedFlow(6.0, "normal"),
+        files=(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_dev_fp8.safetensors"),),
+        name_words=("hidream", "dev"),
+        sources=(f"{TEMPLATES} hidream_i1_dev.json",),
+    ),
+    hidream_o1(
+        id="hidream-o1-dev",
+        steps=(28,),
+        files=(
+            PublishedFile(
+                "Comfy-Org/HiDream-O1-Image", "checkpoints/hidream_o1_image_dev_fp8_scaled.safetensors", folder="checkpoints"
+            ),
+        ),
+        name_words=("hidream", "dev"),
+        sources=(f"{TEMPLATES} image_hidream_o1_dev.json", f"{DOCS}, HiDream-O1"),
+    ),
+    hidream_o1(
+        id="hidream-o1-dev-lora",
+        kind=Kind.LORA,
+        steps=(8, 16),
+        default_steps=16,
+        files=(PublishedFile("Kijai/hidream-O1-image_comfy", "loras/hidream_o1_dev_lora_rank_64_bf16.safetensors", 64),),
+        name_words=("hidream", "dev"),
+        sources=(f"{DOCS}, HiDream-O1", "github mcmonkeyprojects/SwarmUI docs/Model Support.md"),
+        notes=("Eight steps are coherent, sixteen near the original, by SwarmUI's account.",),
+        unverified=("licence and sampler", HEADER),
+    ),
+)
+
+KREA2 = (
+    krea2(
+        id="krea2-turbo",
+        kind=Kind.MODEL,
+        steps=(8,),
+        files=(whole("Comfy-Org/Krea-2", "diffusion_models/krea2_turbo_fp8_scaled.safetensors"),),
+        name_excludes=("lora",),
+        sources=(f"{TEMPLATES} image_krea2_turbo_t2i.json",),
+        unverified=("licence", "shift: the model's own is taken"),
+    ),
+    krea2(
+        id="krea2-turbo-lora",
+        steps=(8,),
+        files=(PublishedFile("Comfy-Org/Krea-2", "loras/krea2_turbo_lora_rank_64_bf16.safetensors", 64),),
+        name_excludes=("4step",),
+        sources=("github mcmonkeyprojects/SwarmUI docs/Model Support.md",),
+        notes=("For Krea-2 Raw alone: on Turbo it would distil twice.",),
+    ),
+    krea2(
+        id="krea2-turbo-4step-lora",
+        steps=(4,),
+        for_distilled=("krea2-turbo",),
+        files=(PublishedFile("lvladikov/Krea2-Turbo-Distill-4step-LoRA", "krea2_turbo_4step_rank_64_lora.safetensors", 64),),
+        name_words=("turbo", "4step"),
+        sources=("public copies of its card",),
+        notes=("Goes on the Turbo model, unlike the official LoRA.",),
+        unverified=("licence and settings", HEADER),
+    ),
+)
+
+IMAGE = (
+    model(
+        id="ernie-image-turbo",
+        family="ERNIE-Image Turbo",
+        bases=(Base.ERNIE_IMAGE,),
+        steps=(8,),
+        schedule=ShiftedFlow(3.0),
+        files=(whole("Comfy-Org/ERNIE-Image", "diffusion_models/ernie-image-turbo.safetensors"),),
+        sources=(f"{TEMPLATES} image_ernie_image_turbo.json",),
+    ),
+    lora(
+        id="anima-turbo-lora",
+        family="Anima Turbo",
+        bases=(Base.ANIMA,),
+        steps=(8,),
+        schedule=ShiftedFlow(3.0),
+        files=(PublishedFile("circlestone-labs/Anima-Official-LoRAs", "anima-turbo-lora-v0.2.safetensors"),),
+        sources=(f"{TEMPLATES} image_anima_base_v1.json",),
+        unverified=("licence and sampler", HEADER),
+    ),
+    boogu(
+        id="boogu-turbo",
+        kind=Kind.MODEL,
+        steps=(4,),
+        files=(whole("Comfy-Org/Boogu-Image", "diffusion_models/boogu_image_turbo_fp8_scaled.safetensors"),),
+        name_excludes=("lora",),
+        sources=(f"{TEMPLATES} image_boogu_image_0_1_turbo_t2i.json",),
+        unverified=("licence",),
+    ),
+    boogu(
+        id="boogu-turbo-lora",
+        steps=(3, 4),
+        files=(PublishedFile("Comfy-Org/Boogu-Image", "loras/boogu_image_turbo_lora_rank_128_bf16.safetensors", 128),),
+        sources=(f"{DOCS}, Boogu-Image 0.1",),
+        unverified=("licence and strength", HEADER),
+    ),
+    model(
+        id="lens-turbo",
+        family="Lens Turbo",
+        bases=(Base.LENS,),
+        steps=(4,),
+        schedule=FluxFlow(base_shift=0.5, max_shift=1.15),
+        files=(whole("Comfy-Org/Lens", "diffusion_models/lens_turbo_bf16.safetensors"),),
+        sources=(f"{TEMPLATES} image_lens_turbo_t2i.json",),
+        notes=("The official template also puts a CFGNorm node on the model, without effect at CFG 1.",),
+    ),
+    model(
+        id="mage-flow-turbo",
+        family="Mage-Flow Turbo",
+        bases=(Base.MAGE_FLOW,),
+        steps=(4,),
+        schedule=ShiftedFlow(6.0),
+        files=(whole("Comfy-Org/Mage-Flow", "diffusion_models/mage_flow_turbo_bf16.safetensors"),),
+        sources=(f"{TEMPLATES} image_mage_flow_*.json",),
+    ),
+    model(
+        id="pid-flux1-4step",
+        family="PixelDiT upscaler",
+        bases=(Base.PID,),
+        steps=(4,),
+        # The list of the distillation, which the host's shift of 1.5 comes near.
+        schedule=LiteralSigmas(((0.999, 0.866, 0.634, 0.342),)),
+        solver=Solver.LCM,
+        files=(whole("Comfy-Org/PixelDiT", "diffusion_models/pid_flux1_1024_to_4096_4step_bf16.safetensors"),),
+        name_words=("pid",),
+        sources=(f"{TEMPLATES} utility_pid_latent_upscale_dit.json", "ComfyUI 0.30.0 comfy/supported_models.py, class PiD"),
+    ),
+)
+
+VIDEO_AND_AUDIO = (
+    lora(
+        id="chronoedit-distill-lora",
+        family="ChronoEdit",
+        bases=(Base.WAN21_I2V,),
+        width=5120,
+        steps=(8,),
+        schedule=ShiftedFlow(2.0),
+        files=(PublishedFile("Comfy-Org/Wan_2.2_ComfyUI_Repackaged", "split_files/loras/chronoedit_distill_lora.safetensors"),),
+        name_words=("chronoedit",),
+        sources=("github deepbeepmeep/Wan2GP profiles", f"{TEMPLATES} image_chrono_edit_14B.json"),
+        notes=("The official template attaches it and still runs 20 guided steps; Wan2GP's eight at shift 2 are taken.",),
+        unverified=("official few-step settings", "licence", HEADER),
+    ),
+    ace_step(
+        id="ace-step-15-turbo",
+        files=(
+            whole("Comfy-Org/ace_step_1.5_ComfyUI_files", f"{SPLIT}/acestep_v1.5_turbo.safetensors"),
+            whole("Comfy-Org/ace_step_1.5_ComfyUI_files", f"{SPLIT}/acestep_v1.5_xl_turbo_bf16.safetensors"),
+            PublishedFile(
+                "Comfy-Org/ace_step_1.5_ComfyUI_files", "checkpoints/ace_step_1.5_turbo_aio.safetensors", folder="checkpoints"
+            ),
+        ),
+        sources=(f"{TEMPLATES} audio_ace_step*.json",),
+        notes=("Sound, not pictures.",),
+    ),
+)
+
+RECORDS = (*HIDREAM, *KREA2, *IMAGE, *VIDEO_AND_AUDIO)

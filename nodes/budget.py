@@ -1,0 +1,323 @@
+"""FewStepBudget: from "how long may it take" to steps, cost and method, on this machine, with this model, at this size."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.sample
+import folder_paths
+from comfy.model_patcher import ModelPatcher
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..loras.accelerator import Accelerator, Base
+from ..loras.fingerprint import FileProblem, read_header, recognise
+from ..samplers.budget import (
+    EXPERIENCES,
+    MOST_SPEEDUP,
+    Choice,
+    Cost,
+    Machine,
+    Method,
+    StepRange,
+    Way,
+    Work,
+    allowance_of,
+    candidates,
+    choose,
+    full_run_of,
+    known_ways,
+    levers,
+    pitfalls,
+    seconds_in_words,
+)
+from . import declared, host
+from .accelerator import recognise_foreign
+from ..quality.figure import as_image, new_figure
+from .measure import is_guidance_distilled, measure
+from .report import Report
+
+# Frames a second at which a family's clips play, where the model was trained for one; 24 for the others.
+FRAME_RATES = {base: 16.0 for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V, Base.WAN_VACE, Base.WAN_CAUSAL)} | {Base.LTXV: 25.0}
+OTHER_FRAME_RATE = 24.0
+ANIMATEDIFF_FRAME_RATE = 8.0
+
+
+class FewStepBudget(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepBudget",
+            display_name="Step Budget",
+            category="few-step",
+            description="Turns the time a picture or clip may take into a step count. Measures what one evaluation of the connected model "
+                        "costs here at this size, and tells every way to run it, with seconds, price and licence.",
+            search_aliases=["speed", "benchmark", "time", "cost", "price", "how many steps", "latency", "estimate"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model as the sampler gets it, with its accelerator if it has one."),
+                io.Latent.Input("latent_image", tooltip="The latent that will be sampled: larger and longer ones cost more."),
+                io.Combo.Input("experience", options=list(EXPERIENCES), default="interactive",
+                               tooltip="batch: nobody waits, full steps. interactive: someone waits a few seconds. live: it reacts while "
+                                       "someone moves something; a second, and for video the time the clip plays."),
+                io.Float.Input("seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
+                               tooltip="How long one run of the sampler may take. Lower gives fewer steps. 0 takes the experience's own."),
+                io.Float.Input("seconds_per_evaluation", default=0.0, min=0.0, max=3600.0, step=0.001,
+                               tooltip="What one evaluation of the model costs. 0 measures it now, with a dozen evaluations at most."),
+                io.Float.Input("price_per_hour", default=0.0, min=0.0, max=10000.0, step=0.01,
+                               tooltip="What the machine costs in an hour, in any currency. Higher raises the prices shown and changes "
+                                       "nothing else; 0 leaves them out."),
+            ],
+            outputs=[
+                io.Int.Output(display_name="steps", tooltip="The most steps that fit, for a sampler's steps. Always one the accelerator was "
+                                                            "distilled for; the fewest where nothing fits."),
+                io.Float.Output(display_name="target_speedup", tooltip="For Step Skip: above 1 where steps fit only with skipping."),
+                io.String.Output(display_name="report", tooltip="Every way to run this model, and what to do first."),
+                io.Image.Output(display_name="chart", tooltip="Predicted seconds against evaluations, with the time allowed drawn in."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, latent_image, experience: str, seconds: float, seconds_per_evaluation: float,
+                price_per_hour: float) -> io.NodeOutput:
+        subject = look_at(model, latent_image)
+        allowance = allowance_of(experience, seconds, subject.work)
+        is_measured = seconds_per_evaluation == 0
+        cost = measure(subject.model, latent_image) if is_measured else Cost(seconds_per_evaluation, 2 * seconds_per_evaluation)
+        options = (cost, subject.work, subject.is_negative_forced)
+        choice = choose(candidates(subject.record, subject.full_run, *options), allowance)
+        ways = known_ways(subject.base, subject.width, subject.full_run, declared.known().records.values(), *options,
+                          subject.record)
+        report = describe(subject, experience, cost, choice, ways, price_per_hour, is_measured)
+        chart = draw(cost, choice, ways, subject)
+        return io.NodeOutput(choice.way.steps, choice.way.target_speedup, report.markdown, chart, ui=report.publish(cls.hidden))
+
+
+# ---------------------------------------------------------------- what is connected
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model and the work, as far as a budget depends on them. notes: how the accelerator was recognised, or why it was not."""
+
+    model: ModelPatcher
+    base: Base | None
+    width: int | None
+    record: Accelerator | None
+    full_run: StepRange | None
+    work: Work
+    machine: Machine
+    is_negative_forced: bool
+    notes: tuple[str, ...]
+
+
+def look_at(model: ModelPatcher, latent: Mapping[str, Tensor]) -> Subject:
+    base = host.base_of(model)
+    record, notes = carried_by(model)
+    return Subject(model, base, host.width_of(model), record, full_run_of(base, is_guidance_distilled(model)), work_of(model, latent),
+                   machine_of(model), host.negative_branch_forced(model), notes)
+
+
+def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
+    """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by another loader."""
+    record = host.accelerator_of(model)
+    if record is not None:
+        return record, ()
+    try:
+        recognition, notes = recognise_foreign(model)
+    except ValueError as error:
+        return None, (f"Taken for a model without an accelerator: {error}",)
+    if recognition is None or recognition.record is not None:
+        return (recognition.record if recognition else None), notes
+    return None, ("Taken for a model without an accelerator: the LoRA that another loader put on it is none that is known here.",)
+
+
+def work_of(model, latent: Mapping[str, Tensor]) -> Work:
+    """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are its batch."""
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    first = samples.unbind()[0] if samples.is_nested else samples
+    if model.get_attachment(host.MOTION_KEY) is not None:
+        return Work(1, clip_seconds=first.shape[0] / ANIMATEDIFF_FRAME_RATE)
+    frames = first.shape[2] if first.ndim == 5 else 1
+    if frames == 1:
+        return Work(first.shape[0])
+    played = (frames - 1) * model.get_model_object("latent_format").temporal_downscale_ratio + 1
+    return Work(first.shape[0], frames, played / FRAME_RATES.get(host.base_of(model), OTHER_FRAME_RATE))
+
+
+def machine_of(model) -> Machine:
+    """Bits of a weight as they lie in memory, packed formats included, and the low precision that the device computes faster in."""
+    weights = list(model.model.diffusion_model.parameters())
+    bits = 8 * sum(weight.nbytes for weight in weights) / sum(weight.numel() for weight in weights)
+    management, device = comfy.model_management, model.load_device
+    faster = "NVFP4" if management.supports_nvfp4_compute(device) else "FP8" if management.supports_fp8_compute(device) else ""
+    return Machine(round(bits), faster)
+
+
+def found_files(ways: Sequence[Way]) -> dict[str, str]:
+    """Accelerator id -> the name under which one of its files lies in its model folder.
+
+    A name that several releases share says nothing; such a LoRA is recognised by its header.
+    """
+    records = [record for way in ways for record in way.records]
+    uses = Counter(name for record in declared.known().records.values() if not record.only_by_choice
+                   for name in {file.name for file in record.files})
+    found = {}
+    for record in records:
+        places = {(file.folder, file.name) for file in record.files if file.name and file.folder in folder_paths.folder_names_and_paths}
+        for folder, published in sorted(places):
+            for name in folder_paths.get_filename_list(folder):
+                if os.path.basename(name) == published and (uses[published] <= 1 or is_of(record, folder, name)):
+                    found[record.id] = name
+    return found
+
+
+def is_of(record: Accelerator, folder: str, name: str) -> bool:
+    """Whether the file at hand is this release's, by its contents and its path."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None or not name.endswith(".safetensors"):
+        return False
+    try:
+        recognition = recognise(read_header(path), name, declared.known().records.values())
+    except FileProblem:
+        return False
+    return recognition.record is not None and recognition.record.id == record.id
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways: Sequence[Way], price_per_hour: float,
+             is_measured: bool) -> BudgetReport:
+    way, found = choice.way, found_files(ways)
+    name = way.records[0].id if way.records else subject.base.value if subject.base else "the connected model"
+    fits = (f"misses the allowance of {seconds_in_words(choice.allowance)} by {seconds_in_words(choice.misses)}" if choice.misses
+            else f"fits {seconds_in_words(choice.allowance)}")
+    speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
+    price = way.price(price_per_hour, subject.work)
+    where = comfy.model_management.get_torch_device_name(subject.model.load_device)
+    return BudgetReport(
+        node="Step Budget",
+        summary=f"{way.steps} steps{speed}: about {seconds_in_words(way.seconds)}, {fits}",
+        rows=(
+            ("model", name),
+            ("experience", f"{experience}: {EXPERIENCES[experience].words}; {seconds_in_words(choice.allowance)} allowed"),
+            ("seconds per evaluation", f"{cost.evaluation:.3g} ({f'measured now on {where}' if is_measured else 'as given'}); with both "
+                                       f"prompts {cost.guided_step:.3g}"),
+            ("steps", f"{way.steps}{speed}, {way.evaluations} evaluations"),
+            ("predicted", f"{seconds_in_words(way.seconds)}: {fits}"),
+            *((("price", f"{price:.4g} for each {subject.work.noun}"),) if price_per_hour else ()),
+            *((("first block of the stream", seconds_in_words(way.first_block)),) if way.first_block is not None else ()),
+        ),
+        notes=subject.notes,
+        sections=(
+            table(ways, subject, choice.allowance, price_per_hour, found),
+            "**What to do, in this order**\n\n" + "\n".join(f"{n}. {text}" for n, text in enumerate(levers(choice, ways, subject.machine), 1)),
+            "**Mind**\n\n" + "\n".join(f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)),
+        ),
+        data={
+            "steps": way.steps, "target_speedup": way.target_speedup, "evaluations": way.evaluations, "predicted_seconds": way.seconds,
+            "allowance": None if choice.allowance == float("inf") else choice.allowance, "misses": choice.misses,
+            "seconds_per_evaluation": cost.evaluation, "seconds_per_guided_step": cost.guided_step, "measured": is_measured,
+            "price": price, "accelerator": subject.record.id if subject.record else None, "experience": experience,
+            "ways": [{"method": one.method.value, "accelerators": [record.id for record in one.records], "steps": one.steps,
+                      "evaluations": one.evaluations, "seconds": one.seconds} for one in ways],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class BudgetReport(Report):
+    """A report with tables and lists of its own below the short one."""
+
+    sections: tuple[str, ...] = ()
+
+    @property
+    def markdown(self) -> str:
+        return "\n\n".join([super().markdown, *self.sections])
+
+
+def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hour: float, found: Mapping[str, str]) -> str:
+    """Every way to run the model, a line each."""
+    price = [f"price per {subject.work.noun}"] if price_per_hour else []
+    head = ["way", "file", "there", "licence", "steps", "evaluations", "seconds", *price, "factor", "fits"]
+    full = next((way.seconds for way in ways if way.method is Method.FULL), None)
+    rows = []
+    for way in ways:
+        cost = [f"{way.price(price_per_hour, subject.work):.4g}"] if price_per_hour else []
+        factor = "" if full is None else f"{full / way.seconds:.1f}x"
+        rows.append([*_identity(way, subject.full_run, found), str(way.steps), str(way.evaluations), f"{way.seconds:.3g}", *cost, factor,
+                     "yes" if way.seconds <= allowance else "no"])
+    return "\n".join(["**Every way to run this model**", "", *(f"| {' | '.join(_cells(row))} |" for row in [head, ["---"] * len(head), *rows])])
+
+
+def _identity(way: Way, full_run: StepRange | None, found: Mapping[str, str]) -> list[str]:
+    """Name, file, whether it is there, licence."""
+    if not way.records:
+        guided = " and guidance" if full_run.is_guided else ""
+        return [f"full steps{guided}" + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.method is Method.SKIP else ""), "", "", ""]
+    names = [record.id for record in way.records]
+    files = [found.get(record.id) or next((file.name for file in record.files if file.name), record.files[0].repo if record.files else "")
+             for record in way.records]
+    there = "yes" if all(name in found for name in names) else "no"
+    made_for = f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
+    what = "streaming" if way.method is Method.STREAM else way.records[0].kind.value
+    return [f"{' + '.join(names)}{made_for}, {what}", " + ".join(files), f"{there} ({_folder(way)})", str(way.records[0].licence)]
+
+
+def _folder(way: Way) -> str:
+    return way.records[0].files[0].folder if way.records[0].files else "loras"
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    return [text.replace("|", "\\|") for text in row]
+
+
+# ---------------------------------------------------------------- the chart
+
+
+COLOURS = {Method.FULL: "#5b6770", Method.SKIP: "#2a7fba", Method.ACCELERATOR: "#2e9e5b", Method.STREAM: "#8a55b5"}
+
+
+def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Tensor:
+    """Predicted seconds against evaluations, both on logarithmic axes, and the allowance. (1, H, W, 3)"""
+    figure = new_figure(1000, 620)
+    axes = figure.subplots()
+    everything = [*ways, choice.way]
+    counts = [way.evaluations for way in everything]
+    span = [min(counts) * 0.7, max(counts) * 1.4]
+    axes.plot(span, [cost.evaluation * count for count in span], color="#c9d1d6", zorder=1,
+              label=f"{cost.evaluation:.3g} s an evaluation, one prompt")
+    for method, colour in COLOURS.items():
+        points = Counter((way.evaluations, way.seconds) for way in ways if way.method is method)
+        if points:
+            evaluations, seconds = zip(*points)
+            axes.scatter(evaluations, seconds, s=70, color=colour, zorder=3, label=method.value)
+        for (evaluations, seconds), count in points.items():
+            axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9, color=colour)
+    if choice.allowance != float("inf"):
+        axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=f"allowed: {seconds_in_words(choice.allowance)}")
+    axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
+                 label=f"chosen: {choice.way.steps} steps, {seconds_in_words(choice.way.seconds)}")
+    axes.set(xscale="log", yscale="log", xlabel="evaluations for each sample", ylabel="predicted seconds for one run",
+             title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _: "")
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend(loc="lower right", fontsize=9)
+    return as_image(figure)
+
+
+def _point_name(method: Method, count: int) -> str:
+    if method in (Method.ACCELERATOR, Method.STREAM):
+        return f"{count} accelerator{'s' * (count > 1)}"
+    return "full" if method is Method.FULL else "skip"
+
+
+NODES = [FewStepBudget]

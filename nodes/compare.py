@@ -1,0 +1,98 @@
+"""FewStepCompare: two results of one prompt and seed side by side, in pictures and figures, with what each of them cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from comfy_api.v0_0_2 import io
+
+from ..quality.metrics import Quality, compare, lpips_missing
+from ..quality.sheet import contact_sheet
+from .report import Report
+
+# What a report's rows are called that are worth a line in the comparison, in this order.
+COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
+ROW = re.compile(r"^\| (?P<name>[^|]+?) \| (?P<value>.*) \|$", re.MULTILINE)
+NUMBER = re.compile(r"\d+(\.\d+)?")
+SMALL_TEMPORAL = "Frame differences are compared because the batch has several pictures; for pictures that are no clip, ignore them."
+
+
+class FewStepCompare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepCompare",
+            display_name="Speed-Quality Compare",
+            category="few-step",
+            description="Puts a fast result beside a slow one of the same prompt and seed: PSNR, SSIM, LPIPS where its weights are on disk, "
+                        "for clips the difference in motion, a difference map, and what both of them cost.",
+            search_aliases=["psnr", "ssim", "lpips", "difference", "benchmark", "contact sheet", "a/b"],
+            inputs=[
+                io.Image.Input("reference", tooltip="The picture or frames to be measured against, such as those of the full run."),
+                io.Image.Input("candidate", tooltip="The faster ones: same size and count, same prompt and seed."),
+                io.String.Input("reference_report", default="", tooltip="The report of the reference's sampler, for its evaluations and "
+                                                                        "seconds. May stay empty."),
+                io.String.Input("candidate_report", default="", tooltip="The report of the candidate's sampler. May stay empty."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sheet", tooltip="Both, the difference between them, and the figures."),
+                io.String.Output(display_name="report", tooltip="The figures and both costs as a table."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, reference, candidate, reference_report: str, candidate_report: str) -> io.NodeOutput:
+        quality = compare(reference, candidate)
+        report = describe(quality, len(reference), rows_of(reference_report), rows_of(candidate_report))
+        sheet = contact_sheet(reference, candidate, quality)
+        return io.NodeOutput(sheet, report.markdown, ui=report.publish(cls.hidden))
+
+
+def rows_of(report: str) -> dict[str, str]:
+    """The rows of a report of this pack, by name; empty for any other text."""
+    return {match["name"]: match["value"].replace("\\|", "|") for match in ROW.finditer(report)}
+
+
+def describe(quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]) -> CompareReport:
+    factor = speedup(reference, candidate)
+    figures = tuple(quality.rows)
+    speed = () if factor is None else (("speed", f"{factor:.2f}x the reference's"),)
+    return CompareReport(
+        node="Speed-Quality Compare",
+        summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
+        rows=(("compared", f"{frames} picture{'s' * (frames > 1)}"), *figures, *speed),
+        notes=((SMALL_TEMPORAL,) if quality.temporal is not None else ()),
+        costs=tuple((name, reference.get(name, ""), candidate.get(name, "")) for name in COSTS if name in reference or name in candidate),
+        data={
+            "psnr": None if quality.psnr == float("inf") else quality.psnr, "is_equal": quality.psnr == float("inf"), "ssim": quality.ssim,
+            "lpips": quality.lpips, "lpips_missing": lpips_missing(), "temporal_difference": quality.temporal, "speedup": factor,
+            "reference": reference, "candidate": candidate,
+        },
+    )
+
+
+def speedup(reference: dict[str, str], candidate: dict[str, str]) -> float | None:
+    """Seconds of the reference over the candidate's, where both reports say them."""
+    seconds = [NUMBER.match(rows.get("seconds", "")) for rows in (reference, candidate)]
+    if not all(seconds) or float(seconds[1][0]) == 0:
+        return None
+    return float(seconds[0][0]) / float(seconds[1][0])
+
+
+@dataclass(frozen=True)
+class CompareReport(Report):
+    """A report with the two costs in columns below the figures. costs: (what, reference's, candidate's)."""
+
+    costs: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def markdown(self) -> str:
+        if not self.costs:
+            return super().markdown
+        rows = [["cost", "reference", "candidate"], ["---"] * 3, *(list(row) for row in self.costs)]
+        return "\n".join([super().markdown, "", *("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)])
+
+
+NODES = [FewStepCompare]

@@ -1,0 +1,77 @@
+"""Accelerators that the user declared in JSON files, beside those of the catalogue."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..loras.accelerator import Accelerator
+from ..loras.catalog import CATALOG
+from ..loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
+from . import host
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """records: the catalogue's and the user's, by id. own: the user's alone. problems: what was wrong with the others."""
+
+    records: Mapping[str, Accelerator]
+    own: tuple[Accelerator, ...]
+    problems: tuple[str, ...]
+
+    def chosen(self, id: str) -> Accelerator:
+        """The record of an id. Raises ValueError saying what is wrong with its declaration, if it has one."""
+        if id in self.records:
+            return self.records[id]
+        wrong = [problem for problem in self.problems if id_of(problem.partition(":")[0]) == id]
+        raise ValueError(wrong[0] if wrong else f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the list.")
+
+    def for_file(self, name: str) -> tuple[Accelerator, ...]:
+        """The user's own records that name this file: they go before the catalogue's."""
+        short = name.replace("\\", "/").rpartition("/")[2].lower()
+        return tuple(record for record in self.own if any(file.name.lower() == short for file in record.files))
+
+
+def files() -> dict[str, str]:
+    """Declarations by name: in models/fewstep, and beside the LoRAs."""
+    return {name: path for name, path in host.declaration_files().items() if name.endswith(SUFFIX)}
+
+
+def ids() -> list[str]:
+    """The ids that the declarations' names spell, without reading them."""
+    return sorted({id_of(name) for name in files()} - {"", *CATALOG})
+
+
+def paths() -> list[str]:
+    return list(files().values())
+
+
+def known() -> Known:
+    """Every accelerator there is now. A declaration that is wrong is logged, and named where somebody asks for it."""
+    records, own, problems = dict(CATALOG), [], []
+    for name, path in files().items():
+        try:
+            record = read(name, Path(path))
+            if record.id in records:
+                raise DeclarationError(f"{name}: its name spells {record.id}, which is taken. Rename the file.")
+        except DeclarationError as error:
+            log.warning("Declaration %s", error)
+            problems.append(str(error))
+            continue
+        records[record.id] = record
+        own.append(record)
+    return Known(records, tuple(own), tuple(problems))
+
+
+def read(name: str, path: Path) -> Accelerator:
+    """The accelerator of one file. Raises DeclarationError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        return parse_declaration(content.decode("utf-8-sig"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeclarationError(f"{name}: it cannot be read as UTF-8 text ({error}).") from None

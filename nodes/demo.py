@@ -1,0 +1,89 @@
+"""FewStepDemo: a small text-to-video model of our own, trained for this pack, with everything it takes to sample it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from . import host
+
+FOLDER = Path(__file__).resolve().parent.parent / "demo"
+LORAS = FOLDER / "loras"
+VAE = "fewstep_demo_vae.safetensors"
+VARIANTS = {"base": "fewstep_demo_wan.safetensors"}
+
+WORDS = "demo.word_embeddings"
+# The shift it was trained to be sampled at; the host's own for Wan is 8.
+SHIFT = 5.0
+LATENT_SIDE = 8  # 64 pixels
+
+
+class FewStepDemo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepDemo",
+            display_name="Demo Model",
+            category="few-step",
+            description="A tiny Wan text-to-video model that comes with the pack: coloured shapes that move, 64 x 64 pixels. Runs on any "
+                        "machine in seconds. Its two accelerators are in the Accelerator Loader's list.",
+            search_aliases=["demo", "example", "test model", "tiny wan"],
+            inputs=[
+                io.String.Input("prompt", default="a red circle moving right", multiline=False,
+                                tooltip="A small or big, coloured circle, square or triangle, moving left, right, up or down, growing, "
+                                        "shrinking or standing still, on a dark, grey, striped or gradient background. Other words "
+                                        "are refused with the list of those it knows."),
+                io.Int.Input("frames", default=17, min=1, max=81, step=4,
+                             tooltip="Length of the clip. 17 is what it was trained on; 1 gives a picture."),
+                io.Combo.Input("variant", options=list(VARIANTS), default="base",
+                               tooltip="base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of its accelerators."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For the Accelerator Loader, or KSampler with 50 steps at CFG 5."),
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt."),
+                io.Conditioning.Output(display_name="negative", tooltip="The empty prompt it was trained with."),
+                io.Vae.Output(display_name="vae", tooltip="Its own VAE, for VAE Decode."),
+                io.Latent.Output(display_name="latent", tooltip="An empty latent of the right size."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prompt: str, frames: int, variant: str) -> io.NodeOutput:
+        tensors, metadata = host.load_tensors(str(FOLDER / VARIANTS[variant]))
+        text = json.loads(metadata["fewstep_demo"])
+        positive, negative = (embed(words, tensors[WORDS], text) for words in (prompt, ""))
+        latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
+        return io.NodeOutput(load_model(variant), [[positive, {}]], [[negative, {}]], host.load_vae(str(FOLDER / VAE)),
+                             {"samples": latent})
+
+
+def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
+    """The conditioning (1, L, 4096) of a prompt: one row of the table for each word, then the empty word.
+
+    Raises ValueError for a word outside the vocabulary, with the vocabulary, and for too many words.
+    """
+    vocabulary, length = text["vocabulary"], text["sentence_length"]
+    words = prompt.lower().replace(",", " ").replace(".", " ").split()
+    unknown = [word for word in words if word not in vocabulary]
+    if unknown:
+        raise ValueError(f"The demo model does not know {', '.join(unknown)}. It knows: {', '.join(filter(None, vocabulary))}.")
+    if len(words) > length:
+        raise ValueError(f"The demo model reads up to {length} words, and the prompt has {len(words)}. Leave some out.")
+    rows = [vocabulary.index(word) for word in words] + [vocabulary.index("")] * (length - len(words))
+    return table[rows].float().unsqueeze(0)
+
+
+def load_model(variant: str, disable_dynamic: bool = False):
+    """The host's MODEL of a variant. Registered with it, so that the host can load the model again where it needs to."""
+    tensors, metadata = host.load_tensors(str(FOLDER / VARIANTS[variant]))
+    tensors.pop(WORDS)
+    model = host.load_diffusion_model(tensors, metadata, disable_dynamic)
+    model.cached_patcher_init = (load_model, (variant,))
+    return host.with_shift(model, SHIFT)
+
+
+NODES = [FewStepDemo]

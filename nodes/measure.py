@@ -1,0 +1,134 @@
+"""What one evaluation of a model costs on this machine at this size: a few real ones, timed. Nothing is remembered.
+
+The model runs through the host's own sampling machinery, with loading, patches and wrappers, on noise of the latent's shape and an
+empty prompt: text as long as the model's text encoder makes it, all zeros. What a prompt says does not change what it costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import comfy.nested_tensor
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..loras.accelerator import Base
+from ..samplers.budget import BudgetError, Cost
+from . import host
+
+TIMED = 5
+# A warm-up this slow says that the next evaluations will be long too: two of them are enough.
+SLOW_SECONDS = 10.0
+TIMED_SLOW = 2
+# Above this a device is busy with one prompt alone, and both prompts together take twice as long.
+BUSY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Where a network's text comes in. layer: the first one, whose input is the text's width. tokens: as long as the host's text
+    encoder makes an ordinary prompt. has_mask: the encoder says which tokens are text, and the network insists on it."""
+
+    layer: str
+    tokens: int
+    has_mask: bool = False
+
+
+UNET = TextInput("", 77)  # its width is in the configuration
+WAN = TextInput("text_embedding.0", 512)
+TEXT_INPUTS = {
+    Base.SD15: UNET, Base.SD21: UNET, Base.SDXL: UNET, Base.SSD1B: UNET,
+    Base.SD3: TextInput("context_embedder", 154),  # CLIP's 77 and T5's 77
+    Base.FLUX: TextInput("txt_in", 256), Base.FLUX_SCHNELL: TextInput("txt_in", 256), Base.FLUX2: TextInput("txt_in", 512),
+    Base.Z_IMAGE: TextInput("cap_embedder.1", 128),
+    Base.QWEN_IMAGE: TextInput("txt_in", 128), Base.MAGE_FLOW: TextInput("txt_in", 128),
+    Base.ANIMA: TextInput("blocks.0.cross_attn.k_proj", 512),
+    Base.WAN_T2V: WAN, Base.WAN21_I2V: WAN, Base.WAN22_I2V: WAN, Base.WAN22_TI2V: WAN, Base.WAN_VACE: WAN, Base.WAN_CAUSAL: WAN,
+    Base.HUNYUAN_VIDEO: TextInput("txt_in.input_embedder", 256), Base.HUNYUAN15: TextInput("txt_in.input_embedder", 256),
+    Base.LTXV: TextInput("caption_projection.linear_1", 128, has_mask=True),
+}  # fmt: skip
+# The pooled text beside it: SD3's and FLUX.1's first layers for it. SDXL's width is the host's own constant.
+POOLED_LAYERS = ("y_embedder.mlp.0", "vector_in.in_layer")
+SDXL_POOLED = 1280
+
+
+def measure(model, latent) -> Cost:
+    """Seconds of an evaluation and of a guided step on this model at this latent's size. Raises BudgetError where it cannot tell."""
+    prompt = empty_prompt(model)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
+    evaluation = _seconds(model, samples, prompt, None, progress)
+    is_busy = evaluation > BUSY_SECONDS or is_guidance_distilled(model)
+    guided_step = 2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress)
+    progress.update_absolute(progress.total)
+    return Cost(evaluation, max(evaluation, guided_step))
+
+
+def is_guidance_distilled(model) -> bool:
+    """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such a model runs at CFG 1."""
+    return bool(getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False))
+
+
+def empty_prompt(model) -> list:
+    """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model whose shape is not known here."""
+    base = host.base_of(model)
+    text, network = TEXT_INPUTS.get(base), model.model.diffusion_model
+    if text is None:
+        name = base.value if base else type(model.model.model_config).__name__
+        raise BudgetError(f"A {name} model takes more than a prompt, so it cannot be measured with an empty one. Run it once, read the "
+                          "seconds per pass in the sampler's report or its it/s in the console, and enter them in "
+                          "seconds_per_evaluation.")
+    width = network.get_submodule(text.layer).in_features if text.layer else model.model.model_config.unet_config["context_dim"]
+    pooled = _pooled_width(model)
+    beside = {"pooled_output": None if pooled is None else torch.zeros(1, pooled)}
+    if text.has_mask:
+        beside["attention_mask"] = torch.ones(1, text.tokens, dtype=torch.long)
+    return [[torch.zeros(1, text.tokens, width), beside]]
+
+
+def _pooled_width(model) -> int | None:
+    if model.model.adm_channels and host.base_of(model) in (Base.SDXL, Base.SSD1B):
+        return SDXL_POOLED
+    modules = dict(model.model.diffusion_model.named_modules())
+    return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)
+
+
+def _seconds(model, samples: Tensor, positive, negative, progress) -> float:
+    """Median seconds of a step after a warm-up, with one prompt or with two."""
+    run, seconds = host.RunLog(), []
+    guider = host.guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
+
+    def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
+        for sigma in sigmas[:-1]:
+            calls, started = run.calls, time.perf_counter()
+            denoised = denoise(x, sigma.expand(x.shape[0]), **(extra_args or {}))
+            denoised.flatten()[0].item()  # waits for the device, whichever it is
+            # A skip node may have answered in place of the network.
+            if run.calls > calls:
+                seconds.append(time.perf_counter() - started)
+            # The host stops an interrupted run where progress is told.
+            progress.update(1)
+            if seconds and seconds[0] > SLOW_SECONDS and len(seconds) > TIMED_SLOW:
+                break
+        return x
+
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", TIMED + 1)
+    guider.sample(_noise_like(samples), samples, comfy.samplers.KSAMPLER(evaluate), sigmas, disable_pbar=True, seed=0)
+    if len(seconds) < 2:
+        raise BudgetError("A node on this model answered in place of the network, so nothing could be measured. Connect the model as it "
+                          "is before that node.")
+    return statistics.median(seconds[1:])
+
+
+def _noise_like(samples: Tensor) -> Tensor:
+    """Noise in the latent's shape, from a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+    if samples.is_nested:
+        return comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=generator) for part in samples.unbind()])
+    return torch.randn(samples.shape, generator=generator)

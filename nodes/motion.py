@@ -1,0 +1,176 @@
+"""FewStepMotion: load an AnimateDiff motion module onto an SD 1.5 model, with the noise schedule and the steps it was made for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+from comfy_api.v0_0_2 import io
+
+from ..loras.accelerator import Accelerator, Base, Kind, Solver
+from ..loras.catalog import CATALOG
+from ..loras.fingerprint import FileProblem, Fingerprint, Header, read_header, recognise_lora
+from ..motion.keys import MotionFile, Version, inspect
+from . import host
+from .motion_patch import Windows, load_network, motion_of, widths_of, windows_of, with_motion
+from .report import Report
+
+FOLDER = "animatediff_models"
+host.add_model_folder(FOLDER)
+
+
+class FewStepMotion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepMotion",
+            display_name="Motion Module Loader",
+            category="few-step",
+            description="Turns an SD 1.5 model into a video model with an AnimateDiff motion module: v1, v2, v3, AnimateLCM, or "
+                        "AnimateDiff-Lightning, which makes a clip in 1, 2, 4 or 8 steps.",
+            search_aliases=["animatediff", "animatediff-lightning", "animatelcm", "motion", "video", "sd15 video"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD 1.5 model. Put LoRAs and other patches before or after this node."),
+                io.Combo.Input("motion_name", options=host.model_files(FOLDER),
+                               tooltip="The motion module in models/animatediff_models. AnimateDiff-Lightning files bring their step "
+                                       "count with them; the others need an ordinary number of steps."),
+                io.Int.Input("frames", default=16, min=1, max=4096,
+                             tooltip="Frames of the clip, which is batch_size of the empty latent. Modules were made on 16; more than "
+                                     "the module can see at once (24, 32 or 64) are made in overlapping windows, which costs more per "
+                                     "frame."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with motion: connect it to the Few-Step Sampler, or to any "
+                                                              "sampler if the module is no accelerator."),
+                io.String.Output(display_name="report", tooltip="What the file is, how that was decided, and what was set."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
+        if motion_name is None or host.model_path(FOLDER, motion_name):
+            return True
+        near = difflib.get_close_matches(motion_name, host.model_files(FOLDER), n=3, cutoff=0.4)
+        return (f"{motion_name} is not in models/{FOLDER}. " + (f"The nearest files there: {', '.join(near)}. " if near else "")
+                + "Put the file there, or choose another.")
+
+    @classmethod
+    def fingerprint_inputs(cls, motion_name: str | None = None, **inputs) -> str:
+        path = host.model_path(FOLDER, motion_name) if motion_name is not None else None
+        if path is None:
+            return ""
+        stat = os.stat(path)
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, model, motion_name: str, frames: int) -> io.NodeOutput:
+        attached, report = attach(model, motion_name, frames)
+        return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
+
+
+def attach(model, motion_name: str, frames: int):
+    """(model with motion, Report). Raises ValueError naming what was expected, what was found and what to do."""
+    path = host.model_path(FOLDER, motion_name)
+    if path is None:
+        raise FileProblem(f"{motion_name} is not in models/{FOLDER}. Put the file there, or choose another.")
+    header = read_header(path)
+    file = inspect(header.shapes, motion_name)
+    refuse_model(model, file, motion_name)
+    record, evidence = record_of(file, header, motion_name)
+    refuse_second_accelerator(host.accelerator_of(model), record)
+
+    tensors, _ = host.load_tensors(path)
+    patched = with_motion(model, load_network(model, file.architecture, tensors), motion_name, frames)
+    if record is not None:
+        patched = host.with_record(host.with_model_sampling(patched, record), record)
+    patched = host.with_linear_betas(patched)
+    return patched, describe(patched, file, evidence)
+
+
+def refuse_model(model, file: MotionFile, motion_name: str) -> None:
+    if host.base_of(model) is not Base.SD15:
+        raise ValueError(f"{motion_name} is a motion module for SD 1.5; the connected model is "
+                         f"{type(model.model.model_config).__name__}. Connect an SD 1.5 checkpoint.")
+    carried = motion_of(model)
+    if carried is not None:
+        raise ValueError(f"This model already carries the motion module {carried.name}. Connect the model as it comes from its loader.")
+    if file.architecture.widths != widths_of(model):
+        raise ValueError(f"{motion_name} is made for a UNet of widths {list(file.architecture.widths)}; the connected model's are "
+                         f"{list(widths_of(model))}. Connect an SD 1.5 checkpoint of ordinary size.")
+
+
+def refuse_second_accelerator(carried: Accelerator | None, record: Accelerator | None) -> None:
+    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model; its record then takes the LoRA's place.
+    if carried is not None and record is not None and carried.family != record.family:
+        raise ValueError(f"This model already carries {carried.id}, and {record.id} is an accelerator itself. Two accelerators on one "
+                         "model spoil each other: leave one out, or take a motion module that is none (AnimateDiff v2 or v3).")
+
+
+def record_of(file: MotionFile, header: Header, motion_name: str) -> tuple[Accelerator | None, tuple[str, ...]]:
+    """(the accelerator this module is, None for an ordinary one; the evidence).
+
+    AnimateDiff-Lightning has the very tensors of v2, so that only the file's size, title or name tells the two apart.
+    """
+    words = f"header: {file.version.value}, {file.architecture.positions} positions, {file.layout.value} key layout"
+    found = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), None, (), "absent", False, (words,))
+    modules = [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE]
+    if file.version is Version.LCM:
+        return next((record for record in modules if record.solver is Solver.LCM), None), found.evidence
+    if file.version is not Version.V2:
+        return None, found.evidence
+    recognition = recognise_lora(found, header.metadata, motion_name, header.size, modules)
+    if recognition.record is not None:
+        return recognition.record, recognition.evidence
+    if recognition.evidence == found.evidence:
+        return None, (*found.evidence, "nothing speaks for a Lightning module")
+    candidates = recognition.candidates
+    raise ValueError(f"{motion_name} may be any of {', '.join(record.id for record in candidates)}: their tensors are alike and its name "
+                     f"does not say which. Put the step count in the name, as published: {candidates[0].files[0].name}.")
+
+
+def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
+    motion, record = motion_of(patched), host.accelerator_of(patched)
+    windows = windows_of(patched)
+    seen = f"in {windows.count} windows of {windows.length}, {windows.overlap} of them shared" if windows else "at once"
+    settings = ("an ordinary number of steps and CFG" if record is None else
+                f"{record.default_steps} steps, {record.solver.value}, CFG {record.cfg:g}")
+    return Report(
+        node="Motion Module Loader",
+        summary=f"{record.id if record else file.version.value}: {motion.frames} frames {seen}, {settings}",
+        rows=(
+            ("motion module", motion.name),
+            ("recognised", "; ".join(evidence)),
+            ("accelerator", f"{record.id} ({record.family})" if record else "none"),
+            ("frames", f"{motion.frames}, {seen}"),
+            ("run with", settings),
+            ("noise schedule", "linear betas, as AnimateDiff was trained"),
+            *((("licence", str(record.licence)),) if record else ()),
+        ),
+        notes=notes_on(patched, file, windows),
+        data={
+            "motion_module": motion.name, "version": file.version.value, "accelerator": record.id if record else None,
+            "frames": motion.frames, "positions": motion.positions, "windows": windows.count if windows else 1,
+            "evidence": list(evidence),
+        },
+    )
+
+
+def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, ...]:
+    motion, record = motion_of(patched), host.accelerator_of(patched)
+    notes = list(record.notes) if record else []
+    if windows:
+        work = windows.count * windows.length / motion.frames
+        notes.append(f"{motion.frames} frames in windows (this module sees {motion.positions} at once): each step evaluates "
+                     f"{windows.count} windows, {work:.2f} times the work of {motion.frames} frames.")
+    if record is None:
+        notes.append("This module is no accelerator: use an ordinary sampler with its usual steps, or attach an accelerator LoRA for SD 1.5.")
+    if record is None and file.version is Version.V2:
+        notes.append("An AnimateDiff-Lightning module under another name is recognised once its name says lightning and the step count.")
+    if file.version is Version.V1:
+        notes.append("v1 was trained in a UNet that normalised over all frames together; here, as in diffusers, the UNet's own layers see "
+                     "each frame alone. v2 and later were trained so.")
+    return tuple(notes)
+
+
+NODES = [FewStepMotion]

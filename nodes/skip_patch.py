@@ -1,0 +1,274 @@
+"""Step Skip on a ComfyUI model: two official wrappers, one frozen setting, and one object per run that dies with it.
+
+OUTER_SAMPLE makes the run and drops it; PREDICT_NOISE stands around everything that costs: ControlNets, context windows, regional
+prompts, SLG and PAG, several GPUs, offloaded weights, the compiled network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.wan.model
+import comfy.model_management
+import comfy.model_sampling
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from torch import Tensor
+
+from ..samplers.skip import METHODS
+from ..samplers.skip.forecast import Forecast
+from ..samplers.skip.run import Method, Settings, SkipRun, Tally
+from ..samplers.skip.schedule import Schedule
+from ..samplers.skip.solver import Solver, solver_of
+from ..samplers.skip.teacache import IDENTITY, POLYNOMIALS, wan_polynomial
+from . import host
+from .report import Report
+
+KEY = "fewstep.skip"
+NAME = "Step Skip"
+# On "auto" the history may take this share of the model device's free memory before it goes to the CPU.
+FREE_MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class SkipConfig:
+    """The node's settings. method: a key of METHODS. cache_device: auto, model or cpu."""
+
+    method: str
+    settings: Settings
+    start_percent: float
+    end_percent: float
+    cache_device: str
+
+
+def with_skip(model, config: SkipConfig, hidden=None):
+    """The model with Step Skip on it. hidden: the node's hidden inputs, for the text under it.
+
+    The wrappers go into the model options: on the patcher itself they would make the host load the same weights again.
+    """
+    refuse_another(model.model_options, model.wrappers)
+    patched = model.clone()
+
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider = executor.class_obj
+        refuse_another(guider.model_options, guider.model_patcher.wrappers, is_ours_expected=True)
+        run = GuidedRun(config, guider, sampler, sigmas)
+        guider.model_options[KEY] = run
+        try:
+            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            report = run.report()
+        finally:
+            guider.model_options.pop(KEY, None)
+        report.publish(hidden)
+        log = host.run_log(guider.model_options)
+        if log is not None:
+            log.entries.append({"node": NAME, "summary": report.summary, **report.data})
+        return samples
+
+    def predict_noise(executor, x, timestep, model_options, seed=None):
+        run = executor.class_obj.model_options.get(KEY)
+        if run is None:
+            return executor(x, timestep, model_options, seed)
+        return run.predict(executor, x, timestep, model_options, seed)
+
+    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.PREDICT_NOISE, predict_noise)):
+        add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, is_model_options=True)
+    return patched
+
+
+def refuse_another(model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool = False) -> None:
+    """Two nodes that skip evaluations work on each other's forecasts; the pictures are wrong and nobody says so."""
+    other = another_skip_node(model_options, wrappers, is_ours_expected)
+    if other is not None:
+        raise ValueError(f"This model already skips evaluations with {other}, and {NAME} was added to it. Each would forecast from the "
+                         f"other's forecasts: remove {other} or {NAME}.")
+
+
+def another_skip_node(model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool) -> str | None:
+    """The name of a skip node that is already at work, None where there is none.
+
+    ComfyUI's EasyCache and LazyCache name themselves. Those of other packs are known by "cache" in a wrapper's key or in where
+    their function comes from.
+    """
+    options = model_options.get("transformer_options", {})
+    if "easycache" in options:
+        return getattr(options["easycache"], "name", "EasyCache")
+    for found in (options.get("wrappers", {}), wrappers):
+        for kind, by_key in found.items():
+            for key, functions in by_key.items():
+                if key == KEY and kind == WrappersMP.OUTER_SAMPLE and (not is_ours_expected or len(functions) > 1):
+                    return f"another {NAME}"
+                if functions and "cache" in str(key).lower():
+                    return f"the node that registered {key!r}"
+    function = model_options.get("model_function_wrapper")
+    origin = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+    return f"the node behind {origin}" if "cache" in origin.lower() else None
+
+
+class GuidedRun:
+    """One sampling run of one guider. The pure run is made at the first evaluation: weights and conditioning are ready then."""
+
+    def __init__(self, config: SkipConfig, guider, sampler, sigmas: Tensor):
+        self.config, self.guider = config, guider
+        # Reading the schedule waits for the device once, before anything runs on it.
+        self.sigmas = tuple(sigmas.tolist())
+        function = getattr(sampler, "sampler_function", sampler)
+        name = getattr(function, "__name__", type(function).__name__)
+        self.solver: Solver = solver_of(name, getattr(sampler, "extra_options", {}))
+        self.run: SkipRun | None = None
+        self.notes: list[str] = []
+
+    def predict(self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
+        if self.run is None:
+            self.run = self._start(x)
+        before = self.guider.model_options.get("sampler_post_cfg_function", [])
+        added = model_options.get("sampler_post_cfg_function", [])[len(before):]
+        if not added:
+            return self.run.evaluate(x, timestep[0], lambda: executor(x, timestep, model_options, seed))
+        return self._predict_all(executor, x, timestep, model_options, seed, added)
+
+    def _predict_all(self, executor, x, timestep, model_options, seed, added: list[Callable]) -> Tensor:
+        """CFG++ and the like: the sampler reads the unconditional prediction through a function of its own, added to the options.
+
+        All three predictions are forecast together, and on a skip the sampler's functions are called with them as the host would.
+        """
+        seen: dict[str, Any] = {}
+
+        def capture(args):
+            seen.update(args)
+            return args["denoised"]
+
+        def compute() -> Tensor:
+            functions = model_options["sampler_post_cfg_function"]
+            options = {**model_options, "sampler_post_cfg_function": [*functions[: -len(added)], capture, *added]}
+            denoised = executor(x, timestep, options, seed)
+            if seen.get("uncond_denoised") is None:
+                self.run.refusal = "the sampler reads predictions that this guider does not show"
+                return denoised
+            return torch.stack([denoised, seen["uncond_denoised"], seen["cond_denoised"]])
+
+        outputs = self.run.evaluate(x, timestep[0], compute)
+        if outputs.shape == x.shape:
+            return outputs
+        denoised, uncond_denoised, cond_denoised = outputs
+        if not seen:
+            args = {"denoised": denoised, "uncond_denoised": uncond_denoised, "cond_denoised": cond_denoised, "input": x,
+                    "cond": self.guider.conds.get("positive"), "uncond": self.guider.conds.get("negative"),
+                    "cond_scale": self.guider.cfg, "model": self.guider.inner_model, "sigma": timestep,
+                    "model_options": model_options}
+            for function in added:
+                function(args)
+        return denoised
+
+    def _start(self, x: Tensor) -> SkipRun:
+        sampling = self.guider.inner_model.model_sampling
+        schedule = Schedule(
+            self.sigmas, isinstance(sampling, comfy.model_sampling.CONST),
+            start_sigma=float(sampling.percent_to_sigma(self.config.start_percent)),
+            end_sigma=float(sampling.percent_to_sigma(self.config.end_percent)))
+        method = self._method(schedule, x)
+        return SkipRun(schedule, self.solver, method, device=self._history_device(x, method), regime_of=self._regime_of())
+
+    def _method(self, schedule: Schedule, x: Tensor) -> Method:
+        make, settings = METHODS[self.config.method], self.config.settings
+        if make is Forecast:
+            return Forecast(schedule, settings, self.solver)
+        signal_of, polynomial = teacache_signal(self.guider.inner_model, x)
+        self.notes.append(f"signal: {'the time embedding' if polynomial else 'the model input'}, "
+                          f"{'rescaled for ' + polynomial if polynomial in POLYNOMIALS else 'not rescaled'}")
+        return make(schedule, settings, self.solver, signal_of, POLYNOMIALS.get(polynomial, IDENTITY))
+
+    def _history_device(self, x: Tensor, method: Method) -> torch.device | None:
+        if self.config.cache_device == "cpu":
+            return torch.device("cpu")
+        needed = 2 * 4 * x.numel() * (2 if method.keeps_denoised else 1)  # two entries of float32
+        is_tight = needed > FREE_MEMORY_SHARE * comfy.model_management.get_free_memory(x.device)
+        return torch.device("cpu") if self.config.cache_device == "auto" and is_tight else None
+
+    def _regime_of(self) -> Callable[[float], Hashable]:
+        """Which prompts, ControlNets and hook keyframes are at work at a noise level, as something that compares equal or not."""
+        starts, ends = boundaries(cond for conds in self.guider.conds.values() for cond in conds)
+        return lambda sigma: (*(sigma <= start for start in starts), *(sigma >= end for end in ends))
+
+    def report(self) -> Report:
+        tally = self.run.finish() if self.run is not None else Tally()
+        return describe(self.config, self.solver, tally, self.run.refusal if self.run is not None else "nothing was sampled", self.notes)
+
+
+def boundaries(conds) -> tuple[list[float], list[float]]:
+    """(levels from which something starts to apply, levels below which something ceases), in float32 as the host compares them."""
+    starts, ends = set(), set()
+
+    def span(start, end) -> None:
+        starts.add(start)
+        ends.add(end)
+
+    for cond in conds:
+        span(cond.get("timestep_start"), cond.get("timestep_end"))
+        control = cond.get("control")
+        while control is not None:
+            span(*(control.timestep_range or (None, None)))
+            control = control.previous_controlnet
+        for hook in getattr(cond.get("hooks"), "hooks", []):
+            starts.update(keyframe.start_t for keyframe in hook.hook_keyframe.keyframes)
+    return _as_float32(starts), _as_float32(ends)
+
+
+def _as_float32(levels) -> list[float]:
+    return sorted(torch.tensor(float(level), dtype=torch.float32).item() for level in levels if level is not None)
+
+
+def teacache_signal(model, x: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
+    """(what TeaCache compares between evaluations, name of its polynomial).
+
+    The name is empty where the signal is the model's input, and no key of POLYNOMIALS where none is published for this Wan.
+    """
+    network, sampling = model.diffusion_model, model.model_sampling
+    if not (hasattr(network, "time_embedding") and hasattr(network, "freq_dim")):
+        return lambda sigma, latent: sampling.calculate_input(sigma.reshape(1), latent), ""
+    dtype = model.get_dtype_inference()
+
+    def time_embedding(sigma: Tensor, latent: Tensor) -> Tensor:
+        frequencies = comfy.ldm.wan.model.sinusoidal_embedding_1d(network.freq_dim, sampling.timestep(sigma.reshape(1)).float())
+        return network.time_embedding(frequencies.to(dtype))
+
+    config = model.model_config.unet_config
+    name = wan_polynomial(network.dim, config.get("in_dim", 0), hasattr(network, "img_emb") and network.img_emb is not None,
+                          math.prod(x.shape[-2:]))
+    return time_embedding, name or "unpublished"
+
+
+def describe(config: SkipConfig, solver: Solver, tally: Tally, refusal: str | None, notes: list[str]) -> Report:
+    steps = [step + 1 for step in tally.steps_skipped]
+    error = max(tally.errors, default=None)
+    measured = tally.measured_speedup
+    if refusal is not None:
+        notes = [*notes, f"passed through: {refusal}"]
+    elif config.method == "forecast" and tally.estimated_speedup < 0.95 * config.settings.target_speedup:
+        notes = [*notes, f"{config.settings.target_speedup:g}x was asked for: the warm-up, the window, "
+                         f"{'isolated skips with a sampler that injects noise' if solver.is_stochastic else 'max_consecutive'}"
+                         f"{f' and {tally.vetoes} vetoes' if tally.vetoes else ''} allow {tally.estimated_speedup:.2f}x"]
+    speed = f"{tally.estimated_speedup:.2f}x by count" + (f", {measured:.2f}x by the clock" if measured else "")
+    summary = (f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}" if steps else
+               f"{config.method}: all {tally.asked} evaluations made" + (f", {refusal}" if refusal else ""))
+    return Report(
+        node=NAME,
+        summary=summary,
+        rows=(
+            ("evaluations", f"{tally.asked} asked, {tally.made} made"),
+            ("steps skipped", ", ".join(map(str, steps)) or "none"),
+            ("speed-up", speed),
+            ("largest forecast error", "none measured" if error is None else f"{error:.1%}"),
+            ("vetoes", str(tally.vetoes)),
+            ("history", f"{tally.history_bytes:,} bytes"),
+        ),
+        notes=tuple(notes),
+        data={
+            "method": config.method, "evaluations_asked": tally.asked, "evaluations_made": tally.made, "steps_skipped": steps,
+            "estimated_speedup": tally.estimated_speedup, "measured_speedup": measured, "largest_forecast_error": error,
+            "vetoes": tally.vetoes, "history_bytes": tally.history_bytes, "sampler": solver.name, "passed_through": refusal,
+        },
+    )

@@ -1,0 +1,258 @@
+"""One sampling run with some evaluations left out: what every method shares. Pure torch, made anew for each run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .history import Entry, History, reach
+from .schedule import Schedule, is_same_sigma
+from .solver import Solver
+
+# Below this, running fewer steps gives the better picture: measured on trained models, break-even lies at 10 to 12.
+LEAST_EVALUATIONS = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for. target_speedup: evaluations asked / made. threshold: see each method."""
+
+    target_speedup: float = 1.5
+    threshold: float = 0.2
+    max_consecutive: int = 3
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One evaluation that a sampler asks for.
+
+    expected_error: of a forecast made now, judged by the last one that could be checked. signal: the method's number. Both are None
+    where there is nothing to go by yet.
+    """
+
+    sigma: float
+    level: float
+    step: int
+    width: float  # from sigma to the end of the step, positive
+    is_repeat: bool  # of the noise level of the last real evaluation
+    has_repeats: bool  # this sampler has evaluated twice at one noise level in this run
+    expected_error: float | None
+    signal: float | None
+
+
+class Decision(Enum):
+    EVALUATE = "evaluate"
+    SKIP = "skip"
+    VETO = "veto"  # due to be left out, but the last forecast was too wrong
+
+
+class Method(Protocol):
+    """How a method decides and what it puts in place of an evaluation. One object per run.
+
+    keeps_denoised: whether predict needs the denoised latents beside the derivatives. longest_run: evaluations left out in a row
+    at most. refusal: why it leaves nothing out in this run, if so.
+    """
+
+    keeps_denoised: bool
+    longest_run: int
+    refusal: str | None
+
+    def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """A number (0-dim, on x's device) that the decision needs, if it needs one from the tensors."""
+
+    def decide(self, moment: Moment) -> Decision:
+        """Called once for every evaluation that may be left out."""
+
+    def predict(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> Tensor:
+        """The derivative in place of the `run_length`-th evaluation left out in a row, a new tensor."""
+
+    def skipped(self, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> None:
+        """It was left out."""
+
+    def computed(self, moment: Moment, derivative: Tensor, pair: tuple[Entry, Entry] | None) -> Tensor | None:
+        """It was made. A tensor returned is added to the derivative that the sampler gets, making good for earlier forecasts."""
+
+
+@dataclass
+class Tally:
+    """What a run did.
+
+    errors: for each real evaluation that a forecast could be checked against, how far off one step on the forecast would have put
+    the latent, relative to the latent. starts: (seconds, left out) of each evaluation, taken when the device had finished all before.
+    """
+
+    asked: int = 0
+    made: int = 0
+    steps_skipped: list[int] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    vetoes: int = 0
+    history_bytes: int = 0
+    starts: list[tuple[float, bool]] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        return self.asked - self.made
+
+    @property
+    def estimated_speedup(self) -> float:
+        return self.asked / self.made if self.made else 1.0
+
+    @property
+    def measured_speedup(self) -> float | None:
+        """Time this run would have taken with every evaluation made, divided by the time it took."""
+        spans = [(after - before, left_out) for (before, left_out), (after, _) in zip(self.starts, self.starts[1:])]
+        made = [seconds for seconds, left_out in spans if not left_out]
+        if not made or len(made) == len(spans):
+            return None
+        usual = statistics.median(made)
+        left_out = statistics.median(seconds for seconds, left_out in spans if left_out)
+        return usual * self.asked / (usual * self.made + left_out * self.skipped)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A forecast held against the evaluation it would have stood in for. error: of its derivative, relative to the latent."""
+
+    reach: float
+    width: float
+    error: float = math.nan
+
+
+class SkipRun:
+    """Stands between a sampler and its model. State: a short history and counters, dropped with the object."""
+
+    def __init__(self, schedule: Schedule, solver: Solver, method: Method, *,
+                 device: torch.device | None = None, regime_of: Callable[[float], Hashable] = lambda sigma: None):
+        """device: where the history is kept, None for where it is made. regime_of: what conditions the model at a noise level;
+        evaluations of one regime say nothing about another."""
+        self.schedule, self.method = schedule, method
+        self.regime_of, self.regime = regime_of, None
+        self.history = History(device=device)
+        self.tally = Tally()
+        self.run_length = 0
+        self.pending_error: Tensor | None = None
+        self.checked: Check | None = None
+        self.is_worth_it = False
+        self.has_repeats = False
+        self.refusal = solver.refusal or method.refusal or self._refusal_of_schedule()
+
+    def _refusal_of_schedule(self) -> str | None:
+        if not self.schedule.is_descending:
+            return "the noise levels do not descend"
+        if self.schedule.open_steps == 0:
+            return f"no step of the {self.schedule.steps} lies in the part of the schedule where skipping is allowed"
+        return None
+
+    def evaluate(self, x: Tensor, sigma: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """The denoised latent at x: from the model or, where the method leaves the evaluation out, from earlier ones.
+
+        x: (B, ...). sigma: 0-dim. compute returns (B, ...) or several outputs (K, B, ...) for the same x.
+        """
+        self.tally.asked += 1
+        if self.refusal is not None:
+            self.tally.made += 1
+            return compute()
+        moment = self._moment(x, sigma)
+        self._follow_regime(moment.sigma)
+        pair = self.history.pair(moment.sigma)
+        if pair is not None and self._is_left_out(moment):
+            return self._skip(x, moment, pair)
+        return self._compute(x, moment, pair, compute)
+
+    def finish(self) -> Tally:
+        """The tally once the run is over."""
+        if self.pending_error is not None:
+            self._take_error(float(self.pending_error))
+        return self.tally
+
+    def _moment(self, x: Tensor, sigma: Tensor) -> Moment:
+        """All numbers that live on the device in one read.
+
+        This is the only point where the host waits for the device: a position found by sigma needs the sigma. It costs the
+        device the few kernel launches that would have been queued ahead, well under a millisecond per evaluation, and the
+        forecast's error of the evaluation before comes along for nothing.
+        """
+        signal = self.method.signal(x, sigma)
+        wanted = [sigma, self.pending_error, signal]
+        present = [value.detach().to(torch.float64).reshape(()) for value in wanted if value is not None]
+        numbers = iter(torch.stack(present).tolist())
+        level = next(numbers)
+        if self.pending_error is not None:
+            self._take_error(next(numbers))
+        last = self.history.entries[-1] if self.history.entries else None
+        is_repeat = last is not None and is_same_sigma(last.sigma, level)
+        self.has_repeats = self.has_repeats or is_repeat
+        self.tally.starts.append((time.perf_counter(), False))
+        step = self.schedule.step_of(level)
+        width = max(level - self.schedule.sigmas[step + 1], 0.0)
+        return Moment(
+            sigma=level, level=self.schedule.level(level) if level > 0 else math.inf, step=step, width=width,
+            is_repeat=is_repeat, has_repeats=self.has_repeats,
+            expected_error=self._expected_error(level, width),
+            signal=next(numbers) if signal is not None else None)
+
+    def _expected_error(self, sigma: float, width: float) -> float | None:
+        """A straight line errs in proportion to its reach: the product of the distances to the two evaluations it goes through."""
+        pair = self.history.pair(sigma)
+        if pair is None or self.checked is None or self.checked.reach == 0:
+            return None
+        return self.checked.error * width * reach(pair, self.schedule.level(sigma)) / self.checked.reach
+
+    def _take_error(self, error: float) -> None:
+        self.checked = replace(self.checked, error=error)
+        self.tally.errors.append(error * self.checked.width)
+        self.pending_error = None
+
+    def _follow_regime(self, sigma: float) -> None:
+        regime = self.regime_of(sigma)
+        if regime != self.regime:
+            self.history.clear()
+        self.regime = regime
+
+    def _is_left_out(self, moment: Moment) -> bool:
+        if not self.schedule.is_open(moment.sigma):
+            return False
+        if not self.is_worth_it:
+            # By now the warm-up has shown how many evaluations this sampler makes per step.
+            expected = round((self.tally.asked - 1) / moment.step * self.schedule.steps)
+            if expected < LEAST_EVALUATIONS:
+                self.refusal = (f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain steps give the better "
+                                "picture at the same cost")
+                return False
+            self.is_worth_it = True
+        decision = self.method.decide(moment)
+        self.tally.vetoes += decision is Decision.VETO
+        return decision is Decision.SKIP and self.run_length < self.method.longest_run
+
+    def _skip(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry]) -> Tensor:
+        self.run_length += 1
+        derivative = self.method.predict(x, moment, pair, self.run_length)
+        self.method.skipped(moment, pair, self.run_length)
+        self.tally.steps_skipped.append(moment.step)
+        self.tally.starts[-1] = (self.tally.starts[-1][0], True)
+        return (x - moment.sigma * derivative).to(x.dtype)
+
+    def _compute(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry] | None, compute: Callable[[], Tensor]) -> Tensor:
+        self.tally.made += 1
+        denoised = compute()
+        if moment.sigma <= 0:
+            return denoised
+        derivative = (x.float() - denoised.float()) / moment.sigma
+        if pair is not None:
+            missed = self.method.predict(x, moment, pair, self.run_length + 1) - derivative
+            self.checked = Check(reach(pair, moment.level), moment.width)
+            self.pending_error = missed.norm() / (x.float().norm() * math.sqrt(missed.numel() / x.numel()))
+        correction = self.method.computed(moment, derivative, pair)
+        kept = denoised.float() if self.method.keeps_denoised else None
+        self.history.record(Entry(moment.sigma, moment.level, derivative, kept))
+        self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes)
+        self.run_length = 0
+        return denoised if correction is None else (denoised.float() - moment.sigma * correction).to(denoised.dtype)

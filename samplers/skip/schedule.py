@@ -1,0 +1,65 @@
+"""Where in a run an evaluation stands, found by its noise level alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+WARM_UP_SHARE = 0.15  # of the steps; the picture's layout is decided there
+WARM_UP_STEPS = 3
+# A flow schedule starts at sigma 1, where the signal-to-noise ratio is zero and its logarithm has no value.
+LEAST_SIGNAL = 1e-3
+SAME_SIGMA = 1e-5  # relative: samplers recompute sigmas in float32
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run's noise levels and the part of them in which evaluations may be skipped.
+
+    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start_sigma, end_sigma: skipping is
+    allowed from start_sigma down to end_sigma.
+    """
+
+    sigmas: tuple[float, ...]
+    is_flow: bool
+    start_sigma: float = math.inf
+    end_sigma: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def is_descending(self) -> bool:
+        return all(left > right for left, right in zip(self.sigmas, self.sigmas[1:]))
+
+    def step_of(self, sigma: float) -> int:
+        """The step that an evaluation at this level belongs to: the last one that starts at or above it."""
+        threshold = sigma * (1 - SAME_SIGMA)
+        return max(0, sum(start >= threshold for start in self.sigmas[:-1]) - 1)
+
+    def level(self, sigma: float) -> float:
+        """Half the logarithm of the signal-to-noise ratio: the time in which a model's output changes most evenly.
+
+        The variable of DPM-Solver (Lu et al. 2022, arXiv 2206.00927). In sigma itself, a forecast over the long last steps of
+        a flow schedule goes wrong.
+        """
+        signal = max(1 - sigma, LEAST_SIGNAL) if self.is_flow else 1.0
+        return math.log(signal / sigma)
+
+    def is_open(self, sigma: float) -> bool:
+        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the last step, within the window."""
+        in_window = self.end_sigma * (1 - SAME_SIGMA) <= sigma <= self.start_sigma * (1 + SAME_SIGMA)
+        return in_window and self.warm_up <= self.step_of(sigma) < self.steps - 1
+
+    @property
+    def warm_up(self) -> int:
+        return max(WARM_UP_STEPS, math.ceil(WARM_UP_SHARE * self.steps))
+
+    @property
+    def open_steps(self) -> int:
+        return sum(self.is_open(sigma) for sigma in self.sigmas[:-1])
+
+
+def is_same_sigma(a: float, b: float) -> bool:
+    return abs(a - b) <= SAME_SIGMA * max(a, b)

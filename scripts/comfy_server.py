@@ -1,0 +1,154 @@
+"""Run a real ComfyUI server beside everything else: its own port, its own folders, the pack linked in.
+
+Nothing in the ComfyUI tree is changed. All that a run reads and writes lies under its base directory: models/,
+custom_nodes/, input/, output/, temp/, user/ and server.log. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_client import Client
+from host import ROOT, Host
+
+PACK_NAME = "ComfyUI-FewStep"
+START_SECONDS = 300
+
+
+class ServerError(RuntimeError):
+    """The server did not start or died; the message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address as `client.url`, its folders under `base`, its output in `log`."""
+
+    client: Client
+    base: Path
+    log: Path
+    process: subprocess.Popen
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of the log."""
+        return log_tail(self.log, lines)
+
+
+@contextlib.contextmanager
+def running_server(
+    host: Host,
+    base: Path,
+    *,
+    port: int | None = None,
+    packs: Mapping[str, Path] | None = None,
+    extra_args: Sequence[str] = (),
+    cpu: bool = True,
+) -> Iterator[Server]:
+    """A server that answers, with the pack and any further custom node folders linked in; killed on the way out."""
+    prepare_base(base, {PACK_NAME: ROOT, **(packs or {})})
+    port = port or free_port()
+    log = base / "server.log"
+    with log.open("ab") as output:
+        process = start(host, base, port, [*(["--cpu"] if cpu else []), *extra_args], output)
+    server = Server(Client(f"http://127.0.0.1:{port}"), base, log, process)
+    try:
+        wait_until_up(server)
+        yield server
+    finally:
+        stop(process)
+
+
+def prepare_base(base: Path, packs: Mapping[str, Path]) -> None:
+    """Make the folders a server needs and link the custom node packs."""
+    for folder in ("models", "custom_nodes", "input", "output", "temp", "user"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    for name, source in packs.items():
+        link_folder(source, base / "custom_nodes" / name)
+
+
+def link_folder(source: Path, link: Path) -> None:
+    """Make `link` lead to the folder `source`: a symbolic link, or on Windows a junction (no rights needed)."""
+    if link.exists() and link.resolve() == source.resolve():
+        return
+    unlink_folder(link)
+    if sys.platform == "win32":
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(source)], check=True, capture_output=True)
+    else:
+        link.symlink_to(source, target_is_directory=True)
+
+
+def unlink_folder(link: Path) -> None:
+    """Remove a link made by link_folder, never what it leads to."""
+    if link.is_symlink():
+        link.unlink()
+    elif sys.platform == "win32" and link.exists():
+        link.rmdir()  # a junction
+
+
+def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
+    """Start main.py in a process group of its own, so that it can be ended with all its children."""
+    command = [
+        str(host.python), str(host.root / "main.py"),
+        "--base-directory", str(base), "--port", str(port), "--listen", "127.0.0.1",
+        "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}",
+        "--disable-auto-launch", "--disable-api-nodes", *extra_args,
+    ]  # fmt: skip
+    # 0x200 is CREATE_NEW_PROCESS_GROUP.
+    group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        command, cwd=base, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **group
+    )
+
+
+def wait_until_up(server: Server) -> None:
+    """Return once /system_stats answers; raise with the log's end if the server dies or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if not server.is_alive:
+            raise ServerError(f"the server ended (exit {server.process.returncode}) while starting:\n{server.tail()}")
+        with contextlib.suppress(OSError):
+            server.client.get("/system_stats")
+            return
+        time.sleep(0.2)
+    raise ServerError(f"the server did not answer within {START_SECONDS} s:\n{server.tail()}")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End the server and all it started: ask first, insist after ten seconds."""
+    if process.poll() is not None:
+        return
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+        process.wait()
+        return
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+            return
+
+
+def free_port() -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def log_tail(log: Path, lines: int) -> str:
+    """The last lines of a log file."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

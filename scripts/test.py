@@ -1,0 +1,148 @@
+"""Run every test this machine can run, and say what was left out and why.
+
+    python scripts/test.py [--host 0.30.0] [--tier static --tier pure ...] [-k EXPRESSION] [pytest arguments]
+
+Tiers: static (ruff, mypy), pure (no ComfyUI imported), host (real ComfyUI, in process and over HTTP), browser (the real
+frontend in Chromium). A ComfyUI is provided by scripts/host.py, with everything the tests need, on the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_server import link_folder
+from host import DEFAULT_VERSION, ROOT, Host, HostError, ensure_host, ensure_test_tools, runs
+
+TESTS = ROOT / "tests"
+# exit status of pytest when it found no test to run
+NOTHING_COLLECTED = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one tier ended. passed is None for a tier that was left out."""
+
+    tier: str
+    passed: bool | None
+    words: str
+
+
+def static_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """ruff over everything, mypy over the pure packages."""
+    ruff = run([host.python, "-m", "ruff", "check", "."])
+    mypy = run_mypy(host)
+    words = [f"{name} {'clean' if code == 0 else 'found problems'}" for name, code in (("ruff", ruff), ("mypy", mypy))]
+    return Outcome("static", ruff == 0 and mypy == 0, ", ".join(words))
+
+
+def run_mypy(host: Host) -> int:
+    """mypy on samplers/ and loras/ as parts of one package, whatever the name of the folder of this clone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        link_folder(ROOT, Path(scratch) / "comfyui_fewstep")
+        settings = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
+        packages = ["-p", "comfyui_fewstep.samplers", "-p", "comfyui_fewstep.loras"]
+        return run([host.python, "-m", "mypy", *settings, *packages], cwd=Path(scratch))
+
+
+def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """Everything that runs without a ComfyUI."""
+    return run_pytest("pure", host, [str(path) for path in sorted(TESTS.glob("test_*.py"))], options)
+
+
+def host_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """The nodes in a real ComfyUI, in this process and in a server of its own."""
+    return run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
+
+
+def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """The shipped graphs in the real frontend."""
+    if not (TESTS / "browser").is_dir():
+        return Outcome("browser", None, "there is no tests/browser yet")
+    if not runs(host.python, "import playwright"):
+        return Outcome("browser", None, f"playwright is not installed in {host.python}")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        return Outcome("browser", None, "no chromium on this machine")
+    arguments = [str(TESTS / "browser")]
+    return run_pytest("browser", host, arguments, options, COMFYUI_PATH=str(host.root), CHROMIUM=chromium)
+
+
+TIERS: dict[str, Callable[[Host, argparse.Namespace], Outcome]] = {
+    "static": static_tier,
+    "pure": pure_tier,
+    "host": host_tier,
+    "browser": browser_tier,
+}
+
+
+def run_pytest(tier: str, host: Host, paths: Sequence[str], options: argparse.Namespace, **environment: str) -> Outcome:
+    """Run pytest, passing its output on; its last summary line becomes the outcome's words."""
+    arguments = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--durations=10", *paths, *options.pytest]
+    if options.k:
+        arguments += ["-k", options.k]
+    # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders named like ComfyUI's.
+    inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    if options.cache:
+        environment["COMFYUI_FEWSTEP_CACHE"] = str(options.cache.resolve())
+    command = [str(host.python), "-m", "pytest", *arguments]
+    with subprocess.Popen(
+        command, cwd=TESTS, env={**inherited, **environment}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, text=True, errors="replace",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        summary = ""
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("=") and " in " in line:
+                summary = line.strip()
+    summary = summary or f"pytest ended without a summary (exit {process.returncode})"
+    passed = process.returncode == 0 or (process.returncode == NOTHING_COLLECTED and bool(options.k))
+    return Outcome(tier, passed, summary)
+
+
+def run(command: Sequence[object], cwd: Path = ROOT) -> int:
+    """Run a command with its output passed on; its exit status."""
+    return subprocess.run([str(part) for part in command], cwd=cwd, stdin=subprocess.DEVNULL).returncode
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run every test this machine can run.")
+    parser.add_argument("--host", default=DEFAULT_VERSION, metavar="VERSION", help="ComfyUI version to test on")
+    parser.add_argument("--cache", type=Path, help="folder to build ComfyUI in (default: the user's cache directory)")
+    parser.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier; may be given again")
+    parser.add_argument("-k", default="", metavar="EXPRESSION", help="only the tests that pytest's -k selects")
+    options, rest = parser.parse_known_args(arguments)
+    options.pytest = [argument for argument in rest if argument != "--"]
+    return options
+
+
+def main() -> int:
+    options = parse_arguments(sys.argv[1:])
+    try:
+        host = ensure_host(options.host, options.cache)
+        ensure_test_tools(host)
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"ComfyUI {host.version} at {host.root}", flush=True)
+    outcomes = []
+    for tier in options.tier or TIERS:
+        print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
+        outcomes.append(TIERS[tier](host, options))
+    print()
+    for outcome in outcomes:
+        verdict = {True: "passed", False: "FAILED", None: "left out"}[outcome.passed]
+        print(f"{outcome.tier:8}{verdict:9} {outcome.words}")
+    return 1 if any(outcome.passed is False for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

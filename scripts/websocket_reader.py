@@ -1,0 +1,89 @@
+"""Read ComfyUI's progress events from its websocket (RFC 6455), on the standard library alone.
+
+Only what that needs: text messages are handed out as data, pings are answered, previews and everything else is skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+
+
+class WebSocket:
+    """A connection to the server at `url`."""
+
+    def __init__(self, url: str, path: str):
+        address = urllib.parse.urlsplit(url)
+        self.buffer = b""
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(
+            (
+                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            ).encode()
+        )
+        while b"\r\n\r\n" not in self.buffer:
+            self._receive()
+        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+        if b" 101 " not in head.split(b"\r\n")[0]:
+            raise ConnectionError(f"the server refused the websocket: {head.splitlines()[0].decode(errors='replace')}")
+
+    def read(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """The events that arrive within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            while (frame := self._next_frame()) is not None:
+                kind, payload = frame
+                if kind == TEXT:
+                    yield json.loads(payload)
+                elif kind == PING:
+                    self._send(PONG, payload)
+                elif kind == CLOSE:
+                    raise ConnectionError("the server closed the websocket")
+            if (left := deadline - time.monotonic()) <= 0:
+                return
+            self.socket.settimeout(left)
+            try:
+                self._receive()
+            except TimeoutError:
+                return
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _receive(self) -> None:
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        self.buffer += data
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        """(kind, payload) of the next whole frame received so far. A server sends unmasked, unfragmented frames."""
+        data = self.buffer
+        if len(data) < 2:
+            return None
+        length, start = data[1] & 0x7F, 2
+        if length > 125:
+            start = 4 if length == 126 else 10
+            if len(data) < start:
+                return None
+            length = int.from_bytes(data[2:start], "big")
+        if len(data) < start + length:
+            return None
+        self.buffer = data[start + length :]
+        return data[0] & 0x0F, data[start : start + length]
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        """Send a short frame; a client has to mask what it sends."""
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        self.socket.sendall(bytes([0x80 | kind, 0x80 | len(payload)]) + mask + masked)

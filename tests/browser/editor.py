@@ -1,0 +1,185 @@
+"""Drive ComfyUI's own editor in a headless Chromium, as a person would: drop files, select nodes, open help, press Run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+READY = "window.app && window.app.graph && window.app.extensionManager"
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+WINDOW = (1600, 900)
+
+DROP_FILE = """([text, name]) => {
+    const files = new DataTransfer();
+    files.items.add(new File([text], name, {type: "application/json"}));
+    const canvas = document.querySelector("#graph-canvas");
+    for (const kind of ["dragover", "drop"])
+        canvas.dispatchEvent(new DragEvent(kind, {
+            bubbles: true, cancelable: true, dataTransfer: files, clientX: 700, clientY: 500}));
+}"""
+SELECT = """type => {
+    const node = app.graph.nodes.find(node => node.type === type);
+    app.canvas.selectItems([node]);
+    app.canvas.setDirty(true, true);
+}"""
+ADD_ALONE = """type => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    node.pos = [300, 250];
+    app.canvas.ds.reset();
+}"""
+# What is in view of the template browser; scrolls on by one row.
+TEMPLATE_CARDS = """() => {
+    const cards = [...document.querySelectorAll("[data-testid^=template-workflow-]")].filter(card => card.querySelector("img"));
+    const below = cards.find(card => card.getBoundingClientRect().top > window.innerHeight * 0.7) ?? cards.at(-1);
+    below?.scrollIntoView({block: "start"});
+    return cards.map(card => ({
+        name: card.dataset.testid.replace("template-workflow-", ""),
+        source: card.querySelector("img").src, width: card.querySelector("img").naturalWidth}));
+}"""
+UNKNOWN_TYPES = "app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
+    node => (node.widgets ?? []).filter(widget => widget.type === "progressText").map(widget => widget.value).join())"""
+
+
+@dataclass
+class Editor:
+    """The editor in one browser page. errors: uncaught exceptions, and console errors that name this pack."""
+
+    page: Page
+    url: str
+    errors: list[str] = field(default_factory=list)
+
+    def watch(self, ours: Callable[[str], bool]) -> None:
+        """Collect what goes wrong in the page; of the console only what `ours` accepts."""
+
+        def from_console(message: ConsoleMessage) -> None:
+            text = f"{message.text} {message.location.get('url', '')}"
+            if message.type == "error" and ours(text):
+                self.errors.append(text)
+
+        self.page.on("console", from_console)
+        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+
+    def open(self) -> None:
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY, timeout=120_000)
+        # The start workflow is still loading when the graph is first there.
+        self.page.wait_for_function("app.graph.nodes.length > 0", timeout=60_000)
+        self.page.wait_for_timeout(500)
+
+    def set(self, setting: str, value: Any) -> None:
+        self.page.evaluate("([id, value]) => app.extensionManager.setting.set(id, value)", [setting, value])
+        self.page.wait_for_timeout(300)
+
+    def command(self, id: str) -> None:
+        self.page.evaluate("id => app.extensionManager.command.execute(id)", id)
+
+    # ------------------------------------------------------------------------------------------------------- graphs
+
+    def drop(self, path: Path) -> dict[str, Any]:
+        """Drop a workflow file on the canvas, wait until it is the open one, and return what it says."""
+        text = path.read_text(encoding="utf-8")
+        workflow = json.loads(text)
+        self.page.evaluate(DROP_FILE, [text, path.name])
+        self.page.wait_for_function(
+            "([id, count]) => app.graph.id === id && app.graph.nodes.length === count",
+            arg=[workflow["id"], len(workflow["nodes"])], timeout=20_000,
+        )  # fmt: skip
+        self.page.wait_for_timeout(400)
+        return workflow
+
+    def api(self) -> dict[str, Any]:
+        """The open graph in API format, as the editor itself would queue it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def unknown_node_types(self) -> list[str]:
+        return self.page.evaluate(UNKNOWN_TYPES)
+
+    def show_only(self, type: str) -> None:
+        """An empty canvas with one node on it."""
+        self.page.evaluate(ADD_ALONE, type)
+        self.page.wait_for_timeout(300)
+
+    def text_on(self, type: str) -> list[str]:
+        """The text that a run left under the nodes of this type, in the canvas renderer."""
+        return self.page.evaluate(TEXT_ON_NODES, type)
+
+    def run(self, seconds: float = 120) -> None:
+        """Press Run and wait until the queue is empty again."""
+        before = len(self.history())
+        self.page.get_by_test_id("queue-button").click()
+        self.page.wait_for_function(
+            "async before => Object.keys(await (await fetch('/history')).json()).length > before", arg=before,
+            timeout=seconds * 1000, polling=500,
+        )  # fmt: skip
+        self.page.wait_for_timeout(1000)
+
+    def history(self) -> dict[str, Any]:
+        return self.page.evaluate("async () => (await fetch('/history')).json()")
+
+    # ------------------------------------------------------------------------------------------------------- panels
+
+    def help_text(self, type: str) -> str:
+        """Select the node, press its info button, and return the text of the help panel."""
+        self.page.evaluate(SELECT, type)
+        self.page.get_by_test_id("info-button").click()
+        panel = self.page.get_by_test_id("properties-panel")
+        panel.locator("h1").first.wait_for(timeout=10_000)
+        self.page.wait_for_timeout(300)
+        return panel.inner_text()
+
+    def templates(self, pack: str, count: int) -> dict[str, dict[str, Any]]:
+        """Open the template browser on this pack: source and width of the picture of each template, by name.
+
+        Pictures are loaded when they come into view, so it scrolls until `count` templates have been seen with theirs.
+        """
+        self.command("Comfy.BrowseTemplates")
+        entry = self.page.get_by_text(pack, exact=True)
+        entry.wait_for(timeout=30_000)
+        entry.click()
+        seen: dict[str, dict[str, Any]] = {}
+        for _ in range(60):
+            self.page.wait_for_timeout(300)
+            cards = self.page.evaluate(TEMPLATE_CARDS)
+            seen |= {card.pop("name"): card for card in cards if card["width"] or card["name"] not in seen}
+            if len(seen) >= count and all(card["width"] for card in seen.values()):
+                break
+        return seen
+
+    def close_dialogs(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.wait_for_timeout(300)
+
+    def picture(self, path: Path, clip: dict[str, float] | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path), clip=clip)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def open_editor(url: str, chromium: str, pack: str) -> Iterator[Editor]:
+    """An editor that is ready. Of the console's errors those are kept that name the pack.
+
+    Left out are help pages that have no translation, which the editor asks for first, and its own calls to other sites.
+    """
+    not_ours = re.compile(rf"404.*{re.escape(pack)}/docs/\w+/\w+\.md|https://(api\.comfy\.org|huggingface\.co)")
+
+    def ours(text: str) -> bool:
+        return "few" in text.lower() and "step" in text.lower() and not not_ours.search(text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        page = browser.new_page(viewport={"width": WINDOW[0], "height": WINDOW[1]})
+        editor = Editor(page, url)
+        editor.watch(ours)
+        editor.open()
+        yield editor
+        browser.close()

@@ -1,0 +1,131 @@
+"""What a person meets who opens the editor: templates with pictures, workflows that just open, help on every node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from editor import Editor
+from stand_ins import INCOMPLETE, MISSING
+
+import node_schema
+from comfy_server import PACK_NAME
+from shipped_workflows import all_graphs
+from workflow_graph import Graph
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOWS = ROOT / "workflows"
+SCHEMA = node_schema.load()
+GRAPHS = all_graphs(SCHEMA)
+OUR_NODES = [id for id in SCHEMA if id.startswith("FewStep")]
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+THUMBNAIL_SIZE = 360
+SEARCHES = {"lightning": "Accelerator Loader", "4 step": "Few-Step Sampler", "teacache": "Step Skip"}
+BROAD = ("sd15_lcm", "wan22_i2v_lightning")
+
+each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+
+
+@pytest.fixture(autouse=True)
+def no_errors(editor: Editor) -> Iterator[None]:
+    """Every test is also one of the console."""
+    editor.errors.clear()
+    yield
+    editor.close_dialogs()
+    assert editor.errors == []
+
+
+def path_of(graph: Graph) -> Path:
+    return WORKFLOWS / f"{graph.title}.json"
+
+
+def twin_of(graph: Graph) -> dict:
+    return json.loads((WORKFLOWS / "api" / f"{graph.slug}.json").read_text(encoding="utf-8"))
+
+
+@each_graph
+def test_dropped_workflow_opens_and_is_its_api_twin(editor: Editor, artefacts: Path, graph: Graph) -> None:
+    editor.drop(path_of(graph))
+    assert editor.unknown_node_types() == []
+    assert editor.api() == twin_of(graph)
+    editor.picture(artefacts / "workflows" / f"{graph.slug}.png")
+
+
+def test_missing_model_is_named_with_its_address(editor: Editor, artefacts: Path) -> None:
+    editor.drop(path_of(GRAPHS[INCOMPLETE]))
+    details = editor.page.get_by_test_id("error-overlay-see-errors")
+    details.click(timeout=10_000)
+    panel = editor.page.get_by_test_id("properties-panel")
+    panel.get_by_text(MISSING).first.wait_for(timeout=10_000)
+    editor.picture(artefacts / "missing-model.png")
+
+
+def test_template_browser_lists_every_workflow_with_a_picture(editor: Editor, artefacts: Path) -> None:
+    listed = editor.templates(PACK_NAME, len(GRAPHS))
+    editor.picture(artefacts / "templates.png")
+    assert set(listed) == {graph.title for graph in GRAPHS.values()}
+    # The editor's own picture for templates without one has another size.
+    assert {template["width"] for template in listed.values()} == {THUMBNAIL_SIZE}
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_blueprint_is_one_node_that_holds_a_whole_graph(editor: Editor, artefacts: Path, path: Path) -> None:
+    workflow = editor.drop(path)
+    editor.picture(artefacts / "blueprints" / f"{path.stem}.png")
+    assert editor.unknown_node_types() == []
+    inside = [node["type"] for node in workflow["definitions"]["subgraphs"][0]["nodes"]]
+    assert sorted(node["class_type"] for node in editor.api().values()) == sorted(inside)
+
+
+def test_search_finds_our_nodes_by_what_people_call_them(editor: Editor, artefacts: Path) -> None:
+    editor.drop(path_of(GRAPHS["sd15_lcm"]))
+    for words, wanted in SEARCHES.items():
+        editor.page.mouse.dblclick(400, 780)
+        editor.page.get_by_placeholder("Search").last.fill(words)
+        editor.page.get_by_text(wanted).last.wait_for(timeout=10_000)
+        editor.picture(artefacts / "search" / f"{words}.png")
+        editor.close_dialogs()
+
+
+@pytest.mark.parametrize("id", OUR_NODES)
+def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, id: str) -> None:
+    editor.show_only(id)
+    text = editor.help_text(id)
+    editor.picture(artefacts / "help" / f"{id}.png")
+    assert "Common mistakes" in text
+    for entry in SCHEMA[id].inputs:
+        assert entry.name in text
+    broken = editor.page.get_by_test_id("properties-panel").locator("img").evaluate_all(
+        "images => images.filter(image => image.complete && !image.naturalWidth).map(image => image.src)"
+    )
+    assert broken == []
+
+
+@pytest.mark.parametrize("slug", BROAD)
+def test_vue_renderer_shows_the_same_graph(editor: Editor, artefacts: Path, slug: str) -> None:
+    editor.set("Comfy.VueNodes.Enabled", True)
+    try:
+        editor.drop(path_of(GRAPHS[slug]))
+        shown = editor.page.locator("[data-node-id]").count()
+        editor.picture(artefacts / "vue" / f"{slug}.png")
+        assert shown == len(GRAPHS[slug].nodes) + 1
+        assert editor.api() == twin_of(GRAPHS[slug])
+    finally:
+        editor.set("Comfy.VueNodes.Enabled", False)
+
+
+def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
+    expected = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["FewStepSampler"]
+    editor.set("Comfy.Locale", "zh")
+    try:
+        # The editor takes the node definitions again and loads the open graph anew.
+        editor.page.wait_for_timeout(4000)
+        editor.show_only("FewStepSampler")
+        editor.picture(artefacts / "locale-zh.png")
+        labels = editor.page.evaluate("app.graph.nodes[0].inputs.map(input => input.label ?? input.localized_name)")
+        assert set(labels) == {entry["name"] for entry in expected["inputs"].values()}
+    finally:
+        editor.set("Comfy.Locale", "en")
+        editor.page.wait_for_timeout(2000)

@@ -1,0 +1,36 @@
+"""Load the pack the way ComfyUI does, under a fixed name.
+
+Tests say `from comfyui_fewstep.samplers import plan`. The repository root itself must stay off sys.path: its folders
+nodes/ and tests/ have the names of ComfyUI's own modules.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "comfyui_fewstep"
+
+
+def keep_root_off_the_path() -> None:
+    """`python -m pytest` started in the root puts the root on the path."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+def load_pack() -> None:
+    """Import the repository root as the package `comfyui_fewstep`."""
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+
+
+keep_root_off_the_path()
+if PACK not in sys.modules:
+    load_pack()
+# At the end, so that nothing in it can hide a module of ComfyUI's.
+sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "tests"))

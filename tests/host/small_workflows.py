@@ -1,0 +1,155 @@
+"""The shipped API workflows on small models: the same graph, smaller numbers, stand-ins for what cannot be made small.
+
+Model files are written under the very names a workflow asks for. A checkpoint becomes a small UNet built in the server
+(TestModel), text encoders become random conditioning (TestConditioning), and where no small VAE exists the latent is
+reported instead of decoded (TestLatentReport).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from small_loras import write_lora
+from small_models import load_model, unet_patcher, write_wan, write_wan_vae
+
+Prompt = dict[str, dict[str, Any]]
+
+SMALL_INPUTS = {"width": 64, "height": 64, "length": 5, "fps": 8}
+FRAMES = 4
+TEXT_ENCODERS = {"CLIPTextEncode", "TextEncodeQwenImageEditPlus"}
+TEXT_LOADERS = {"CLIPLoader", "DualCLIPLoader", "LTXAVTextEncoderLoader", "CLIPVisionLoader", "CLIPVisionEncode"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the workflows of one architecture are made small. lora_layout: the published one of its accelerators."""
+
+    architecture: str
+    text_width: int
+    lora_layout: str
+    is_checkpoint: bool
+
+    def patcher(self, models: Path):
+        if self.is_checkpoint:
+            return unet_patcher(self.architecture)
+        return load_model(write_wan(models / "diffusion_models" / f"small_{self.architecture}.safetensors", self.architecture))
+
+
+SD15 = Family("sd15", 768, "kohya-diffusers", True)
+SDXL = Family("sdxl", 2048, "kohya-diffusers", True)
+WAN_T2V = Family("wan21_t2v", 4096, "native", False)
+WAN21_I2V = Family("wan21_i2v", 4096, "native", False)
+WAN22_I2V = Family("wan22_i2v", 4096, "native", False)
+
+# The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
+QUICK = ("sd15_lcm", "wan22_t2v_lightning", "wan22_i2v_lightning")
+
+# Workflow -> family. Those that are not here have no small stand-in: their nodes are checked, not run.
+FAMILIES = {
+    "sd15_lcm": SD15,
+    "animatediff_lightning": SD15,
+    "sdxl_lightning": SDXL,
+    "sdxl_hyper_sd": SDXL,
+    "sdxl_hyper_sd_1step": SDXL,
+    "sdxl_dmd2": SDXL,
+    "sdxl_turbo": SDXL,
+    "sdxl_core_sampler": SDXL,
+    "sdxl_step_skip": SDXL,
+    "sdxl_step_budget": SDXL,
+    "wan21_t2v_lightx2v": WAN_T2V,
+    "wan21_i2v_lightx2v": WAN21_I2V,
+    "wan21_t2v_step_skip": WAN_T2V,
+    "wan22_t2v_lightning": WAN_T2V,
+    "wan22_i2v_lightning": WAN22_I2V,
+    "wan22_flf2v_lightning": WAN22_I2V,
+}
+
+
+def write_files(prompt: Prompt, family: Family, models: Path) -> None:
+    """Every model file this workflow names, small, under its own name."""
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if maker := MAKERS.get(name):
+                maker(models, value, family)
+
+
+def write_accelerator(models: Path, name: str, family: Family) -> None:
+    if name != "none":
+        shutil.copy(lora_of(models, family), models / "loras" / name)
+
+
+@functools.cache
+def lora_of(models: Path, family: Family) -> Path:
+    """One LoRA for all workflows of a family: what it changes does not matter here."""
+    path = models / f"{family.architecture}.safetensors"
+    return write_lora(path, family.patcher(models), family.lora_layout, rank=4, alpha=4.0).path
+
+
+def write_diffusion_model(models: Path, name: str, family: Family) -> None:
+    write_wan(models / "diffusion_models" / name, family.architecture)
+
+
+def write_vae(models: Path, name: str, family: Family) -> None:
+    write_wan_vae(models / "vae" / name)
+
+
+def write_motion(models: Path, name: str, family: Family) -> None:
+    from motion_files import animatediff_keys, motion_adapter, save
+
+    save(models / "animatediff_models" / name, animatediff_keys(motion_adapter(size=0.3).state_dict()))
+
+
+MAKERS: dict[str, Callable[[Path, str, Family], None]] = {
+    "lora_name": write_accelerator,
+    "unet_name": write_diffusion_model,
+    "vae_name": write_vae,
+    "motion_name": write_motion,
+}
+
+
+def shrink(prompt: Prompt, family: Family) -> Prompt:
+    """The same workflow for small models and small pictures."""
+    small = copy.deepcopy(prompt)
+    for node in small.values():
+        shrink_inputs(node["inputs"])
+        if node["class_type"] in TEXT_ENCODERS:
+            replace(node, "TestConditioning", width=family.text_width, length=16, seed=0)
+        if node["class_type"] == "CheckpointLoaderSimple":
+            replace(node, "TestModel", architecture=family.architecture, seed=0)
+        elif node["class_type"] == "VAEDecode" and family.is_checkpoint:
+            replace(node, "TestLatentReport", samples=node["inputs"]["samples"])
+    drop(small, lambda node: node["class_type"] in TEXT_LOADERS)
+    if family.is_checkpoint:
+        drop(small, lambda node: node["class_type"] in {"SaveImage", "CreateVideo", "SaveVideo"})
+    return small
+
+
+def shrink_inputs(inputs: dict[str, Any]) -> None:
+    for name, value in SMALL_INPUTS.items():
+        if name in inputs:
+            inputs[name] = value
+    for name in ("frames", "batch_size"):
+        if isinstance(inputs.get(name), int) and inputs[name] > 1:
+            inputs[name] = FRAMES
+
+
+def replace(node: dict[str, Any], class_type: str, **inputs: Any) -> None:
+    node["class_type"], node["inputs"] = class_type, inputs
+
+
+def drop(prompt: Prompt, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Take nodes out, and the links to them; an input that loses its link is an optional one."""
+    gone = {id for id, node in prompt.items() if unwanted(node)}
+    for id in gone:
+        del prompt[id]
+    for node in prompt.values():
+        links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
+        for name, (source, _) in links.items():
+            if source in gone:
+                del node["inputs"][name]

@@ -1,0 +1,256 @@
+"""The Accelerator Loader on the real host: every published key layout ends as the right weights; every wrong file is refused."""
+
+from __future__ import annotations
+
+import time
+
+import comfy.model_management
+import pytest
+import small_models
+import torch
+from comfyui_fewstep.loras.accelerator import Parameterization, ShiftedFlow
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.fingerprint import read_header
+from comfyui_fewstep.loras.repair import repair
+from comfyui_fewstep.nodes import accelerator, host
+from safetensors.torch import save_file
+from small_loras import write_lora
+
+# architecture, file name, record, key layout
+UNET_FILES = [
+    ("sd15", "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15", "kohya-diffusers"),
+    ("sd15", "Hyper-SD15-8steps-CFG-lora.safetensors", "hyper-sd15-8step-cfg-lora", "kohya-native"),
+    ("sd15", "Hyper-SD15-1step-lora.safetensors", "hyper-sd15-1step-lora", "peft"),
+    ("sdxl", "lcm_sdxl.safetensors", "lcm-lora-sdxl", "kohya-diffusers"),
+    ("sdxl", "sdxl_lightning_4step_lora.safetensors", "sdxl-lightning-4step-lora", "kohya-native"),
+    ("sdxl", "Hyper-SDXL-1step-lora.safetensors", "hyper-sdxl-1step-lora", "peft"),
+    ("ssd1b", "lcm/pytorch_lora_weights.safetensors", "lcm-lora-ssd-1b", "kohya-diffusers"),
+]
+# One of each kind of layer: linear and convolution, attention, feed-forward, time; and what tells SSD-1B from SDXL.
+UNET_LAYERS = r"middle_block|input_blocks\.(4|7)\.|time_embed|output_blocks\.8"
+# variant, file name, record, key layout, alpha, where alpha stands
+WAN_FILES = [
+    ("wan21_t2v", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", "wan21-t2v-lightx2v-4step", "native", None, "tensors"),
+    ("wan21_i2v", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", "wan21-i2v-lightx2v-4step", "native", 2.0, "tensors"),
+    ("wan21_t2v", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors", "wan22-t2v-lightning-high", "native-peft", 2.0,
+     "metadata"),
+    ("wan21_t2v", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors", "wan22-t2v-lightning-low", "bare", 2.0, "metadata"),
+    ("wan22_i2v", "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise.safetensors", "wan22-i2v-lightning-low", "bare-peft", 2.0, "tensors"),
+]
+T2V_FILE = WAN_FILES[0][1]
+
+
+@pytest.fixture(scope="module")
+def wans(models):
+    return {name: small_models.load_model(small_models.write_wan(models / "diffusion_models" / f"{name}.safetensors", name))
+            for name in ("wan21_t2v", "wan21_i2v", "wan22_i2v")}
+
+
+def weights_of(patcher) -> dict[str, torch.Tensor]:
+    """The model's weights as the host leaves them on the device, copied."""
+    comfy.model_management.load_models_gpu([patcher])
+    try:
+        return {key: value.float().clone() for key, value in patcher.model.diffusion_model.state_dict().items()}
+    finally:
+        comfy.model_management.unload_all_models()
+
+
+def assert_weights_are_the_reference(model, attached, written, strength):
+    before, after = weights_of(model), weights_of(attached)
+    assert written.changed
+    for name in after:
+        expected = before[name] + written.change(name, strength) if name in written.changed else before[name]
+        assert torch.allclose(after[name], expected, atol=1e-6, rtol=1e-5), name
+
+
+@pytest.mark.parametrize(("architecture", "file", "id", "layout"), UNET_FILES)
+def test_unet_loras_change_the_weights_as_their_formula_says(unets, models, architecture, file, id, layout):
+    model = unets[architecture]
+    written = write_lora(models / "loras" / file, model, layout, rank=4, alpha=2.0, only=UNET_LAYERS)
+    attached, report = accelerator.attach(model, file, accelerator.AUTO, strength=0.7)
+    record = host.accelerator_of(attached)
+    assert record.id == id
+    assert report.data["layers_lost"] == 0
+    assert_weights_are_the_reference(model, attached, written, 0.7 * record.strength)
+    assert host.accelerator_of(model) is None
+
+
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl", "ssd1b"])
+@pytest.mark.parametrize("layout", ["kohya-diffusers", "kohya-native", "peft"])
+def test_every_layer_of_every_published_layout_finds_its_place(unets, models, architecture, layout):
+    written = write_lora(models / "loras" / "all.safetensors", unets[architecture], layout, rank=1)
+    _, coverage = host.attach_lora(unets[architecture], repair(written.tensors, {}).tensors, 1.0)
+    assert coverage.applied == len(written.changed) and not (coverage.lost or coverage.misfit or coverage.not_needed)
+
+
+@pytest.mark.parametrize(("variant", "file", "id", "layout", "alpha", "alpha_in"), WAN_FILES)
+def test_wan_loras_change_the_weights_as_their_formula_says(wans, models, variant, file, id, layout, alpha, alpha_in):
+    written = write_lora(models / "loras" / file, wans[variant], layout, rank=4, alpha=alpha, alpha_in=alpha_in, differences=True)
+    attached, report = accelerator.attach(wans[variant], file, accelerator.AUTO, strength=1.0)
+    assert host.accelerator_of(attached).id == id
+    assert report.data["layers_lost"] == 0
+    assert any("modulation" in note for note in report.notes), "the repaired .diff_m keys are reported"
+    assert_weights_are_the_reference(wans[variant], attached, written, 1.0)
+
+
+@pytest.mark.parametrize(("alpha", "alpha_in"), [(None, "tensors"), (2.0, "tensors"), (2.0, "metadata")])
+def test_alpha_counts_wherever_it_stands(unets, models, alpha, alpha_in):
+    written = write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", rank=4, alpha=alpha,
+                         alpha_in=alpha_in, only="middle")
+    attached, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, strength=1.0)
+    assert_weights_are_the_reference(unets["sd15"], attached, written, 1.0)
+
+
+def test_the_model_sampling_is_the_distillations(unets, wans, models):
+    write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    lcm, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
+    assert len(lcm.get_model_object("model_sampling").sigmas) == 50, "the LCM grid"
+    assert CATALOG["lcm-lora-sd15"].parameterization is Parameterization.LCM
+
+    write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
+    wan, _ = accelerator.attach(wans["wan21_t2v"], T2V_FILE, accelerator.AUTO, 1.0)
+    assert wan.get_model_object("model_sampling").shift == 5.0
+    assert wans["wan21_t2v"].get_model_object("model_sampling").shift == 8.0, "the model given is as it was"
+    assert isinstance(CATALOG["wan21-t2v-lightx2v-4step"].schedule, ShiftedFlow)
+
+
+def test_the_record_survives_clones_and_other_patches(unets, models):
+    write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    attached, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
+    other = attached.clone()
+    other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
+    assert host.accelerator_of(other.clone()).id == "lcm-lora-sd15"
+
+
+def test_image_branch_layers_do_not_matter_to_a_model_without_one(wans, models):
+    # The Wan 2.1 I2V LoRA on Wan 2.2 I2V: harmless, and users cannot tell (ComfyUI#10222). Its record refuses that base, so
+    # the coverage is asked directly.
+    written = write_lora(models / "loras" / "i2v.safetensors", wans["wan21_i2v"], "native", only="attn")
+    _, coverage = host.attach_lora(wans["wan22_i2v"], written.tensors, 1.0)
+    assert coverage.applied > 0 and not coverage.lost
+    assert all("k_img" in layer or "v_img" in layer for layer in coverage.not_needed) and coverage.not_needed
+
+
+def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
+    written = write_lora(models / "loras" / "t2v.safetensors", wans["wan21_t2v"], "native", only="self_attn")
+    tensors = dict(written.tensors)
+    for end in ("lora_down.weight", "lora_up.weight"):
+        tensors[f"diffusion_model.blocks.99.self_attn.q.{end}"] = tensors[f"diffusion_model.blocks.0.self_attn.q.{end}"]
+    _, coverage = host.attach_lora(wans["wan21_t2v"], tensors, 1.0)
+    assert coverage.lost == ("diffusion_model.blocks.99.self_attn.q",)
+    assert not coverage.not_needed
+
+
+# ---------------------------------------------------------------- refusals: expected, found, what to do
+
+
+def refused(model, name, choice=accelerator.AUTO) -> str:
+    with pytest.raises(ValueError) as error:
+        accelerator.attach(model, name, choice, 1.0)
+    return str(error.value)
+
+
+def test_a_truncated_file_is_refused(unets, models):
+    written = write_lora(models / "loras" / "lcm_whole.safetensors", unets["sd15"], "kohya-diffusers", only="attn1")
+    cut = models / "loras" / "lcm_cut.safetensors"
+    cut.write_bytes(written.path.read_bytes()[:-1000])
+    assert "not a complete .safetensors file" in (message := refused(unets["sd15"], cut.name)) and "download it again" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("picture.safetensors", b"\x89PNG\r\n\x1a\n" + bytes(100), "not a complete .safetensors file"),
+        ("empty.safetensors", b"", "is empty (0 bytes)"),
+        ("pickle.ckpt", b"\x80\x02}q\x00.", "never opened here"),
+    ],
+)
+def test_a_file_that_is_no_safetensors_is_refused(unets, models, name, content, words):
+    (models / "loras" / name).write_bytes(content)
+    assert words in refused(unets["sd15"], name)
+
+
+def test_a_missing_file_is_refused_before_the_queue_and_after(unets, models):
+    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn1")
+    message = accelerator.FewStepAccelerator.validate_inputs("lcm_sd51.safetensors")
+    assert "lcm_sd51.safetensors is not in models/loras" in message and "lcm_sd15.safetensors" in message
+    assert "is not in models/loras" in refused(unets["sd15"], "lcm_sd51.safetensors")
+
+
+def test_a_lora_for_another_base_is_refused_with_both_names(unets, models):
+    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    message = refused(unets["sd15"], "sdxl_lightning_4step_lora.safetensors")
+    assert "for SDXL" in message and "connected model is SD 1.5" in message
+
+
+def test_a_t2v_lora_on_an_i2v_model_is_refused(wans, models):
+    write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
+    message = refused(wans["wan21_i2v"], T2V_FILE)
+    assert "text-to-video" in message and "image-to-video" in message
+
+
+def test_a_record_chosen_by_hand_does_not_override_the_header(unets, models):
+    write_lora(models / "loras" / "mystery.safetensors", unets["sd15"], "kohya-diffusers", only="attn2")
+    message = refused(unets["sdxl"], "mystery.safetensors", "sdxl-lightning-4step-lora")
+    assert "is a LoRA for SD 1.5" in message and "one for SDXL" in message
+
+
+def test_a_lora_with_no_key_of_the_model_is_refused(unets, models):
+    tensors = {f"lora_unet_somewhere_{i}_attn2_to_k.{end}": torch.randn(*shape) for i in range(3)
+               for end, shape in (("lora_down.weight", (4, 768)), ("lora_up.weight", (32, 4)))}
+    save_file({f"{k.replace('somewhere', 'transformer_blocks')}": v for k, v in tensors.items()}, models / "loras" / "lcm_alien.safetensors")
+    message = refused(unets["sd15"], "lcm_alien.safetensors", "lcm-lora-sd15")
+    assert "none of its 3 layers is in this model" in message
+
+
+def test_a_lora_of_another_width_is_refused(wans, models):
+    # The 14B LoRA on the 1.3B model: same names, other widths.
+    written = write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
+    wide = {key: torch.randn(value.shape[0], 512) if "down" in key else torch.randn(512, value.shape[1]) for key, value in written.tensors.items()}
+    save_file(wide, models / "loras" / T2V_FILE)
+    assert "another width" in refused(wans["wan21_t2v"], T2V_FILE)
+
+
+def test_files_that_cannot_be_told_apart_are_refused_with_the_candidates(unets, models):
+    write_lora(models / "loras" / "my_sdxl_lora.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    message = refused(unets["sdxl"], "my_sdxl_lora.safetensors")
+    for id in ("lcm-lora-sdxl", "sdxl-lightning-4step-lora", "hyper-sdxl-8step-lora"):
+        assert id in message
+    assert "choose which in accelerator" in message
+
+
+def test_the_generic_name_of_every_trainer_decides_nothing(unets, models):
+    write_lora(models / "loras" / "pytorch_lora_weights.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    assert "cannot be told apart" in refused(unets["sdxl"], "pytorch_lora_weights.safetensors")
+
+
+def test_lightning_without_its_step_count_in_the_name_is_refused(unets, models):
+    write_lora(models / "loras" / "sdxl_lightning.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    message = refused(unets["sdxl"], "sdxl_lightning.safetensors")
+    assert "sdxl-lightning-2step-lora, sdxl-lightning-4step-lora, sdxl-lightning-8step-lora" in message
+
+
+def test_a_second_accelerator_is_refused(unets, models):
+    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    attached, _ = accelerator.attach(unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
+    with pytest.raises(ValueError, match="already carries lcm-lora-sd15"):
+        accelerator.FewStepAccelerator.execute(attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
+
+
+def test_reading_the_header_does_not_read_the_file(unets, models):
+    # 600 MB that are never written: a header pointing into a sparse file.
+    import json
+    import struct
+
+    header = json.dumps({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight":
+                         {"dtype": "F16", "shape": [1_000_000, 300], "data_offsets": [0, 600_000_000]}}).encode()
+    big = models / "loras" / "big.safetensors"
+    with big.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 600_000_000)
+    started = time.perf_counter()
+    assert len(read_header(big).shapes) == 1
+    # Reading 600 MB takes far longer than this even from memory.
+    assert time.perf_counter() - started < 0.1
+
+

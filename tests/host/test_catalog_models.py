@@ -1,0 +1,367 @@
+"""The catalogue on the real host: distilled models, schedules that need more than a shift, joint audio-video latents."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import comfy.lora
+import comfy.model_sampling
+import comfy.nested_tensor
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import pytest
+import small_models
+import torch
+from comfy_extras.nodes_custom_sampler import SDTurboScheduler
+from comfy_extras.nodes_flux import Flux2Scheduler
+from comfy_extras.nodes_minimax_h3 import MiniMaxH3SigmaShift
+from comfyui_fewstep.loras.accelerator import Base, HostSpacedFlow, Kind, ShiftedFlow, Solver
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, host, sampler
+from comfyui_fewstep.samplers import plan as plans
+from more_models import SMALL, audio_video_latent, small_patcher, text_conditioning
+from safetensors.torch import save_file
+from small_loras import write_lora
+
+DISTILLED_WAN = "wan2.1_t2v_14b_lightx2v_4step.safetensors"
+
+
+@pytest.fixture(scope="module")
+def small():
+    return {name: small_patcher(name) for name in SMALL}
+
+
+@pytest.fixture(scope="module")
+def distilled(models):
+    """A small Wan under the name of a published distilled one, as the host's own loader loads it."""
+    return small_models.load_model(small_models.write_wan(models / "diffusion_models" / DISTILLED_WAN))
+
+
+def carrying(model, id):
+    record = CATALOG[id]
+    return host.with_record(host.with_model_sampling(model, record), record)
+
+
+def run(model, conditioning, samples, *, steps=0, denoise=1.0, seed=3, negative=None):
+    """(samples, report data) of a Few-Step Sampler run."""
+    output = sampler.FewStepSampler.execute(model, conditioning, {"samples": samples}, seed, steps, denoise, negative=negative)
+    return output.args[0]["samples"], output.ui["fewstep_report"][0]
+
+
+# ---------------------------------------------------------------- models that are themselves distilled
+
+
+def test_a_distilled_model_is_recognised_by_its_file_and_runs(distilled):
+    output = accelerator.FewStepAccelerator.execute(distilled, "none", "auto", 1.0)
+    model, report = output.args
+    assert host.accelerator_of(model).id == "wan21-t2v-lightx2v-4step-model"
+    assert model.get_model_object("model_sampling").shift == 5.0
+    assert distilled.get_model_object("model_sampling").shift == 8.0 and host.accelerator_of(distilled) is None
+    assert "nothing: the model itself is distilled" in report and f"published as {DISTILLED_WAN}" in report
+    assert not model.patches
+    samples, data = run(model, small_models.conditioning(model), torch.zeros(1, 16, 1, 8, 8))
+    assert data["evaluations"] == 4 and torch.isfinite(samples).all()
+
+
+def test_a_lora_on_a_distilled_model_is_refused(distilled, models):
+    file = "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors"
+    write_lora(models / "loras" / file, distilled, "native", only="self_attn")
+    with pytest.raises(ValueError, match="is distilled already: wan21-t2v-lightx2v-4step-model.*would distil it twice.*lora_name to none"):
+        accelerator.attach(distilled, file, "auto", 1.0)
+
+
+def test_a_model_that_nothing_says_is_distilled_is_refused(models):
+    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.1_t2v_14B_fp16.safetensors"))
+    with pytest.raises(ValueError, match="not known as a model that is distilled.*choose it in accelerator: .*wan21-t2v-lightx2v-4step-model"):
+        accelerator.attach_distilled(model, "auto")
+    attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")
+    assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
+    assert "as chosen" in report.markdown
+
+
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        ("flux1-schnell", "is a FLUX.1 schnell model, and .* is Wan 2.1/2.2 text-to-video"),
+        ("wan21-t2v-lightx2v-4step", "is a LoRA, and lora_name is none"),
+        ("animatediff-lightning-4step", "Load it with the Motion Module Loader"),
+        ("no-such-thing", "is no accelerator known here"),
+    ],
+)
+def test_a_record_that_is_not_the_models_is_refused(distilled, id, message):
+    with pytest.raises(ValueError, match=message):
+        accelerator.attach_distilled(distilled, id)
+
+
+def test_a_model_record_is_refused_for_a_lora_file(distilled, models):
+    write_lora(models / "loras" / "some.safetensors", distilled, "native", only="self_attn")
+    with pytest.raises(ValueError, match="is a full model, and some.safetensors is a LoRA"):
+        accelerator.attach(distilled, "some.safetensors", "wan21-t2v-lightx2v-4step-model", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "reason"),
+    [("Flux2", "flux-2-klein-base-4b.safetensors", "the klein base files are not distilled")],
+)
+def test_a_look_alike_is_refused_with_the_reason(small, name, file, reason):
+    model = small[name].clone()
+    model.cached_patcher_init = (None, (f"/models/diffusion_models/{file}", {}))
+    with pytest.raises(ValueError, match=f"{file} only looks like a few-step model: {reason}"):
+        accelerator.attach_distilled(model, "auto")
+
+
+def test_the_sampler_recognises_a_distilled_model_without_a_loader(distilled):
+    samples, data = run(distilled, small_models.conditioning(distilled), torch.zeros(1, 16, 1, 8, 8))
+    assert data["accelerators"] == ["wan21-t2v-lightx2v-4step-model"] and data["evaluations"] == 4
+    assert any("Recognised without an Accelerator Loader" in note for note in data["notes"])
+
+
+@pytest.mark.parametrize("record", [pytest.param(r, id=r.id) for r in CATALOG.values() if r.kind is Kind.LORA])
+def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, small, distilled):
+    models = [*unets.values(), *small.values(), distilled]
+    known = accelerator.declared.known()
+    for model in models:
+        if host.base_of(model) in record.bases:
+            accelerator.refuse_other_base(model, record, "x.safetensors", known)
+            continue
+        with pytest.raises(ValueError, match="is for .*; the connected model is "):
+            accelerator.refuse_other_base(model, record, "x.safetensors", known)
+
+
+def test_every_base_is_one_the_host_detects():
+    assert set(host.BASES.values()) | {Base.WAN_T2V, Base.WAN22_I2V} == set(Base)
+    assert all(hasattr(comfy.supported_models, name) for name in host.BASES)
+
+
+# ---------------------------------------------------------------- schedules as the host's own nodes have them
+
+
+@pytest.mark.parametrize("size", [(512, 768), (1024, 1024), (2048, 1408)])
+def test_flux2_sigmas_are_the_hosts_for_the_latents_size(small, size):
+    width, height = size
+    model = carrying(small["Flux2"], "flux2-klein-4b")
+    latent = {"samples": torch.zeros(1, 128, height // 16, width // 16)}
+    sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(model, 0, 1.0, latent).args
+    assert torch.allclose(sigmas, Flux2Scheduler.execute(4, width, height).args[0], atol=1e-5)
+    assert (cfg, steps) == (1.0, 4)
+    # An empty latent of another scale, as core's EmptyLatentImage makes it: the host rescales it, and so the size is the same.
+    small_scale = {"samples": torch.zeros(1, 4, height // 8, width // 8), "downscale_ratio_spacial": 8}
+    assert torch.equal(sampler.FewStepSchedule.execute(model, 0, 1.0, small_scale).args[0], sigmas)
+
+
+def test_a_schedule_that_needs_a_size_asks_for_the_latent(small):
+    with pytest.raises(plans.PlanError, match="connect latent_image"):
+        sampler.FewStepSchedule.execute(carrying(small["Flux2"], "flux2-klein-4b"), 0, 1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_sd_turbo_sigmas_are_the_hosts(unets, steps):
+    model = carrying(unets["sdxl"], "sdxl-turbo")
+    ours = sampler.FewStepSchedule.execute(model, steps, 1.0).args[0]
+    assert torch.allclose(ours, SDTurboScheduler.execute(unets["sdxl"], steps, 1.0).args[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("record", [pytest.param(r, id=r.id) for r in CATALOG.values() if isinstance(r.schedule, HostSpacedFlow)])
+def test_host_spaced_sigmas_are_the_hosts(record):
+    sampling = type("Sampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})()
+    sampling.set_parameters(shift=record.schedule.shift, multiplier=1.0)
+    for steps in record.steps:
+        theirs = comfy.samplers.calculate_sigmas(sampling, record.schedule.scheduler, steps)
+        ours = plans.make_plan(record, steps, 1.0, float).sigmas
+        assert torch.allclose(torch.tensor(ours), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["FluxSchnell", "QwenImage"])
+def test_shifted_sigmas_are_the_hosts_simple_ones_on_the_model_we_leave(small, name):
+    record = CATALOG[{"FluxSchnell": "flux1-schnell", "QwenImage": "qwen-image-lightning-8step-lora"}[name]]
+    assert isinstance(record.schedule, ShiftedFlow)
+    sampling = carrying(small[name], record.id).get_model_object("model_sampling")
+    theirs = comfy.samplers.calculate_sigmas(sampling, "simple", record.default_steps)
+    assert torch.allclose(torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("id", "timestep"), [("hyper-sdxl-1step-unet", 800), ("dmd2-sdxl-1step", 399)])
+def test_a_one_step_start_is_whole_noise_as_in_diffusers(unets, id, timestep):
+    model = carrying(unets["sdxl"], id)
+    seen = []
+
+    def watch(apply_model, options):
+        seen.append((options["input"].clone(), options["timestep"].clone()))
+        return apply_model(options["input"], options["timestep"], **options["c"])
+
+    model.set_model_unet_function_wrapper(watch)
+    run(model, small_models.conditioning(model), torch.zeros(1, 4, 8, 8), seed=7)
+    (x, sigma), noise = seen[0], torch.randn(1, 4, 8, 8, generator=torch.manual_seed(7))
+    assert len(seen) == 1
+    # diffusers feeds unit noise at this timestep: x / sqrt(1 + sigma²) in the host's variance-exploding form.
+    assert torch.allclose(x / torch.sqrt(1 + sigma**2), noise, atol=1e-4)
+    assert model.get_model_object("model_sampling").timestep(sigma).item() == timestep
+
+
+def test_x0_prediction_is_set_for_the_one_step_lightning(unets):
+    model = carrying(unets["sdxl"], "sdxl-lightning-1step-x0")
+    assert any(kind.__name__ == "X0" for kind in type(model.get_model_object("model_sampling")).__mro__)
+    assert run(model, small_models.conditioning(model), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 1
+
+
+# ---------------------------------------------------------------- every solver makes one evaluation a step
+
+
+@pytest.mark.parametrize("solver", [solver for solver in Solver if solver is not Solver.TCD])
+def test_a_solver_of_the_host_makes_one_evaluation_a_step(small, solver):
+    record = dataclasses.replace(CATALOG["flux1-schnell"], id="any", solver=solver)
+    model = host.with_record(small["FluxSchnell"], record)
+    for steps in record.steps:
+        samples, data = run(model, text_conditioning("FluxSchnell"), torch.zeros(1, 16, 8, 8), steps=steps)
+        assert data["evaluations"] == steps and data["sampler"] == solver.value
+        assert torch.isfinite(samples).all()
+
+
+def test_noise_is_clipped_where_the_release_clips_it():
+    record = CATALOG["hidream-o1-dev"]
+    made = host.host_sampler(plans.make_plan(record, 0, 1.0, float))
+    assert made.extra_options["noise_clip_std"] == 2.5
+    assert "noise_clip_std" not in host.host_sampler(plans.make_plan(CATALOG["hidream-i1-fast"], 0, 1.0, float)).extra_options
+
+
+# ---------------------------------------------------------------- sound and video in one latent
+
+
+def core_run(model, conditioning, latent, sigmas, sampler_object, seed, mask=None):
+    """The host's own guider on the same noise and sigmas."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": conditioning})
+    guider.set_cfg(1.0)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    return guider.sample(noise, latent, sampler_object, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "id", "batch"),
+    # MiniMax-H3 makes one sample at a time.
+    [("LTXAV", "ltx2-19b-distilled", 1), ("LTXAV", "ltx23-22b-distilled", 2), ("MiniMaxH3", "minimax-h3-fl2v-4step-768p-lora", 1)],
+)
+def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batch):
+    model, text = carrying(small[name], id), text_conditioning(name)
+    latent = audio_video_latent(name, batch)
+    ours, data = run(model, text, latent, seed=11)
+    sigmas = torch.tensor(data["sigmas"], dtype=torch.float32)
+    theirs = core_run(model, text, latent, sigmas, comfy.samplers.sampler_object("euler"), 11)
+    assert isinstance(ours, comfy.nested_tensor.NestedTensor) and len(ours.unbind()) == 2
+    for mine, core, empty in zip(ours.unbind(), theirs.unbind(), latent.unbind(), strict=True):
+        assert mine.shape == empty.shape and torch.isfinite(mine).all()
+        assert torch.allclose(mine, core.to(mine), atol=1e-5)
+    assert data["evaluations"] == CATALOG[id].default_steps
+    again, _ = run(model, text, latent, seed=11)
+    assert all(torch.equal(one, other) for one, other in zip(ours.unbind(), again.unbind(), strict=True))
+
+
+def test_a_joint_mask_keeps_what_it_covers(small):
+    model, text = carrying(small["LTXAV"], "ltx2-19b-distilled"), text_conditioning("LTXAV")
+    latent = audio_video_latent("LTXAV")
+    given = comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) for part in latent.unbind()])
+    video, sound = given.unbind()
+    # The sound is kept, the video made anew.
+    mask = comfy.nested_tensor.NestedTensor([torch.ones_like(video)[:, :1], torch.zeros_like(sound)[:, :1]])
+    output = sampler.FewStepSampler.execute(model, text, {"samples": given, "noise_mask": mask}, 5, 0, 1.0)
+    made = output.args[0]["samples"].unbind()
+    assert torch.allclose(made[1], sound, atol=1e-5)
+    assert not torch.allclose(made[0], video, atol=0.1)
+
+
+def test_two_clocks_are_the_hosts_own(small):
+    record = CATALOG["minimax-h3-fl2v-4step-768p-lora"]
+    ours = host.with_model_sampling(small["MiniMaxH3"], record)
+    theirs = MiniMaxH3SigmaShift.execute(small["MiniMaxH3"], 6.0, 3.0).args[0]
+    for key in ("minimax_h3_sigma_shift_video", "minimax_h3_sigma_shift_audio"):
+        assert ours.model_options["transformer_options"][key] == theirs.model_options["transformer_options"][key]
+    assert ours.get_model_object("model_sampling").shift == theirs.get_model_object("model_sampling").shift == 6.0
+    assert "minimax_h3_sigma_shift_video" not in small["MiniMaxH3"].model_options["transformer_options"]
+    text, latent = text_conditioning("MiniMaxH3"), audio_video_latent("MiniMaxH3")
+    sigmas = torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas)
+    euler = comfy.samplers.sampler_object("euler")
+    mine, core = core_run(ours, text, latent, sigmas, euler, 2), core_run(theirs, text, latent, sigmas, euler, 2)
+    assert all(torch.equal(one, other) for one, other in zip(mine.unbind(), core.unbind(), strict=True))
+    # The second clock matters: at another audio shift the sound is another.
+    other = MiniMaxH3SigmaShift.execute(small["MiniMaxH3"], 6.0, 6.0).args[0]
+    assert not torch.allclose(core_run(other, text, latent, sigmas, euler, 2).unbind()[1], core.unbind()[1])
+
+
+# ---------------------------------------------------------------- embedded guidance
+
+
+def test_embedded_guidance_is_left_alone_and_shown(small):
+    model = carrying(small["Flux"], "hyper-flux-8step-lora")
+    text = text_conditioning("Flux")
+    with_guidance = [[text[0][0], {**text[0][1], "guidance": 2.0}]]
+    plain = sampler.FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
+    guided = sampler.FewStepSampler.execute(model, with_guidance, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
+    assert "the model's default, as the graph sets it; hyper-flux-8step-lora was distilled at 3.5" in plain.args[1]
+    assert "2, as the graph sets it" in guided.args[1] and "| CFG | 1 (locked) |" in guided.args[1]
+    assert not torch.equal(plain.args[0]["samples"], guided.args[0]["samples"]), "the network was given what the graph sets"
+    assert guided.ui["fewstep_report"][0]["evaluations"] == 8, "it costs nothing"
+
+
+# ---------------------------------------------------------------- scales
+
+
+def test_an_alpha_the_file_lacks_is_the_releases_own(small, models):
+    model = small["MiniMaxH3"]
+    file = "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors"
+    written = write_lora(models / "loras" / file, model, "native", rank=16, only="attn", size=1.0)
+    attached, report = accelerator.attach(model, file, "auto", 1.0)
+    assert host.accelerator_of(attached).id == "minimax-h3-fl2v-8step-lora"
+    assert any("alpha 8 taken" in note and "the release's own" in note for note in report.notes)
+    name = "blocks.0.attn.qkv_proj.weight"
+    before = model.model.diffusion_model.state_dict()[name].float()
+    expected = before + written.change(name) * 8 / 16
+    patch = attached.patches[f"diffusion_model.{name}"]
+    changed = comfy.lora.calculate_weight(patch, before.clone(), name)
+    assert torch.allclose(changed, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "id", "strength"), [("Flux", "hyper-flux-8step-lora", 0.125), ("LTXAV", "ltx23-22b-distilled-lora", 0.5)])
+def test_a_release_strength_is_its_own(small, models, name, id, strength):
+    file = CATALOG[id].files[0].name
+    write_lora(models / "loras" / file, small[name], "native", only="attn")
+    attached, report = accelerator.attach(small[name], file, "auto", 2.0)
+    assert host.accelerator_of(attached).id == id and report.data["layers_lost"] == 0 and report.data["layers_applied"] > 0
+    assert report.data["strength"] == pytest.approx(2 * strength)
+    assert {patch[0] for patches in attached.patches.values() for patch in patches} == {2 * strength}
+
+
+def test_the_wan21_recipe_is_chosen_by_hand_at_its_two_strengths(models):
+    t2v = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan_t2v_plain.safetensors"))
+    file = "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
+    write_lora(models / "loras" / file, t2v, "native", only="self_attn")
+    assert host.accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id == "wan21-t2v-lightx2v-4step"
+    high, _ = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-high", 1.0)
+    low, _ = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-low", 1.0)
+    assert {patch[0] for patches in high.patches.values() for patch in patches} == {3.0}
+    text = small_models.conditioning(t2v)
+    output = sampler.FewStepSampler.execute(high, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 1, 0, 1.0, model_low_noise=low)
+    data = output.ui["fewstep_report"][0]
+    assert (data["steps"], data["switch_step"], data["evaluations"]) == (6, 3, 6)
+
+
+def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
+    i2v = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan22_i2v_plain.safetensors", "wan22_i2v"))
+    file = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
+    donor = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan21_i2v_plain.safetensors", "wan21_i2v"))
+    write_lora(models / "loras" / file, donor, "native", only="attn")
+    with pytest.raises(ValueError, match="choose wan22-i2v-wan21-lora-high or wan22-i2v-wan21-lora-low in accelerator"):
+        accelerator.attach(i2v, file, "auto", 1.0)
+    attached, report = accelerator.attach(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
+    assert host.accelerator_of(attached).strength == 1.0
+    assert report.data["layers_not_needed"] > 0 and report.data["layers_lost"] == 0
+
+
+def test_licences_are_in_the_report(small, models):
+    file = "Hyper-FLUX.1-dev-8steps-lora.safetensors"
+    write_lora(models / "loras" / file, small["Flux"], "native", only="attn")
+    _, report = accelerator.attach(small["Flux"], file, "auto", 1.0)
+    assert "NON-COMMERCIAL" in report.markdown
+    save_file({"x": torch.zeros(1)}, models / "loras" / "nothing.safetensors")
+    with pytest.raises(ValueError, match="neither a LoRA nor a diffusion model"):
+        accelerator.attach(small["Flux"], "nothing.safetensors", "auto", 1.0)

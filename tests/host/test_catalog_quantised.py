@@ -1,0 +1,155 @@
+"""Accelerators on quantised bases: the host's own formats, small models quantised with the host's own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.sd
+import pytest
+import small_models
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from comfyui_fewstep.nodes import accelerator, host, sampler
+from safetensors.torch import load_file, save_file
+from small_loras import write_lora
+
+FILE = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
+# Relative error of one weight after quantising to this format; LoRA and base are rounded together.
+TOLERANCE = {
+    "float8_e4m3fn": 0.05, "float8_e5m2": 0.10, "mxfp8": 0.05, "int8_tensorwise": 0.03, "nvfp4": 0.20, "convrot_w4a4": 0.25,
+}  # fmt: skip
+
+
+def is_quantised(name: str, tensor: torch.Tensor) -> bool:
+    """The block linears, as the published quantised files have it."""
+    return name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2
+
+
+def write_quantised(path: Path, whole: Path, form: str) -> Path:
+    """The same model with its block linears in one of the host's formats."""
+    tensors = {}
+    for name, tensor in load_file(whole).items():
+        if not is_quantised(name, tensor):
+            tensors[name] = tensor
+            continue
+        packed = QuantizedTensor.from_float(tensor.to(torch.bfloat16), QUANT_ALGOS[form]["comfy_tensor_layout"])
+        tensors |= packed.state_dict(name)
+        mark = json.dumps({"format": form}).encode()
+        tensors[f"{name.removesuffix('.weight')}.comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(models) -> Path:
+    return small_models.write_wan(models / "diffusion_models" / "wan_whole.safetensors")
+
+
+@pytest.fixture(scope="module")
+def lora(models, whole):
+    return write_lora(models / "loras" / FILE, small_models.load_model(whole), "native", rank=8, alpha=8.0, differences=True, size=0.3)
+
+
+@pytest.fixture(scope="module")
+def load(models, whole):
+    """form -> a MODEL in it; "fp8 plain" is the host's own cast while loading, "scaled fp8" the older published layout."""
+
+    def loaded(form: str):
+        if form == "fp8 plain":
+            return comfy.sd.load_diffusion_model(str(whole), model_options={"dtype": torch.float8_e4m3fn})
+        path = models / "diffusion_models" / f"wan_{form.replace(' ', '_')}.safetensors"
+        if form == "scaled fp8":
+            write_scaled(path, whole)
+        else:
+            write_quantised(path, whole, form)
+        return comfy.sd.load_diffusion_model(str(path))
+
+    return loaded
+
+
+def write_scaled(path: Path, whole: Path) -> None:
+    """`scaled_fp8` files: fp8 weights, each with its scale_weight, and a mark of the whole."""
+    tensors = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for name, tensor in load_file(whole).items():
+        if is_quantised(name, tensor):
+            scale = tensor.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            tensors[name.removesuffix("weight") + "scale_weight"] = scale
+        else:
+            tensors[name] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def run(model):
+    text = small_models.conditioning(model)
+    output = sampler.FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 9, 0, 1.0)
+    return output.args[0]["samples"], output.ui["fewstep_report"][0]
+
+
+@pytest.mark.parametrize("form", ["fp8 plain", "scaled fp8", *QUANT_ALGOS])
+def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, form):
+    model = load(form)
+    assert host.base_of(model).name == "WAN_T2V"
+    # The width is the model's, though a packed format stores fewer numbers.
+    assert host.width_of(model) == small_models.WAN_SMALL["dim"]
+    attached, report = accelerator.attach(model, FILE, "auto", 1.0)
+    assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step"
+    assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
+
+    samples, data = run(attached)
+    assert data["evaluations"] == 4 and torch.isfinite(samples).all()
+    # A packed model with the LoRA comes out near the whole one with the LoRA, and far from itself without.
+    reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
+    without, _ = run(host.with_record(host.with_model_sampling(model, host.accelerator_of(attached)), host.accelerator_of(attached)))
+    near, far = (samples - reference).norm() / reference.norm(), (samples - without).norm() / without.norm()
+    assert near < 0.6 * far, f"{form}: {near:.3f} from the whole model, {far:.3f} from the model without the LoRA"
+    again, _ = run(attached)
+    assert torch.equal(samples, again)
+
+
+@pytest.mark.parametrize("form", QUANT_ALGOS)
+def test_a_quantised_weight_is_patched_by_the_loras_product(load, lora, form):
+    attached, _ = accelerator.attach(load(form), FILE, "auto", 1.0)
+    name = "blocks.0.self_attn.q.weight"
+    before = dequantised(attached, name)
+    expected = before + lora.change(name)
+    with_patch = comfy.lora.calculate_weight(attached.patches[f"diffusion_model.{name}"], before.clone(), name)
+    assert torch.allclose(with_patch, expected, atol=1e-5)
+    host_weights = patched_weight(attached, name)
+    error = (host_weights - expected).norm() / expected.norm()
+    assert error < TOLERANCE[form], f"{form}: {error:.3f}"
+
+
+def dequantised(model, name: str) -> torch.Tensor:
+    weight = dict(model.model.diffusion_model.named_parameters())[name]
+    return (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).float().detach().clone()
+
+
+def patched_weight(model, name: str) -> torch.Tensor:
+    """The weight as the host has it on the device while it samples."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model])
+    try:
+        return dequantised(model, name)
+    finally:
+        comfy.model_management.unload_all_models()
+
+
+def test_gguf_takes_an_accelerator_where_its_loader_is_installed(models, whole, lora):
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
+    nodes = pytest.importorskip("ComfyUI-GGUF.nodes", reason="the ComfyUI-GGUF loader is not installed")
+    path = models / "diffusion_models" / "wan.gguf"
+    writer = gguf.GGUFWriter(str(path), "wan")
+    for name, tensor in load_file(whole).items():
+        if is_quantised(name, tensor):
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor.float().numpy())
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+    model = nodes.UnetLoaderGGUF().load_unet("wan.gguf")[0]
+    attached, report = accelerator.attach(model, FILE, "auto", 1.0)
+    assert report.data["layers_lost"] == 0
+    assert torch.isfinite(run(attached)[0]).all()

@@ -1,0 +1,176 @@
+"""Speed-Quality Compare on the host, and the batch client end to end: a real server, killed half-way and started again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_fewstep.nodes.compare import FewStepCompare, rows_of, speedup
+from comfyui_fewstep.nodes.report import Report
+
+from comfy_client import outputs
+from comfy_server import Server, free_port, running_server
+from small_models import write_wan, write_wan_vae
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import compare as program  # noqa: E402
+
+REFERENCE = Report("Few-Step Sampler", "", (("evaluations", "100 per sample"), ("seconds", "12.50 (0.125 per pass)"), ("CFG", "5"))).markdown
+CANDIDATE = Report("Few-Step Sampler", "", (("evaluations", "4 per sample"), ("seconds", "0.50 (0.125 per pass)"), ("CFG", "1 | locked"))).markdown
+
+
+# ---------------------------------------------------------------- the node
+
+
+def test_the_node_gives_a_sheet_figures_and_both_costs() -> None:
+    frames = torch.rand(3, 64, 64, 3)
+    sheet, report = (output := FewStepCompare.execute(frames, frames * 0.9, REFERENCE, CANDIDATE)).args
+    assert sheet.ndim == 4 and sheet.shape[-1] == 3
+    assert "| seconds | 12.50 (0.125 per pass) | 0.50 (0.125 per pass) |" in report
+    assert "25.00x the reference's" in report and "temporal difference" in report
+    data = output.ui["fewstep_report"][0]
+    assert data["speedup"] == 25.0 and data["candidate"]["CFG"] == "1 | locked"
+    json.dumps(data, allow_nan=False)
+
+
+def test_reports_may_be_missing_or_anything() -> None:
+    image = torch.rand(1, 64, 64, 3)
+    for text in ("", "hello", "| a | b |\n|---|"):
+        output = FewStepCompare.execute(image, image.clone(), text, "")
+        assert "| cost |" not in output.args[1]
+        assert output.ui["fewstep_report"][0]["is_equal"] and output.ui["fewstep_report"][0]["psnr"] is None
+        json.dumps(output.ui, allow_nan=False)
+
+
+def test_unlike_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="same size"):
+        FewStepCompare.execute(torch.rand(1, 64, 64, 3), torch.rand(1, 64, 32, 3), "", "")
+
+
+def test_rows_come_back_from_a_report_as_they_went_in() -> None:
+    assert rows_of(CANDIDATE)["CFG"] == "1 | locked"
+    assert speedup(rows_of(REFERENCE), {}) is None
+    assert speedup(rows_of(REFERENCE), {"seconds": "0.00 (0)"}) is None
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+def workflow(steps: int) -> dict:
+    """A small Wan clip of five frames through core's sampler."""
+    return {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "wan21_t2v.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "TestPrompt", "inputs": {"text": "a prompt", "width": 4096}},
+        "3": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 64, "height": 64, "length": 5, "batch_size": 1}},
+        "4": {"class_type": "KSampler", "inputs": {
+            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": 1, "steps": steps,
+            "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}},
+        "5": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_vae.safetensors"}},
+        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["5", 0]}},
+        "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "compare"}},
+    }
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A server's folders with a small Wan and its VAE."""
+    write_wan(tmp_path / "server" / "models" / "diffusion_models" / "wan21_t2v.safetensors")
+    write_wan_vae(tmp_path / "server" / "models" / "vae" / "wan_vae.safetensors")
+    return tmp_path / "server"
+
+
+def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp_path: Path, capsys) -> None:
+    out, port = tmp_path / "report", free_port()
+    arguments = request(tmp_path, f"http://127.0.0.1:{port}", out)
+    packs = {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"}
+    codes: list[int] = []
+    with running_server(host, base, port=port, packs=packs) as server:
+        client = threading.Thread(target=lambda: codes.append(program.main(arguments)), daemon=True)
+        client.start()
+        wait_for(lambda: len(results(out)) >= 3)
+        kill(server)
+        before = {path: path.read_bytes() for path in results(out)}
+    with running_server(host, base, port=port, packs=packs) as server:
+        client.join(timeout=600)
+        assert codes == [1]  # the failing prompt, and only it
+        assert {path: path.read_bytes() for path in before} == before  # what was done before is not done again
+        rows = list(csv.DictReader((out / "results.csv").open(encoding="utf-8")))
+        assert len(rows) == 2 * 3 * 2 == len(results(out))
+        failed = [row for row in rows if row["error"]]
+        assert {row["prompt"] for row in failed} == {"fail"} and all("this prompt fails" in row["error"] for row in failed)
+        assert all(float(row["seconds"]) > 0 for row in rows if not row["error"])
+        compared = [row for row in rows if row["psnr"]]
+        assert len(compared) == 2 * 2 and all(float(row["temporal_difference"]) > 0 for row in compared)
+        page = (out / "report.html").read_text(encoding="utf-8")
+        assert "8 of 12 jobs done" in page and "<b>not bold</b>" not in page and "this prompt fails" in page
+
+        capsys.readouterr()
+        assert program.main(arguments) == 1
+        assert "12 jobs, 8 done before, 4 to do on 1 server" in capsys.readouterr().out
+        keep(out)
+        assert server.is_alive
+
+
+def test_both_nodes_run_in_a_graph_and_their_data_land_in_the_history(server: Server) -> None:
+    fast = workflow(2)["4"]["inputs"]
+    graph = {
+        **workflow(4),
+        "10": {"class_type": "FewStepBudget", "inputs": {
+            "model": ["1", 0], "latent_image": ["3", 0], "experience": "interactive", "seconds": 0.0, "seconds_per_evaluation": 0.0,
+            "price_per_hour": 1.0}},
+        "11": {"class_type": "PreviewImage", "inputs": {"images": ["10", 3]}},
+        "14": {"class_type": "KSampler", "inputs": fast},
+        "16": {"class_type": "VAEDecode", "inputs": {"samples": ["14", 0], "vae": ["5", 0]}},
+        "17": {"class_type": "FewStepCompare", "inputs": {
+            "reference": ["6", 0], "candidate": ["16", 0], "reference_report": ["10", 2], "candidate_report": ""}},
+        "18": {"class_type": "PreviewImage", "inputs": {"images": ["17", 0]}},
+    }
+    entry = server.client.run(graph)
+    reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
+    assert reports["Step Budget"]["measured"] and reports["Step Budget"]["seconds_per_evaluation"] > 0
+    assert reports["Speed-Quality Compare"]["ssim"] < 1
+    assert "Wan" in reports["Speed-Quality Compare"]["reference"]["model"]
+
+
+def request(folder: Path, url: str, out: Path) -> list[str]:
+    """The command line of two workflows, three prompts of which one fails, two seeds."""
+    for name, steps in (("full", 8), ("fast", 2)):
+        (folder / f"{name}.json").write_text(json.dumps(workflow(steps)))
+    (folder / "prompts.txt").write_text("a red circle\nfail\n<b>not bold</b>\n")
+    return ["--server", url, "--workflow", str(folder / "full.json"), "--workflow", str(folder / "fast.json"), "--prompts",
+            str(folder / "prompts.txt"), "--seeds", "2", "--out", str(out), "--price-per-hour", "2", "--wait", "300"]
+
+
+def results(out: Path) -> list[Path]:
+    return sorted((out / "results").glob("*.json"))
+
+
+def wait_for(is_so, timeout: float = 300) -> None:
+    deadline = time.monotonic() + timeout
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def kill(server: Server) -> None:
+    """As a crash or the kernel does it: no word, no cleaning up."""
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+
+
+def keep(out: Path) -> None:
+    """Leave the page where somebody may look at it."""
+    folder = os.environ.get("FEWSTEP_KEEP")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "compare.html").write_bytes((out / "report.html").read_bytes())

@@ -1,0 +1,192 @@
+"""Accelerators that core's own LoRA loader put on the model, and those that a user declared."""
+
+from __future__ import annotations
+
+import json
+
+import nodes as core
+import pytest
+import small_models
+import torch
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, declared, host, sampler
+from comfyui_fewstep.samplers.plan import PlanError
+from more_models import small_patcher, text_conditioning
+from small_loras import write_lora
+
+LTX_LORA = "ltx-2-19b-distilled-lora-384.safetensors"
+
+
+@pytest.fixture(scope="module")
+def sdxl(unets):
+    return unets["sdxl"]
+
+
+def core_loaded(model, name, strength=1.0):
+    return core.LoraLoaderModelOnly().load_lora_model_only(model, name, strength)[0]
+
+
+def run(model, text, samples, steps=0):
+    output = sampler.FewStepSampler.execute(model, text, {"samples": samples}, 3, steps, 1.0)
+    return output.args[0]["samples"], output.ui["fewstep_report"][0]
+
+
+# ---------------------------------------------------------------- core's loader
+
+
+def test_a_title_that_core_leaves_on_the_model_tells_the_accelerator(sdxl, models):
+    metadata = {"modelspec.title": "sdxl_lightning_4step_lora"}
+    write_lora(models / "loras" / "a1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata=metadata)
+    model = core_loaded(sdxl, "a1.safetensors")
+    samples, data = run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    assert data["accelerators"] == ["sdxl-lightning-4step-lora"] and data["evaluations"] == 4
+    assert any("Recognised from what another loader left" in note for note in data["notes"])
+    # The same through our own loader gives the same picture.
+    ours, _ = accelerator.attach(sdxl, "a1.safetensors", "auto", 1.0)
+    assert torch.equal(samples, run(ours, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[0])
+
+
+def test_the_model_sampling_follows_what_was_recognised(unets, models):
+    write_lora(models / "loras" / "b1.safetensors", unets["sd15"], "kohya-diffusers", only="attn", metadata={"ss_output_name": "lcm_sd15"})
+    model = core_loaded(unets["sd15"], "b1.safetensors")
+    _, data = run(model, small_models.conditioning(unets["sd15"]), torch.zeros(1, 4, 8, 8), steps=8)
+    assert data["accelerators"] == ["lcm-lora-sd15"] and data["sampler"] == "lcm"
+    sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(model, 8, 1.0).args
+    assert (cfg, steps, len(sigmas)) == (1.0, 8, 9)
+    assert host.accelerator_of(model) is None, "the model given is as it was"
+
+
+def test_patches_without_a_title_are_refused_with_the_candidates(sdxl, models):
+    write_lora(models / "loras" / "c1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    with pytest.raises(PlanError, match="another loader put on the model cannot be told.*LoRA for SDXL.*Accelerator Loader.*sdxl-lightning-4step-lora"):
+        run(core_loaded(sdxl, "c1.safetensors"), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+
+
+def test_several_loras_of_other_loaders_are_refused(sdxl, models):
+    for name in ("d1.safetensors", "d2.safetensors"):
+        write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1")
+    model = core_loaded(core_loaded(sdxl, "d1.safetensors"), "d2.safetensors")
+    with pytest.raises(ValueError, match="several LoRAs of other loaders.*Accelerator Loader"):
+        run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+
+
+def test_a_style_beside_an_accelerator_of_ours_changes_nothing(sdxl, models):
+    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(models / "loras" / "style.safetensors", sdxl, "kohya-diffusers", only="attn2")
+    model, _ = accelerator.attach(core_loaded(sdxl, "style.safetensors"), "sdxl_lightning_4step_lora.safetensors", "auto", 1.0)
+    after = core_loaded(model, "style.safetensors")
+    assert run(after, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["accelerators"] == ["sdxl-lightning-4step-lora"]
+
+
+def test_another_strength_than_the_release_is_said(models):
+    ltx = small_patcher("LTXAV")
+    write_lora(models / "loras" / "e1.safetensors", ltx, "native", only="attn", metadata={"title": CATALOG["ltx23-22b-distilled-lora"].files[0].name})
+    _, data = run(core_loaded(ltx, "e1.safetensors", 1.0), text_conditioning("LTXAV"), latent())
+    assert data["accelerators"] == ["ltx23-22b-distilled-lora"]
+    assert any("attached at strength 1; ltx23-22b-distilled-lora was released at 0.5" in note for note in data["notes"])
+
+
+def latent():
+    from more_models import audio_video_latent
+
+    return audio_video_latent("LTXAV")
+
+
+def test_a_recognised_lora_for_another_base_is_refused(models, unets):
+    write_lora(models / "loras" / "f1.safetensors", unets["ssd1b"], "kohya-diffusers", only="attn", metadata={"title": "lcm ssd"})
+    model = core_loaded(unets["ssd1b"], "f1.safetensors")
+    assert run(model, small_models.conditioning(unets["ssd1b"]), torch.zeros(1, 4, 8, 8))[1]["accelerators"] == ["lcm-lora-ssd-1b"]
+
+
+def test_a_model_with_nothing_on_it_is_refused_as_before(sdxl):
+    with pytest.raises(PlanError, match="No accelerator is attached to model"):
+        run(sdxl, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+
+
+# ---------------------------------------------------------------- declared by the user
+
+DECLARED = {"file": "mine.safetensors", "base": "SDXL", "steps": [3], "schedule": {"type": "trailing"}, "sampler": "euler", "strength": 0.5,
+            "licence": {"name": "my own", "commercial": False}}  # fmt: skip
+
+
+@pytest.fixture
+def declare(models):
+    """Write a declaration; gone after the test."""
+    written = []
+
+    def write(text, name="my-own.fewstep.json", folder="loras"):
+        path = models / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
+        written.append(path)
+        return path
+
+    yield write
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
+def test_a_declaration_beside_the_lora_is_an_accelerator_like_the_others(sdxl, models, declare):
+    declare(DECLARED)
+    assert "my-own" in declared.ids()
+    options = next(i for i in accelerator.FewStepAccelerator.define_schema().inputs if i.id == "accelerator").options
+    assert "my-own" in options and "lcm-lora-sdxl" in options
+    write_lora(models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    model, report = accelerator.attach(sdxl, "mine.safetensors", "auto", 1.0)
+    assert host.accelerator_of(model).id == "my-own" and report.data["strength"] == 0.5
+    assert "my own (NON-COMMERCIAL)" in report.markdown
+    assert run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 3
+
+
+def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, declare):
+    name = "sdxl_lightning_4step_lora.safetensors"
+    declare({**DECLARED, "file": name}, "three.fewstep.json")
+    write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    assert host.accelerator_of(accelerator.attach(sdxl, name, "auto", 1.0)[0]).id == "three"
+    assert host.accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id == "sdxl-lightning-4step-lora"
+
+
+def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models, declare):
+    declare({**DECLARED, "file": "sd15_thing.safetensors"})
+    write_lora(models / "loras" / "sd15_thing.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    with pytest.raises(ValueError, match="not an accelerator known here"):
+        accelerator.attach(unets["sd15"], "sd15_thing.safetensors", "auto", 1.0)
+    with pytest.raises(ValueError, match="is a LoRA for SD 1.5.*my-own is one for SDXL"):
+        accelerator.attach(unets["sdxl"], "sd15_thing.safetensors", "my-own", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("{", "broken.fewstep.json", "broken.fewstep.json: it is not JSON"),
+        ({**DECLARED, "sampler": "magic"}, "broken.fewstep.json", "sampler must be one of"),
+        (DECLARED, "LCM-LoRA SDXL.fewstep.json", "taken"),
+    ],
+)
+def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(sdxl, models, declare, text, name, message):
+    declare(text, name)
+    known = declared.known()
+    assert set(CATALOG) <= set(known.records) and len(known.problems) == 1 and message in known.problems[0]
+    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    _, report = accelerator.attach(sdxl, "sdxl_lightning_4step_lora.safetensors", "auto", 1.0)
+    assert any(message in note for note in report.notes)
+    if name.startswith("broken"):
+        with pytest.raises(ValueError, match=message):
+            accelerator.attach(sdxl, "sdxl_lightning_4step_lora.safetensors", "broken", 1.0)
+
+
+def test_a_declaration_that_changes_is_read_again(declare):
+    path = declare(DECLARED)
+    before = accelerator.FewStepAccelerator.fingerprint_inputs("none")
+    assert declared.known().records["my-own"].steps == (3,)
+    path.write_text(json.dumps({**DECLARED, "steps": [5, 6, 7]}), encoding="utf-8")
+    assert declared.known().records["my-own"].steps == (5, 6, 7)
+    assert accelerator.FewStepAccelerator.fingerprint_inputs("none") != before
+
+
+def test_a_declared_full_model_is_recognised(models, declare):
+    declare({"file": "mine_fast.safetensors", "base": "wan_t2v", "steps": 2, "schedule": {"type": "shifted", "shift": 7}, "sampler": "euler",
+             "kind": "full model"})  # fmt: skip
+    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "mine_fast.safetensors"))
+    attached, _ = accelerator.attach_distilled(model, "auto")
+    assert host.accelerator_of(attached).id == "my-own" and attached.get_model_object("model_sampling").shift == 7.0

@@ -1,0 +1,587 @@
+"""The Motion Module Loader on the real host: what it changes, what it leaves alone, what it works with, what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import weakref
+from pathlib import Path
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("diffusers")
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfyui_fewstep.loras.accelerator import Kind
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, host, motion, motion_patch, sampler
+from motion_files import animatediff_keys, motion_adapter, save
+
+from small_loras import write_lora
+from small_models import RandomWeights, conditioning, shapes_of, unet_config, unet_patcher
+
+pytestmark = pytest.mark.skipif(not motion_patch.host_patches_layers(), reason="this ComfyUI is too old for motion modules")
+LIGHTNING = "animatediff_lightning_4step_comfyui.safetensors"
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return motion_adapter(size=0.3)
+
+
+@pytest.fixture
+def sd15():
+    """A model of this test's own: some of them look at what a run leaves behind."""
+    yield unet_patcher("sd15")
+    comfy.model_management.unload_all_models()
+
+
+@pytest.fixture
+def lightning(models, adapter):
+    save(models / "animatediff_models" / LIGHTNING, animatediff_keys(adapter.state_dict()))
+    return LIGHTNING
+
+
+def with_lightning(model, name=LIGHTNING, frames=FRAMES):
+    return motion.attach(model, name, frames)[0]
+
+
+def latent(frames=FRAMES):
+    return {"samples": torch.zeros(frames, 4, 8, 8)}
+
+
+def run(model, frames=FRAMES, positive=None, seed=5):
+    """The clip the Few-Step Sampler makes, (T, 4, H, W), and its report's data."""
+    output = sampler.FewStepSampler.execute(model, positive or conditioning(model, seed=1), latent(frames), seed, 0, 1.0)
+    return output.result[0]["samples"], output.ui["fewstep_report"][0]
+
+
+def core_run(model, frames=FRAMES, cfg=1.0, positive=None, negative=None, callback=None, steps=2):
+    """The same through what the core KSampler calls."""
+    noise = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    positive = positive or conditioning(model, seed=1)
+    return comfy.sample.sample(model, noise, steps, cfg, "euler", "sgm_uniform", positive, negative or conditioning(model, seed=9),
+                               torch.zeros_like(noise), callback=callback, disable_pbar=True)
+
+
+@torch.no_grad()
+def evaluate(model, seed=0, rows=FRAMES):
+    """The UNet as this MODEL runs it, without a sampler."""
+    generator = torch.Generator().manual_seed(seed)
+    x, context = torch.randn(rows, 4, 8, 8, generator=generator), torch.randn(rows, 77, 768, generator=generator)
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [0]}
+    return model.model.diffusion_model(x, torch.full((rows,), 500.0), context=context, transformer_options=options)
+
+
+# --- the original model -----------------------------------------------------------------------------------------------
+
+
+def test_without_the_node_the_model_gives_the_same_bits_before_during_and_after(sd15, lightning):
+    before, modules = evaluate(sd15), list(sd15.model.diffusion_model.modules())
+    weights = {name: weight.clone() for name, weight in sd15.model.diffusion_model.state_dict().items()}
+    during = []
+    moving = with_lightning(sd15)
+    assert torch.equal(evaluate(sd15), before), "attaching changes nothing"
+    core_run(moving, callback=lambda step, x0, x, steps: during.append(evaluate(sd15)))
+    assert len(during) == 2 and all(torch.equal(each, before) for each in during)
+    assert torch.equal(evaluate(sd15), before)
+    assert list(sd15.model.diffusion_model.modules()) == modules, "no layer was put into the UNet"
+    assert all(torch.equal(weight, weights[name]) for name, weight in sd15.model.diffusion_model.state_dict().items())
+    assert "patches" not in sd15.model_options["transformer_options"]
+    assert not sd15.additional_models and not sd15.attachments and not sd15.get_all_wrappers("outer_sample")
+
+
+def test_other_branches_of_the_graph_sample_as_if_there_were_no_motion(sd15, lightning):
+    still = core_run(sd15)
+    moving = with_lightning(sd15)
+    first = core_run(moving)
+    assert torch.equal(core_run(sd15), still), "after a run with motion"
+    assert torch.equal(core_run(moving), first), "and the other way round"
+    assert float(sd15.get_model_object("model_sampling").sigma_max) == pytest.approx(14.61, abs=0.01)
+
+
+def test_an_interrupt_leaves_nothing_behind(sd15, lightning):
+    before, modules = evaluate(sd15), list(sd15.model.modules())
+    moving = with_lightning(sd15)
+    whole = core_run(moving)
+
+    def stop(step, x0, x, steps):
+        raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        core_run(moving, callback=stop)
+    assert torch.equal(evaluate(sd15), before)
+    assert torch.equal(core_run(moving), whole), "the next run starts fresh"
+    # While a model is loaded the host keeps its object patches, here the noise schedule, in place.
+    comfy.model_management.unload_all_models()
+    assert list(sd15.model.modules()) == modules
+
+
+def live_bytes():
+    """Bytes of all tensors there are, each storage once."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def test_memory_returns_to_the_start(sd15, lightning):
+    core_run(sd15)
+    comfy.model_management.unload_all_models()
+    start = live_bytes()
+    moving = with_lightning(sd15)
+    network = weakref.ref(moving.get_additional_models()[0].model)
+    run(moving)
+    assert live_bytes() > start
+    comfy.model_management.unload_all_models()
+    del moving
+    assert live_bytes() == start
+    assert network() is None
+
+
+def test_the_weights_are_the_hosts_to_load_and_to_offload(sd15, lightning):
+    moving = with_lightning(sd15)
+    (weights,) = moving.get_additional_models()
+    assert weights.model_size() >= sum(p.nbytes for p in weights.model.parameters())
+    loaded = []
+    core_run(moving, callback=lambda step, x0, x, steps: loaded.append(comfy.model_management.loaded_models()))
+    assert all(any(weights.is_clone(model) for model in each) for each in loaded)
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.loaded_models()
+
+
+def test_partly_loaded_weights_give_the_same_clip(sd15, lightning):
+    moving = with_lightning(sd15)
+    whole = core_run(moving)
+    (weights,) = moving.get_additional_models()
+    weights.detach()
+    # One byte of room: every layer is brought in when it is used.
+    weights.load(torch.device("cpu"), lowvram_model_memory=1)
+    assert torch.equal(core_run(moving), whole)
+
+
+def test_the_motion_module_takes_the_precision_of_the_model(lightning, monkeypatch):
+    model = unet_patcher("sd15")
+    monkeypatch.setattr(model.model, "get_dtype_inference", lambda: torch.bfloat16)
+    (weights,) = with_lightning(model).get_additional_models()
+    assert {p.dtype for p in weights.model.parameters()} == {torch.bfloat16}
+
+
+# --- two motion models ------------------------------------------------------------------------------------------------
+
+
+def test_two_motion_models_in_one_graph_do_not_meet(sd15, lightning, models):
+    save(models / "animatediff_models" / "mm_v3.safetensors",
+         motion_adapter(has_middle=False, seed=7, size=0.3).state_dict())
+    one, other = with_lightning(sd15), with_lightning(sd15, "mm_v3.safetensors")
+    alone, alone_too = core_run(one), core_run(other)
+    assert not torch.equal(alone, alone_too)
+    inside = []
+    together = core_run(one, callback=lambda step, x0, x, steps: inside.append(evaluate(other)))
+    assert torch.equal(together, alone)
+    assert torch.equal(inside[0], evaluate(other))
+    assert torch.equal(core_run(other), alone_too) and torch.equal(core_run(one), alone)
+
+
+def test_clones_and_other_patches_keep_the_motion(sd15, lightning):
+    moving = with_lightning(sd15)
+    other = moving.clone()
+    other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
+    assert torch.equal(core_run(other), core_run(moving))
+    assert motion_patch.motion_of(other).frames == FRAMES
+    assert host.accelerator_of(other).id == "animatediff-lightning-4step"
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def test_four_evaluations_make_the_clip(sd15, lightning):
+    clip, report = run(with_lightning(sd15))
+    assert clip.shape == (FRAMES, 4, 8, 8) and torch.isfinite(clip).all()
+    assert (report["steps"], report["evaluations"], report["forward_passes"]) == (4, 4, 4)
+    assert (report["sampler"], report["cfg"], report["accelerators"]) == ("euler", 1.0, ["animatediff-lightning-4step"])
+
+
+def test_frames_depend_on_each_other_only_with_motion(sd15, lightning):
+    def changed_frames(model):
+        noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+        other = noise.clone()
+        other[0] += 1
+        clips = [comfy.sample.sample(model, n, 2, 1.0, "euler", "simple", conditioning(model), conditioning(model),
+                                     torch.zeros_like(n), disable_pbar=True) for n in (noise, other)]
+        return [frame for frame in range(FRAMES) if not torch.allclose(clips[0][frame], clips[1][frame], atol=1e-4)]
+
+    assert changed_frames(sd15) == [0]
+    assert changed_frames(with_lightning(sd15)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("clips", [1, 2, 3])
+def test_a_batch_of_several_clips_makes_each_as_if_alone(sd15, lightning, clips):
+    moving = with_lightning(sd15)
+    noise = torch.randn(clips * FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def sample(part):
+        return comfy.sample.sample(moving, part, 2, 1.0, "euler", "simple", conditioning(sd15), conditioning(sd15),
+                                   torch.zeros_like(part), disable_pbar=True)
+
+    together = sample(noise)
+    for clip in range(clips):
+        part = slice(clip * FRAMES, (clip + 1) * FRAMES)
+        torch.testing.assert_close(together[part], sample(noise[part]), rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, monkeypatch):
+    moving = with_lightning(sd15)
+    together = core_run(moving, cfg=3.0)
+    # No memory for both conditionings at once: the host evaluates one after the other.
+    monkeypatch.setattr(type(sd15), "get_free_memory", lambda self, device: 0)
+    torch.testing.assert_close(core_run(moving, cfg=3.0), together, rtol=1e-4, atol=1e-4)
+
+
+# --- with other nodes -------------------------------------------------------------------------------------------------
+
+
+def control_net(seed=0):
+    """A ControlNet of the small SD 1.5, random weights, as the host builds it from a file."""
+    config = {key: value for key, value in unet_config("sd15").items() if key != "out_channels"}
+    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3)
+    network.load_state_dict(RandomWeights(seed).fill(shapes_of(network)))
+    network.eval().requires_grad_(False)
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+
+
+def controlled(positive, net, hint, previous=None):
+    """hint: (T or 1, 3, H, W) pictures."""
+    applied = net.copy().set_cond_hint(hint, 0.5, (0.0, 1.0))
+    applied.set_previous_controlnet(previous)
+    return [[positive[0][0], {**positive[0][1], "control": applied, "control_apply_to_uncond": True}]]
+
+
+@pytest.mark.parametrize("pictures", [1, FRAMES])
+def test_a_control_net_sees_each_frame_and_no_motion(sd15, lightning, pictures):
+    moving, net = with_lightning(sd15), control_net()
+    hint = torch.rand(pictures, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    seen = []
+    net.control_model.register_forward_hook(lambda module, args, kwargs, output: seen.append((kwargs, output)), with_kwargs=True)
+    positive = controlled(conditioning(sd15, seed=1), net, hint)
+    clip = core_run(moving, positive=positive, steps=1)
+    assert not torch.equal(clip, core_run(moving, steps=1))
+    # The ControlNet has no time: each frame alone gives what all together gave.
+    kwargs, output = seen[0]
+    for frame in range(FRAMES):
+        one = {name: value[frame % value.shape[0]][None] if torch.is_tensor(value) else value for name, value in kwargs.items()}
+        with torch.no_grad():
+            alone = net.control_model(**one)
+        torch.testing.assert_close(alone["middle"][0], output["middle"][0][frame : frame + 1] / 0.5, rtol=1e-3, atol=1e-4)
+
+
+def test_attention_patches_meet_the_same_layers_in_the_same_order(sd15, lightning):
+    def calls_of(model):
+        patched, calls = model.clone(), []
+
+        def patch(q, k, v, options):
+            calls.append((options["block"], options["transformer_index"], options["block_index"], tuple(q.shape)))
+            return q, k, v
+
+        patched.set_model_attn2_patch(patch)
+        core_run(patched, steps=1)
+        return calls
+
+    still = calls_of(sd15)
+    assert len(still) == 16
+    assert calls_of(with_lightning(sd15)) == still
+
+
+def test_a_replaced_attention_is_replaced_before_the_motion(sd15, lightning):
+    # As IP-Adapter does it: one block's cross attention is another function.
+    def silent(q, k, v, options):
+        return torch.zeros_like(q)
+
+    moving = with_lightning(sd15)
+    patched = moving.clone()
+    patched.set_model_attn2_replace(silent, "input", 4)
+    earlier = sd15.clone()
+    earlier.set_model_attn2_replace(silent, "input", 4)
+    changed = core_run(patched)
+    assert not torch.equal(changed, core_run(moving))
+    assert torch.equal(changed, core_run(with_lightning(earlier))), "in either order of nodes"
+
+
+def test_a_lora_on_the_base_is_the_merged_base(sd15, lightning, models):
+    written = write_lora(models / "loras" / "style.safetensors", sd15, "kohya-diffusers", rank=4)
+    styled, _ = host.attach_lora(sd15, written.tensors, 1.0)
+    merged = unet_patcher("sd15")
+    for name, weight in merged.model.diffusion_model.state_dict().items():
+        if name in written.changed:
+            weight += written.change(name)
+    expected = core_run(with_lightning(merged))
+    torch.testing.assert_close(core_run(with_lightning(styled)), expected, rtol=1e-4, atol=1e-4)
+    after, _ = host.attach_lora(with_lightning(sd15), written.tensors, 1.0)
+    torch.testing.assert_close(core_run(after), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_frame_can_have_its_own_prompt(sd15, lightning):
+    prompts = torch.cat([conditioning(sd15, seed=seed)[0][0] for seed in range(FRAMES)])
+    moving = with_lightning(sd15)
+    clip = core_run(moving, positive=[[prompts, {}]])
+    # The same prompt for all frames, given as a batch, is the single prompt.
+    same = core_run(moving, positive=[[prompts[:1].repeat(FRAMES, 1, 1), {}]])
+    torch.testing.assert_close(same, core_run(moving, positive=[[prompts[:1], {}]]), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(clip, same)
+
+
+def test_combined_prompts_move_together(sd15, lightning):
+    # Two conditionings of equal weight: the host stacks them in the batch and averages.
+    positive = conditioning(sd15, seed=1) + conditioning(sd15, seed=2)
+    clip = core_run(with_lightning(sd15), positive=positive)
+    assert torch.isfinite(clip).all() and not torch.equal(clip, core_run(with_lightning(sd15)))
+
+
+def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
+    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn")
+    save(models / "animatediff_models" / "v3_sd15_mm.safetensors",
+         animatediff_keys(motion_adapter(has_middle=False, size=0.3).state_dict()))
+    fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
+    lora_first = with_lightning(fast, "v3_sd15_mm.safetensors")
+    motion_first, _ = accelerator.attach(with_lightning(sd15, "v3_sd15_mm.safetensors"), "lcm-lora-sdv1-5.safetensors",
+                                         accelerator.AUTO, 1.0)
+    for model in (lora_first, motion_first):
+        assert host.accelerator_of(model).id == "lcm-lora-sd15"
+        sampling = model.get_model_object("model_sampling")
+        assert len(sampling.sigmas) == 50, "the LCM grid"
+        assert float(sampling.sigma_max) == pytest.approx(25.1, abs=0.1), "on AnimateDiff's betas"
+    torch.testing.assert_close(run(lora_first)[0], run(motion_first)[0], rtol=1e-4, atol=1e-4)
+
+
+# --- long clips -------------------------------------------------------------------------------------------------------
+
+LONG = 40
+WINDOWS = [range(16), range(12, 28), range(24, 40)]
+
+
+def windows_by_hand(moving, x, sigma, positive, controls=None):
+    """The denoised clip of one evaluation in windows of 16, blended with weights that fall towards each window's ends."""
+    short = moving.clone()
+    del short.model_options["context_handler"]
+    total, weights = torch.zeros_like(x), torch.zeros(LONG, 1, 1, 1)
+    pyramid = torch.tensor([*range(1, 9), *range(8, 0, -1)], dtype=torch.float32).reshape(-1, 1, 1, 1)
+    for window in WINDOWS:
+        part = positive if controls is None else controlled(positive, *controls[:1], controls[1][list(window)])
+        inner = short.clone()
+        inner.attachments[motion_patch.MOTION_KEY] = motion_patch.Motion("", 16, 32)
+        total[list(window)] += pyramid * denoised(inner, x[list(window)], sigma, part)
+        weights[list(window)] += pyramid
+    return total / weights
+
+
+def denoised(model, x, sigma, positive):
+    """One evaluation through the host's guider. x: at noise level sigma."""
+    result = []
+
+    def once(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        result.append(model(start, sigmas[:1].expand(x.shape[0]), **extra_args))
+        return result[0]
+
+    start = x
+    comfy.sample.sample_custom(model, torch.zeros_like(x), 1.0, comfy.samplers.KSAMPLER(once), torch.tensor([sigma, 0.0]), positive,
+                               positive, torch.zeros_like(x), disable_pbar=True)
+    return result[0]
+
+
+@pytest.mark.parametrize("with_control", [False, True])
+def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightning, with_control):
+    moving = with_lightning(sd15, frames=LONG)
+    x = 5 * torch.randn(LONG, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    positive = conditioning(sd15, seed=1)
+    net, hint = control_net(), torch.rand(LONG, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    controls = (net, hint) if with_control else None
+    actual = denoised(moving, x, 5.0, controlled(positive, net, hint) if with_control else positive)
+    torch.testing.assert_close(actual, windows_by_hand(moving, x, 5.0, positive, controls), rtol=1e-4, atol=1e-4)
+
+
+def test_windows_are_counted_and_reported(sd15, lightning):
+    moving, report = motion.attach(sd15, LIGHTNING, LONG)
+    assert report.data["windows"] == 3 and "3 windows" in report.summary
+    clip, data = run(moving, frames=LONG)
+    assert clip.shape[0] == LONG
+    # 3 windows of 16 rows for 40 frames, four times.
+    assert (data["forward_passes"], data["rows"]) == (12, 4 * 3 * 16)
+
+
+@pytest.mark.parametrize(("frames", "count"), [(16, 1), (32, 1), (33, 3), (40, 3), (41, 4), (52, 4)])
+def test_the_window_count_is_the_hosts(sd15, lightning, frames, count):
+    moving, report = motion.attach(sd15, LIGHTNING, frames)
+    assert report.data["windows"] == count
+    handler = moving.model_options.get("context_handler")
+    assert (handler is None) == (count == 1)
+    if handler is not None:
+        assert len(handler.get_context_windows(None, torch.zeros(frames, 1), {})) == count
+
+
+def test_the_users_own_context_windows_are_kept(sd15, lightning):
+    own = ContextWindowsManualNode.execute(sd15, 8, 2, "standard_static", 1, False, "pyramid", 0, False).result[0]
+    own.model_options["context_handler"].causal_window_fix = False
+    moving = with_lightning(own, frames=LONG)
+    assert moving.model_options["context_handler"].context_length == 8
+    _, data = run(moving, frames=LONG)
+    # Windows of 8 each 6 further: (40 - 8) / 6 = 5.33, so 7 of them; four steps.
+    assert data["forward_passes"] == 4 * 7
+
+
+def test_windows_of_another_node_behind_the_loader_work_too(sd15, lightning):
+    moving = with_lightning(sd15, frames=16)
+    # With the node's defaults, which prepend a frame to every window but the first.
+    windowed = ContextWindowsManualNode.execute(moving, 8, 2, "standard_uniform", 1, False, "pyramid", 0, False).result[0]
+    clip, _ = run(windowed, frames=16)
+    assert torch.isfinite(clip).all()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def refusal(call, *args):
+    with pytest.raises(ValueError) as error:
+        call(*args)
+    return str(error.value)
+
+
+def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
+    folder = models / "animatediff_models"
+    save(folder / "mm_sdxl.safetensors", animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict()))
+    assert "for SDXL" in refusal(motion.attach, sd15, "mm_sdxl.safetensors", 16)
+    write_lora(folder / "style.safetensors", sd15, "kohya-diffusers", rank=1)
+    assert "is a LoRA for pictures" in refusal(motion.attach, sd15, "style.safetensors", 16)
+    whole = (folder / LIGHTNING).read_bytes()
+    (folder / "broken.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "not a complete .safetensors file" in refusal(motion.attach, sd15, "broken.safetensors", 16)
+    (folder / "mm_sd_v15_v2.ckpt").write_bytes(b"PK")
+    assert "can carry code" in refusal(motion.attach, sd15, "mm_sd_v15_v2.ckpt", 16)
+    assert "is not in models/animatediff_models" in refusal(motion.attach, sd15, "nothing.safetensors", 16)
+    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
+    save(folder / "zoom-in.safetensors",
+         {f"{place}.to_q_lora.down.weight": torch.zeros(4, 32), f"{place}.to_q_lora.up.weight": torch.zeros(32, 4)})
+    assert "is a motion LoRA" in refusal(motion.attach, sd15, "zoom-in.safetensors", 16)
+    # And where a LoRA would be loaded:
+    save(models / "loras" / "zoom-in.safetensors", load_file(folder / "zoom-in.safetensors"))
+    assert "a motion LoRA is not applied" in refusal(accelerator.attach, sd15, "zoom-in.safetensors", accelerator.AUTO, 1.0)
+
+
+def test_other_models_are_refused(unets, sd15, lightning, models):
+    assert "the connected model is SDXL" in refusal(motion.attach, unets["sdxl"], LIGHTNING, 16)
+    save(models / "animatediff_models" / "wide.safetensors", motion_adapter(widths=(64, 128, 256, 256)).state_dict())
+    assert "widths [64, 128, 256, 256]" in refusal(motion.attach, sd15, "wide.safetensors", 16)
+    assert "already carries the motion module" in refusal(motion.attach, with_lightning(sd15), LIGHTNING, 16)
+
+
+def test_a_host_that_would_not_run_the_motion_is_refused(sd15, lightning, monkeypatch):
+    monkeypatch.setattr(motion_patch, "forward_timestep_embed", lambda layers, x, emb, **options: layers[0](x, emb))
+    assert "too old for motion modules" in refusal(motion.attach, sd15, LIGHTNING, 16)
+
+
+def test_two_accelerators_are_refused(sd15, lightning, models):
+    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn")
+    fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
+    assert "already carries lcm-lora-sd15" in refusal(motion.attach, fast, LIGHTNING, 16)
+    assert "already carries animatediff-lightning" in refusal(
+        accelerator.FewStepAccelerator.execute, with_lightning(sd15), "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
+
+
+def test_a_latent_that_is_no_clip_is_refused_before_anything_is_evaluated(sd15, lightning):
+    moving = with_lightning(sd15, frames=16)
+    assert "should have 16 frames and the latent holds 4" in refusal(core_run, moving, 4)
+    assert "no whole number of clips of 16" in refusal(core_run, moving, 20)
+    long = with_lightning(sd15, frames=LONG)
+    assert "one at a time" in refusal(core_run, long, 2 * LONG)
+
+
+def test_windows_that_the_module_cannot_see_are_refused(sd15, lightning):
+    def windowed(length, dim):
+        return ContextWindowsManualNode.execute(with_lightning(sd15, frames=LONG), length, 4, "standard_static", 1, False, "pyramid",
+                                                dim, False).result[0]
+
+    # Windows of 32 and one frame before each, windows of 36, and one window for everything.
+    for length, seen in ((32, 33), (36, 37), (64, LONG)):
+        assert f"show it {seen}" in refusal(core_run, windowed(length, 0), LONG)
+    assert "dimension 2" in refusal(core_run, windowed(16, 2), LONG)
+
+
+def test_a_patch_that_hides_the_motion_is_refused(sd15, lightning):
+    from comfy.ldm.modules.attention import SpatialTransformer
+
+    def plain(layer, x, emb, context, options, *rest):
+        return layer(x, context, options)
+
+    hiding = sd15.clone()
+    hiding.set_model_forward_timestep_embed_patch((SpatialTransformer, plain))
+    assert "would not run" in refusal(core_run, with_lightning(hiding))
+
+
+def test_a_lightning_module_whose_name_hides_its_steps_is_asked_for(sd15, models, adapter):
+    save(models / "animatediff_models" / "AnimateDiff-Lightning.safetensors", adapter.state_dict())
+    assert "Put the step count in the name" in refusal(motion.attach, sd15, "AnimateDiff-Lightning.safetensors", 16)
+
+
+# --- recognition and report -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE], ids=lambda r: r.id)
+def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned(sd15, models, record):
+    is_lcm = record.solver.value == "lcm"
+    tensors = animatediff_keys(motion_adapter(positions=64 if is_lcm else 32, size=0.3).state_dict())
+    name = "AnimateLCM_sd15_t2v.safetensors" if is_lcm else record.files[0].name
+    save(models / "animatediff_models" / name, tensors)
+    moving, report = motion.attach(sd15, name, FRAMES)
+    assert host.accelerator_of(moving) is record
+    assert report.data["accelerator"] == record.id and record.id in report.markdown
+    _, data = run(moving)
+    assert data["evaluations"] == record.default_steps
+
+
+@pytest.mark.parametrize(("name", "version"), [("mm_sd_v15_v2.safetensors", "AnimateDiff v2"), ("v3_sd15_mm.safetensors", "AnimateDiff v3"),
+                                               ("mm_sd_v14.safetensors", "AnimateDiff v1")])
+def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, version):
+    positions, has_middle = {"AnimateDiff v1": (24, False), "AnimateDiff v2": (32, True), "AnimateDiff v3": (32, False)}[version]
+    save(models / "animatediff_models" / name,
+         animatediff_keys(motion_adapter(positions=positions, has_middle=has_middle, size=0.3).state_dict()))
+    moving, report = motion.attach(sd15, name, FRAMES)
+    assert host.accelerator_of(moving) is None and report.data["version"] == version
+    assert any("no accelerator" in note for note in report.notes)
+    assert torch.isfinite(core_run(moving, cfg=3.0)).all()
+
+
+def test_the_node_lists_the_files_and_answers_for_the_rest(sd15, lightning, models):
+    (models / "animatediff_models" / "readme.md").write_text("")
+    (name_input,) = (i for i in motion.FewStepMotion.define_schema().inputs if i.id == "motion_name")
+    assert LIGHTNING in name_input.options and "readme.md" not in name_input.options
+    assert motion.FewStepMotion.validate_inputs(LIGHTNING) is True
+    assert LIGHTNING in motion.FewStepMotion.validate_inputs(LIGHTNING.replace("4step", "5step"))
+    before = motion.FewStepMotion.fingerprint_inputs(LIGHTNING)
+    save(models / "animatediff_models" / LIGHTNING, motion_adapter(seed=1).state_dict())
+    assert motion.FewStepMotion.fingerprint_inputs(LIGHTNING) != before
+    output = motion.FewStepMotion.execute(sd15, LIGHTNING, FRAMES)
+    assert "Motion Module Loader" in output.result[1]
+    assert output.ui["fewstep_report"][0]["frames"] == FRAMES
+
+
+def test_places_are_the_published_ones(sd15, lightning):
+    (weights,) = with_lightning(sd15).get_additional_models()
+    places = {place: layer.__name__ for (place, layer), _ in motion_patch.places_of(sd15.model.diffusion_model, weights.model)}
+    # Down: two a level behind the attention, at the coarsest behind the residual layer. Blocks 3, 6 and 9 only halve the size.
+    assert places == {
+        **{("input", i): "SpatialTransformer" for i in (1, 2, 4, 5, 7, 8)}, ("input", 10): "ResBlock", ("input", 11): "ResBlock",
+        ("middle", 0): "SpatialTransformer", **{("output", i): "ResBlock" for i in (0, 1, 2)},
+        **{("output", i): "SpatialTransformer" for i in range(3, 12)},
+    }  # fmt: skip
+    assert len(list(itertools.chain.from_iterable(weights.model.up))) == 12

@@ -1,0 +1,317 @@
+"""The Few-Step Sampler on the real host: equal to the host's own samplers, and everything they take works here too."""
+
+from __future__ import annotations
+
+import math
+
+import comfy.sample
+import comfy.samplers
+import nodes as core
+import pytest
+import small_models
+import torch
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, host
+from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
+from comfyui_fewstep.samplers.plan import PlanError
+from comfyui_fewstep.samplers.solvers import seeded_noise
+from diffusers import EulerDiscreteScheduler, LCMScheduler
+from small_loras import write_lora
+
+SD_SCALE = 0.18215
+
+
+def with_settings(model, id: str):
+    """The model as the loader leaves it, without the LoRA: what the sampler does does not depend on the weights."""
+    return host.with_record(host.with_model_sampling(model, CATALOG[id]), CATALOG[id])
+
+
+@pytest.fixture
+def lcm(unets):
+    return with_settings(unets["sd15"], "lcm-lora-sd15")
+
+
+@pytest.fixture
+def hyper(unets):
+    return with_settings(unets["sd15"], "hyper-sd15-4step-lora")
+
+
+@pytest.fixture(scope="module")
+def wan_pair(models):
+    """Two different small Wan models with the records of Wan2.2-Lightning's experts."""
+    pair = []
+    for seed, id in ((1, "wan22-t2v-lightning-high"), (2, "wan22-t2v-lightning-low")):
+        path = small_models.write_wan(models / "diffusion_models" / f"expert{seed}.safetensors", "wan21_t2v", seed=seed)
+        pair.append(with_settings(small_models.load_model(path), id))
+    return pair
+
+
+@pytest.fixture
+def text(unets):
+    return small_models.conditioning(unets["sd15"])
+
+
+@pytest.fixture(scope="module")
+def wan_text():
+    return small_models.conditioning(length=6)
+
+
+def image(batch=1, size=8, **more):
+    return {"samples": torch.zeros(batch, 4, size, size), **more}
+
+
+def video(frames=2, batch=1, **more):
+    return {"samples": torch.zeros(batch, 16, frames, 4, 4), **more}
+
+
+def run(model, positive, latent, seed=3, steps=0, denoise=1.0, **more):
+    """(latent tensor, report data) of the sampler node."""
+    output = FewStepSampler.execute(model, positive, latent, seed, steps, denoise, **more)
+    return output.args[0]["samples"], output.ui["fewstep_report"][0]
+
+
+# ---------------------------------------------------------------- equal to the host's own samplers
+
+
+@pytest.mark.parametrize(("id", "sampler"), [("lcm-lora-sd15", "lcm"), ("hyper-sd15-4step-lora", "euler")])
+def test_equals_core_ksampler_at_the_same_sigmas_and_noise(unets, text, id, sampler):
+    # `simple` is the same spacing on this schedule, so the whole core node can be the reference.
+    model = with_settings(unets["sd15"], id)
+    ours, report = run(model, text, image(2))
+    theirs = core.KSampler().sample(model, 3, 4, 1.0, sampler, "simple", text, text, image(2))[0]["samples"]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert report["evaluations"] == 4 and report["rows"] == 8 and report["forward_passes"] == 4
+
+
+def test_two_experts_equal_two_chained_core_samplers(wan_pair, wan_text):
+    ours, report = run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])
+    advanced = core.KSamplerAdvanced()
+    half = advanced.sample(wan_pair[0], "enable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, video(), 0, 2, "enable")[0]
+    theirs = advanced.sample(wan_pair[1], "disable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, half, 2, 4, "disable")[0]
+    assert torch.allclose(ours, theirs["samples"], atol=1e-5)
+    assert report["evaluations"] == 4 and report["switch_step"] == 2
+
+
+def test_a_second_run_is_bit_identical(lcm, text, wan_pair, wan_text):
+    assert torch.equal(run(lcm, text, image())[0], run(lcm, text, image())[0])
+    first, second = (run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(run(lcm, text, image(), seed=4)[0], run(lcm, text, image())[0])
+
+
+def test_the_schedule_node_feeds_core_samplers_the_same_run(lcm, text):
+    ours, _ = run(lcm, text, image())
+    sigmas, sampler, cfg, steps = FewStepSchedule.execute(lcm, 0, 1.0).args
+    noise = comfy.sample.prepare_noise(image()["samples"], 3)
+    theirs = comfy.sample.sample_custom(lcm, noise, cfg, sampler, sigmas, text, text, image()["samples"], seed=3)
+    assert torch.equal(ours, theirs)
+    assert (cfg, steps, len(sigmas)) == (1.0, 4, 5)
+
+
+# ---------------------------------------------------------------- equal to diffusers
+
+
+def analytic(model):
+    """The model with its network replaced by the exact eps of Gaussian data, through the host's own option for it."""
+    def denoise(apply_model, args):
+        sampling = model.get_model_object("model_sampling")
+        x, sigma = args["input"], args["timestep"]
+        return sampling.calculate_denoised(sigma, gaussian_eps(x, sigma.view(-1, 1, 1, 1)), x)
+
+    patched = model.clone()
+    patched.set_model_unet_function_wrapper(denoise)
+    return patched
+
+
+def gaussian_eps(x, sigma):
+    """Data of variance 1/4: D = x·s² / (s² + sigma²), eps = (x - D) / sigma."""
+    return x * sigma / (0.25 + sigma**2)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+@pytest.mark.parametrize(("prefix", "scheduler"), [("lcm", LCMScheduler), ("hyper", EulerDiscreteScheduler)])
+def test_final_latents_equal_diffusers(unets, text, prefix, scheduler, steps):
+    id = "lcm-lora-sd15" if prefix == "lcm" else f"hyper-sd15-{steps}step-lora"
+    ours, _ = run(analytic(with_settings(unets["sd15"], id)), text, image(), steps=steps)
+
+    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    reference = scheduler(**options, **({"timestep_spacing": "trailing"} if prefix == "hyper" else {}))
+    reference.set_timesteps(steps)
+    sigmas = [math.sqrt((1 - reference.alphas_cumprod[int(t)]) / reference.alphas_cumprod[int(t)]) for t in reference.timesteps]
+    # The host starts at full noise from a variance of 1 + sigma².
+    x = comfy.sample.prepare_noise(image()["samples"], 3) * math.sqrt(1 + sigmas[0] ** 2)
+    sample = x if prefix == "hyper" else x / math.sqrt(1 + sigmas[0] ** 2)
+    generator = torch.Generator().manual_seed(3 + 1)  # the host's default_noise_sampler on the CPU
+    for t, sigma in zip(reference.timesteps, sigmas, strict=True):
+        scaled = reference.scale_model_input(sample, t)
+        x = sample if prefix == "hyper" else scaled * math.sqrt(1 + sigma**2)
+        sample = reference.step(gaussian_eps(x, sigma), t, sample, generator=generator).prev_sample
+    assert torch.allclose(ours, sample / SD_SCALE, atol=1e-4)
+
+
+# ---------------------------------------------------------------- everything core KSampler takes
+
+
+def test_a_masked_run_keeps_the_unmasked_part_and_equals_core(hyper, text):
+    source = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1.0
+    latent = {"samples": source, "noise_mask": mask}
+    ours, _ = run(hyper, text, latent)
+    theirs = core.KSampler().sample(hyper, 3, 4, 1.0, "euler", "simple", text, text, latent)[0]["samples"]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(ours[..., 4:], source[..., 4:], atol=1e-4)
+
+
+def test_a_mask_means_the_same_to_both_experts(wan_pair, wan_text):
+    source = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(9))
+    mask = torch.zeros(1, 1, 2, 4, 4)
+    mask[..., :2] = 1.0
+    ours, _ = run(wan_pair[0], wan_text, {"samples": source, "noise_mask": mask}, model_low_noise=wan_pair[1])
+    assert torch.allclose(ours[..., 2:], source[..., 2:], atol=1e-4)
+    assert not torch.allclose(ours[..., :2], source[..., :2], atol=1e-1)
+
+
+def test_denoise_below_1_equals_core_at_the_same_sigmas(hyper, text):
+    source = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    ours, report = run(hyper, text, {"samples": source}, denoise=0.5)
+    sigmas = comfy.samplers.calculate_sigmas(hyper.get_model_object("model_sampling"), "simple", 4)[2:]
+    noise = comfy.sample.prepare_noise(source, 3)
+    theirs = comfy.sample.sample_custom(hyper, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, text, text, source, seed=3)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert report["evaluations"] == 2 and "last 2 of the 4" in report["notes"][0]
+
+
+def test_two_experts_below_denoise_1_start_in_the_low_noise_expert(wan_pair, wan_text):
+    source = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(9))
+    ours, report = run(wan_pair[0], wan_text, {"samples": source}, denoise=0.5, model_low_noise=wan_pair[1])
+    sigmas = torch.tensor([2.5 / 3, 0.625, 0.0])
+    noise = comfy.sample.prepare_noise(source, 3)
+    euler = comfy.samplers.sampler_object("euler")
+    theirs = comfy.sample.sample_custom(wan_pair[1], noise, 1.0, euler, sigmas, wan_text, wan_text, source, seed=3)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert report["switch_step"] == 0
+
+
+def test_batch_indices_choose_the_noise(hyper, text):
+    both, _ = run(hyper, text, image(2))
+    second, _ = run(hyper, text, image(1, batch_index=[1]))
+    # Another batch size rounds differently; another noise would differ by the latent's own size.
+    assert torch.allclose(both[1:], second, atol=1e-4 * second.std())
+
+
+def test_an_empty_latent_of_other_channels_is_made_to_fit_as_core_does(wan_pair, wan_text):
+    four_channels = {"samples": torch.zeros(1, 4, 8, 8)}
+    ours, _ = run(wan_pair[0], wan_text, four_channels, model_low_noise=wan_pair[1])
+    assert ours.shape[:3] == (1, 16, 1)
+
+
+def test_the_latent_given_is_not_changed_and_its_fields_pass(hyper, text):
+    latent = image(1, batch_index=[0], downscale_ratio_spacial=8, mine="kept")
+    before = latent["samples"].clone()
+    output = FewStepSampler.execute(hyper, text, latent, 3, 0, 1.0).args[0]
+    assert torch.equal(latent["samples"], before) and "downscale_ratio_spacial" in latent
+    assert output["mine"] == "kept" and "downscale_ratio_spacial" not in output
+
+
+def test_a_guided_accelerator_runs_both_branches_and_needs_a_negative(unets, text):
+    model = with_settings(unets["sd15"], "hyper-sd15-8step-cfg-lora")
+    with pytest.raises(PlanError, match="connect a negative prompt"):
+        run(model, text, image())
+    _, report = run(model, text, image(), negative=small_models.conditioning(unets["sd15"], seed=1))
+    assert report["evaluations"] == 16 and report["cfg"] == 5.0
+
+
+def test_a_negative_at_cfg_1_costs_nothing(hyper, text, unets):
+    plain, _ = run(hyper, text, image())
+    with_negative, report = run(hyper, text, image(), negative=small_models.conditioning(unets["sd15"], seed=1))
+    assert torch.equal(plain, with_negative) and report["evaluations"] == 4
+
+
+def test_a_patch_that_brings_the_negative_back_is_counted_and_reported(hyper, text, unets):
+    forced = hyper.clone()
+    forced.disable_model_cfg1_optimization()
+    _, report = run(forced, text, image(), negative=small_models.conditioning(unets["sd15"], seed=1))
+    assert report["evaluations"] == 8
+    assert any("8 evaluations instead of 4" in note for note in report["notes"])
+
+
+# ---------------------------------------------------------------- nothing is left behind
+
+
+class StopHere(Exception):
+    """Stands for the host's interrupt and for any error inside a model."""
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_interrupting_at_any_step_leaves_nothing_behind(wan_pair, wan_text, step):
+    expected, _ = run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])
+    seen = []
+
+    def stop(args):
+        seen.append(1)
+        if len(seen) == step + 1:
+            raise StopHere
+        return args["denoised"]
+
+    models = [model.clone() for model in wan_pair]
+    for model in models:
+        model.set_model_sampler_post_cfg_function(stop)
+    with pytest.raises(StopHere):
+        run(models[0], wan_text, video(), model_low_noise=models[1])
+    again, report = run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])
+    assert torch.equal(expected, again) and report["evaluations"] == 4
+    for model in wan_pair:
+        assert "fewstep.run" not in model.model_options.get("transformer_options", {})
+        assert not model.wrappers.get("apply_model")
+
+
+def test_a_run_does_not_make_the_host_load_the_weights_again(hyper, text):
+    run(hyper, text, image())
+    loaded = hyper.model.current_weight_patches_uuid
+    run(hyper, text, image())
+    assert hyper.model.current_weight_patches_uuid == loaded
+    assert hyper.clone_has_same_weights(hyper.clone())
+
+
+def test_tcd_runs_on_the_host_with_its_own_noise(unets, text):
+    model = with_settings(unets["sd15"], "hyper-sd15-1step-lora")
+    state = torch.get_rng_state()
+    seeded_noise(torch.zeros(1), 3)()
+    assert torch.equal(state, torch.get_rng_state())
+    one, report = run(model, text, image())
+    assert report["evaluations"] == 1 and report["sampler"] == "tcd"
+    four, report = run(model, text, image(), steps=4)
+    assert report["evaluations"] == 4
+    assert torch.isfinite(one).all() and torch.isfinite(four).all()
+
+
+# ---------------------------------------------------------------- refusals reach the node
+
+
+def test_a_model_without_accelerator_is_refused(unets, text):
+    with pytest.raises(PlanError, match="No accelerator"):
+        run(unets["sd15"], text, image())
+
+
+def test_the_low_noise_input_refuses_the_high_noise_expert(wan_pair, wan_text):
+    with pytest.raises(PlanError, match="Swap the two models"):
+        run(wan_pair[1], wan_text, video(), model_low_noise=wan_pair[0])
+
+
+def test_a_cfg_in_the_api_prompt_is_refused(hyper, text):
+    from comfy_api.v0_0_2 import io
+
+    prompt = {"7": {"class_type": "FewStepSampler", "inputs": {"cfg": 7}}}
+    node = FewStepSampler.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7", io.Hidden.prompt: prompt}})
+    with pytest.raises(PlanError, match="cfg is locked"):
+        node.execute(hyper, text, image(), 3, 0, 1.0)
+
+
+def test_the_whole_chain_from_file_to_latent(unets, models, text):
+    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", rank=2, only="attn")
+    loaded = accelerator.FewStepAccelerator.execute(unets["sd15"], "lcm_sd15.safetensors", "auto", 1.0)
+    latent, report = run(loaded.args[0], text, image())
+    plain, _ = run(with_settings(unets["sd15"], "lcm-lora-sd15"), text, image())
+    assert report["accelerators"] == ["lcm-lora-sd15"]
+    assert torch.isfinite(latent).all() and not torch.allclose(latent, plain)

@@ -1,0 +1,77 @@
+"""Every shipped API workflow on a real server: accepted as it is, and run to the end on small models.
+
+A few of them run every time. For all, which takes minutes:
+
+    FEWSTEP_ALL_WORKFLOWS=1 python scripts/test.py --tier host -k workflow_runs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import node_schema
+from comfy_client import outputs
+from comfy_server import Server
+from shipped_workflows import all_graphs
+from workflow_graph import Model
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from small_workflows import FAMILIES, QUICK, shrink, write_files
+
+API = Path(__file__).resolve().parents[2] / "workflows" / "api"
+GRAPHS = all_graphs(node_schema.load())
+
+
+def prompt_of(slug: str) -> dict[str, Any]:
+    return json.loads((API / f"{slug}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("slug", GRAPHS)
+def test_converter_of_comfy_cli_makes_the_same_prompt(server: Server, slug: str) -> None:
+    """The command-line tool converts editor files without a browser; so do people who drive a server with it."""
+    converter = pytest.importorskip("comfy_cli.workflow_to_api")
+    editor_file = API.parent / f"{GRAPHS[slug].title}.json"
+    workflow = json.loads(editor_file.read_text(encoding="utf-8"))
+    assert converter.convert_ui_to_api(workflow, server.client.get("/object_info")) == prompt_of(slug)
+
+
+@pytest.mark.parametrize("slug", FAMILIES if os.environ.get("FEWSTEP_ALL_WORKFLOWS") else QUICK)
+def test_workflow_runs_to_the_end_on_small_models(server: Server, slug: str) -> None:
+    prompt, family = prompt_of(slug), FAMILIES[slug]
+    write_files(prompt, family, server.base / "models")
+    place_pictures(server, prompt)
+    entry = server.client.run(shrink(prompt, family))
+    assert outputs(entry, "test_latent") or outputs(entry, "images"), "nothing came out"
+    is_budgeted = any(node["class_type"] == "FewStepBudget" for node in prompt.values())
+    for report in outputs(entry, "fewstep_report"):
+        if report["node"] == "Few-Step Sampler":
+            assert report["evaluations"] == report["steps"]
+            assert is_budgeted or report["steps"] == GRAPHS[slug].steps
+
+
+@pytest.mark.parametrize("slug", [slug for slug in GRAPHS if slug not in FAMILIES])
+def test_workflow_without_small_models_is_accepted(server: Server, slug: str) -> None:
+    prompt = prompt_of(slug)
+    place_pictures(server, prompt)
+    for node in GRAPHS[slug].nodes:
+        for model in (value for value in node.values.values() if isinstance(value, Model)):
+            path = server.base / "models" / model.directory / model.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    # Nothing of it is asked for, so the server checks the whole graph and runs none of it.
+    status, answer = server.client.post("/prompt", {"prompt": prompt, "partial_execution_targets": []})
+    assert status == 200 or answer["error"]["type"] == "prompt_no_outputs", answer
+
+
+def place_pictures(server: Server, prompt: dict[str, Any]) -> None:
+    from PIL import Image
+
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            Image.new("RGB", (64, 64), "#4080c0").save(server.base / "input" / node["inputs"]["image"])

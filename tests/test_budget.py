@@ -1,0 +1,217 @@
+"""Budget arithmetic: every experience with every accelerator and allowance, and the words that go with a choice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from comfyui_fewstep.loras.accelerator import Base, Causal
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.samplers.budget import (
+    EXPERIENCES,
+    MOST_SPEEDUP,
+    STEP_RANGES,
+    BudgetError,
+    Cost,
+    Machine,
+    Method,
+    StepRange,
+    Work,
+    accelerated_way,
+    allowance_of,
+    candidates,
+    choose,
+    full_run_of,
+    full_way,
+    known_ways,
+    levers,
+    pitfalls,
+    seconds_in_words,
+)
+
+COST = Cost(evaluation=0.5, guided_step=0.9)
+PICTURE = Work(samples=1)
+CLIP = Work(samples=1, latent_frames=21, clip_seconds=81 / 16)
+ALLOWANCES = (0.001, 0.4, 0.5, 0.51, 1.0, 2.0, 3.9, 4.0, 5.0, 20.0, 1e9, math.inf)
+RECORDS = list(CATALOG.values())
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
+@pytest.mark.parametrize("experience", EXPERIENCES)
+def test_an_accelerator_is_never_given_steps_it_was_not_distilled_for(record, experience) -> None:
+    for seconds in (0.0, *ALLOWANCES[:-1]):
+        for work in (PICTURE, CLIP):
+            allowance = allowance_of(experience, seconds, work)
+            ways = candidates(record, None, COST, work)
+            choice = choose(ways, allowance)
+            assert choice.way.steps in record.steps
+            assert choice.way.target_speedup == 1.0
+            fitting = [way.steps for way in ways if way.seconds <= allowance]
+            # The most steps that fit; where none does, the fewest there are, and the miss to the last digit.
+            assert choice.way.steps == (max(fitting) if fitting else record.steps[0])
+            assert choice.misses == (0.0 if fitting else choice.way.seconds - allowance)
+
+
+FULL_CHOICES = [
+    # allowance, steps, target_speedup, misses: a guided step is 0.9 s, so 50 steps take 45 s and 25 of them 22.5 s
+    (math.inf, 50, 1.0, 0.0),
+    (45.0, 50, 1.0, 0.0),
+    (44.9, 50, 1.05, 0.0),  # 50 / 1.05 = 47.6, 48 steps made: 43.2 s
+    (30.0, 50, 1.5, 0.0),  # 33 made: 29.7 s
+    (22.5, 50, 2.0, 0.0),
+    (22.4, 49, 2.0, 0.0),  # 49 / 2 = 24.5, which rounds to the even 24: 21.6 s
+    (11.0, 25, 2.0, 0.0),  # 12 made: 10.8 s
+    (10.0, 25, 2.0, 0.8),
+]
+
+
+@pytest.mark.parametrize(("allowance", "steps", "speedup", "misses"), FULL_CHOICES)
+def test_without_an_accelerator_it_skips_before_it_cuts_steps(allowance, steps, speedup, misses) -> None:
+    choice = choose(candidates(None, StepRange(25, 50), COST, PICTURE), allowance)
+    assert (choice.way.steps, choice.way.target_speedup) == (steps, pytest.approx(speedup))
+    assert choice.misses == pytest.approx(misses)
+
+
+@pytest.mark.parametrize("base", [None, *Base])
+@pytest.mark.parametrize("is_guidance_distilled", [False, True])
+def test_every_base_has_an_answer_within_its_range(base, is_guidance_distilled) -> None:
+    run = full_run_of(base, is_guidance_distilled)
+    if run is None:
+        with pytest.raises(BudgetError, match="Accelerator Loader"):
+            candidates(None, run, COST, PICTURE)
+        assert any(base in record.bases for record in RECORDS)
+        return
+    for allowance in ALLOWANCES:
+        way = choose(candidates(None, run, COST, PICTURE), allowance).way
+        assert run.least <= way.steps <= run.most
+        assert 1.0 <= way.target_speedup <= MOST_SPEEDUP
+        assert run.is_guided == (way.evaluations > way.steps / way.target_speedup + 1)
+
+
+def test_candidates_fall_in_cost() -> None:
+    seconds = [way.seconds for way in candidates(None, StepRange(20, 50), COST, PICTURE)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_experiences_have_allowances_and_seconds_override_them() -> None:
+    assert allowance_of("batch", 0, PICTURE) == math.inf
+    assert allowance_of("interactive", 0, PICTURE) == 5
+    assert allowance_of("live", 0, PICTURE) == 1
+    # Live video may take as long as it plays: 81 frames at 16 a second.
+    assert allowance_of("live", 0, CLIP) == pytest.approx(5.0625)
+    assert [allowance_of(experience, 3.5, CLIP) for experience in EXPERIENCES] == [3.5] * 3
+
+
+def test_guidance_that_is_an_input_of_the_network_costs_nothing() -> None:
+    assert full_run_of(Base.FLUX, is_guidance_distilled=True) == StepRange(20, 50, is_guided=False)
+    assert full_run_of(Base.SDXL, is_guidance_distilled=False) == StepRange(25, 50)
+    assert full_way(full_run_of(Base.FLUX, True), 50, 1.0, COST).seconds == 25.0
+
+
+def test_an_accelerator_that_kept_guidance_costs_two_evaluations_a_step() -> None:
+    way = accelerated_way((CATALOG["hyper-sdxl-8step-cfg-lora"],), 8, COST, PICTURE)
+    assert (way.evaluations, way.seconds) == (16, pytest.approx(7.2))
+
+
+def test_a_forced_negative_branch_is_paid_for() -> None:
+    way = accelerated_way((CATALOG["sdxl-lightning-4step-lora"],), 4, COST, PICTURE, is_negative_forced=True)
+    assert (way.evaluations, way.seconds) == (8, pytest.approx(3.6))
+
+
+def test_a_stream_pays_for_every_block_and_its_context_pass() -> None:
+    record = CATALOG["self-forcing-dmd"]
+    assert record.causal == Causal(frames_per_block=3)
+    way = accelerated_way((record,), 4, COST, CLIP)
+    # 21 frames in 7 blocks of 4 steps and a context pass; each evaluation sees 3 of 21 frames.
+    assert way.evaluations == 35
+    assert way.seconds == pytest.approx(35 * 0.5 / 7)
+    assert way.first_block == pytest.approx(4 * 0.5 / 7)
+
+
+def test_a_stream_whose_last_block_is_short_costs_what_its_frames_cost() -> None:
+    way = accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, 20, 5.0))
+    assert way.evaluations == 35
+    assert way.seconds == pytest.approx(5 * 0.5)  # every frame is evaluated five times
+
+
+def test_steps_outside_the_record_are_refused() -> None:
+    with pytest.raises(BudgetError, match=r"distilled for \[4\] steps, not 5"):
+        accelerated_way((CATALOG["sdxl-lightning-4step-lora"],), 5, COST, PICTURE)
+
+
+@pytest.mark.parametrize("base", [None, *Base])
+def test_known_ways_hold_every_accelerator_of_the_base_once(base) -> None:
+    ways = known_ways(base, None, full_run_of(base, False), RECORDS, COST, CLIP)
+    listed = [record.id for way in ways for record in way.records]
+    assert sorted(listed) == sorted(record.id for record in RECORDS if base in record.bases)
+    assert all(way.steps == way.records[0].default_steps for way in ways if way.records)
+
+
+def test_the_two_experts_of_a_release_are_one_way() -> None:
+    ways = known_ways(Base.WAN22_I2V, 5120, full_run_of(Base.WAN22_I2V, False), RECORDS, COST, CLIP)
+    pairs = {tuple(record.id for record in way.records) for way in ways}
+    assert ("wan22-i2v-lightning-high", "wan22-i2v-lightning-low") in pairs
+
+
+def test_known_ways_leave_out_other_sizes() -> None:
+    ways = known_ways(Base.WAN_T2V, 1536, full_run_of(Base.WAN_T2V, False), RECORDS, COST, CLIP)
+    assert {record.width for way in ways for record in way.records} <= {1536, None}
+
+
+def test_price_is_of_one_picture_of_the_batch() -> None:
+    way = accelerated_way((CATALOG["sdxl-lightning-4step-lora"],), 4, COST, PICTURE)
+    assert way.price(3.6, Work(samples=4)) == pytest.approx(2.0 * 3.6 / 3600 / 4)
+
+
+def test_the_levers_say_what_would_fit() -> None:
+    run = full_run_of(Base.SDXL, False)
+    ways = known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE)
+    choice = choose(candidates(None, run, COST, PICTURE), 2.0)
+    quantise, skip, distil, stack = levers(choice, ways, Machine(16, "FP8"))
+    assert "FP8" in quantise
+    assert "target_speedup 2" in skip
+    assert "fit, for example" in distil
+    assert "exclude each other" in stack
+    assert choice.misses == pytest.approx(10.8 - 2.0)
+
+
+def test_the_levers_own_up_when_nothing_fits() -> None:
+    run = full_run_of(Base.SDXL, False)
+    choice = choose(candidates(None, run, COST, PICTURE), 0.1)
+    distil = levers(choice, known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE), Machine(8))[2]
+    assert "no accelerator fits either" in distil and "0.5 s" in distil
+
+
+@pytest.mark.parametrize(("machine", "words"), [
+    (Machine(16, ""), "saves memory only"), (Machine(16, "FP8"), "faster in FP8"), (Machine(8, "FP8"), "8-bit"),
+])
+def test_quantising_is_advised_only_where_it_pays(machine, words) -> None:
+    choice = choose(candidates(CATALOG["lcm-lora-sd15"], None, COST, PICTURE), 1.0)
+    assert words in levers(choice, [], machine)[0]
+
+
+def test_pitfalls_are_those_of_the_choice() -> None:
+    turbo = choose(candidates(CATALOG["sdxl-turbo"], None, COST, PICTURE), 0.6)
+    told = " ".join(pitfalls(turbo, "live", PICTURE))
+    assert "CFG 1 and only there" in told and "NON-COMMERCIAL" in told and "1 step:" in told
+    assert "causal" not in told
+    guided = choose(candidates(CATALOG["hyper-sdxl-8step-cfg-lora"], None, COST, PICTURE), 60)
+    assert "CFG 1 and only there" not in " ".join(pitfalls(guided, "batch", PICTURE))
+    video = choose(candidates(None, STEP_RANGES[Base.WAN_T2V], COST, CLIP), 1.0)
+    assert "needs a causal model" in " ".join(pitfalls(video, "live", CLIP))
+    stream = choose(candidates(CATALOG["self-forcing-dmd"], None, COST, CLIP), 1.0)
+    assert "needs a causal model" not in " ".join(pitfalls(stream, "live", CLIP))
+
+
+def test_the_method_is_named_after_what_is_done() -> None:
+    ways = known_ways(Base.WAN_CAUSAL, 1536, None, RECORDS, COST, CLIP)
+    assert {way.method for way in ways} == {Method.STREAM}
+    first, second = known_ways(Base.SD15, None, StepRange(), [], COST, PICTURE)
+    assert (first.method, second.method) == (Method.FULL, Method.SKIP)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (0.0431, "0.0431 s"), (4.26, "4.26 s"), (43.4, "43 s"), (430, "7 min 10 s"), (math.inf, "any time"),
+])
+def test_seconds_are_told_in_words(seconds, words) -> None:
+    assert seconds_in_words(seconds) == words

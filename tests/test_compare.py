@@ -1,0 +1,313 @@
+"""Figures, contact sheets, and the batch client's jobs, results and report page: everything that needs no server."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("torchmetrics", reason="requirements.txt is not installed")
+pytest.importorskip("matplotlib", reason="requirements.txt is not installed")
+
+from comfyui_fewstep.quality import metrics, sheet
+from comfyui_fewstep.quality.metrics import Quality, compare, temporal_difference
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+import batch  # noqa: E402
+import compare as program  # noqa: E402
+import report_page  # noqa: E402
+
+IMAGE = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+CLIP = torch.rand(5, 48, 64, 3, generator=torch.Generator().manual_seed(1))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_equal_pictures_are_equal() -> None:
+    quality = compare(IMAGE, IMAGE.clone())
+    assert quality.psnr == math.inf and quality.ssim == pytest.approx(1.0) and quality.temporal is None
+    assert ("PSNR", "equal") in quality.rows
+
+
+def test_psnr_is_that_of_the_mean_square() -> None:
+    # Everywhere 0.1 off: a mean square of 0.01 is 20 dB.
+    quality = compare(IMAGE * 0.8, IMAGE * 0.8 + 0.1)
+    assert quality.psnr == pytest.approx(20.0, abs=1e-3)
+    assert 0 < quality.ssim < 1
+
+
+def test_temporal_difference_sees_motion_and_not_brightness() -> None:
+    still = IMAGE.repeat(4, 1, 1, 1) * 0.5
+    assert temporal_difference(still, still + 0.2) == pytest.approx(0.0, abs=1e-6)
+    flicker = still + torch.tensor([0.0, 0.3, 0.0, 0.3]).view(4, 1, 1, 1)
+    assert temporal_difference(still, flicker) == pytest.approx(0.3, abs=1e-6)
+    assert compare(CLIP, CLIP.flip(0)).temporal > 0
+
+
+@pytest.mark.parametrize(("candidate", "words"), [
+    (IMAGE[:, :40], "64 x 48 and candidate 64 x 40"), (CLIP, "1 frames and candidate 5"),
+])
+def test_unlike_pictures_are_refused(candidate, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        compare(IMAGE, candidate)
+
+
+def test_tiny_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="32 pixels"):
+        compare(IMAGE[:, :8, :8], IMAGE[:, :8, :8])
+
+
+def test_the_inputs_are_not_changed() -> None:
+    before, after = CLIP.clone(), CLIP.flip(0).clone()
+    compare(before, after)
+    assert torch.equal(before, CLIP) and torch.equal(after, CLIP.flip(0))
+
+
+def test_lpips_is_never_downloaded_and_its_absence_is_told(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: pytest.fail("a download"))
+    quality = compare(IMAGE, IMAGE * 0.9)
+    assert quality.lpips is None
+    assert "nothing is downloaded" in dict(quality.rows)["LPIPS"]
+
+
+def test_lpips_is_measured_with_weights_on_disk(monkeypatch, tmp_path) -> None:
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = metrics.lpips_weights()
+    path.parent.mkdir(parents=True)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)  # random: what it says does not matter here
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: pytest.fail("a download"))
+    picture = torch.rand(1, 64, 64, 3)
+    assert compare(picture, picture.clone()).lpips == pytest.approx(0.0, abs=1e-6)
+    assert compare(picture, 1 - picture).lpips > 0
+
+
+def test_without_torchmetrics_it_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    with pytest.raises(ValueError, match="pip install torchmetrics"):
+        compare(IMAGE, IMAGE)
+
+
+# ---------------------------------------------------------------- the sheet
+
+
+@pytest.mark.parametrize("images", [IMAGE, CLIP, CLIP[:2], torch.rand(1, 1200, 300, 3)], ids=["one", "five", "two", "tall"])
+def test_a_sheet_is_a_picture_of_both(images) -> None:
+    drawn = sheet.contact_sheet(images, images * 0.9, Quality(20.0, 0.9, None, None), ("a $ b", "<c>"))
+    assert drawn.ndim == 4 and drawn.shape[0] == 1 and drawn.shape[3] == 3
+    assert 0 <= drawn.min() and drawn.max() <= 1
+    assert drawn.shape[2] >= sheet.LEAST_WIDTH
+
+
+def test_a_large_picture_is_shown_small() -> None:
+    assert sheet.shown_size(torch.zeros(1, 2048, 1024, 3)) == (512, 256)
+    assert sheet.small(torch.zeros(2048, 1024, 4)).shape == (512, 256, 3)
+
+
+# ---------------------------------------------------------------- jobs
+
+
+WORKFLOW = batch.Workflow("fast", {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "old", "clip": ["1", 1]}},
+    "3": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["2", 0], "guidance": 3.5}},
+    "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["1", 1]}},
+    "5": {"class_type": "KSampler", "inputs": {"seed": 7, "positive": ["3", 0], "negative": ["4", 0], "model": ["1", 0]}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
+})
+
+
+def test_prompt_and_seed_are_set_where_they_belong() -> None:
+    prompt = batch.filled(WORKFLOW, "new", 99)
+    assert prompt["2"]["inputs"]["text"] == "new" and prompt["5"]["inputs"]["seed"] == 99
+    assert prompt["4"]["inputs"]["text"] == "ugly"  # the negative prompt stays
+    assert WORKFLOW.prompt["2"]["inputs"]["text"] == "old"
+
+
+def test_a_prompt_that_comes_from_a_text_node_is_found_there() -> None:
+    nodes = {**WORKFLOW.prompt, "2": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["1", 1]}},
+             "9": {"class_type": "PrimitiveString", "inputs": {"text": "old"}}}
+    assert batch.text_inputs(batch.Workflow("x", nodes)) == [("9", "text")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_workflow_that_takes_a_prompt_can_be_run_in_a_batch(path) -> None:
+    workflow = batch.read_workflow(path)
+    filled = batch.filled(workflow, "a test", 123)
+    assert "a test" in json.dumps(filled) and "123" in json.dumps(filled)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"5": {"class_type": "KSampler", "inputs": {"seed": ["1", 0], "positive": ["3", 0]}}}, "no seed to set"),
+    ({"5": {"class_type": "KSampler", "inputs": {"seed": 7}}}, "no prompt to set"),
+])
+def test_a_workflow_without_a_place_for_them_is_refused(change, words) -> None:
+    with pytest.raises(batch.BatchError, match=words):
+        batch.filled(batch.Workflow("x", {**WORKFLOW.prompt, **change}), "new", 1)
+
+
+def test_a_job_has_the_same_name_every_time_and_another_for_anything_else() -> None:
+    first = batch.make_job(WORKFLOW, "a", 1)
+    assert first.id == batch.make_job(WORKFLOW, "a", 1).id
+    others = [batch.make_job(WORKFLOW, "b", 1), batch.make_job(WORKFLOW, "a", 2),
+              batch.make_job(batch.Workflow("slow", WORKFLOW.prompt), "a", 1)]
+    assert len({first.id, *(job.id for job in others)}) == 4
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host", "javascript:alert(1)", "127.0.0.1:8188", "http://", ""])
+def test_only_web_addresses_are_servers(url) -> None:
+    with pytest.raises(batch.BatchError, match=r"http://127\.0\.0\.1:8188"):
+        batch.checked_url(url)
+
+
+def test_web_addresses_are_servers() -> None:
+    assert batch.checked_url("https://gpu.example:8188/") == "https://gpu.example:8188"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("{", "cannot be read as JSON"), ('{"nodes": []}', "Export"), ("[]", "API format"), ('{"1": {}}', "API format"),
+])
+def test_a_file_that_is_no_workflow_is_refused(tmp_path, text, words) -> None:
+    path = tmp_path / "w.json"
+    path.write_text(text)
+    with pytest.raises(batch.BatchError, match=words):
+        batch.read_workflow(path)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [
+    ("a.png", ".png"), ("../../etc/passwd", ""), ("..\\..\\x.PNG", ".png"), ("a.png/../../b.sh", ""), ("x.html", ""), ("", ""),
+])
+def test_a_servers_file_names_are_read_for_their_ending_alone(name, suffix) -> None:
+    assert batch.suffix_of(name) == suffix
+
+
+def test_what_a_server_sends_is_kept_under_our_own_name(tmp_path) -> None:
+    class Sender:
+        url = "http://a"
+
+        def file(self, item):
+            return b"data"
+
+    entry = {"outputs": {"6": {"images": [{"filename": "../../../evil.png", "subfolder": "/etc", "type": "output"}]}},
+             "status": {"messages": [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]}}
+    job = batch.make_job(WORKFLOW, "a", 1)
+    result = batch.finished_result(Sender(), job, batch.Store(tmp_path / "out"), entry, False)
+    assert result.files == (f"{job.id}.0.png",) and result.seconds == 2.5
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [f"out/results/{job.id}.0.png"]
+
+
+def test_a_run_answered_from_the_cache_has_no_seconds() -> None:
+    entry = {"status": {"messages": [["execution_start", {"timestamp": 0}], ["execution_cached", {"nodes": ["5"]}],
+                                     ["execution_success", {"timestamp": 5}]]}}
+    assert batch.seconds_of(entry, batch.make_job(WORKFLOW, "a", 1)) is None
+
+
+def test_a_result_that_was_cut_short_counts_as_nothing(tmp_path) -> None:
+    store, job = batch.Store(tmp_path), batch.make_job(WORKFLOW, "a", 1)
+    assert not store.is_done(job)
+    store.write(batch.Result(job.id, job.workflow, "a", 1, "http://a", seconds=1.0))
+    assert store.is_done(job) and store.read(job).seconds == 1.0
+    (store.results / f"{job.id}.json").write_text('{"id": "x"')
+    assert not store.is_done(job)
+    store.write(batch.Result(job.id, job.workflow, "a", 1, "http://a", error="out of memory"))
+    assert not store.is_done(job) and store.read(job).error == "out of memory"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def done(store, job, image, **more) -> None:
+    from PIL import Image
+
+    name = f"{job.id}.0.png"
+    store.results.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image * 255).byte().numpy()).save(store.results / name)
+    store.write(batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=(name,), **more))
+
+
+NASTY = "<script>alert('x')</script> & \"quotes\""
+
+
+def written(tmp_path) -> tuple[str, str]:
+    """(page, table) of two workflows, of which one job failed and one was not run."""
+    store = batch.Store(tmp_path)
+    slow = batch.Workflow("slow<b>", WORKFLOW.prompt)
+    jobs = batch.make_jobs([slow, WORKFLOW], [NASTY, "=1+1"], [1, 2])
+    for number, job in enumerate(jobs[:6]):
+        fast = job.workflow == "fast"
+        done(store, job, IMAGE[0] * (0.9 if fast else 1.0), seconds=(1.0 if fast else 10.0) + number, evaluations=4.0 if fast else 100.0,
+             sampling_seconds=1.0, is_first=number in (0, 4))
+    store.write(batch.Result(jobs[6].id, "fast", jobs[6].text, 1, "http://a", error="KSampler: <i>out of memory</i>"))
+    page = report_page.write(store, jobs, ["slow<b>", "fast"], 2.0, batch.Outcome(6, 1, 1, ("http://gone<",)))
+    return page.read_text(encoding="utf-8"), (tmp_path / "results.csv").read_text(encoding="utf-8")
+
+
+def test_the_page_escapes_what_people_and_servers_wrote(tmp_path) -> None:
+    page, _ = written(tmp_path)
+    for raw in ("<script", "<b>slow", "slow<b>", "<i>out", "gone<."):
+        assert raw not in page
+    assert "&lt;script&gt;" in page and "&lt;i&gt;out of memory" in page
+
+
+def test_the_page_is_self_contained_and_tells_what_is_missing(tmp_path) -> None:
+    page, _ = written(tmp_path)
+    assert "src=\"http" not in page and "href" not in page and "default-src 'none'" in page
+    assert page.count("data:image/webp;base64,") == 2 + 2  # two plots, two contact sheets
+    assert "6 of 8 jobs done" in page and "1 failed" in page and "1 not run" in page
+
+
+def test_the_figures_on_the_page_leave_out_the_first_run(tmp_path) -> None:
+    page, _ = written(tmp_path)
+    # slow: 11, 12, 13 s after the first; fast: 6 s after the first, 5 s. Prices of 2 an hour.
+    assert "<td>12.00 s</td><td>13.00 s</td>" in page
+    assert "<td>2.00x</td>" in page
+    assert f"<td>{12 * 2 / 3600:.4g}</td>" in page
+
+
+def test_the_table_holds_every_job_and_no_formula(tmp_path) -> None:
+    import csv
+    import io
+
+    rows = list(csv.DictReader(io.StringIO(written(tmp_path)[1])))
+    assert len(rows) == 8
+    assert rows[2]["prompt"] == "'=1+1"
+    assert float(rows[4]["psnr"]) > 15 and rows[0]["psnr"] == ""
+    assert rows[6]["error"].startswith("KSampler") and rows[7]["error"] == "not run"
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    values = [float(number) for number in range(1, 11)]
+    assert [report_page.percentile(values, share) for share in (0.5, 0.9, 0.99)] == [5.0, 9.0, 10.0]
+    assert report_page.percentile([3.0], 0.9) == 3.0
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--server", "file:///x"], ["--server", "http://a", "--workflow", "missing.json"],
+])
+def test_a_wrong_request_is_refused_before_anything_runs(tmp_path, capsys, arguments) -> None:
+    workflow, prompts = tmp_path / "w.json", tmp_path / "p.txt"
+    workflow.write_text(json.dumps(WORKFLOW.prompt))
+    prompts.write_text("a\n")
+    code = program.main([*arguments, "--workflow", str(workflow), "--prompts", str(prompts), "--out", str(tmp_path / "out")])
+    assert code == 2 and "compare:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_is_not_there_loses_nothing_and_is_reported(tmp_path, capsys) -> None:
+    workflow, prompts = tmp_path / "w.json", tmp_path / "p.txt"
+    workflow.write_text(json.dumps(WORKFLOW.prompt))
+    prompts.write_text("a\n\nb\n")
+    code = program.main(["--server", "http://127.0.0.1:9", "--workflow", str(workflow), "--prompts", str(prompts), "--wait", "0",
+                         "--out", str(tmp_path / "out")])
+    assert code == 1
+    assert "2 not run" in capsys.readouterr().err
+    assert "2 not run" in (tmp_path / "out" / "report.html").read_text()

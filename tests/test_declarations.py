@@ -1,0 +1,249 @@
+"""A user's own accelerators: what a declaration may say, what it becomes, and that nothing in it can break the pack."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+
+import pytest
+from comfyui_fewstep.loras.accelerator import (
+    Accelerator,
+    Base,
+    ConsistencyGrid,
+    Expert,
+    FirstTimesteps,
+    Flux2Flow,
+    FluxFlow,
+    HostSpacedFlow,
+    Kind,
+    Licence,
+    LiteralSigmas,
+    Parameterization,
+    ShiftedFlow,
+    Solver,
+    Trailing,
+    TrigFlow,
+    TwoClockFlow,
+)
+from comfyui_fewstep.loras.declaration import (
+    ENTRIES,
+    LARGEST_FILE,
+    REQUIRED,
+    SUFFIX,
+    DeclarationError,
+    id_of,
+    parse_declaration,
+)
+from comfyui_fewstep.samplers.plan import make_plan
+from comfyui_fewstep.samplers.schedule import scaled_linear_sigma
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MINIMAL = {"file": "my_lora.safetensors", "base": "SDXL", "steps": [4], "schedule": {"type": "trailing"}, "sampler": "euler"}
+
+
+def parse(changes=(), name="my-lora.fewstep.json", without=()):
+    entries = {key: value for key, value in {**MINIMAL, **dict(changes)}.items() if key not in without}
+    return parse_declaration(json.dumps(entries), name)
+
+
+def refused(changes=(), **options) -> str:
+    with pytest.raises(DeclarationError) as error:
+        parse(changes, **options)
+    return str(error.value)
+
+
+def test_the_shortest_declaration_is_an_accelerator():
+    record = parse()
+    assert isinstance(record, Accelerator)
+    assert (record.id, record.bases, record.steps, record.default_steps) == ("my-lora", (Base.SDXL,), (4,), 4)
+    assert (record.schedule, record.solver, record.cfg, record.strength) == (Trailing(), Solver.EULER, 1.0, 1.0)
+    assert record.kind is Kind.LORA and record.files[0].name == "my_lora.safetensors"
+    assert record.files[0].url == "" and str(record.licence).startswith("unknown")
+    assert make_plan(record, 0, 1.0, scaled_linear_sigma).steps == 4
+
+
+def test_everything_that_can_be_declared():
+    record = parse({
+        "file": ["a.safetensors", "folder/b.safetensors"], "base": ["wan_t2v", "Wan 2.1 VACE"], "steps": [8, 4], "default_steps": 8,
+        "schedule": {"type": "shifted", "shift": 3}, "sampler": "lcm", "kind": "LoRA", "cfg": 2, "strength": -0.5,
+        "missing_alpha": 8, "noise_clip": 2.5, "expert": "low", "boundary": 0.9, "words": ["mine|ours", "fast"],
+        "licence": {"name": "CC0", "commercial": True, "note": "do as you like"}, "family": "Mine", "source": "me", "notes": ["a", "b"],
+        "embedded_guidance": 3.5, "parameterization": "native",
+    })  # fmt: skip
+    assert record.bases == (Base.WAN_T2V, Base.WAN_VACE) and record.steps == (4, 8) and record.default_steps == 8
+    assert record.expert is Expert.LOW_NOISE and record.boundary == 0.9
+    assert record.licence == Licence("CC0", True, "do as you like")
+    assert record.name_words == ("mine|ours", "fast") and [file.name for file in record.files] == ["a.safetensors", "b.safetensors"]
+    assert set(ENTRIES) >= set(REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("declared", "schedule", "more"),
+    [
+        ({"type": "trailing"}, Trailing(), {}),
+        ({"type": "lcm"}, ConsistencyGrid(50), {"sampler": "lcm", "parameterization": "lcm"}),
+        ({"type": "lcm", "original_steps": 100}, ConsistencyGrid(100), {"sampler": "tcd", "gamma": 0.3}),
+        ({"type": "timesteps", "timesteps": [999, 899, 799, 699]}, FirstTimesteps((999, 899, 799, 699)), {}),
+        ({"type": "shifted", "shift": 5}, ShiftedFlow(5.0), {"base": "flux"}),
+        ({"type": "normal", "shift": 3}, HostSpacedFlow(3.0, "normal"), {"base": "hidream"}),
+        ({"type": "sgm_uniform", "shift": 3}, HostSpacedFlow(3.0, "sgm_uniform"), {"base": "boogu"}),
+        ({"type": "flux"}, FluxFlow(0.5, 1.15), {"base": "flux"}),
+        ({"type": "flux2"}, Flux2Flow(), {"base": "flux2"}),
+        ({"type": "two_clocks", "video_shift": 6, "audio_shift": 3}, TwoClockFlow(6.0, 3.0), {"base": "minimax_h3"}),
+        ({"type": "rcm", "sigma_max": 80}, TrigFlow(80.0), {"base": "wan_t2v"}),
+        ({"type": "sigmas", "sigmas": [1, 0.9, 0.5, 0.2, 0]}, LiteralSigmas(((1.0, 0.9, 0.5, 0.2),)), {"base": "ltxav"}),
+        ({"type": "sigmas", "sigmas": [[1, 0.9, 0.5, 0.2], [1, 0.5]]}, LiteralSigmas(((1.0, 0.9, 0.5, 0.2), (1.0, 0.5))),
+         {"base": "ltxav", "steps": [2, 4]}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_schedule(declared, schedule, more):
+    assert parse({"schedule": declared, **more}).schedule == schedule
+
+
+def test_gamma_is_one_number_or_one_for_each_step_count():
+    tcd = {"sampler": "tcd", "schedule": {"type": "lcm"}, "steps": [2, 4]}
+    assert dict(parse({**tcd, "gamma": 0.3}).gamma) == {2: 0.3, 4: 0.3}
+    assert dict(parse({**tcd, "gamma": {"2": 1, "4": 0.2}}).gamma) == {2: 1.0, 4: 0.2}
+    assert "gamma" in refused({**tcd, "gamma": {"2": 1}}) and "gamma" in refused(tcd)
+
+
+def test_a_full_model_can_be_declared():
+    record = parse({"kind": "full model", "file": "mine_turbo.safetensors", "parameterization": "x0"})
+    assert record.kind is Kind.MODEL and record.parameterization is Parameterization.X0
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [("x.fewstep.json", "x"), ("A Folder/My LoRA_v2.1.fewstep.json", "my-lora-v2-1"), ("a\\b.fewstep.json", "b"), (".fewstep.json", "")],
+)
+def test_the_id_is_what_the_file_name_spells(name, id):
+    assert id_of(name) == id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepps": 4}, "\"stepps\" is no entry; did you mean 'steps'"),
+        ({"base": "SDXLL"}, "base must be one of .*did you mean 'sdxl'"),
+        ({"base": 7}, "base must be one of"),
+        ({"steps": []}, "steps must hold 1 to 100 values, not 0"),
+        ({"steps": [4.0]}, "steps must be a whole number from 1 to 100, not 4.0"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": 0}, "from 1 to 100, not 0"),
+        ({"steps": 10**30}, "from 1 to 100"),
+        ({"default_steps": 5}, "default_steps is one of steps"),
+        ({"sampler": "eular"}, "did you mean 'euler'"),
+        ({"sampler": "tcd", "schedule": {"type": "lcm"}}, "gamma exactly when the solver is TCD"),
+        ({"sampler": "tcd", "gamma": 0.3}, "TCD has the grid of a consistency model"),
+        ({"schedule": "trailing"}, "schedule must be an object"),
+        ({"schedule": {"type": "shifted"}}, "schedule needs shift"),
+        ({"schedule": {"type": "shifted", "shift": "5"}}, "shift must be a number from 0.01 to 100"),
+        ({"schedule": {"type": "shifted", "shift": 5}}, "go with Stable Diffusion"),
+        ({"schedule": {"type": "trailing", "shift": 5}}, "no setting of this schedule"),
+        ({"schedule": {"type": "sigmas", "sigmas": [0.5, 1]}}, "must fall from each value to the next"),
+        ({"schedule": {"type": "sigmas", "sigmas": [0]}}, "more than the closing 0"),
+        ({"schedule": {"type": "sigmas", "sigmas": [[1], [1]]}}, "two are of one length"),
+        ({"schedule": {"type": "sigmas", "sigmas": [1, 0.5]}}, "the schedule has every step count"),
+        ({"schedule": {"type": "timesteps", "timesteps": [1000]}}, "from 0 to 999"),
+        ({"cfg": 0}, "cfg must be a number from 1 to 30"),
+        ({"strength": 0}, "strength is finite and not 0"),
+        ({"strength": "1"}, "strength must be a number"),
+        ({"file": ""}, "file must be a text"),
+        ({"file": "a\nb"}, "file must be a text"),
+        ({"licence": "MIT"}, "licence must be an object"),
+        ({"licence": {"commercial": True}}, "licence.name must be a text"),
+        ({"licence": {"name": "MIT", "commercial": "yes"}}, "true, false or null"),
+        ({"expert": "high"}, "boundary"),
+        ({"words": ["two words"]}, "words must be letters and digits"),
+        ({"kind": "motion module"}, "kind must be one of lora, full model"),
+        ({"notes": [1]}, "notes must be a text"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_was_expected(changes, message):
+    text = refused(changes)
+    assert re.search(message, text), text
+    assert text.startswith("my-lora.fewstep.json: ")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_what_is_missing_is_named(name):
+    assert f"{name} is missing; every declaration needs file, base, steps, schedule, sampler" in refused(without=(name,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"), ("{", "not JSON"), ("[]", "must be an object"), ("null", "must be an object"), ("1", "must be an object"),
+        ('{"cfg": NaN}', "NaN is not a number"), ('{"cfg": Infinity}', "Infinity is not a number"), ('{"cfg": 1, "cfg": 2}', "twice"),
+        ("[" * 30000, "nested too deeply|not JSON"), ('{"cfg": ' + "9" * 5000 + "}", "cannot be read"), (" " * (LARGEST_FILE + 1), "larger than 64 KB"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_declaration_is_refused(text, message):
+    with pytest.raises(DeclarationError, match=message):
+        parse_declaration(text, "x.fewstep.json")
+
+
+@pytest.mark.parametrize("name", ["x.json", ".fewstep.json", "---.fewstep.json", "x"])
+def test_a_name_that_spells_no_id_is_refused(name):
+    with pytest.raises(DeclarationError, match="its name must be"):
+        parse_declaration(json.dumps(MINIMAL), name)
+
+
+# ---------------------------------------------------------------- fuzzing
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=12,
+)
+NAMES = st.sampled_from([*ENTRIES, "type", "shift", "sigmas", "x"])
+SCHEDULE_TYPES = ["trailing", "lcm", "timesteps", "shifted", "normal", "flux", "flux2", "two_clocks", "rcm", "sigmas", "?"]
+SCHEDULES = st.dictionaries(
+    st.sampled_from(["type", "shift", "sigmas", "timesteps", "original_steps", "sigma_max", "video_shift", "audio_shift"]),
+    st.sampled_from(SCHEDULE_TYPES) | JSON_VALUES, max_size=4,
+)
+PLAUSIBLE = st.fixed_dictionaries(
+    {"file": st.text(max_size=20) | JSON_VALUES, "base": st.sampled_from([base.name for base in Base]) | JSON_VALUES,
+     "steps": st.lists(st.integers(-1, 120), max_size=4) | JSON_VALUES, "schedule": SCHEDULES | JSON_VALUES,
+     "sampler": st.sampled_from([solver.value for solver in Solver]) | JSON_VALUES},
+    optional={name: JSON_VALUES for name in ENTRIES if name not in REQUIRED},
+)  # fmt: skip
+
+
+def is_accelerator_or_refused(text: str) -> None:
+    """Whatever it is given, it answers with a lawful record or one readable error."""
+    try:
+        record = parse_declaration(text, "fuzz.fewstep.json")
+    except DeclarationError as error:
+        assert str(error).startswith("fuzz.fewstep.json: ") and len(str(error)) < 3000
+        return
+    assert isinstance(record, Accelerator)
+    assert all(0 < steps <= 100 for steps in record.steps)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(PLAUSIBLE)
+def test_any_entries_are_an_accelerator_or_one_error(entries):
+    is_accelerator_or_refused(json.dumps(entries))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=300) | JSON_VALUES.map(json.dumps))
+def test_any_text_is_an_accelerator_or_one_error(text):
+    is_accelerator_or_refused(text)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
+    text = json.dumps({**MINIMAL, "gamma": 0.3, "licence": {"name": "MIT", "commercial": None}})
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        kept = data.draw(st.integers(0, 6))
+        text = text[:at] + data.draw(st.text(string.printable, max_size=4)) + text[at + kept:]
+    is_accelerator_or_refused(text)
+
+
+def test_the_suffix_is_one_thing_everywhere():
+    assert SUFFIX == ".fewstep.json"

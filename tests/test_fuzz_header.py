@@ -1,0 +1,128 @@
+"""The header reader on mutated files: one readable error or a header, no crash, no hang, no memory beyond the header."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tracemalloc
+
+import pytest
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.fingerprint import FileProblem, Header, inspect, read_header, recognise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+PLAIN = {
+    "__metadata__": {"lora_alpha": "8", "modelspec.title": "sdxl_lightning_4step_lora"},
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight":
+        {"dtype": "F16", "shape": [4, 2048], "data_offsets": [0, 16384]},
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight":
+        {"dtype": "F16", "shape": [640, 4], "data_offsets": [16384, 21504]},
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.alpha":
+        {"dtype": "F16", "shape": [], "data_offsets": [21504, 21506]},
+}  # fmt: skip
+FUZZ = settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def file_of(header: bytes, length: int | None = None, content: bytes = bytes(21506)) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header + content
+
+
+WHOLE = file_of(json.dumps(PLAIN).encode())
+
+
+def reads_or_refuses(path, content: bytes) -> Header | None:
+    """The header, after every use of it has been made; None where the file was refused in words."""
+    path.write_bytes(content)
+    try:
+        header = read_header(path)
+        found = recognise(header, path.name, CATALOG.values())
+    except FileProblem as error:
+        assert path.name in str(error) or "metadata" in str(error)
+        return None
+    assert found.fingerprint == inspect(header)
+    return header
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "file.safetensors"
+
+
+def test_the_whole_file_is_read(path):
+    assert len(reads_or_refuses(path, WHOLE).shapes) == 3
+
+
+@FUZZ
+@given(st.data())
+def test_changed_bytes(path, data):
+    content = bytearray(WHOLE[: data.draw(st.integers(0, len(WHOLE)))] if data.draw(st.booleans()) else WHOLE)
+    for _ in range(data.draw(st.integers(0, 8))):
+        if content:
+            content[data.draw(st.integers(0, min(len(content), 700) - 1))] = data.draw(st.integers(0, 255))
+    reads_or_refuses(path, bytes(content))
+
+
+@FUZZ
+@given(st.integers(0, 2**64 - 1), st.binary(max_size=200))
+def test_any_length_before_any_bytes(path, length, body):
+    reads_or_refuses(path, struct.pack("<Q", length) + body)
+
+
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.none() | st.booleans() | st.text(max_size=5)
+TENSORS = st.fixed_dictionaries({}, optional={
+    "dtype": st.sampled_from(["F16", "F32", "BF16", "F8_E4M3", "I64", "X", ""]) | NUMBERS,
+    "shape": st.lists(NUMBERS, max_size=4) | NUMBERS,
+    "data_offsets": st.lists(NUMBERS, max_size=3) | NUMBERS,
+})  # fmt: skip
+KEYS = st.text(max_size=30) | st.sampled_from([*PLAIN, "diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a.diff_m", "x.alpha"])
+
+
+@FUZZ
+@given(st.dictionaries(KEYS, TENSORS | st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3), max_size=6))
+def test_any_json_as_header(path, entries):
+    reads_or_refuses(path, file_of(json.dumps(entries).encode("utf-8", "surrogatepass")))
+
+
+SHAPES = st.lists(st.integers(0, 2**62), max_size=5).map(tuple)
+LAYER_NAMES = st.sampled_from([
+    "blocks.0.self_attn.q", "double_blocks.99999999999999999999.img_attn.qkv", "single_blocks.0.linear1", "transformer_blocks.0.attn1.to_q",
+    "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", "layers.0.attention.qkv", "patch_embedding", "", "\x00", "joint_blocks",
+])  # fmt: skip
+ENDINGS = st.sampled_from([".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".alpha", ".diff", ".diff_m", ""])
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.dictionaries(st.tuples(LAYER_NAMES, ENDINGS).map("".join), SHAPES, max_size=8),
+    st.dictionaries(st.sampled_from(["lora_alpha", "modelspec.title", "name", "x"]), st.text(max_size=30), max_size=3),
+    st.text(max_size=40),
+)
+def test_any_header_is_recognised_or_not_and_nothing_else(shapes, metadata, name):
+    try:
+        found = recognise(Header(shapes, metadata), name, CATALOG.values())
+    except FileProblem as error:
+        assert "metadata" in str(error)
+        return
+    assert found.record is None or found.record in found.candidates
+
+
+@pytest.mark.parametrize("length", [2**62, 2**40, 100_000_001, 99_999_999])
+def test_a_header_that_claims_to_be_huge_takes_no_memory(path, length):
+    content = struct.pack("<Q", length) + b'{"a":' + bytes(1000)
+    tracemalloc.start()
+    try:
+        assert reads_or_refuses(path, content) is None
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_many_tensors_is_read_within_its_headers_size(path):
+    entries, at = {}, 0
+    for number in range(5000):
+        entries[f"diffusion_model.blocks.{number}.self_attn.q.lora_down.weight"] = {"dtype": "F16", "shape": [1, 1], "data_offsets": [at, at + 2]}
+        at += 2
+    raw = json.dumps(entries).encode()
+    header = reads_or_refuses(path, file_of(raw, content=bytes(at)))
+    assert header is not None and len(header.shapes) == 5000

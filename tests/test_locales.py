@@ -1,0 +1,70 @@
+"""The translations: every language has every text, and what the code says today is what was translated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import locale_texts
+from node_schema import load
+
+ROOT = Path(__file__).resolve().parent.parent
+LANGUAGES = ("zh", "ja", "ko", "ru", "fr", "es", "de")
+ENGLISH = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+# Names that are the same word everywhere, or in some languages.
+SAME_WORD = {"cfg", "TeaCache", "teacache", "CFG", "sigmas", "auto", "vae", "latent"}
+
+each_language = pytest.mark.parametrize("language", LANGUAGES)
+
+
+def memory_of(language: str) -> dict[str, str]:
+    return json.loads((ROOT / "scripts" / "translations" / f"{language}.json").read_text(encoding="utf-8"))
+
+
+def keys_of(texts: Any) -> Any:
+    return {key: keys_of(value) for key, value in texts.items()} if isinstance(texts, dict) else None
+
+
+def test_english_covers_every_node_input_and_output() -> None:
+    ours = {id: node for id, node in load().items() if id.startswith("FewStep")}
+    assert set(ENGLISH) == set(ours)
+    for id, node in ours.items():
+        assert set(ENGLISH[id]["inputs"]) == {entry.name for entry in node.inputs}
+        assert list(ENGLISH[id]["outputs"]) == [str(slot) for slot in range(len(node.outputs))]
+        # Every input and output says what it is for.
+        assert all(locale_texts.every_text(ENGLISH[id]))
+
+
+@each_language
+def test_every_text_is_translated(language: str) -> None:
+    memory = memory_of(language)
+    missing = sorted(set(locale_texts.every_text(ENGLISH)) - set(memory))
+    assert missing == [], f"scripts/translations/{language}.json lacks these"
+    same = [text for text, words in memory.items() if text == words and text not in SAME_WORD]
+    assert [text for text in same if " " in text] == []
+
+
+@each_language
+def test_no_translation_is_left_over(language: str) -> None:
+    used = {*locale_texts.every_text(ENGLISH), locale_texts.CATEGORY}
+    assert sorted(set(memory_of(language)) - used) == []
+
+
+@each_language
+def test_locale_file_is_built_from_the_translations(language: str) -> None:
+    built = locale_texts.locale_files(ENGLISH)
+    for name in ("nodeDefs.json", "main.json"):
+        path = ROOT / "locales" / language / name
+        assert path.read_text(encoding="utf-8") == built[path], "run python scripts/build_workflows.py"
+    translated = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert keys_of(translated) == keys_of(ENGLISH)
+
+
+@each_language
+def test_no_text_has_signs_that_the_editor_reads_as_code(language: str) -> None:
+    # vue-i18n: {placeholder}, @:link, plural | forms.
+    assert [words for words in memory_of(language).values() if set("{}@|") & set(words)] == []
+    assert [text for text in locale_texts.every_text(ENGLISH) if set("{}@|") & set(text)] == []

@@ -1,0 +1,146 @@
+"""Plans: what is decided for a request, and what is refused in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+from comfyui_fewstep.loras.accelerator import Accelerator, Expert
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan, make_plan, refuse_other_cfg
+from comfyui_fewstep.samplers.schedule import scaled_linear_sigma
+
+sd_sigma = functools.cache(scaled_linear_sigma)
+
+LIGHTNING = CATALOG["sdxl-lightning-4step-lora"]
+LCM = CATALOG["lcm-lora-sd15"]
+GUIDED = CATALOG["hyper-sdxl-8step-cfg-lora"]
+HIGH, LOW = CATALOG["wan22-t2v-lightning-high"], CATALOG["wan22-t2v-lightning-low"]
+
+SINGLE = [record for record in CATALOG.values() if record.expert is None]
+
+
+def test_zero_steps_are_the_accelerators_own():
+    assert make_plan(LIGHTNING, 0, 1.0, sd_sigma).steps == 4
+    assert make_plan(LCM, 0, 1.0, sd_sigma).steps == 4
+
+
+def test_a_plan_costs_one_evaluation_a_step_and_two_where_guidance_was_kept():
+    assert make_plan(LIGHTNING, 4, 1.0, sd_sigma).evaluations == 4
+    assert make_plan(GUIDED, 8, 1.0, sd_sigma).evaluations == 16
+
+
+def test_a_consistency_model_keeps_its_step_count_below_denoise_1():
+    assert make_plan(LCM, 4, 0.5, sd_sigma).steps == 4
+    shorter = make_plan(LIGHTNING, 4, 0.5, sd_sigma)
+    assert shorter.steps == 2
+    assert "last 2 of the 4" in shorter.notes[0]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 8, 50])
+def test_steps_it_was_not_distilled_for_are_refused_with_the_allowed_ones(steps):
+    with pytest.raises(PlanError, match=rf"distilled for 4 steps, not {steps}.*Set steps to 4"):
+        make_plan(LIGHTNING, steps, 1.0, sd_sigma)
+    assert issubclass(PlanError, ValueError)
+
+
+def test_a_range_of_steps_is_named_as_one():
+    with pytest.raises(PlanError, match="distilled for 2 to 8 steps, not 12"):
+        make_plan(LCM, 12, 1.0, sd_sigma)
+
+
+@pytest.mark.parametrize("denoise", [0.0, -0.5, 1.01, float("nan")])
+def test_denoise_outside_its_range_is_refused(denoise):
+    with pytest.raises(PlanError, match="denoise"):
+        make_plan(LIGHTNING, 4, denoise, sd_sigma)
+
+
+def test_denoise_below_the_last_step_is_refused_with_the_smallest():
+    with pytest.raises(PlanError, match="the smallest is 0.25"):
+        make_plan(LIGHTNING, 4, 0.2, sd_sigma)
+
+
+def test_a_model_without_accelerator_is_refused_with_what_to_do():
+    with pytest.raises(PlanError, match="No accelerator.*Accelerator Loader.*KSampler"):
+        make_plan(None, 0, 1.0, sd_sigma)
+    with pytest.raises(PlanError, match="model_low_noise"):
+        make_expert_plan(HIGH, None, 0, 1.0, sd_sigma)
+
+
+@pytest.mark.parametrize("cfg", [1, 1.0, "1.0"])
+def test_the_plans_own_cfg_may_be_sent(cfg):
+    refuse_other_cfg(make_plan(LIGHTNING, 4, 1.0, sd_sigma), cfg)
+
+
+@pytest.mark.parametrize("cfg", [7, 0.0, 1.5, "seven", None, ["3", 0]])
+def test_any_other_cfg_is_refused_by_name(cfg):
+    with pytest.raises(PlanError, match="cfg is locked.*sdxl-lightning-4step-lora"):
+        refuse_other_cfg(make_plan(LIGHTNING, 4, 1.0, sd_sigma), cfg)
+
+
+def test_a_guided_accelerator_runs_at_its_own_cfg():
+    plan = make_plan(GUIDED, 8, 1.0, sd_sigma)
+    assert plan.cfg == 5.0
+    refuse_other_cfg(plan, 5)
+    with pytest.raises(PlanError, match="cfg 5"):
+        refuse_other_cfg(plan, 1.0)
+
+
+def test_two_experts_share_one_schedule_and_switch_at_the_boundary():
+    plan = make_expert_plan(HIGH, LOW, 0, 1.0, sd_sigma)
+    assert plan.sigmas == pytest.approx((1, 0.9375, 2.5 / 3, 0.625, 0))
+    assert plan.switch_step == 2
+    assert plan.evaluations == 4
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "message"),
+    [
+        (LOW, HIGH, "model takes Wan 2.2's high-noise expert.*Swap"),
+        (HIGH, HIGH, "model_low_noise takes Wan 2.2's low-noise expert"),
+        (HIGH, CATALOG["wan21-t2v-lightx2v-4step"], "which is for a single model"),
+        (HIGH, CATALOG["wan22-i2v-lightning-low"], "distilled differently: bases"),
+    ],
+)
+def test_experts_that_do_not_belong_together_are_refused(high, low, message):
+    with pytest.raises(PlanError, match=message):
+        make_expert_plan(high, low, 0, 1.0, sd_sigma)
+
+
+def test_one_expert_alone_is_refused():
+    with pytest.raises(PlanError, match="one expert alone"):
+        make_plan(HIGH, 0, 1.0, sd_sigma)
+
+
+@pytest.mark.parametrize("record", SINGLE, ids=lambda record: record.id)
+def test_every_record_plans_at_each_of_its_step_counts(record):
+    for steps in record.steps:
+        plan = make_plan(record, steps, 1.0, sd_sigma, image_tokens=4096)
+        assert plan.steps == steps
+        assert plan.sigmas[-1] == 0.0
+        assert all(now > then for now, then in zip(plan.sigmas, plan.sigmas[1:], strict=False))
+        if not record.is_guided:
+            assert plan.evaluations == steps
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        ({"id": "Not An Id"}, "id is lower-case"), ({"steps": (4, 2)}, "ascending"), ({"default_steps": 5}, "one of steps"),
+        ({"cfg": 0.5}, "cfg is at least 1"), ({"strength": 0.0}, "strength"), ({"gamma": {4: 0.3}}, "gamma"),
+        ({"expert": Expert.HIGH_NOISE}, "boundary"), ({"boundary": 0.9}, "boundary"), ({"sources": ()}, "sources"),
+        ({"bases": ()}, "base"),
+    ],
+)
+def test_a_record_that_breaks_a_law_does_not_exist(change, law):
+    with pytest.raises(ValueError, match=law):
+        dataclasses.replace(LIGHTNING, **change)
+
+
+def test_a_record_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LIGHTNING.cfg = 7.0
+    with pytest.raises(TypeError):
+        CATALOG["hyper-sd15-1step-lora"].gamma[4] = 1.0
+    assert isinstance(LIGHTNING, Accelerator)

@@ -1,0 +1,224 @@
+"""Recognition over the whole catalogue: every published file by its name, none by a base alone, none against its contents."""
+
+from __future__ import annotations
+
+import pytest
+from comfyui_fewstep.loras.accelerator import Base, Kind
+from comfyui_fewstep.loras.architecture import flat
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.fingerprint import GENERIC_NAMES, inspect, recognise, recognise_model
+from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
+
+RECORDS = list(CATALOG.values())
+LORAS = [record for record in RECORDS if record.kind is Kind.LORA]
+MODELS = [record for record in RECORDS if record.kind is Kind.MODEL]
+RECOGNISABLE = [record for record in LORAS if not record.only_by_choice]
+LORA_BASES = sorted({base for record in LORAS for base in record.bases[:1]}, key=lambda base: base.name)
+
+
+def named_files(records):
+    return [
+        pytest.param(record, file, id=f"{record.id}: {file.path}")
+        for record in records for file in record.files if file.name
+    ]
+
+
+def is_generic(file) -> bool:
+    return file.name.rsplit(".", 1)[0] in GENERIC_NAMES
+
+
+# ---------------------------------------------------------------- by name, within what the header allows
+
+
+@pytest.mark.parametrize(("record", "file"), named_files(RECOGNISABLE))
+def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_candidates(record, file):
+    found = recognise(header_of(record, rank=file.rank or 32), file.name, RECORDS)
+    if is_generic(file):
+        assert found.record is None and record in found.candidates
+    else:
+        assert found.record is record, found.evidence
+        assert "file name" in found.evidence[-1]
+
+
+@pytest.mark.parametrize(("record", "file"), named_files([record for record in RECOGNISABLE if is_generic(record.files[0])]))
+def test_a_generic_name_is_told_by_the_folder_it_lies_in(record, file):
+    folder = file.path.rpartition("/")[0] or file.repo
+    assert recognise(header_of(record), f"{folder}/{file.name}", RECORDS).record is record
+
+
+@pytest.mark.parametrize("record", [pytest.param(record, id=record.id) for record in RECOGNISABLE])
+def test_a_title_in_the_metadata_speaks_before_a_name_that_says_nothing(record):
+    title = next((file.name.rsplit(".", 1)[0] for file in record.files if file.name and not is_generic(file)), None)
+    if title is None:
+        pytest.skip("published under a generic name alone")
+    found = recognise(header_of(record, metadata={"modelspec.title": title}), "aa83f1.safetensors", RECORDS)
+    assert record in found.candidates
+    assert found.record in (record, None)
+
+
+def test_a_record_that_is_a_recipe_is_never_recognised():
+    for record in RECORDS:
+        if record.only_by_choice:
+            for file in record.files:
+                found = recognise(header_of(record) if record.kind is Kind.LORA else header_of(LORAS[0]), file.name, RECORDS)
+                assert found.record is not record and record not in found.candidates
+
+
+@pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
+def test_an_ordinary_lora_is_never_taken_for_an_accelerator(base):
+    # Nothing in it or about it speaks for one, even where the base has one accelerator alone.
+    layers = layers_of(base, WIDTHS.get(base, 0))
+    for name in ("my_style.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "x/portrait-v2.safetensors"):
+        found = recognise(header(layers, rank=16), name, RECORDS)
+        assert found.record is None, found.evidence
+
+
+# ---------------------------------------------------------------- the base, in every layout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
+def test_every_base_is_seen_in_every_layout(base, layout):
+    found = inspect(header(layers_of(base, WIDTHS.get(base, 0)), layout, rank=8))
+    assert found.kind is Kind.LORA
+    assert base in found.bases, found.evidence
+    if base in WIDTHS:
+        assert found.width == WIDTHS[base]
+
+
+@pytest.mark.parametrize(
+    ("layers", "bases"),
+    [
+        # names of diffusers, for the architectures that have names of their own in the host
+        ([("transformer_blocks.0.attn.to_q", 3072, 3072), ("single_transformer_blocks.0.attn.to_q", 3072, 3072)], {Base.FLUX}),
+        ([("transformer_blocks.0.attn.to_q", 1536, 1536), ("transformer_blocks.0.ff_context.net.0.proj", 6144, 1536)], {Base.SD3}),
+        ([("layers.0.attention.to_q", 3840, 3840)], {Base.Z_IMAGE}),
+        ([("transformer_blocks.0.attn.to_gate", 4096, 4096)], {Base.KREA2}),
+        ([("transformer_blocks.0.attn1.to_q", 2048, 2048), ("transformer_blocks.0.attn2.to_k", 2048, 2048)], {Base.LTXV}),
+        ([("single_transformer_blocks.0.attn.to_qkv_mlp_proj", 27648, 3072)], {Base.FLUX2}),
+        ([("double_blocks.0.img_mod.linear", 18432, 3072)], {Base.HUNYUAN_VIDEO, Base.HUNYUAN15, Base.HUNYUAN15_SR}),
+        ([("blocks.0.self_attn.q", 5120, 5120), ("patch_embedding", 5120, 36)], {Base.WAN22_I2V}),
+        ([("blocks.0.self_attn.q", 3072, 3072)], {Base.WAN22_TI2V}),
+        ([("blocks.0.self_attn.q", 256, 256)], {Base.WAN_T2V, Base.WAN22_I2V, Base.WAN22_TI2V}),
+        ([("input_blocks.7.1.transformer_blocks.9.attn2.to_k", 1280, 2048)], {Base.SDXL}),
+        ([("input_blocks.4.1.transformer_blocks.0.attn2.to_k", 640, 2048)], {Base.SDXL, Base.SSD1B}),
+        ([("somewhere.else", 8, 8)], set()),
+    ],
+)
+def test_an_architecture_shows_itself(layers, bases):
+    assert set(inspect(header(layers)).bases) == bases
+
+
+def test_prefixes_and_dots_do_not_matter():
+    names = ("diffusion_model.blocks.0.self_attn.q", "lora_unet_blocks_0_self_attn_q", "transformer.blocks.0.self_attn.q",
+             "base_model.model.blocks.0.self_attn.q", "model.diffusion_model.blocks.0.self_attn.q")  # fmt: skip
+    assert {flat(name) for name in names} == {"blocks_0_self_attn_q"}
+    assert flat("transformer_blocks.0.attn.to_q") == "transformer_blocks_0_attn_to_q"
+
+
+# ---------------------------------------------------------------- against the contents, never
+
+
+def test_no_name_makes_a_file_of_one_base_an_accelerator_of_another():
+    accepted = []
+    for base in LORA_BASES:
+        shown = header(layers_of(base, WIDTHS.get(base, 0)))
+        seen = set(inspect(shown).bases)
+        for record in LORAS:
+            if not seen & set(record.bases):
+                accepted += [(base.name, record.id) for file in record.files if recognise(shown, file.path, RECORDS).record is record]
+    assert accepted == []
+
+
+def test_no_name_makes_a_file_of_one_size_an_accelerator_of_another():
+    accepted, tried = [], 0
+    for record in RECOGNISABLE:
+        others = {other.width for other in RECOGNISABLE if other.bases[0] is record.bases[0]} - {record.width, None}
+        for width in others if record.width else ():
+            shown = header(layers_of(record.bases[0], width))
+            tried += 1
+            accepted += [(record.id, width) for file in record.files if recognise(shown, file.name, RECORDS).record is record]
+    assert accepted == [] and tried > 5
+
+
+def test_the_exact_size_tells_a_renamed_file():
+    for id, bytes in (("wan21-i2v-lightx2v-4step", 739_472_104), ("fastwan22-5b-lora", 660_874_456)):
+        found = recognise(header_of(CATALOG[id], size=bytes), "renamed.safetensors", RECORDS)
+        assert found.record is CATALOG[id] and found.is_certain
+        assert "exactly" in found.evidence[-1]
+        # One byte more is another file.
+        assert recognise(header_of(CATALOG[id], size=bytes + 1), "renamed.safetensors", RECORDS).record is None
+
+
+def test_an_extract_of_a_rank_that_one_release_alone_has_tells_a_renamed_file():
+    found = recognise(header_of(CATALOG["ltx25-22b-distilled-lora"], rank=450), "renamed.safetensors", RECORDS)
+    # 384 and 111 are the ranks of the others; one of their files has no known rank, so nothing is proven by 450 alone.
+    assert found.record is None or found.record.id == "ltx25-22b-distilled-lora"
+    turbo = recognise(header_of(CATALOG["wan22-5b-turbo-lora"], rank=64, differences=True), "renamed.safetensors", RECORDS)
+    assert turbo.record is CATALOG["wan22-5b-turbo-lora"] and turbo.is_certain
+    # The same rank without whole differences may be anybody's LoRA.
+    assert recognise(header_of(CATALOG["wan22-5b-turbo-lora"], rank=64), "renamed.safetensors", RECORDS).record is None
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("sdxl/lightning_8step_lora.safetensors", "sdxl-lightning-8step-lora"),
+        ("Hyper SDXL 12 steps CFG.safetensors", "hyper-sdxl-12step-cfg-lora"),
+        ("hyper-sdxl-8steps.safetensors", "hyper-sdxl-8step-lora"),
+        ("TCD_sdxl.safetensors", "tcd-lora-sdxl"),
+        ("lcm_8steps_sdxl.safetensors", "lcm-lora-sdxl"),
+        ("dmd2_sdxl_4step.safetensors", "dmd2-sdxl-4step-lora"),
+        ("pcm normalcfg 8step.safetensors", "pcm-sdxl-8step-normalcfg-lora"),
+        ("sdxl_lightning_3step.safetensors", None),
+        ("sdxl_lightning.safetensors", None),
+        ("lightning_hyper_merge_8step.safetensors", None),
+    ],
+)
+def test_words_of_a_path_speak_for_a_release(name, id):
+    found = recognise(header_of(CATALOG["sdxl-lightning-4step-lora"], "kohya"), name, RECORDS)
+    assert (found.record.id if found.record else None) == id, found.evidence
+
+
+# ---------------------------------------------------------------- models that are themselves distilled
+
+
+def model_header(record, path):
+    return recognise_model(record.bases[0], width_for(record) or None, {}, path, RECORDS)
+
+
+@pytest.mark.parametrize(("record", "file"), named_files([record for record in MODELS if not record.only_by_choice]))
+def test_every_distilled_model_is_recognised_by_its_file(record, file):
+    found = model_header(record, file.name)
+    shared = [other for other in MODELS if not other.only_by_choice and any(file.name == theirs.name for theirs in other.files)]
+    if is_generic(file) or len(shared) > 1:
+        assert found.record is None
+        found = model_header(record, file.path)
+        assert found.record is record or is_generic(file)
+    else:
+        assert found.record is record, found.evidence
+    assert found.look_alike is None
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "id"),
+    [
+        (Base.HUNYUAN15, "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors", "hunyuan15-cfg-distilled"),
+        (Base.HUNYUAN15, "hunyuanvideo1.5_480p_t2v_distilled.safetensors", "hunyuan15-cfg-distilled"),
+        (Base.FLUX2, "flux-2-klein-base-4b-fp8.safetensors", "flux2-klein-base"),
+        (Base.Z_IMAGE, "z_image_bf16.safetensors", "z-image-base"),
+        (Base.KREA2, "krea2_raw_fp8.safetensors", "krea2-raw"),
+    ],
+)
+def test_look_alikes_are_told_from_few_step_models(base, name, id):
+    found = recognise_model(base, None, {}, name, RECORDS)
+    assert found.record is None
+    assert found.look_alike is not None and found.look_alike.id == id
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors", "flux1-dev.safetensors", "juggernautXL_v9.safetensors", "wan2.1_t2v_14B_fp8.safetensors",
+                                  "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "qwen_image_fp8_e4m3fn.safetensors"])  # fmt: skip
+def test_an_undistilled_model_is_not_recognised(name):
+    for base in Base:
+        found = recognise_model(base, None, {}, name, RECORDS)
+        assert found.record is None, (base, found.evidence)

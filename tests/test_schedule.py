@@ -1,0 +1,125 @@
+"""Schedules against diffusers, which the accelerators' authors used, and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from comfyui_fewstep.loras.accelerator import ConsistencyGrid, ShiftedFlow, Trailing
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.samplers import schedule
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, TCDScheduler
+
+STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+sd_sigma = functools.cache(schedule.scaled_linear_sigma)
+
+
+def cases(kind: type) -> list:
+    return [
+        pytest.param(record, steps, id=f"{record.id}-{steps}")
+        for record in CATALOG.values() if isinstance(record.schedule, kind) for steps in record.steps
+    ]
+
+
+def sigmas_of_timesteps(timesteps, alphas_cumprod) -> list[float]:
+    return [math.sqrt((1 - alphas_cumprod[int(t)].item()) / alphas_cumprod[int(t)].item()) for t in timesteps]
+
+
+@pytest.mark.parametrize(("record", "steps"), cases(Trailing))
+def test_trailing_sigmas_equal_diffusers_euler(record, steps):
+    reference = EulerDiscreteScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")
+    reference.set_timesteps(steps)
+    ours = schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma)
+    assert ours == pytest.approx(reference.sigmas.tolist(), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("record", "steps"), cases(ConsistencyGrid))
+@pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
+def test_consistency_sigmas_equal_diffusers(record, steps, scheduler):
+    reference = scheduler(**STABLE_DIFFUSION, original_inference_steps=record.schedule.original_steps)
+    reference.set_timesteps(steps)
+    expected = [*sigmas_of_timesteps(reference.timesteps, reference.alphas_cumprod), 0.0]
+    ours = schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma)
+    assert ours == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("denoise", [0.25, 0.5, 0.75])
+def test_consistency_img2img_equals_diffusers_strength(steps, denoise):
+    reference = LCMScheduler(**STABLE_DIFFUSION)
+    reference.set_timesteps(steps, strength=denoise)
+    assert schedule.consistency_timesteps(steps, 50, denoise) == reference.timesteps.tolist()
+
+
+@pytest.mark.parametrize(("record", "steps"), cases(ShiftedFlow))
+def test_flow_sigmas_equal_diffusers(record, steps):
+    reference = FlowMatchEulerDiscreteScheduler(shift=record.schedule.shift)
+    reference.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+    ours = schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma)
+    assert ours == pytest.approx(reference.sigmas.tolist(), abs=1e-5)
+
+
+def test_known_timesteps():
+    # The lists on the model cards and in the papers.
+    assert schedule.trailing_timesteps(4) == [999, 749, 499, 249]
+    assert schedule.trailing_timesteps(8) == [999, 874, 749, 624, 499, 374, 249, 124]
+    assert schedule.consistency_timesteps(4, 50) == [999, 759, 499, 259]
+    assert schedule.consistency_timesteps(8, 50) == [999, 879, 759, 639, 499, 379, 259, 139]
+
+
+def test_known_sigmas():
+    assert sd_sigma(999) == pytest.approx(14.6146, abs=5e-5)
+    assert sd_sigma(0) == pytest.approx(0.0292, abs=5e-5)
+    # 5·.75 / (1 + 4·.75) = 3.75 / 4 = .9375;  5·.5 / 3 = .8333;  5·.25 / 2 = .625
+    assert schedule.sigmas_of(ShiftedFlow(5.0), 4, 1.0, sd_sigma) == pytest.approx([1, 0.9375, 2.5 / 3, 0.625, 0])
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 5.0, 12.0])
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_shifting_back_undoes_the_shift(shift, sigma):
+    assert schedule.shift_sigma(schedule.shift_sigma(sigma, shift), 1 / shift) == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.15, 2.2912])
+def test_shift_is_the_exponential_of_flux_mu(mu):
+    t = 0.37
+    flux = math.exp(mu) / (math.exp(mu) + (1 / t - 1))
+    assert schedule.shift_sigma(t, math.exp(mu)) == pytest.approx(flux)
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoise", "kept"),
+    # int(steps · denoise): as diffusers shortens img2img. .7 · 10 is 6.999... in floats and must still be 7.
+    [(4, 1.0, 4), (4, 0.75, 3), (4, 0.74, 2), (4, 0.5, 2), (4, 0.25, 1), (10, 0.7, 7), (1, 1.0, 1)],
+)
+def test_denoise_keeps_the_end_of_a_fixed_schedule(steps, denoise, kept):
+    whole = schedule.sigmas_of(ShiftedFlow(5.0), steps, 1.0, sd_sigma)
+    assert schedule.sigmas_of(ShiftedFlow(5.0), steps, denoise, sd_sigma) == whole[steps - kept:]
+
+
+@pytest.mark.parametrize("kind", [Trailing(), ShiftedFlow(5.0), ConsistencyGrid(50)])
+def test_denoise_too_small_for_any_step_is_refused(kind):
+    with pytest.raises(ValueError, match="denoise 0.01"):
+        schedule.sigmas_of(kind, 4, 0.01, sd_sigma)
+
+
+def test_expert_switch_is_the_first_step_below_the_boundary():
+    shift_5 = [1, 0.9375, 0.8333, 0.625, 0]
+    assert schedule.switch_step(shift_5, 0.875) == 2
+    assert schedule.switch_step(shift_5, 0.9) == 2
+    # Shift 8: .8889 still belongs to the high-noise expert at 0.875 and not at 0.9.
+    assert schedule.switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.875) == 3
+    assert schedule.switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.9) == 2
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_tcd_jumps_to_the_timesteps_of_diffusers(gamma):
+    timesteps = schedule.consistency_timesteps(4, 50)
+    down = schedule.tcd_sigmas_down(ConsistencyGrid(50), 4, 1.0, gamma, sd_sigma)
+    # TCDScheduler.step: timestep_s = floor((1 - eta) · prev_timestep)
+    expected = [sd_sigma(int(torch.floor(torch.tensor((1 - gamma) * t)))) for t in timesteps[1:]]
+    assert down == pytest.approx([*expected, 0.0], rel=1e-6)

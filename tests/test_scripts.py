@@ -1,0 +1,152 @@
+"""The set-up scripts, offline: what they refuse and what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import host
+
+STDLIB_ONLY = ("host.py", "comfy_server.py", "comfy_client.py", "websocket_reader.py", "test.py", "demo.py")
+
+
+def archive(path: Path, *names: str, link: str | None = None) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+        if link:
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    return path
+
+
+def fake_install(root: Path) -> Path:
+    (root / "comfy").mkdir(parents=True)
+    (root / "main.py").touch()
+    (root / "comfyui_version.py").write_text('__version__ = "0.29.1"\n')
+    return root
+
+
+def test_every_known_version_has_a_source_and_the_default_is_known() -> None:
+    assert host.DEFAULT_VERSION in host.SOURCE_RELEASES
+    assert len(set(host.SOURCE_RELEASES.values())) == len(host.SOURCE_RELEASES)
+
+
+def test_unknown_version_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    with pytest.raises(host.HostError, match=r"0\.1\.0.*0\.30\.0.*COMFYUI_PATH"):
+        host.ensure_host("0.1.0", tmp_path)
+
+
+def test_only_the_tree_is_unpacked(tmp_path: Path) -> None:
+    inside = ("pkg-1/vendor/ComfyUI/main.py", "pkg-1/vendor/ComfyUI/a/b.py")
+    packed = archive(tmp_path / "a.tar.gz", "pkg-1/setup.py", *inside)
+    tree = tmp_path / "tree"
+    host.extract_tree(packed, "vendor/ComfyUI", tree)
+    assert sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*.py")) == ["a/b.py", "main.py"]
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "a/../../evil.py", "a\\..\\evil.py", "C:/evil.py"])
+def test_path_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    packed = archive(tmp_path / "a.tar.gz", f"pkg-1/vendor/ComfyUI/{name}")
+    with pytest.raises(host.HostError, match="unsafe path"):
+        host.extract_tree(packed, "vendor/ComfyUI", tmp_path / "in" / "tree")
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_links_in_an_archive_are_not_made(tmp_path: Path) -> None:
+    packed = archive(tmp_path / "a.tar.gz", "pkg-1/vendor/ComfyUI/main.py", link="pkg-1/vendor/ComfyUI/passwd")
+    host.extract_tree(packed, "vendor/ComfyUI", tmp_path / "tree")
+    assert [p.name for p in (tmp_path / "tree").iterdir()] == ["main.py"]
+
+
+def test_comfyui_path_without_a_comfyui_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(host.HostError, match="holds no ComfyUI.*main.py"):
+        host.ensure_host()
+
+
+def test_comfyui_path_whose_python_has_no_torch_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(fake_install(tmp_path / "ComfyUI")))
+    monkeypatch.setattr(host, "runs_torch", lambda python: False)
+    with pytest.raises(host.HostError, match="`import torch` fails"):
+        host.ensure_host()
+
+
+def test_comfyui_path_is_used_with_its_own_python_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = fake_install(tmp_path / "ComfyUI")
+    python = host.venv_python(tmp_path / "venv")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(root))
+    monkeypatch.setattr(host, "runs_torch", lambda python: True)
+    assert host.ensure_host() == host.Host(root, python, "0.29.1", owned=False)
+
+
+def test_install_without_a_python_of_its_own_gets_the_running_one(tmp_path: Path) -> None:
+    assert host.find_python(fake_install(tmp_path / "a" / "ComfyUI")) == Path(sys.executable)
+
+
+def test_users_own_install_is_never_installed_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host, "pip_install", lambda *args, **kwargs: pytest.fail("installed into the user's ComfyUI"))
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho pytest diffusers\n")
+    python.chmod(0o755)
+    if sys.platform == "win32":
+        pytest.skip("needs a shell script as Python")
+    with pytest.raises(host.HostError, match="(?s)pytest, diffusers.*pip install"):
+        host.ensure_test_tools(host.Host(tmp_path, python, "0.30.0", owned=False))
+
+
+def test_finished_build_is_reused_and_an_outdated_one_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(host, "runs_torch", lambda python: True)
+    built: list[str] = []
+    monkeypatch.setattr(host, "build_host", lambda folder, wanted: built.append(wanted.version))
+    first = host.ensure_host("0.30.0", tmp_path)
+    assert host.ensure_host("0.30.0", tmp_path) == first
+    assert built == ["0.30.0"]
+    (tmp_path / "comfyui-0.30.0" / host.MARKER).write_text(json.dumps({"asked": "something else"}))
+    host.ensure_host("0.30.0", tmp_path)
+    assert built == ["0.30.0", "0.30.0"]
+
+
+def test_broken_off_build_leaves_no_marker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+
+    def fail(folder: Path, wanted: host.Host) -> None:
+        raise host.HostError("no network")
+
+    monkeypatch.setattr(host, "build_host", fail)
+    with pytest.raises(host.HostError):
+        host.ensure_host("0.30.0", tmp_path)
+    assert not (tmp_path / "comfyui-0.30.0" / host.MARKER).exists()
+
+
+def test_pip_failure_shows_its_last_lines(tmp_path: Path) -> None:
+    if not host.runs(Path(sys.executable), "import pip"):
+        pytest.skip("this Python has no pip")
+    with pytest.raises(host.HostError, match="(?s)pip install failed.*no-such-folder"):
+        host.run_pip(Path(sys.executable), ["install", str(tmp_path / "no-such-folder")], log=tmp_path / "log")
+    assert "no-such-folder" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("name", STDLIB_ONLY)
+def test_set_up_script_needs_nothing_installed(name: str) -> None:
+    import ast
+
+    path = Path(host.__file__).parent / name
+    own = {script.stem for script in path.parent.glob("*.py")}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        for imported in names:
+            assert imported.split(".")[0] in sys.stdlib_module_names | own, imported

@@ -1,0 +1,437 @@
+"""Step Skip's pure part: where a run stands, what is left out and what is put in its place, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from comfyui_fewstep.samplers.skip import METHODS
+from comfyui_fewstep.samplers.skip.forecast import Forecast, skip_rate
+from comfyui_fewstep.samplers.skip.history import Entry, History, combine, linear_weights, parabola_weights
+from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
+from comfyui_fewstep.samplers.skip.schedule import Schedule
+from comfyui_fewstep.samplers.skip.solver import Solver, solver_of
+from comfyui_fewstep.samplers.skip.teacache import IDENTITY, POLYNOMIALS, TeaCache, evaluate_polynomial, wan_polynomial
+from torch import Tensor
+
+EULER = Solver("euler", is_euler=True)
+SHAPE = (2, 4, 3, 3)
+
+
+def linear_schedule(steps: int) -> Schedule:
+    """sigma falls evenly from 1 to 0, as a flow model's with shift 1."""
+    return Schedule(tuple(1 - step / steps for step in range(steps + 1)), is_flow=True)
+
+
+def exponential_schedule(steps: int) -> Schedule:
+    """sigma halves at every step; the level of step i is i·ln 2 - ln 16."""
+    return Schedule((*(16.0 * 0.5**step for step in range(steps)), 0.0), is_flow=False)
+
+
+def noise(seed: int = 0) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """The exact denoiser of Gaussian data of deviation 0.5 on a flow path: the posterior mean."""
+    signal = 1 - sigma
+    return x * signal * 0.25 / (signal**2 * 0.25 + sigma**2)
+
+
+def euler(run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor, calls: list[float] | None = None) -> Tensor:
+    """Euler's method with the denoiser, through a run if there is one. calls collects the sigmas of real evaluations."""
+    for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
+
+        def compute(x: Tensor = x, sigma: float = sigma) -> Tensor:
+            if calls is not None:
+                calls.append(sigma)
+            return denoiser(x, sigma)
+
+        denoised = compute() if run is None else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        x = x + (sigma_next - sigma) * (x - denoised) / sigma
+    return x
+
+
+def forecast_run(schedule: Schedule, solver: Solver = EULER, regime_of=lambda sigma: None, **settings) -> SkipRun:
+    options = Settings(**{"threshold": math.inf, **settings})
+    return SkipRun(schedule, solver, Forecast(schedule, options, solver), regime_of=regime_of)
+
+
+def teacache_run(schedule: Schedule, signal_of, polynomial=IDENTITY, **settings) -> SkipRun:
+    return SkipRun(schedule, EULER, TeaCache(schedule, Settings(**settings), EULER, signal_of, polynomial))
+
+
+# --- where a run stands ---
+
+
+def test_a_step_is_found_by_sigma_alone():
+    schedule = linear_schedule(10)
+    assert [schedule.step_of(sigma) for sigma in (1.0, 0.9, 0.85, 0.5, 0.05)] == [0, 1, 1, 5, 9]
+    assert schedule.step_of(0.9000001) == 1  # float32 rounding does not move an evaluation to the step before
+    assert schedule.step_of(1.2) == 0  # a sampler that churns starts above the schedule
+
+
+def test_level_is_half_the_logarithm_of_the_signal_to_noise_ratio():
+    assert linear_schedule(10).level(0.5) == 0.0  # ln(0.5 / 0.5)
+    assert linear_schedule(10).level(0.25) == pytest.approx(math.log(3))
+    assert exponential_schedule(5).level(16.0) == pytest.approx(-math.log(16))
+    assert math.isfinite(linear_schedule(10).level(1.0))
+
+
+@pytest.mark.parametrize(("steps", "warm_up"), [(10, 3), (20, 3), (21, 4), (30, 5), (50, 8)])
+def test_warm_up_is_15_percent_and_at_least_three_steps(steps, warm_up):
+    schedule = linear_schedule(steps)
+    assert schedule.warm_up == warm_up
+    # Open are the steps after the warm-up but for the last.
+    assert [schedule.is_open(sigma) for sigma in schedule.sigmas[:-1]] == [warm_up <= i < steps - 1 for i in range(steps)]
+
+
+def test_window_closes_steps_before_start_and_after_end():
+    schedule = Schedule(linear_schedule(20).sigmas, True, start_sigma=0.7, end_sigma=0.3)
+    # 0.70 is step 6, 0.30 is step 14; both ends belong to the window.
+    assert [i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)] == list(range(6, 15))
+
+
+# --- what a forecast is made of ---
+
+
+def entry(sigma: float, level: float, value: float) -> Entry:
+    return Entry(sigma, level, torch.full(SHAPE, value))
+
+
+def test_history_keeps_two_and_replaces_what_a_sampler_goes_back_over():
+    history = History()
+    for sigma in (1.0, 0.8, 0.6):
+        history.record(entry(sigma, 1 - sigma, sigma))
+    assert [kept.sigma for kept in history.entries] == [0.8, 0.6]
+    history.record(entry(0.6, 0.4, 9.0))  # Heun evaluates twice at one level: the later one stands
+    assert [(kept.sigma, kept.derivative.flatten()[0].item()) for kept in history.entries] == [(0.8, pytest.approx(0.8)), (0.6, 9.0)]
+    history.record(entry(0.7, 0.3, 1.0))
+    assert [kept.sigma for kept in history.entries] == [0.8, 0.7]
+    assert history.pair(0.75) is None and history.pair(0.7) is not None
+    assert history.bytes == 2 * 4 * math.prod(SHAPE)
+
+
+def test_linear_weights_follow_the_line_and_damping_shortens_it():
+    pair = (entry(1.0, 0.0, 1.0), entry(0.8, 2.0, 5.0))
+    # Slope (5 - 1) / 2 = 2, so at level 3 the line reads 7; at half slope 6; at none the newer value, 5.
+    for damping, value in ((1.0, 7.0), (0.5, 6.0), (0.0, 5.0)):
+        weights = linear_weights(pair, 3.0, damping)
+        assert sum(weights) == pytest.approx(1.0)
+        total = combine((pair[0].derivative, pair[1].derivative), weights, torch.device("cpu"))
+        assert total.flatten()[0].item() == pytest.approx(value)
+
+
+def test_parabola_weights_reproduce_a_parabola():
+    def square(t: float) -> float:
+        return 3 - 2 * t + t * t
+
+    weights = parabola_weights((0.0, 1.0, 3.0), 2.0)
+    assert sum(weight * square(t) for weight, t in zip(weights, (0.0, 1.0, 3.0))) == pytest.approx(square(2.0))
+
+
+# --- forecast: the plan ---
+
+
+def test_plan_of_twenty_steps_at_twice_the_speed():
+    # Open are steps 3 to 18, 16 of them; 10 have to go: 10/16 = 0.625 of one is earned at each. Credit starts at 0.5:
+    # 3: 1.125 skip -> 0.125   4: 0.75             5: 1.375 skip -> 0.375   6: 1.0 skip -> 0      7: 0.625
+    # 8: 1.25 skip -> 0.25     9: 0.875           10: 1.5 skip -> 0.5      11: 1.125 skip -> 0.125, then as from 4 on.
+    schedule = linear_schedule(20)
+    assert skip_rate(schedule, 2.0, 3) == 0.625
+    run = forecast_run(schedule, target_speedup=2.0)
+    euler(run, schedule, gaussian, noise())
+    assert run.finish().steps_skipped == [3, 5, 6, 8, 10, 11, 13, 14, 16, 18]
+    assert (run.tally.asked, run.tally.made, run.tally.estimated_speedup) == (20, 10, 2.0)
+
+
+def test_low_targets_give_isolated_skips():
+    schedule = linear_schedule(30)
+    run = forecast_run(schedule, target_speedup=1.5)
+    euler(run, schedule, gaussian, noise())
+    skipped = run.finish().steps_skipped
+    assert len(skipped) == 10 and all(after - before > 1 for before, after in zip(skipped, skipped[1:]))
+
+
+def test_max_consecutive_bounds_runs_and_the_rate():
+    schedule = linear_schedule(40)
+    assert skip_rate(schedule, 10.0, 1) == 0.5
+    for longest in (1, 2, 3):
+        run = forecast_run(schedule, target_speedup=10.0, max_consecutive=longest)
+        euler(run, schedule, gaussian, noise())
+        runs = "".join("s" if step in run.tally.steps_skipped else " " for step in range(40)).split()
+        assert max(map(len, runs)) == longest
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("steps", [10, 17, 20, 30, 50])
+@pytest.mark.parametrize("speedup", [1.3, 2.0, 4.0])
+def test_warm_up_and_last_step_are_always_real(method, steps, speedup):
+    schedule = linear_schedule(steps)
+    run = SkipRun(schedule, EULER, METHODS[method](schedule, Settings(speedup, 3.0), EULER))
+    calls: list[float] = []
+    euler(run, schedule, gaussian, noise(), calls)
+    made = [schedule.step_of(sigma) for sigma in calls]
+    assert made[: schedule.warm_up] == list(range(schedule.warm_up)) and made[-1] == steps - 1
+    assert len(made) == run.finish().made == steps - len(run.tally.steps_skipped)
+
+
+def test_below_ten_evaluations_it_passes_through_and_says_why():
+    for steps in (4, 6, 8, 9):
+        schedule = linear_schedule(steps)
+        run = forecast_run(schedule, target_speedup=2.0)
+        assert torch.equal(euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise()))
+        assert run.finish().made == steps and run.refusal
+    schedule = linear_schedule(9)
+    run = forecast_run(schedule, target_speedup=2.0)
+    euler(run, schedule, gaussian, noise())
+    assert "9 evaluations are too few" in run.refusal
+
+
+def test_evaluations_are_counted_not_steps_for_samplers_that_make_two_a_step():
+    # Heun asks at 1, .875, .875, .75, .75, ...: at the first open evaluation (step 3) it has made 5 for 3 steps, so 8 steps stand for
+    # round(5 / 3 * 8) = 13 evaluations, which is worth it; Euler's 8 are not.
+    schedule = linear_schedule(8)
+    run = forecast_run(schedule, Solver("heun"), target_speedup=2.0)
+    x = noise()
+    for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
+        for level in (sigma, sigma_next) if sigma_next else (sigma,):
+            run.evaluate(x, torch.tensor(level), lambda level=level: gaussian(x, level))
+    assert run.refusal is None and run.finish().skipped > 0
+
+
+def test_heun_gives_away_the_second_evaluation_at_a_level_first():
+    schedule = linear_schedule(20)
+    run = forecast_run(schedule, Solver("heun"), target_speedup=1.6)
+    x, calls = noise(), []
+    for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
+        for kind, level in (("first", sigma), ("second", sigma_next)) if sigma_next else (("first", sigma),):
+
+            def compute(kind: str = kind, level: float = level) -> Tensor:
+                calls.append((kind, round(level, 2)))
+                return gaussian(x, level)
+
+            run.evaluate(x, torch.tensor(level), compute)
+    # 8 of 20 steps are to be saved out of 16 open ones: half of the evaluations. All left out are the ones that open a step, at the
+    # level the step before has just closed with.
+    assert len(run.finish().steps_skipped) >= 12
+    assert [level for kind, level in calls if kind == "second"] == [round(1 - step / 20, 2) for step in range(1, 20)]
+
+
+def test_a_bad_forecast_vetoes_the_next_skip():
+    schedule = linear_schedule(20)
+
+    def jumps(x: Tensor, sigma: float) -> Tensor:
+        return x * 0 + (5.0 if 0.45 < sigma < 0.65 else 0.0)
+
+    free = forecast_run(schedule, target_speedup=2.0)
+    euler(free, schedule, jumps, noise())
+    strict = forecast_run(schedule, target_speedup=2.0, threshold=0.2)
+    euler(strict, schedule, jumps, noise())
+    assert strict.finish().vetoes > 0 and strict.tally.made > free.finish().made
+    assert max(strict.tally.errors) > 0.2
+
+
+# --- forecast: what it puts in place ---
+
+
+def test_forecast_is_exact_where_the_derivative_is_linear_in_the_level():
+    schedule = exponential_schedule(20)
+    slope, offset = noise(1), noise(2)
+
+    def denoiser(x: Tensor, sigma: float) -> Tensor:
+        return x - sigma * (offset + schedule.level(sigma) * slope)
+
+    run = forecast_run(schedule, target_speedup=1.5, max_consecutive=1)
+    x = noise() * 16
+    torch.testing.assert_close(euler(run, schedule, denoiser, x), euler(None, schedule, denoiser, x), rtol=1e-4, atol=1e-4)
+    assert run.finish().skipped > 5
+
+
+def test_the_step_after_a_skip_makes_good_for_it_under_euler_alone():
+    schedule = exponential_schedule(20)
+
+    def denoiser(x: Tensor, sigma: float) -> Tensor:  # a parabola in the level: no straight line forecasts it
+        return x - sigma * schedule.level(sigma) ** 2
+
+    x = noise() * 16
+    exact = euler(None, schedule, denoiser, x)
+
+    def error(solver: Solver) -> float:
+        run = forecast_run(schedule, solver, target_speedup=1.5)
+        return (euler(run, schedule, denoiser, x) - exact).abs().max().item()
+
+    assert error(Solver("dpmpp_2m")) > 0.5
+    assert error(EULER) < 1e-3
+
+
+def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
+    # Gaussian data: with all steps Euler ends at s_full·x; compare the two ways of making 15 evaluations.
+    full, half = linear_schedule(30), linear_schedule(15)
+    x = noise()
+    exact = euler(None, full, gaussian, x)
+    run = forecast_run(full, target_speedup=2.0)
+    skipping, fewer = euler(run, full, gaussian, x), euler(None, half, gaussian, x)
+    assert run.finish().made == 15
+    assert (skipping - exact).norm() < 0.1 * (fewer - exact).norm()
+
+
+def test_samplers_that_inject_noise_get_isolated_skips_and_damped_forecasts():
+    schedule = linear_schedule(20)
+    method = Forecast(schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True))
+    assert (method.longest_run, method.rate, method.keeps_denoised) == (1, 0.5, True)
+
+
+# --- state ---
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_second_run_equals_the_first_bit_for_bit(method):
+    schedule = linear_schedule(20)
+
+    def result() -> Tensor:
+        return euler(SkipRun(schedule, EULER, METHODS[method](schedule, Settings(2.0, 0.5), EULER)), schedule, gaussian, noise())
+
+    assert torch.equal(result(), result())
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_nothing_skipped_changes_nothing_bit_for_bit(method):
+    schedule = linear_schedule(20)
+    settings = {"forecast": Settings(target_speedup=1.0), "teacache": Settings(threshold=0.0)}[method]
+    run = SkipRun(schedule, EULER, METHODS[method](schedule, settings, EULER))
+    assert torch.equal(euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise()))
+    assert run.finish().skipped == 0
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("solver", [EULER, Solver("euler_ancestral", is_stochastic=True)])
+def test_no_tensor_it_was_given_is_changed(method, solver):
+    schedule = linear_schedule(20)
+    run = SkipRun(schedule, solver, METHODS[method](schedule, Settings(2.0, 5.0), solver))
+    outputs: list[tuple[Tensor, Tensor]] = []
+    for sigma in schedule.sigmas[:-1]:
+        x = noise(int(sigma * 100))
+        output = run.evaluate(x, torch.tensor(sigma), lambda x=x, sigma=sigma: gaussian(x, sigma))
+        assert torch.equal(x, noise(int(sigma * 100)))
+        outputs.append((output, output.clone()))
+    assert run.finish().skipped > 0
+    assert all(torch.equal(output, copy) for output, copy in outputs)
+
+
+def test_a_sampler_may_overwrite_its_own_tensors():
+    schedule = linear_schedule(20)
+
+    def run_with(in_place: bool) -> list[Tensor]:
+        run, x, seen = forecast_run(schedule, target_speedup=2.0), noise(), []
+        for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
+            given = x if in_place else x.clone()
+            denoised = run.evaluate(given, torch.tensor(sigma), lambda x=x, sigma=sigma: gaussian(x.clone(), sigma))
+            moved = x + (sigma_next - sigma) * (x - denoised) / sigma
+            seen.append(moved.clone())
+            if in_place:
+                x.copy_(moved)
+                denoised.zero_()
+            else:
+                x = moved
+        return seen
+
+    assert all(torch.equal(a, b) for a, b in zip(run_with(True), run_with(False)))
+
+
+def test_a_change_of_prompt_forces_evaluations_and_forgets():
+    schedule = linear_schedule(20)
+    run = forecast_run(schedule, target_speedup=2.0, regime_of=lambda sigma: sigma > 0.52)
+    calls: list[float] = []
+    euler(run, schedule, gaussian, noise(), calls)
+    # Step 10 is the first below 0.52. Two evaluations of the new prompt are needed for a line: 10 and 11, planned as skips.
+    made = [schedule.step_of(sigma) for sigma in calls]
+    assert {10, 11} <= set(made) and not {10, 11} & set(run.finish().steps_skipped)
+
+
+def test_several_outputs_are_forecast_together():
+    # CFG++ needs the unconditional prediction beside the guided one.
+    schedule = exponential_schedule(20)
+    run = forecast_run(schedule, Solver("euler_cfg_pp"), target_speedup=1.5)
+    for sigma in schedule.sigmas[:-1]:
+        x = noise(3)
+
+        def compute(x: Tensor = x, sigma: float = sigma) -> Tensor:
+            return torch.stack([x - sigma, x - sigma * schedule.level(sigma)])
+
+        outputs = run.evaluate(x, torch.tensor(sigma), compute)
+        torch.testing.assert_close(outputs, compute(), rtol=1e-3, atol=1e-4)
+    assert run.finish().skipped > 0
+
+
+def test_schedules_that_do_not_descend_pass_through():
+    schedule = Schedule(tuple(reversed(linear_schedule(20).sigmas)), is_flow=True)
+    run = forecast_run(schedule, target_speedup=2.0)
+    assert run.refusal == "the noise levels do not descend"
+
+
+# --- teacache ---
+
+
+def test_teacache_decisions_by_hand():
+    # The signal is 1, 1.1, 1.1^2, ...: every change is 0.1. From step 3 on it adds up: 3: 0.1 skip, 4: 0.2 skip,
+    # 5: 0.3, not below 0.3, so it is evaluated and the sum starts over.
+    schedule = linear_schedule(14)
+    run = teacache_run(schedule, lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1), threshold=0.29)
+    euler(run, schedule, gaussian, noise())
+    assert run.finish().steps_skipped == [3, 4, 6, 7, 9, 10, 12]
+
+
+def test_teacache_polynomial_rescales_the_change():
+    # p(d) = 2d: each change counts 0.2, so with threshold 0.29 every second evaluation is made.
+    schedule = linear_schedule(14)
+    run = teacache_run(schedule, lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1), (2.0, 0.0), threshold=0.29)
+    euler(run, schedule, gaussian, noise())
+    assert run.finish().steps_skipped == [3, 5, 7, 9, 11]
+
+
+def test_teacache_repeats_the_last_derivative():
+    schedule = linear_schedule(14)
+    run = teacache_run(schedule, lambda sigma, x: torch.ones(1), threshold=0.5, max_consecutive=1)
+    values = iter(range(100))
+    derivatives = []
+    for sigma in schedule.sigmas[:-1]:
+        x = noise(4)
+        denoised = run.evaluate(x, torch.tensor(sigma), lambda x=x, sigma=sigma: x - sigma * next(values))
+        derivatives.append(round(((x - denoised) / sigma).mean().item(), 3))
+    # Evaluated: steps 0, 1, 2, 4, 6, ... The one in between repeats the value before.
+    assert derivatives == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8]
+
+
+def test_polynomials_are_read_highest_power_first():
+    assert evaluate_polynomial((2.0, 3.0, 5.0), 10.0) == 235.0
+    assert evaluate_polynomial(IDENTITY, 0.37) == 0.37
+
+
+@pytest.mark.parametrize(("dim", "in_dim", "image", "pixels", "name"), [
+    (1536, 16, False, 6240, "Wan2.1 T2V 1.3B"), (5120, 16, False, 6240, "Wan2.1 T2V 14B"),
+    (5120, 36, True, 104 * 60, "Wan2.1 I2V 480P"), (5120, 36, True, 160 * 90, "Wan2.1 I2V 720P"),
+    (3072, 48, False, 3520, "Wan2.2 TI2V 5B"), (5120, 36, False, 6240, None), (256, 16, False, 64, None),
+])  # fmt: skip
+def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, name):
+    assert wan_polynomial(dim, in_dim, image, pixels) == name
+    assert name is None or name in POLYNOMIALS
+
+
+# --- samplers ---
+
+
+@pytest.mark.parametrize(("function", "options", "euler_step", "stochastic", "refused"), [
+    ("sample_euler", {}, True, False, False), ("sample_euler", {"s_churn": 5.0}, False, True, False),
+    ("sample_euler_cfg_pp", {}, False, False, False), ("sample_heun", {}, False, False, False),
+    ("sample_dpmpp_2m", {}, False, False, False), ("sample_unipc", {}, False, False, False),
+    ("sample_euler_ancestral", {}, False, True, False), ("sample_euler_ancestral", {"eta": 0.0}, False, False, False),
+    ("sample_dpmpp_2m_sde_gpu", {}, False, True, False), ("sample_er_sde", {}, False, True, False),
+    ("sample_seeds_2", {}, False, True, False), ("sample_sa_solver_pece", {}, False, True, False),
+    ("sample_lcm", {}, False, False, True), ("sample_tcd", {}, False, False, True), ("dpm_adaptive_function", {}, False, False, True),
+    ("sample_ar_video", {}, False, False, True),
+])  # fmt: skip
+def test_samplers_are_known_by_name(function, options, euler_step, stochastic, refused):
+    solver = solver_of(function, options)
+    assert (solver.is_euler, solver.is_stochastic, solver.refusal is not None) == (euler_step, stochastic, refused)
