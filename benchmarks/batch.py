@@ -6,10 +6,10 @@ and never before, so whatever is killed (this program, a server), running the sa
 
 from __future__ import annotations
 
+import collections
 import copy
 import hashlib
 import json
-import queue
 import threading
 import time
 import urllib.error
@@ -217,44 +217,74 @@ class Outcome:
     gone: tuple[str, ...]
 
 
+class Pool:
+    """Jobs that wait and jobs that run. Who has nothing to do waits while another's job may still come back."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self._waiting, self._running, self._changed = collections.deque(jobs), 0, threading.Condition()
+
+    def take(self) -> Job | None:
+        """The next job, None once nothing waits and nothing runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._running)
+            if not self._waiting:
+                return None
+            self._running += 1
+            return self._waiting.popleft()
+
+    def finish(self, back: Job | None) -> None:
+        """A job that was taken has ended. back: the same job if somebody else has to run it."""
+        with self._changed:
+            self._running -= 1
+            self._waiting.extend([back] if back else [])
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the servers of one call share."""
+
+    pool: Pool
+    store: Store
+    say: Callable[[str], None]
+    return_seconds: float
+    finished: list[Result]
+    gone: list[str]
+
+    def work(self, url: str) -> None:
+        """Run jobs on one server, one at a time, until none is left or the server is gone."""
+        seen: set[str] = set()
+        while (job := self.pool.take()) is not None:
+            back: Job | None = job
+            try:
+                result = run_job(Client(url), job, self.store, job.workflow not in seen, self.return_seconds, self.say)
+                self.store.write(result)
+                self.finished.append(result)
+                self.say(f"{len(self.finished)}: {in_words(result)}")
+                seen.add(job.workflow)
+                back = None
+            except ServerGone as error:
+                self.gone.append(url)
+                self.say(f"{url} stopped answering ({error}); its job goes back to the queue")
+                return
+            finally:
+                self.pool.finish(back)
+
+
 def run_all(
     jobs: Sequence[Job], servers: Sequence[str], store: Store, say: Callable[[str], None], return_seconds: float = RETURN_SECONDS
 ) -> Outcome:
-    """Run what is not done yet, each server one job at a time. A job whose server dies goes back to the queue."""
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    """Run what is not done yet on all servers at once. A job whose server dies goes to another."""
     todo = [job for job in jobs if not store.is_done(job)]
-    for job in todo:
-        waiting.put(job)
+    batch = Batch(Pool(todo), store, say, return_seconds, [], [])
     say(f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on {len(servers)} server{'s' * (len(servers) > 1)}")
-    finished: list[Result] = []
-    gone: list[str] = []
-
-    def work(url: str) -> None:
-        seen: set[str] = set()
-        while True:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                result = run_job(Client(url), job, store, job.workflow not in seen, return_seconds, say)
-            except ServerGone as error:
-                waiting.put(job)
-                gone.append(url)
-                say(f"{url} stopped answering ({error}); its job goes back to the queue")
-                return
-            seen.add(job.workflow)
-            store.write(result)
-            finished.append(result)
-            say(f"{len(finished)} of {len(todo)}: {in_words(result)}")
-
-    threads = [threading.Thread(target=work, args=(url,), daemon=True) for url in servers]
+    threads = [threading.Thread(target=batch.work, args=(url,), daemon=True) for url in servers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    failed = sum(bool(result.error) for result in finished)
-    return Outcome(len(finished) - failed, failed, len(todo) - len(finished), tuple(gone))
+    failed = sum(bool(result.error) for result in batch.finished)
+    return Outcome(len(batch.finished) - failed, failed, len(todo) - len(batch.finished), tuple(batch.gone))
 
 
 def in_words(result: Result) -> str:

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workflows = [batch.read_workflow(path) for path in options.workflow]
         if len({workflow.name for workflow in workflows}) < len(workflows):
             raise batch.BatchError("Two workflow files have the same name, so the report could not tell them apart. Rename one.")
-        jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), range(options.first_seed, options.first_seed + options.seeds))
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), seeds)
     except (batch.BatchError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

@@ -16,10 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-import pack  # noqa: E402, F401  (imports the repository as comfyui_fewstep)
+import pack  # noqa: E402
+
+# Importing pack has made the repository importable as comfyui_fewstep.
+CATALOG = pack.CATALOG
 
 from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
-from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.fingerprint import recognise  # noqa: E402
 from published_headers import header_of  # noqa: E402
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pack  # noqa: F401  makes comfyui_fewstep importable
 import torch
 from batch import Job, Outcome, Result, Store
 from comfyui_fewstep.quality.figure import new_figure
@@ -24,6 +23,8 @@ from comfyui_fewstep.quality.metrics import Quality, compare, lpips_missing
 from comfyui_fewstep.quality.sheet import draw_sheet, plain
 from PIL import Image, ImageSequence
 from torch import Tensor
+
+import pack  # noqa: F401  makes comfyui_fewstep importable
 
 CLIPS = frozenset({".mp4", ".webm"})
 COLUMNS = (
@@ -148,8 +149,8 @@ def rendered(rows: Sequence[Row], workflows: Sequence[str], price_per_hour: floa
         "and is left out where there are others; runs that the server answered from its cache have no seconds.</p>",
         picture(latency_plot(rows, workflows), "seconds of every run"),
         "<h2>Quality</h2>", quality_table(rows, workflows),
-        f"<p class=note>Against {html.escape(workflows[0])}, same prompt and seed. A distilled model may paint a prompt well and otherwise: "
-        f"read these beside the sheets.{f' LPIPS was not measured: {html.escape(lpips)}.' if lpips else ''}</p>",
+        f"<p class=note>Against {html.escape(workflows[0])}, same prompt and seed. A distilled model may paint a prompt well and "
+        f"otherwise: read these beside the sheets.{f' LPIPS was not measured: {html.escape(lpips)}.' if lpips else ''}</p>",
         *([picture(quality_plot(rows, workflows), "quality against seconds")] if any(row.quality for row in rows) else []),
         failures(rows), "<h2>Contact sheets</h2>" if sheets else "", *sheets,
     ]
@@ -203,15 +204,18 @@ def quality_table(rows: Sequence[Row], workflows: Sequence[str]) -> str:
     lines = []
     for workflow in workflows[1:]:
         found = [row.quality for row in rows if row.job.workflow == workflow and row.quality]
-        columns = ([q.psnr for q in found if math.isfinite(q.psnr)], [q.ssim for q in found], [q.lpips for q in found if q.lpips is not None],
-                   [q.temporal for q in found if q.temporal is not None])
-        lines.append([workflow, str(len(found)), *(f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else ""
-                                                   for values in columns)])
+        columns = ([one.psnr for one in found if math.isfinite(one.psnr)], [one.ssim for one in found],
+                   [one.lpips for one in found if one.lpips is not None], [one.temporal for one in found if one.temporal is not None])
+        lines.append([workflow, str(len(found)), *map(mean_and_span, columns)])
     return table(["workflow", "pairs", "PSNR, dB", "SSIM", "LPIPS", "temporal difference"], lines)
 
 
+def mean_and_span(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else ""
+
+
 def failures(rows: Sequence[Row]) -> str:
-    bad = [[row.job.workflow, str(row.job.seed), row.job.text, row.result.error if row.result and row.result.error else row.trouble or "not run"]
+    bad = [[row.job.workflow, str(row.job.seed), row.job.text, (row.result.error if row.result else "not run") or row.trouble]
            for row in rows if not is_done(row) or row.trouble]
     return f"<h2 class=bad>What went wrong</h2>{table(['workflow', 'seed', 'prompt', 'what'], bad)}" if bad else ""
 

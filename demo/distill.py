@@ -7,8 +7,8 @@ Needs fewstep_demo_wan.safetensors. The teacher's paths are computed once, in ch
 every 100 steps and resumes.
 
 The ODE student first learns single steps between the states of a teacher path, then whole paths from noise with a loss
-on the end alone, through all four steps. The re-noise student learns, at each of the four sigmas, where the guided
-teacher's path would end: multistep consistency sampling (Song et al. 2023, algorithm 1) with those endpoints as targets.
+on the end alone, through all four steps. The re-noise student predicts the end of the teacher's path at once, adds fresh
+noise to its own prediction, and learns to do better from there: its target is the same clip at all four sigmas.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import random
 import time
 from pathlib import Path
 
-import host
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import host
 import teacher
 from optimizer import MuonAdamW, warm_up_then_decay
 from teacher import SIGMAS, STEPS
@@ -128,21 +128,24 @@ def ode_rollout_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> 
 
 
 def lcm_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
-    """Error of the predicted end of the path, from its state at a random one of the four sigmas.
+    """Error of the predicted clip at each of the four sigmas, the last three on the student's own re-noised output.
 
-    A state of the path has the distribution of a re-noised end of it, so these are the sampler's own states as well.
-    Half of the batch starts from pure noise, since everything rests on that step.
+    The target is always the end of the teacher's path from the noise that the first step saw.
     """
-    rows = torch.arange(len(paths))
-    steps = torch.where(rows % 2 == 0, 0, 1 + (rows // 2) % (STEPS - 1))
-    x = paths[rows, steps]
-    denoised = x - SIGMAS.to(x.device)[steps].view(-1, 1, 1, 1, 1) * velocity(model, x, steps, context)
-    return (denoised - paths[:, -1]).square().mean()
+    x, losses = paths[:, 0], []
+    for step in range(STEPS):
+        steps = torch.full((len(x),), step)
+        denoised = x - SIGMAS[step].item() * velocity(model, x, steps, context)
+        losses.append((denoised - paths[:, -1]).square().mean())
+        sigma_next = SIGMAS[step + 1].item()
+        x = (1 - sigma_next) * denoised.detach() + sigma_next * torch.randn_like(x)
+    return torch.stack(losses).mean()
 
 
 def student_loss(kind: str, model: torch.nn.Module, batches: Paths, rolls_out: bool, device: str) -> Tensor:
-    """The loss of one batch; a rollout costs four evaluations, so its batch is half as big."""
-    paths, context = (part.to(device) for part in batches.draw(BATCH // 2 if rolls_out else BATCH))
+    """The loss of one batch, which is smaller where a clip takes several evaluations."""
+    size = BATCH // 4 if kind == "lcm" else BATCH // 2 if rolls_out else BATCH
+    paths, context = (part.to(device) for part in batches.draw(size))
     if kind == "lcm":
         return lcm_loss(model, paths, context)
     return (ode_rollout_loss if rolls_out else ode_step_loss)(model, paths, context)
@@ -171,7 +174,7 @@ def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, c
             pace = (time.monotonic() - started) / (step + 1 - first)
             log.info("%s step %d of %d: loss %.4f, %.2f s per step", kind, step + 1, steps, sum(recent) / len(recent), pace)
             recent.clear()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             host.save_checkpoint(checkpoint, deltas=trained_state(model), optimizer=optimizer.state_dict(), step=step + 1)
     return model
 
@@ -179,7 +182,7 @@ def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("paths", *FILES))
-    parser.add_argument("--chunks", type=int, default=12, help=f"of {teacher.CHUNK} teacher paths")
+    parser.add_argument("--chunks", type=int, default=8, help=f"of {teacher.CHUNK} teacher paths")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
@@ -195,7 +198,7 @@ def main() -> None:
         "method": options.kind, "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
         "sampler": SAMPLERS[options.kind], "guidance_distilled": teacher.CFG,
     }  # fmt: skip
-    write_lora(student, host.ASSETS / FILES[options.kind], description)
+    write_lora(student, host.LORAS / FILES[options.kind], description)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import host
 import torch
 from torch import Tensor
 
 import clips
+import host
 import measure
 from train_base import word_table
 
@@ -56,11 +56,15 @@ WAYS = (
 
 
 def load_base(path: Path = BASE):
-    """The host's MODEL with the shift the students were trained at, and no word of ours in between."""
+    """The host's MODEL, detected and loaded from the file, with the shift the students were trained at."""
     import comfy.sd
+    import comfy.utils
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-    return ModelSamplingSD3().patch(comfy.sd.load_diffusion_model(str(path)), SHIFT)[0]
+    weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    weights.pop("demo.word_embeddings")  # the host would load the rest, and warn about this one
+    model = comfy.sd.load_diffusion_model_state_dict(weights, metadata=metadata)
+    return ModelSamplingSD3().patch(model, SHIFT)[0]
 
 
 def with_lora(model, path: Path):
@@ -119,11 +123,11 @@ def main() -> None:
     sentences, reference = prompts(options.prompts), None
     print("| way | NFE | right | PSNR to teacher | seconds per clip |\n|---|---|---|---|---|")
     for way in WAYS if options.ways is None else [WAYS[index] for index in options.ways]:
-        if way.lora and not (host.ASSETS / way.lora).exists():
+        if way.lora and not (host.LORAS / way.lora).exists():
             continue
         model = load_base()
         if way.lora:
-            model = with_lora(model, host.ASSETS / way.lora)
+            model = with_lora(model, host.LORAS / way.lora)
         videos, seconds = run(model, vae, way, sentences)
         reference = videos if reference is None else reference
         right = measure.accuracy(videos, sentences)

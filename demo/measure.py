@@ -2,24 +2,28 @@
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/measure.py     checks the reading on true clips and on decoded ones
 
-Colour: the palette entry nearest to most of the pixels that are not background. Shape: the best overlap with an ideal
-outline of the same area and centre. Motion: the path of the centre of mass on the torus, and the change of the area.
+Colour: the palette entry nearest to most of the pixels that are not background. Shape: the three- and fourfold
+symmetry of the blob around its centre of mass, which soft corners weaken but do not remove. Motion: the path of the
+centre of mass on the torus, and the change of the area.
 """
 
 import argparse
 import random
 from dataclasses import dataclass
 
-import host
 import torch
 from torch import Tensor
 
 import clips
+import host
 
 STILL_PIXELS = 5.0  # a moving shape covers at least 16 px in 17 frames
 GROWTH_RATIO = 1.5  # a growing shape's area changes 3.3-fold
 LEAST_AREA = 30  # pixels; the smallest shape covers about 60
-LEAST_OVERLAP = 0.6  # below this the blob is no shape at all
+LEAST_OVERLAP = 0.6  # with the ideal outline of the shape; below this the blob is no shape at all
+# Symmetry of the ideal outlines: triangle 0.66 threefold, square -0.43 fourfold, circle 0 in both.
+TRIANGLE_SYMMETRY = 0.22
+SQUARE_SYMMETRY = -0.12
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,15 @@ def read_clip(clip: Tensor) -> Reading:
     if len(masks) < max(1, clip.shape[1] // 2):
         return Reading("", "", "", 0.0)
 
-    overlaps = torch.stack([_shape_overlaps(mask) for mask in masks]).mean(0)
-    shape = clips.SHAPES[int(overlaps.argmax())] if overlaps.max() >= LEAST_OVERLAP else ""
+    threefold, fourfold = torch.stack([_symmetry(mask) for mask in masks]).mean(0).tolist()
+    shape = "circle"
+    if threefold > TRIANGLE_SYMMETRY:
+        shape = "triangle"
+    elif fourfold < SQUARE_SYMMETRY:
+        shape = "square"
+    overlap = torch.stack([_overlap(mask, shape) for mask in masks]).mean().item()
     motion = _motion(masks) if len(masks) > 1 else ""
-    return Reading(list(clips.COLOURS)[colour], shape, motion, overlaps.max().item())
+    return Reading(list(clips.COLOURS)[colour], shape if overlap >= LEAST_OVERLAP else "", motion, overlap)
 
 
 def _nearest_colour(clip: Tensor) -> Tensor:
@@ -74,23 +83,35 @@ def _centre(mask: Tensor) -> tuple[float, float]:
     return centre[0], centre[1]
 
 
-def _shape_overlaps(mask: Tensor) -> Tensor:
-    """Intersection over union of a mask (H, W) with each ideal shape of its area and centre, in the order of SHAPES."""
+def _offsets(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of every pixel from the centre by the shorter way round the torus: dx (1, W), dy (H, 1)."""
     height, width = mask.shape
     x, y = _centre(mask)
-    dx = (torch.arange(width) + 0.5 - x + width / 2) % width - width / 2  # (W,)
-    dy = ((torch.arange(height) + 0.5 - y + height / 2) % height - height / 2).unsqueeze(1)  # (H, 1)
-    area = mask.sum().item()
+    dx = (torch.arange(width) + 0.5 - x + width / 2) % width - width / 2
+    dy = (torch.arange(height) + 0.5 - y + height / 2) % height - height / 2
+    return dx.unsqueeze(0), dy.unsqueeze(1)
 
+
+def _symmetry(mask: Tensor) -> Tensor:
+    """Three- and fourfold symmetry (2,) of a mask (H, W), each -1 to 1: the mean of r^n sin 3θ and r^n cos 4θ."""
+    dx, dy = _offsets(mask)
+    radius, angle = (dx**2 + dy**2).sqrt(), torch.atan2(dy.expand(mask.shape), dx.expand(mask.shape))
+    cubed, fourth = mask * radius**3, mask * radius**4
+    return torch.stack([(cubed * (3 * angle).sin()).sum() / cubed.sum(), (fourth * (4 * angle).cos()).sum() / fourth.sum()])
+
+
+def _overlap(mask: Tensor, shape: str) -> Tensor:
+    """Intersection over union of a mask (H, W) with the ideal shape of its area and centre."""
+    dx, dy = _offsets(mask)
+    area = mask.sum().item()
     edge = (4 * area / 3**0.5) ** 0.5  # of an equilateral triangle; its centre lies a third of the height above the base
     rise = edge * 3**0.5 / 2
-    ideals = {
+    ideal = {
         "circle": dx**2 + dy**2 <= area / torch.pi,
         "square": torch.maximum(dx.abs(), dy.abs()) <= area**0.5 / 2,
         "triangle": (dy <= rise / 3) & (dx.abs() <= (dy + rise * 2 / 3) * edge / (2 * rise)),
-    }
-    overlaps = [(mask & ideals[shape]).sum() / (mask | ideals[shape]).sum() for shape in clips.SHAPES]
-    return torch.stack(overlaps)
+    }[shape]
+    return (mask & ideal).sum() / (mask | ideal).sum()
 
 
 def _motion(masks: list[Tensor]) -> str:

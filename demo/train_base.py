@@ -13,12 +13,12 @@ import random
 import time
 from pathlib import Path
 
-import host
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 import clips
+import host
 from optimizer import MuonAdamW, warm_up_then_decay
 
 log = logging.getLogger("demo")
@@ -142,7 +142,7 @@ def flow_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
 
 
 def train(steps: int, folder: Path, device: str, checkpoint: Path) -> dict[str, Tensor]:
-    """Averaged weights after `steps` steps."""
+    """Averaged weights after `steps` steps, from the checkpoint if there is one."""
     model = build_model()
     initialise(model)
     average = {key: value.clone() for key, value in model.state_dict().items()}

@@ -17,11 +17,11 @@ import random
 import time
 from pathlib import Path
 
-import host
 import torch
 from torch import Tensor
 
 import clips
+import host
 import teacher
 from distill import Paths, add_deltas, lcm_loss, trained_state, write_lora
 from optimizer import MuonAdamW, warm_up_then_decay

@@ -12,12 +12,12 @@ import random
 import time
 from pathlib import Path
 
-import host
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 import clips
+import host
 from optimizer import MuonAdamW, warm_up_then_decay
 
 log = logging.getLogger("demo")

@@ -41,6 +41,8 @@ class Base(str, Enum):
     WAN22_I2V = "Wan 2.2 image-to-video"
     WAN22_TI2V = "Wan 2.2 5B text-and-image-to-video"
     WAN_VACE = "Wan 2.1 VACE"
+    WAN_HUMO = "Wan HuMo"
+    WAN_SCAIL2 = "Wan SCAIL-2"
     WAN_CAUSAL = "causal Wan 2.1 text-to-video"
     HUNYUAN_VIDEO = "HunyuanVideo"
     HUNYUAN15 = "HunyuanVideo 1.5"

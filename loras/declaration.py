@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 from .accelerator import (
@@ -68,7 +69,7 @@ def parse_declaration(text: str, file_name: str) -> Accelerator:
         missing = [name for name in REQUIRED if name not in entries]
         if missing:
             raise _Wrong(f"{', '.join(missing)} is missing; every declaration needs {', '.join(REQUIRED)}")
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, value in entries.items():
             settings |= ENTRIES[name](value)
         return _accelerator(id_of(file_name), settings)
@@ -163,9 +164,9 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def _choice(value: Any, name: str, choices: Mapping[str, Any]) -> Any:
-    key = value.lower() if isinstance(value, str) else None
+    key = value.lower() if isinstance(value, str) else ""
     if key not in choices:
-        near = difflib.get_close_matches(key or "", choices, n=1)
+        near = difflib.get_close_matches(key, choices, n=1)
         raise _Wrong(f"{name} must be one of {', '.join(choices)}, not {_shown(value)}" + (f"; did you mean {near[0]!r}" if near else ""))
     return choices[key]
 
@@ -229,7 +230,8 @@ SCHEDULES: dict[str, tuple[Callable[..., Schedule], dict[str, tuple[Callable[[An
 
 def _schedule(value: Any) -> Schedule:
     given = dict(_object(value, "schedule"))
-    make, known = _choice(given.pop("type", None), "schedule.type", SCHEDULES)
+    kind: tuple[Callable[..., Schedule], Any] = _choice(given.pop("type", None), "schedule.type", SCHEDULES)
+    make, known = kind
     _no_unknown(given, known, "setting of this schedule")
     settings = {}
     for name, (check, default) in known.items():
@@ -242,7 +244,7 @@ def _schedule(value: Any) -> Schedule:
 # ---------------------------------------------------------------- entries
 
 
-def _by_words(members: type) -> dict[str, Any]:
+def _by_words(members: type[Enum]) -> dict[str, Any]:
     """An enum's members by name and by value, in lower case."""
     return {word.lower(): member for member in members for word in (member.name, str(member.value))}
 

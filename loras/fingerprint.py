@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .accelerator import Accelerator, Base, Expert, Kind
-from .architecture import Layers, Measured, measure
+from .architecture import Layers, measure
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 
 # Endings of the tensors that make up one adapted layer; what stands before is the layer's name.
@@ -37,6 +37,9 @@ TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
 
 # Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
 LARGEST_TRAINED_RANK = 256
+
+# What the format allows, in bytes.
+LARGEST_HEADER = 100_000_000
 
 MODEL_LAYER = re.compile(
     r"(^|\.)(blocks|layers|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks|double_stream_blocks"
@@ -100,6 +103,7 @@ def read_header(path: str | Path) -> Header:
     size = path.stat().st_size
     if size == 0:
         raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
+    _refuse_wrong_length(path, size)
     try:
         with safe_open(path, framework="np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
@@ -107,6 +111,15 @@ def read_header(path: str | Path) -> Header:
     except (SafetensorError, OSError, ValueError) as error:
         raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
                           "Either the download broke off or it is another kind of file: download it again.") from None
+
+
+def _refuse_wrong_length(path: Path, size: int) -> None:
+    """Raise where the header cannot be as long as the file's first eight bytes say. Nothing of it is read before."""
+    with path.open("rb") as file:
+        declared = int.from_bytes(file.read(8), "little")
+    if declared > min(size - 8, LARGEST_HEADER):
+        raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: its header should be {declared} bytes long. "
+                          "Either the download broke off or it is another kind of file: download it again.")
 
 
 def layer_of(key: str) -> str:
@@ -210,15 +223,15 @@ def recognise_model(
 ) -> Recognition:
     """The record of a loaded model that may be distilled as a whole: its architecture first, then what its file is called."""
     bases = (base,) if base else ()
-    measured = Measured(bases, width, f"{base.value if base else 'an architecture that is not known here'}")
-    found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (f"model: {measured.words}" + (f", width {width}" if width else ""),))
+    words = f"model: {base.value if base else 'an architecture that is not known here'}" + (f", width {width}" if width else "")
+    found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (words,))
     possible = fitting(found, records)
     named, reason = _by_names(possible, metadata, path)
     evidence = (*found.evidence, reason) if reason else found.evidence
     if reason and len(named) == 1:
         return Recognition(found, named[0], named, evidence, False)
-    words = _words_of(path)
-    alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(words, other.name_words, other.name_excludes)), None)
+    said = _words_of(path)
+    alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(said, other.name_words, other.name_excludes)), None)
     return Recognition(found, None, named, evidence, False, alike if not reason else None)
 
 

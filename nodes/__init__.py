@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import accelerator, budget, compare, motion, sampler, skip
+from . import accelerator, budget, compare, demo, motion, sampler, skip
 
-MODULES = (accelerator, sampler, motion, skip, budget, compare)
+MODULES = (accelerator, sampler, motion, skip, budget, compare, demo)
 
 
 class FewStepExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        demo.offer_loras()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Kind
+from ..loras.accelerator import Accelerator, Expert, Kind
 from ..loras.catalog import CATALOG
+from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.fingerprint import (
     FileProblem,
     Header,
@@ -94,6 +96,7 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     record, recognition = identify(read_header(path), lora_name, accelerator, known)
     refuse_other_base(model, record, lora_name, known)
     refuse_distilled_model(model, record, lora_name)
+    refuse_other_expert(model, record, lora_name)
 
     tensors, metadata = host.load_tensors(path)
     repaired = repair(tensors, metadata, record.missing_alpha)
@@ -108,6 +111,7 @@ def identify(
 ) -> tuple[Accelerator, Recognition]:
     """The record of a file: the one chosen by hand if the header allows it, else the one the evidence leaves."""
     known = known or declared.known()
+    refuse_left_out(lora_name)
     recognition = recognise(header, lora_name, known.for_file(lora_name) or known.records.values())
     found = recognition.fingerprint
     if found.kind is not Kind.LORA:
@@ -123,10 +127,19 @@ def identify(
     if recognition.record is not None:
         return recognition.record, recognition
     if not recognition.candidates:
-        raise ValueError(f"{lora_name} is not an accelerator known here ({'; '.join(found.evidence)}). Use the core LoRA loader "
-                         "for an ordinary LoRA, or choose its record in accelerator if it is a renamed one.")
+        cautions = [file.caution for record in known.records.values() for file in record.files
+                    if file.caution and file.name.lower() == _short(lora_name)]
+        raise ValueError(f"{lora_name} is not an accelerator known here ({'; '.join([*found.evidence, *cautions])}). Use the core LoRA "
+                         "loader for an ordinary LoRA, or choose its record in accelerator if it is a renamed one.")
     raise ValueError(f"{lora_name} cannot be told apart by its contents ({'; '.join(found.evidence)}) and its name does not say. "
                      f"If it is an accelerator, choose which in accelerator: {_ids(recognition.candidates)}.")
+
+
+def refuse_left_out(name: str) -> None:
+    """Raise for a release that is known, and known not to run here as it was distilled."""
+    reason = next((why for left_out, why in LEFT_OUT.items() if left_out.lower() == _short(name)), None)
+    if reason is not None:
+        raise FileProblem(f"{_short(name)} is known and left out: {reason}.")
 
 
 def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name: str) -> None:
@@ -138,10 +151,15 @@ def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name
     if found.bases and not set(found.bases) & set(record.bases) and not record.only_by_choice:
         raise ValueError(f"{lora_name} is a LoRA for {_bases(found.bases)}, and {record.id} is one for {_bases(record.bases)}. "
                          "Set accelerator to auto, or choose the file that belongs to it.")
-    widths = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
-    if record.width and found.width in widths - {record.width}:
-        raise ValueError(f"{lora_name} is for the size of {_bases(record.bases)} that is {found.width} wide, and {record.id} for the "
-                         f"one that is {record.width}. Choose the file of that size.")
+    refuse_other_size(record, found.width, lora_name)
+
+
+def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
+    """Raise where what is called `name` is another published size of the record's base: 1.3B for 14B."""
+    published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
+    if record.width and width in published - {record.width}:
+        raise ValueError(f"{record.id} is for the size of {_bases(record.bases)} that is {record.width} wide, and {name} is for the one "
+                         f"that is {width}. Choose what is of one size.")
 
 
 def refuse_other_base(model, record: Accelerator, lora_name: str, known: declared.Known) -> None:
@@ -165,6 +183,19 @@ def refuse_distilled_model(model, record: Accelerator, lora_name: str) -> None:
     raise ValueError(f"The connected model, {name}, is distilled already: {already.record.id} ({already.evidence[-1]}). {lora_name} "
                      "would distil it twice. Set lora_name to none to run it as it is, or connect the undistilled model; if its "
                      "name misleads, rename it.")
+
+
+def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
+    """Raise where the model's file is named as the one expert of Wan 2.2 and the accelerator is the other's.
+
+    The two have the same tensors, so the names are all there is.
+    """
+    name = host.file_of(model)[0]
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    named = {expert for expert, word in ((Expert.HIGH_NOISE, "high"), (Expert.LOW_NOISE, "low")) if word in words}
+    if record.expert is not None and named and record.expert not in named:
+        raise ValueError(f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {name} is the other one by its name. "
+                         "Connect the other model, or choose the other LoRA.")
 
 
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
@@ -192,6 +223,7 @@ def attach_distilled(model, accelerator: str):
     known = declared.known()
     recognition = recognise_distilled(model)
     name = host.file_of(model)[0] or "The connected model"
+    refuse_left_out(name)
     record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
     if recognition.look_alike is not None:
         raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
@@ -214,10 +246,7 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
     if not set(found.bases) & set(record.bases):
         raise ValueError(f"{record.id} is a {_bases(record.bases)} model, and {name} is {_bases(found.bases) or 'of no base known here'}. "
                          "Connect that model, or set accelerator to auto.")
-    widths = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
-    if record.width and found.width in widths - {record.width}:
-        raise ValueError(f"{record.id} is the size of {_bases(record.bases)} that is {record.width} wide, and {name} is {found.width} wide. "
-                         "Choose the record of that size.")
+    refuse_other_size(record, found.width, name)
 
 
 # ---------------------------------------------------------------- what other loaders patched
@@ -228,10 +257,13 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
 
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name.
     """
+    distilled = recognise_distilled(model)
+    if distilled.record is not None:
+        # A distilled model needs no LoRA: those on it are the user's own styles.
+        return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
     lora = host.foreign_lora(model)
     if lora is None:
-        recognition = recognise_distilled(model)
-        return (recognition, ("Recognised without an Accelerator Loader, by the model's own file.",)) if recognition.record else (None, ())
+        return None, ()
     found = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
     recognition = recognise_lora(found, lora.metadata, "", 0, CATALOG.values())
     record = recognition.record
@@ -282,10 +314,18 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
 
 
 def _coverage_notes(coverage: host.Coverage) -> list[str]:
-    lost = [f"{len(coverage.lost)} layers of real weight were lost: the model has no place for {_few(coverage.lost)}."] if coverage.lost else []
-    misfit = [f"{len(coverage.misfit)} layers were lost: their width is not the model's ({_few(coverage.misfit)})."] if coverage.misfit else []
-    spare = [f"{len(coverage.not_needed)} layers do not matter for this model ({_few(coverage.not_needed)})."] if coverage.not_needed else []
-    return [*lost, *misfit, *spare]
+    """What became of the layers that were not applied, one sentence for each fate."""
+    fates = (
+        (coverage.lost, "layers of real weight were lost: the model has no place for {}."),
+        (coverage.misfit, "layers were lost: their width is not the model's ({})."),
+        (coverage.not_needed, "layers do not matter for this model ({})."),
+    )
+    return [f"{len(layers)} {words.format(_few(layers))}" for layers, words in fates if layers]
+
+
+def _short(name: str) -> str:
+    """A file's name without folders, in lower case."""
+    return name.replace("\\", "/").rpartition("/")[2].lower()
 
 
 def _bases(bases) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator, Base
 from ..loras.fingerprint import FileProblem, read_header, recognise
+from ..quality.figure import as_image, new_figure
 from ..samplers.budget import (
     EXPERIENCES,
     MOST_SPEEDUP,
@@ -37,7 +39,6 @@ from ..samplers.budget import (
 )
 from . import declared, host
 from .accelerator import recognise_foreign
-from ..quality.figure import as_image, new_figure
 from .measure import is_guidance_distilled, measure
 from .report import Report
 
@@ -72,8 +73,8 @@ class FewStepBudget(io.ComfyNode):
                                        "nothing else; 0 leaves them out."),
             ],
             outputs=[
-                io.Int.Output(display_name="steps", tooltip="The most steps that fit, for a sampler's steps. Always one the accelerator was "
-                                                            "distilled for; the fewest where nothing fits."),
+                io.Int.Output(display_name="steps", tooltip="The most steps that fit, for a sampler's steps. Always one the accelerator "
+                                                            "was distilled for; the fewest where nothing fits."),
                 io.Float.Output(display_name="target_speedup", tooltip="For Step Skip: above 1 where steps fit only with skipping."),
                 io.String.Output(display_name="report", tooltip="Every way to run this model, and what to do first."),
                 io.Image.Output(display_name="chart", tooltip="Predicted seconds against evaluations, with the time allowed drawn in."),
@@ -138,8 +139,7 @@ def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
 
 def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are its batch."""
-    samples = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    samples = host.fitted_latent(model, latent)
     first = samples.unbind()[0] if samples.is_nested else samples
     if model.get_attachment(host.MOTION_KEY) is not None:
         return Work(1, clip_seconds=first.shape[0] / ANIMATEDIFF_FRAME_RATE)
@@ -194,21 +194,22 @@ def is_of(record: Accelerator, folder: str, name: str) -> bool:
 
 def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways: Sequence[Way], price_per_hour: float,
              is_measured: bool) -> BudgetReport:
-    way, found = choice.way, found_files(ways)
-    name = way.records[0].id if way.records else subject.base.value if subject.base else "the connected model"
+    way = choice.way
     fits = (f"misses the allowance of {seconds_in_words(choice.allowance)} by {seconds_in_words(choice.misses)}" if choice.misses
             else f"fits {seconds_in_words(choice.allowance)}")
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     price = way.price(price_per_hour, subject.work)
-    where = comfy.model_management.get_torch_device_name(subject.model.load_device)
+    name = way.records[0].id if way.records else subject.base.value if subject.base else "not known here"
+    origin = f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}" if is_measured else "as given"
+    todo = [f"{number}. {text}" for number, text in enumerate(levers(choice, ways, subject.machine), 1)]
+    mind = [f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)]
     return BudgetReport(
         node="Step Budget",
         summary=f"{way.steps} steps{speed}: about {seconds_in_words(way.seconds)}, {fits}",
         rows=(
             ("model", name),
             ("experience", f"{experience}: {EXPERIENCES[experience].words}; {seconds_in_words(choice.allowance)} allowed"),
-            ("seconds per evaluation", f"{cost.evaluation:.3g} ({f'measured now on {where}' if is_measured else 'as given'}); with both "
-                                       f"prompts {cost.guided_step:.3g}"),
+            ("seconds per evaluation", f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"),
             ("steps", f"{way.steps}{speed}, {way.evaluations} evaluations"),
             ("predicted", f"{seconds_in_words(way.seconds)}: {fits}"),
             *((("price", f"{price:.4g} for each {subject.work.noun}"),) if price_per_hour else ()),
@@ -216,19 +217,25 @@ def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways
         ),
         notes=subject.notes,
         sections=(
-            table(ways, subject, choice.allowance, price_per_hour, found),
-            "**What to do, in this order**\n\n" + "\n".join(f"{n}. {text}" for n, text in enumerate(levers(choice, ways, subject.machine), 1)),
-            "**Mind**\n\n" + "\n".join(f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)),
+            table(ways, subject, choice.allowance, price_per_hour),
+            "\n".join(["**What to do, in this order**", "", *todo]),
+            "\n".join(["**Mind**", "", *mind]),
         ),
-        data={
-            "steps": way.steps, "target_speedup": way.target_speedup, "evaluations": way.evaluations, "predicted_seconds": way.seconds,
-            "allowance": None if choice.allowance == float("inf") else choice.allowance, "misses": choice.misses,
-            "seconds_per_evaluation": cost.evaluation, "seconds_per_guided_step": cost.guided_step, "measured": is_measured,
-            "price": price, "accelerator": subject.record.id if subject.record else None, "experience": experience,
-            "ways": [{"method": one.method.value, "accelerators": [record.id for record in one.records], "steps": one.steps,
-                      "evaluations": one.evaluations, "seconds": one.seconds} for one in ways],
-        },
+        data={**choice_data(choice, ways), "experience": experience, "accelerator": subject.record.id if subject.record else None,
+              "seconds_per_evaluation": cost.evaluation, "seconds_per_guided_step": cost.guided_step, "measured": is_measured,
+              "price": price},
     )
+
+
+def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
+    """The choice and every way for programs. JSON has no infinity: no allowance at all is None."""
+    way = choice.way
+    return {
+        "steps": way.steps, "target_speedup": way.target_speedup, "evaluations": way.evaluations, "predicted_seconds": way.seconds,
+        "allowance": choice.allowance if math.isfinite(choice.allowance) else None, "misses": choice.misses,
+        "ways": [{"method": one.method.value, "accelerators": [record.id for record in one.records], "steps": one.steps,
+                  "evaluations": one.evaluations, "seconds": one.seconds} for one in ways],
+    }
 
 
 @dataclass(frozen=True)
@@ -242,8 +249,9 @@ class BudgetReport(Report):
         return "\n\n".join([super().markdown, *self.sections])
 
 
-def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hour: float, found: Mapping[str, str]) -> str:
+def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hour: float) -> str:
     """Every way to run the model, a line each."""
+    found = found_files(ways)
     price = [f"price per {subject.work.noun}"] if price_per_hour else []
     head = ["way", "file", "there", "licence", "steps", "evaluations", "seconds", *price, "factor", "fits"]
     full = next((way.seconds for way in ways if way.method is Method.FULL), None)
@@ -253,7 +261,8 @@ def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hou
         factor = "" if full is None else f"{full / way.seconds:.1f}x"
         rows.append([*_identity(way, subject.full_run, found), str(way.steps), str(way.evaluations), f"{way.seconds:.3g}", *cost, factor,
                      "yes" if way.seconds <= allowance else "no"])
-    return "\n".join(["**Every way to run this model**", "", *(f"| {' | '.join(_cells(row))} |" for row in [head, ["---"] * len(head), *rows])])
+    lines = ["| " + " | ".join(_cells(row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(["**Every way to run this model**", "", *lines])
 
 
 def _identity(way: Way, full_run: StepRange | None, found: Mapping[str, str]) -> list[str]:
@@ -289,8 +298,7 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> T
     figure = new_figure(1000, 620)
     axes = figure.subplots()
     everything = [*ways, choice.way]
-    counts = [way.evaluations for way in everything]
-    span = [min(counts) * 0.7, max(counts) * 1.4]
+    span = [0.7, 1.6 * max(way.evaluations for way in everything)]
     axes.plot(span, [cost.evaluation * count for count in span], color="#c9d1d6", zorder=1,
               label=f"{cost.evaluation:.3g} s an evaluation, one prompt")
     for method, colour in COLOURS.items():
@@ -299,18 +307,20 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> T
             evaluations, seconds = zip(*points)
             axes.scatter(evaluations, seconds, s=70, color=colour, zorder=3, label=method.value)
         for (evaluations, seconds), count in points.items():
-            axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9, color=colour)
-    if choice.allowance != float("inf"):
+            axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9,
+                          color=colour)
+    if math.isfinite(choice.allowance):
         axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=f"allowed: {seconds_in_words(choice.allowance)}")
     axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
                  label=f"chosen: {choice.way.steps} steps, {seconds_in_words(choice.way.seconds)}")
-    axes.set(xscale="log", yscale="log", xlabel="evaluations for each sample", ylabel="predicted seconds for one run",
+    axes.set(xscale="log", yscale="log", xlim=span, ylabel="predicted seconds for one run",
+             xlabel="evaluations for each sample; in a stream, each sees one block",
              title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_minor_formatter(lambda value, _: "")
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="best", fontsize=9)
     return as_image(figure)
 
 

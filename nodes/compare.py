@@ -25,8 +25,8 @@ class FewStepCompare(io.ComfyNode):
             node_id="FewStepCompare",
             display_name="Speed-Quality Compare",
             category="few-step",
-            description="Puts a fast result beside a slow one of the same prompt and seed: PSNR, SSIM, LPIPS where its weights are on disk, "
-                        "for clips the difference in motion, a difference map, and what both of them cost.",
+            description="Puts a fast result beside a slow one of the same prompt and seed: PSNR, SSIM, LPIPS where its weights are on "
+                        "disk, for clips the difference in motion, a difference map, and what both of them cost.",
             search_aliases=["psnr", "ssim", "lpips", "difference", "benchmark", "contact sheet", "a/b"],
             inputs=[
                 io.Image.Input("reference", tooltip="The picture or frames to be measured against, such as those of the full run."),

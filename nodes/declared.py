@@ -38,12 +38,13 @@ class Known:
 
 def files() -> dict[str, str]:
     """Declarations by name: in models/fewstep, and beside the LoRAs."""
-    return {name: path for name, path in host.declaration_files().items() if name.endswith(SUFFIX)}
+    paths = {name: host.model_path("fewstep", name) for name in host.declaration_names(SUFFIX)}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def ids() -> list[str]:
     """The ids that the declarations' names spell, without reading them."""
-    return sorted({id_of(name) for name in files()} - {"", *CATALOG})
+    return sorted({id_of(name) for name in host.declaration_names(SUFFIX)} - {"", *CATALOG})
 
 
 def paths() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -59,6 +60,11 @@ class FewStepDemo(io.ComfyNode):
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
         return io.NodeOutput(load_model(variant), [[positive, {}]], [[negative, {}]], host.load_vae(str(FOLDER / VAE)),
                              {"samples": latent})
+
+
+def offer_loras() -> None:
+    """Put the demo's accelerators into the list of every LoRA loader, beside the user's own files."""
+    folder_paths.add_model_folder_path("loras", str(LORAS))
 
 
 def embed(prompt: str, table: Tensor, text: dict) -> Tensor:

@@ -5,6 +5,7 @@ Only official extension points are used: ModelPatcher patches, object patches an
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -50,6 +51,7 @@ BASES = {
     "Boogu": Base.BOOGU, "Lens": Base.LENS, "MageFlow": Base.MAGE_FLOW, "HiDream": Base.HIDREAM,
     "HiDreamO1": Base.HIDREAM_O1, "PiD": Base.PID, "ACEStep15": Base.ACE_STEP15,
     "WAN21_I2V": Base.WAN21_I2V, "WAN22_T2V": Base.WAN22_TI2V, "WAN21_Vace": Base.WAN_VACE,
+    "WAN21_HuMo": Base.WAN_HUMO, "WAN21_SCAIL2": Base.WAN_SCAIL2, "WAN22_Camera": Base.WAN22_I2V,
     "WAN21_CausalAR_T2V": Base.WAN_CAUSAL, "HunyuanVideo": Base.HUNYUAN_VIDEO, "HunyuanVideo15": Base.HUNYUAN15,
     "HunyuanVideo15_SR_Distilled": Base.HUNYUAN15_SR, "LTXV": Base.LTXV, "LTXAV": Base.LTXAV, "MiniMaxH3": Base.MINIMAX_H3,
 }  # fmt: skip
@@ -68,8 +70,9 @@ def base_of(model) -> Base | None:
     config = model.model.model_config
     name = type(config).__name__
     if name == "WAN21_T2V":
-        # Wan 2.2's image-to-video experts have no image branch, so the host sees text-to-video with 36 input channels.
-        return Base.WAN22_I2V if config.unet_config.get("in_dim") == 36 else Base.WAN_T2V
+        # Wan 2.2's image-to-video experts have no image branch, so the host sees text-to-video with more input channels than
+        # the noise has: 36, and still more for Fun's control signals.
+        return Base.WAN_T2V if config.unet_config.get("in_dim", 16) == 16 else Base.WAN22_I2V
     return BASES.get(name)
 
 
@@ -95,10 +98,17 @@ def file_of(model) -> tuple[str, str | None]:
     return min(inside, key=len, default=os.path.basename(path)), path
 
 
+def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
+    """The tensor of a LATENT as core's samplers take it: an empty one gets the channels and the scale of the model."""
+    ratios = (latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    # 0.20.1 does not know the temporal ratio yet.
+    known = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:known])
+
+
 def image_tokens(model, latent: Mapping[str, Any]) -> int:
     """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a function of."""
-    samples = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    samples = fitted_latent(model, latent)
     first = samples.unbind()[0] if samples.is_nested else samples
     scale = model.get_model_object("latent_format").spacial_downscale_ratio
     return round(first.shape[-2] * scale * first.shape[-1] * scale / (16 * 16))
@@ -341,8 +351,7 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
 
     latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and interrupts are the host's.
     """
-    latent_image = comfy.sample.fix_empty_latent_channels(
-        models[0], latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    latent_image = fitted_latent(models[0], latent)
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
     preview = latent_preview.prepare_callback(models[0], plan.steps)
     run = RunLog()
@@ -430,13 +439,12 @@ def add_model_folder(name: str) -> None:
     folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
-def declaration_files() -> dict[str, str]:
-    """JSON files in models/fewstep and beside the LoRAs, name -> path; listed, and remembered, by the host."""
+def declaration_names(suffix: str) -> list[str]:
+    """JSON files with this ending in models/fewstep and beside the LoRAs; listed, and the list remembered, by the host."""
     for root in (os.path.join(folder_paths.models_dir, "fewstep"), *folder_paths.get_folder_paths("loras")):
         folder_paths.add_model_folder_path("fewstep", root)
     folder_paths.folder_names_and_paths["fewstep"][1].add(".json")
-    paths = {name: folder_paths.get_full_path("fewstep", name) for name in folder_paths.get_filename_list("fewstep")}
-    return {name.replace(os.sep, "/"): path for name, path in paths.items() if path}
+    return [name for name in folder_paths.get_filename_list("fewstep") if name.endswith(suffix)]
 
 
 def model_files(folder: str) -> list[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.nested_tensor
-import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
@@ -57,15 +57,17 @@ POOLED_LAYERS = ("y_embedder.mlp.0", "vector_in.in_layer")
 SDXL_POOLED = 1280
 
 
-def measure(model, latent) -> Cost:
-    """Seconds of an evaluation and of a guided step on this model at this latent's size. Raises BudgetError where it cannot tell."""
+def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Cost:
+    """Seconds of an evaluation and of a guided step on this model at this latent's size. clock: what gives the seconds.
+
+    Raises BudgetError where the model cannot be evaluated without more than a prompt.
+    """
     prompt = empty_prompt(model)
-    samples = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    samples = host.fitted_latent(model, latent)
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
-    evaluation = _seconds(model, samples, prompt, None, progress)
+    evaluation = _seconds(model, samples, prompt, None, progress, clock)
     is_busy = evaluation > BUSY_SECONDS or is_guidance_distilled(model)
-    guided_step = 2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress)
+    guided_step = 2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress, clock)
     progress.update_absolute(progress.total)
     return Cost(evaluation, max(evaluation, guided_step))
 
@@ -99,19 +101,19 @@ def _pooled_width(model) -> int | None:
     return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)
 
 
-def _seconds(model, samples: Tensor, positive, negative, progress) -> float:
+def _seconds(model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]) -> float:
     """Median seconds of a step after a warm-up, with one prompt or with two."""
     run, seconds = host.RunLog(), []
     guider = host.guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
         for sigma in sigmas[:-1]:
-            calls, started = run.calls, time.perf_counter()
+            calls, started = run.calls, clock()
             denoised = denoise(x, sigma.expand(x.shape[0]), **(extra_args or {}))
             denoised.flatten()[0].item()  # waits for the device, whichever it is
             # A skip node may have answered in place of the network.
             if run.calls > calls:
-                seconds.append(time.perf_counter() - started)
+                seconds.append(clock() - started)
             # The host stops an interrupted run where progress is told.
             progress.update(1)
             if seconds and seconds[0] > SLOW_SECONDS and len(seconds) > TIMED_SLOW:

@@ -164,7 +164,7 @@ def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, .
         notes.append(f"{motion.frames} frames in windows (this module sees {motion.positions} at once): each step evaluates "
                      f"{windows.count} windows, {work:.2f} times the work of {motion.frames} frames.")
     if record is None:
-        notes.append("This module is no accelerator: use an ordinary sampler with its usual steps, or attach an accelerator LoRA for SD 1.5.")
+        notes.append("This module is no accelerator: use a sampler with its usual steps, or attach an accelerator LoRA for SD 1.5.")
     if record is None and file.version is Version.V2:
         notes.append("An AnimateDiff-Lightning module under another name is recognised once its name says lightning and the step count.")
     if file.version is Version.V1:

@@ -53,6 +53,7 @@ class FewStepSampler(io.ComfyNode):
     def execute(cls, model, positive, latent_image, seed: int, steps: int, denoise: float, negative=None,
                 model_low_noise=None) -> io.NodeOutput:
         models, records, found = accelerated(model, model_low_noise)
+        refuse_causal(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
         if negative is None and plan.accelerators[0].is_guided:
@@ -120,6 +121,13 @@ def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None
         models.append(one)
         records.append(record)
     return tuple(models), tuple(records), tuple(notes)
+
+
+def refuse_causal(record: Accelerator | None) -> None:
+    """Raise for a model that is made block by block: all its frames at once are not what it was distilled for."""
+    if record is not None and record.causal is not None:
+        raise PlanError(f"{record.id} is causal: it makes {record.causal.frames_per_block} latent frames at a time, each block after the "
+                        "one before. Use the Streaming Sampler, or core's SamplerARVideo with the sigmas of the Few-Step Schedule.")
 
 
 def refusal(recognition: Recognition) -> str:

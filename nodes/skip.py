@@ -29,9 +29,9 @@ class FewStepSkip(io.ComfyNode):
                                tooltip="forecast: evaluations without the node divided by evaluations with it. Higher is faster and less "
                                        "faithful; 1 changes nothing. The warm-up and the last step bound what can be reached."),
                 io.Float.Input("threshold", default=0.2, min=0.0, max=3.0, step=0.01,
-                               tooltip="forecast: how far off a skipped step may be expected to put the latent, as a share of it; "
-                                       "above, the evaluation is made after all. Lower is safer and slower. teacache: how much change "
-                                       "may add up; higher is faster and less faithful."),
+                               tooltip="forecast: the relative error to be expected, from the last forecast checked, above which an "
+                                       "evaluation is made after all; lower is safer and slower. teacache: how much change may add up; "
+                                       "higher is faster and less faithful."),
                 io.Float.Input("start_percent", default=0.15, min=0.0, max=1.0, step=0.01, advanced=True,
                                tooltip="Nothing is skipped before this part of the schedule. Higher keeps the layout closer to the full "
                                        "run. The first 15 % of the steps, and at least 3, are always made."),

@@ -165,10 +165,8 @@ class GuidedRun:
 
     def _start(self, x: Tensor) -> SkipRun:
         sampling = self.guider.inner_model.model_sampling
-        schedule = Schedule(
-            self.sigmas, isinstance(sampling, comfy.model_sampling.CONST),
-            start_sigma=float(sampling.percent_to_sigma(self.config.start_percent)),
-            end_sigma=float(sampling.percent_to_sigma(self.config.end_percent)))
+        is_flow = isinstance(sampling, comfy.model_sampling.CONST)
+        schedule = Schedule(self.sigmas, is_flow, self.config.start_percent, self.config.end_percent)
         method = self._method(schedule, x)
         return SkipRun(schedule, self.solver, method, device=self._history_device(x, method), regime_of=self._regime_of())
 
@@ -184,7 +182,7 @@ class GuidedRun:
     def _history_device(self, x: Tensor, method: Method) -> torch.device | None:
         if self.config.cache_device == "cpu":
             return torch.device("cpu")
-        needed = 2 * 4 * x.numel() * (2 if method.keeps_denoised else 1)  # two entries of float32
+        needed = method.keeps * 4 * x.numel() * (2 if method.keeps_denoised else 1)  # float32
         is_tight = needed > FREE_MEMORY_SHARE * comfy.model_management.get_free_memory(x.device)
         return torch.device("cpu") if self.config.cache_device == "auto" and is_tight else None
 

@@ -1,4 +1,7 @@
-"""Drawings as tensors in ComfyUI's layout for pictures. matplotlib is imported when something is drawn, and draws into memory alone (Agg)."""
+"""Drawings as tensors in ComfyUI's layout for pictures. matplotlib is imported when something is drawn.
+
+It draws into memory alone (Agg): no window, no global state.
+"""
 
 from __future__ import annotations
 

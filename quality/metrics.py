@@ -90,14 +90,15 @@ def _frames(reference: Tensor, candidate: Tensor) -> Iterator[tuple[Tensor, Tens
 def lpips_missing() -> str:
     """Why LPIPS cannot be measured, empty where it can: its network's weights are used if they are there and never downloaded."""
     path = lpips_weights()
-    return "" if path.is_file() else f"{path.name} is not in {path.parent}, and nothing is downloaded"
+    return "" if path.is_file() else f"{path.name} is not in torch.hub's checkpoints folder, and nothing is downloaded"
 
 
 def lpips_weights() -> Path:
     """Where torchvision keeps the weights of LPIPS' network."""
     from torchvision.models import AlexNet_Weights
 
-    return Path(torch.hub.get_dir()) / "checkpoints" / AlexNet_Weights.DEFAULT.url.rpartition("/")[2]
+    name = str(AlexNet_Weights.DEFAULT.url).rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def _lpips(pairs: list[tuple[Tensor, Tensor]]) -> float:

@@ -12,6 +12,7 @@ from .metrics import Quality
 
 MOST_ROWS = 4
 LARGEST_SIDE = 512  # of one picture on the sheet, in pixels
+LEAST_SIDE = 240
 CAPTION = 74  # pixels for the figures
 LEAST_WIDTH = 960
 # Differences are drawn up to this share of white; a sheet that is dark has none to speak of.
@@ -53,17 +54,20 @@ def figures_in_words(quality: Quality) -> str:
 
 
 def shown_size(images: Tensor) -> tuple[int, int]:
-    """(height, width) of one picture on the sheet."""
+    """(height, width) of one picture on the sheet: small ones are enlarged, so that something can be seen."""
     height, width = images.shape[1:3]
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
+    longest = max(height, width)
+    scale = min(max(longest, LEAST_SIDE), LARGEST_SIDE) / longest
     return round(height * scale), round(width * scale)
 
 
 def small(image: Tensor) -> Tensor:
-    """(H, W, 3) in 0..1 at the size it is shown at."""
+    """(H, W, 3) in 0..1, no larger than it is shown."""
     pixels = image[..., :3].float().clamp(0, 1).permute(2, 0, 1)[None]  # (1, 3, H, W)
     size = shown_size(image[None])
-    return torch.nn.functional.interpolate(pixels, size, mode="area")[0].permute(1, 2, 0).cpu()
+    if size[0] < image.shape[0]:
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
+    return pixels[0].permute(1, 2, 0).cpu()
 
 
 def plain(text: str) -> str:

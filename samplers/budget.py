@@ -326,7 +326,8 @@ def pitfalls(choice: Choice, experience: str, work: Work, is_negative_forced: bo
     if is_negative_forced:
         found.append("Another patch on the model has the negative prompt evaluated at CFG 1 too: every step costs two evaluations.")
     if way.records and way.steps <= VERY_FEW_STEPS:
-        found.append(f"{way.steps} step{'s' * (way.steps > 1)}: expect soft fine detail" + (", and less motion." if work.clip_seconds else "."))
+        motion = ", and less motion" if work.clip_seconds else ""
+        found.append(f"{way.steps} step{'s' * (way.steps > 1)}: expect soft fine detail{motion}.")
     if experience == "live" and work.clip_seconds is not None and way.method is not Method.STREAM:
         found.append("Live video needs a causal model (Self Forcing and its kin): any other shows nothing before the whole clip is done.")
     return found

@@ -145,7 +145,7 @@ def _plan(
         sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {steps} steps: {error} Raise denoise, or take an accelerator with more steps.") from None
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(sigmas) - 1 < steps:
         notes = (f"denoise {denoise:g}: the last {len(sigmas) - 1} of the {steps} distilled steps, from sigma {sigmas[0]:.4g}",)
     down: list[float] = []

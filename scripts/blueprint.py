@@ -41,8 +41,10 @@ class Blueprint:
         """The blueprint's JSON."""
         id = self.uuid("graph")
         definition = self.definition(id, pack, host_version)
+        # Numbers are shared with the nodes inside.
+        own_number = definition["state"]["lastNodeId"] + 1
         instance = {
-            "id": 1,
+            "id": own_number,
             "type": id,
             "pos": [0, 0],
             "size": [420, 120 + 26 * len(self.inputs)],
@@ -64,7 +66,7 @@ class Blueprint:
         return {
             "id": self.uuid("file"),
             "revision": 0,
-            "last_node_id": 1,
+            "last_node_id": own_number,
             "last_link_id": 0,
             "nodes": [instance],
             "links": [],

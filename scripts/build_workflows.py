@@ -15,9 +15,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import node_schema
 from comfy_client import Client
@@ -27,14 +28,23 @@ from locale_texts import LOCALES, english, locale_files
 from node_schema import SNAPSHOT, Schema
 from pack import project_value
 from shipped_workflows import all_graphs, blueprints
-from workflow_graph import OUR_PREFIX, Graph
+from workflow_graph import OUR_PREFIX, Graph, Model
 
 ROOT = Path(__file__).resolve().parent.parent
 EDITOR = ROOT / "workflows"
 API = EDITOR / "api"
 BLUEPRINTS = ROOT / "subgraphs"
+OVERVIEW = ROOT / "docs" / "workflows.md"
 ENGLISH = LOCALES / "en" / "nodeDefs.json"
 LINE = 110
+OVERVIEW_HEAD = """# The shipped workflows
+
+Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this pack: models that are missing are
+offered for download. The files of the third column are the same graphs for `POST /prompt`. Built by scripts/build_workflows.py.
+
+| Workflow | Steps | API | Model files |
+|---|---|---|---|
+"""
 
 
 def main() -> int:
@@ -86,9 +96,21 @@ def built_files(schema: Schema) -> dict[Path, str]:
     for graph in all_graphs(schema).values():
         files[EDITOR / f"{graph.title}.json"] = as_text(graph.editor(pack, DEFAULT_VERSION))
         files[API / f"{graph.slug}.json"] = as_text(graph.api())
+    files[OVERVIEW] = overview(all_graphs(schema).values())
     for blueprint in blueprints(schema):
         files[BLUEPRINTS / f"{blueprint.title}.json"] = as_text(blueprint.file(pack, DEFAULT_VERSION))
     return files
+
+
+def overview(graphs: Iterable[Graph]) -> str:
+    """A page with every workflow, its API file and the model files it needs."""
+    rows = []
+    for graph in graphs:
+        models = {value.name: value for node in graph.nodes for value in node.values.values() if isinstance(value, Model)}
+        links = "<br>".join(f"[{model.name}]({model.url}) in `{model.directory}`" for model in models.values())
+        editor, api = f"../workflows/{quote(graph.title)}.json", f"../workflows/api/{graph.slug}.json"
+        rows.append(f"| [{graph.title}]({editor}) | {graph.steps} | [{graph.slug}]({api}) | {links or 'none: they come with the pack'} |")
+    return OVERVIEW_HEAD + "\n".join(rows) + "\n"
 
 
 def stale_files(files: Mapping[Path, str]) -> list[Path]:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = ROOT / "tests" / "object_info.json"
 
 WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"})
+FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 # Facts of an input that decide what a saved graph means, beside name, type and order.
 KEPT_FACTS = ("default", "min", "max", "step", "multiline", "control_after_generate", "image_upload", "forceInput",
               "widgetType", "advanced")
@@ -89,6 +90,7 @@ def input_of(name: str, spec: list[Any], is_optional: bool) -> Input:
     options = () if facts.get("image_upload") else type if isinstance(type, list) else facts.get("options", ())
     # A dynamic combo's options are {"key", "inputs"}.
     keys = tuple(option["key"] if isinstance(option, dict) else str(option) for option in options)
+    keys = tuple(key for key in keys if not key.endswith(FILE_ENDINGS))
     kept = {fact: facts[fact] for fact in KEPT_FACTS if facts.get(fact) not in (None, False)}
     if "default" in facts:
         kept["default"] = facts["default"]

@@ -741,7 +741,7 @@ Its report lists every way to run the model, with seconds, price and licence.
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
         fast = accelerate(graph, loaded, lora, "lcm-lora-sdxl")
-    with graph.group("Prompt and size"):
+    with graph.group("Prompt and size", below=True):
         positive = prompt_box(graph, loaded["CLIP"], IMAGE_PROMPT)
         latent = graph.node("EmptyLatentImage", width=1024, height=1024)
     with graph.group("Budget"):
@@ -793,7 +793,7 @@ difference, PSNR, SSIM, and both times.
 Use **one seed for both**: with two seeds two different pictures are compared.
 
 A distilled model may paint the same prompt well and otherwise. Look at the sheet, not only at the figures.
-""", steps=8)
+""", steps=8, seeds="fixed")
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
         fast = accelerate(graph, loaded, accelerator_file("hyper-sdxl-1step-lora"))
@@ -814,6 +814,37 @@ A distilled model may paint the same prompt well and otherwise. Look at the shee
         )  # fmt: skip
         graph.node("PreviewAny", "Report", source=compared["report"])
     with graph.group("Both pictures"):
+        graph.node("SaveImage", images=compared["sheet"], filename_prefix=f"few-step/{graph.slug}")
+    return graph
+
+
+def demo_compare(schema: Schema) -> Graph:
+    graph = Graph(schema, "Demo, 100 evaluations and 4", "demo_compare", """
+## What acceleration costs, seen on any computer
+
+The tiny model that comes with this pack, twice with the same seed: on the left as it was trained, 50 steps with guidance, which is \
+100 evaluations; on the right with its accelerator, 4 evaluations.
+
+The sheet shows both, the difference, and the figures.
+""", seeds="fixed")
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo")
+        fast = accelerate(graph, model, DEMO_LORA, output="model")
+    with graph.group("50 steps with guidance"):
+        full = graph.node(
+            "KSampler", model=model["model"], positive=model["positive"], negative=model["negative"], latent_image=model["latent"],
+            seed=1, steps=50, cfg=5.0, sampler_name="euler", scheduler="simple",
+        )  # fmt: skip
+        full_frames = graph.node("VAEDecode", samples=full["LATENT"], vae=model["vae"])
+    with graph.group("4 steps accelerated", below=True):
+        quick = graph.node("FewStepSampler", model=fast["model"], positive=model["positive"], latent_image=model["latent"], seed=1)
+        quick_frames = graph.node("VAEDecode", samples=quick["latent"], vae=model["vae"])
+    with graph.group("Compare"):
+        compared = graph.node(
+            "FewStepCompare", reference=full_frames["IMAGE"], candidate=quick_frames["IMAGE"], candidate_report=quick["report"]
+        )
+        graph.node("PreviewAny", "Report", source=compared["report"])
+    with graph.group("Both clips"):
         graph.node("SaveImage", images=compared["sheet"], filename_prefix=f"few-step/{graph.slug}")
     return graph
 
@@ -844,6 +875,8 @@ WORKFLOWS: tuple[Callable[[Schema], Graph], ...] = (
     wan21_skip,
     sdxl_budget,
     sdxl_compare,
+    demo,
+    demo_compare,
 )
 
 

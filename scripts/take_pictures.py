@@ -36,7 +36,7 @@ SHOWN_IN = {
     "FewStepCompare": "sdxl_compare",
     "FewStepDemo": "demo",
 }
-GRAPH = "wan22_t2v_lightning"
+GRAPH = "sdxl_hyper_sd"
 
 # Show the node at full size in the middle; returns its box in the window.
 CENTRE = """type => {

@@ -44,11 +44,11 @@ def static_tier(host: Host, options: argparse.Namespace) -> Outcome:
 
 
 def run_mypy(host: Host) -> int:
-    """mypy on samplers/ and loras/ as parts of one package, whatever the name of the folder of this clone."""
+    """mypy on samplers/, loras/ and quality/ as parts of one package, whatever the name of the folder of this clone."""
     with tempfile.TemporaryDirectory() as scratch:
         link_folder(ROOT, Path(scratch) / "comfyui_fewstep")
         settings = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
-        packages = ["-p", "comfyui_fewstep.samplers", "-p", "comfyui_fewstep.loras"]
+        packages = ["-p", "comfyui_fewstep.samplers", "-p", "comfyui_fewstep.loras", "-p", "comfyui_fewstep.quality"]
         return run([host.python, "-m", "mypy", *settings, *packages], cwd=Path(scratch))
 
 

@@ -23,15 +23,16 @@ NOTE_COLOURS = {"color": "#222", "bgcolor": "#000"}
 TITLE, ROW, WIDGET = 30, 20, 24
 GAP, GROUP_PADDING, GROUP_TITLE = 30, 20, 44
 # Our nodes show a line of text under their widgets after a run.
-REPORT_LINE = 90
-WIDTH = 320
+REPORT_LINE = 120
+WIDTH = 300
 SIZES = {
-    "CLIPTextEncode": (420, 170), "SaveImage": (460, 500), "SaveVideo": (460, 440), "SaveAnimatedWEBP": (460, 440),
-    "LoadImage": (320, 330), "PreviewAny": (460, 300), "PreviewImage": (460, 400),
+    "CLIPTextEncode": (360, 170), "SaveImage": (400, 460), "SaveVideo": (400, 420), "LoadImage": (300, 330),
+    "PreviewAny": (400, 310), "PreviewImage": (400, 380),
 }  # fmt: skip
-NOTE_WIDTH = 360
-# The part of a usual browser window that no panel of the editor covers.
+NOTE_WIDTH = 340
+# The part of a usual browser window that no panel of the editor covers, and the zoom below which it draws no text.
 VIEW, VIEW_LEFT, VIEW_TOP = (1480, 740), 90, 110
+READABLE = 0.61
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,12 @@ class Graph:
     """A workflow under construction.
 
     title: the file name and so the name in the template browser. slug: the name of the API twin. steps: what a run takes, for
-    the thumbnail.
+    the thumbnail. seeds: what the editor does with seeds after a run.
     """
 
-    def __init__(self, schema: Schema, title: str, slug: str, note: str, steps: int = 4):
+    def __init__(self, schema: Schema, title: str, slug: str, note: str, steps: int = 4, seeds: str = "randomize"):
         self.schema, self.title, self.slug, self.note, self.steps = schema, title, slug, note.strip(), steps
+        self.seeds = seeds
         self.groups: list[Group] = []
         self.nodes: list[Placed] = []
 
@@ -147,7 +149,7 @@ class Graph:
         nodes = [self.editor_node(node, order, links, pack, host_version) for order, node in enumerate(self.nodes)]
         nodes.append(self.note_node(len(nodes) + 1, bottom))
         left = -NOTE_WIDTH - GAP
-        scale = min(1.0, VIEW[0] / (right - left), VIEW[1] / bottom)
+        scale = max(READABLE, min(1.0, VIEW[0] / (right - left), VIEW[1] / bottom))
         return {
             "id": str(uuid.uuid5(NAMESPACE, self.slug)),
             "revision": 0,
@@ -228,7 +230,7 @@ class Graph:
                 "Node name for S&R": node.schema.id,
                 **({"models": [vars(model) for model in models]} if models else {}),
             },
-            "widgets_values": widget_values(node),
+            "widgets_values": widget_values(node, self.seeds),
             **(OUR_COLOURS if node.is_ours else {}),
         }
 
@@ -271,14 +273,14 @@ def plain(value: Any) -> Any:
     return [str(value.node.id), value.slot] if isinstance(value, Output) else value
 
 
-def widget_values(node: Placed) -> list[Any]:
+def widget_values(node: Placed, seeds: str) -> list[Any]:
     """The widgets in order, with the extra ones that the editor adds to some."""
     values: list[Any] = []
     for entry in node.schema.widgets:
         value = node.values[entry.name]
         values.append(default_of(entry) if isinstance(value, Output) else plain(value))
         if entry.facts.get("control_after_generate"):
-            values.append("randomize")
+            values.append(seeds)
         if entry.facts.get("image_upload"):
             values.append("image")
     return values

@@ -54,11 +54,13 @@ def layers_of(base: Base, width: int) -> list[Layer]:
         Base.HUNYUAN_VIDEO: lambda: [("double_blocks.0.img_attn_qkv", 3 * width, width), ("single_blocks.39.linear1", 7 * width, width)],
         Base.HUNYUAN15: lambda: double,
         Base.Z_IMAGE: lambda: [("layers.0.attention.qkv", 3 * width, width), ("layers.0.feed_forward.w1", 2 * width, width)],
-        Base.QWEN_IMAGE: lambda: square(width, "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj")
-        + [("transformer_blocks.0.img_mlp.net.0.proj", 4 * width, width)],
+        Base.QWEN_IMAGE: lambda: [
+            *square(width, "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"),
+            ("transformer_blocks.0.img_mlp.net.0.proj", 4 * width, width),
+        ],
         Base.KREA2: lambda: square(width, "blocks.0.attn.wq", "blocks.0.attn.wo"),
         Base.ANIMA: lambda: square(width, "blocks.0.self_attn.q_proj", "blocks.0.cross_attn.k_proj"),
-        Base.BOOGU: lambda: square(width, "double_stream_layers.0.img_instruct_attn.processor.img_to_q", "single_stream_layers.0.attn.to_q"),
+        Base.BOOGU: lambda: square(width, "double_stream_layers.0.attn.processor.img_to_q", "single_stream_layers.0.attn.to_q"),
         Base.HIDREAM_O1: lambda: square(width, "language_model.layers.0.self_attn.q_proj"),
         Base.WAN_T2V: lambda: wan(width),
         Base.WAN22_I2V: lambda: wan(width),

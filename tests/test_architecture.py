@@ -48,7 +48,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_every_folder_with_code_is_either_checked_or_left_out_of_the_archive() -> None:
-    ignored = {line.split("/")[0] for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()}
+    ignored = {line.strip("/").split("/")[0] for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()}
     with_code = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
     assert with_code - ignored == set(PACKAGES)
 

@@ -26,7 +26,7 @@ FLAGGED = {
     "bytecode manipulation": r"importlib\.import_module|\bmarshal\b|types\.CodeType",
     "evaluation": r"\.eval\(|(?<![\w.])(eval|exec)\(",
     "unpickling": r"import pickle|pickle\.load|torch\.load\(",
-    "downloads at run time": r"pip install|hf_hub_download|snapshot_download|from_pretrained",
+    "downloads at run time": r"pip\.main|.-m., .pip.|hf_hub_download|snapshot_download|from_pretrained",
 }
 LARGEST = 40 << 20
 

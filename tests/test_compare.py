@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,13 @@ def test_without_torchmetrics_it_says_what_to_install(monkeypatch) -> None:
 def test_a_sheet_is_a_picture_of_both(images) -> None:
     drawn = sheet.contact_sheet(images, images * 0.9, Quality(20.0, 0.9, None, None), ("a $ b", "<c>"))
     assert drawn.ndim == 4 and drawn.shape[0] == 1 and drawn.shape[3] == 3
-    assert 0 <= drawn.min() and drawn.max() <= 1
+    assert drawn.min() >= 0 and drawn.max() <= 1
     assert drawn.shape[2] >= sheet.LEAST_WIDTH
 
 
-def test_a_large_picture_is_shown_small() -> None:
+def test_a_large_picture_is_shown_small_and_a_small_one_large() -> None:
     assert sheet.shown_size(torch.zeros(1, 2048, 1024, 3)) == (512, 256)
+    assert sheet.shown_size(torch.zeros(1, 32, 64, 3)) == (120, 240)
     assert sheet.small(torch.zeros(2048, 1024, 4)).shape == (512, 256, 3)
 
 
@@ -220,6 +222,36 @@ def test_a_result_that_was_cut_short_counts_as_nothing(tmp_path) -> None:
     assert not store.is_done(job)
     store.write(batch.Result(job.id, job.workflow, "a", 1, "http://a", error="out of memory"))
     assert not store.is_done(job) and store.read(job).error == "out of memory"
+
+
+def test_a_job_of_a_server_that_is_gone_is_run_by_another(monkeypatch, tmp_path) -> None:
+    taken: list[tuple[str, str]] = []
+    last = threading.Event()
+
+    def run_job(client, job, store, is_first, return_seconds, say):
+        taken.append((client.url, job.id))
+        if client.url == "http://dies":
+            last.wait(5)  # until the other server has nothing left to do
+            raise batch.ServerGone("no answer")
+        if len(taken) == len(jobs):
+            last.set()
+        return batch.Result(job.id, job.workflow, job.text, job.seed, client.url, seconds=1.0)
+
+    jobs = batch.make_jobs([WORKFLOW], ["a", "b"], [1, 2])
+    monkeypatch.setattr(batch, "run_job", run_job)
+    outcome = batch.run_all(jobs, ["http://dies", "http://lives"], batch.Store(tmp_path), lambda line: None)
+    assert (outcome.done, outcome.failed, outcome.left, outcome.gone) == (4, 0, 0, ("http://dies",))
+    assert sorted(id for url, id in taken if url == "http://lives") == sorted(job.id for job in jobs)
+
+
+def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
+    def run_job(client, *rest):
+        raise batch.ServerGone("no answer")
+
+    monkeypatch.setattr(batch, "run_job", run_job)
+    jobs = batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
+    outcome = batch.run_all(jobs, ["http://a", "http://b"], batch.Store(tmp_path), lambda line: None)
+    assert (outcome.done, outcome.left, sorted(outcome.gone)) == (0, 3, ["http://a", "http://b"])
 
 
 # ---------------------------------------------------------------- the page

@@ -177,7 +177,8 @@ def test_what_is_missing_is_named(name):
     [
         ("", "not JSON"), ("{", "not JSON"), ("[]", "must be an object"), ("null", "must be an object"), ("1", "must be an object"),
         ('{"cfg": NaN}', "NaN is not a number"), ('{"cfg": Infinity}', "Infinity is not a number"), ('{"cfg": 1, "cfg": 2}', "twice"),
-        ("[" * 30000, "nested too deeply|not JSON"), ('{"cfg": ' + "9" * 5000 + "}", "cannot be read"), (" " * (LARGEST_FILE + 1), "larger than 64 KB"),
+        ("[" * 30000, "nested too deeply|not JSON"), ('{"cfg": ' + "9" * 5000 + "}", "cannot be read"),
+        (" " * (LARGEST_FILE + 1), "larger than 64 KB"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_declaration_is_refused(text, message):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import build_docs
+import re
+
+from comfyui_fewstep.loras.accelerator import Base
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.declaration import ENTRIES, SCHEDULES, SOLVERS, parse_declaration
+
+import build_docs
 
 
 def test_the_page_of_accelerators_is_current():
@@ -16,3 +21,10 @@ def test_every_record_and_every_file_is_on_it():
         assert f"`{record.id}`" in page
         assert all((file.url or file.path) in page for file in record.files)
         assert str(record.licence).replace("|", "\\|") in page
+
+
+def test_the_page_on_declarations_knows_every_entry_and_its_examples_work():
+    page = (build_docs.ROOT / "docs" / "declaring-accelerators.md").read_text(encoding="utf-8")
+    assert [name for name in (*ENTRIES, *SCHEDULES, *(base.name for base in Base), *SOLVERS) if f"`{name}`" not in page] == []
+    examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert [parse_declaration(example, "my_lora.fewstep.json").id for example in examples] == ["my-lora", "my-lora"]

@@ -13,7 +13,7 @@ RECORDS = list(CATALOG.values())
 LORAS = [record for record in RECORDS if record.kind is Kind.LORA]
 MODELS = [record for record in RECORDS if record.kind is Kind.MODEL]
 RECOGNISABLE = [record for record in LORAS if not record.only_by_choice]
-LORA_BASES = sorted({base for record in LORAS for base in record.bases[:1]}, key=lambda base: base.name)
+LORA_BASES = sorted({base for record in RECOGNISABLE for base in record.bases[:1]}, key=lambda base: base.name)
 
 
 def named_files(records):
@@ -57,11 +57,14 @@ def test_a_title_in_the_metadata_speaks_before_a_name_that_says_nothing(record):
 
 
 def test_a_record_that_is_a_recipe_is_never_recognised():
-    for record in RECORDS:
-        if record.only_by_choice:
-            for file in record.files:
-                found = recognise(header_of(record) if record.kind is Kind.LORA else header_of(LORAS[0]), file.name, RECORDS)
-                assert found.record is not record and record not in found.candidates
+    recipes = [record for record in LORAS if record.only_by_choice]
+    assert recipes
+    for recipe in recipes:
+        for file in recipe.files:
+            owners = [record for record in RECOGNISABLE if file in record.files]
+            for shown in map(header_of, owners):
+                found = recognise(shown, file.name, RECORDS)
+                assert recipe not in found.candidates and found.record in (*owners, None)
 
 
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
@@ -216,8 +219,13 @@ def test_look_alikes_are_told_from_few_step_models(base, name, id):
     assert found.look_alike is not None and found.look_alike.id == id
 
 
-@pytest.mark.parametrize("name", ["", "model.safetensors", "flux1-dev.safetensors", "juggernautXL_v9.safetensors", "wan2.1_t2v_14B_fp8.safetensors",
-                                  "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "qwen_image_fp8_e4m3fn.safetensors"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "model.safetensors", "flux1-dev.safetensors", "juggernautXL_v9.safetensors", "wan2.1_t2v_14B_fp8.safetensors",
+        "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "qwen_image_fp8_e4m3fn.safetensors",
+    ],
+)  # fmt: skip
 def test_an_undistilled_model_is_not_recognised(name):
     for base in Base:
         found = recognise_model(base, None, {}, name, RECORDS)

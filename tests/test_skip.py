@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from comfyui_fewstep.samplers.skip import METHODS
-from comfyui_fewstep.samplers.skip.forecast import Forecast, skip_rate
-from comfyui_fewstep.samplers.skip.history import Entry, History, combine, linear_weights, parabola_weights
+from comfyui_fewstep.samplers.skip.forecast import CURVED_STEPS, Forecast, skip_rate
+from comfyui_fewstep.samplers.skip.history import Entry, History, combine, newton_weights, parabola_weights
 from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
 from comfyui_fewstep.samplers.skip.schedule import Schedule
 from comfyui_fewstep.samplers.skip.solver import Solver, solver_of
@@ -88,9 +88,14 @@ def test_warm_up_is_15_percent_and_at_least_three_steps(steps, warm_up):
 
 
 def test_window_closes_steps_before_start_and_after_end():
-    schedule = Schedule(linear_schedule(20).sigmas, True, start_sigma=0.7, end_sigma=0.3)
-    # 0.70 is step 6, 0.30 is step 14; both ends belong to the window.
-    assert [i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)] == list(range(6, 15))
+    for start, end, first, last in ((0.3, 0.7, 6, 14), (0.55, 0.95, 11, 18), (0.0, 1.0, 3, 18)):  # both ends belong to the window
+        schedule = Schedule(linear_schedule(20).sigmas, True, start, end)
+        assert [i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)] == list(range(first, last + 1))
+
+
+def test_the_window_is_in_steps_whatever_their_spacing():
+    even, karras = linear_schedule(20), exponential_schedule(20)
+    assert [even.is_open(sigma) for sigma in even.sigmas[:-1]] == [karras.is_open(sigma) for sigma in karras.sigmas[:-1]]
 
 
 # --- what a forecast is made of ---
@@ -109,7 +114,7 @@ def test_history_keeps_two_and_replaces_what_a_sampler_goes_back_over():
     assert [(kept.sigma, kept.derivative.flatten()[0].item()) for kept in history.entries] == [(0.8, pytest.approx(0.8)), (0.6, 9.0)]
     history.record(entry(0.7, 0.3, 1.0))
     assert [kept.sigma for kept in history.entries] == [0.8, 0.7]
-    assert history.pair(0.75) is None and history.pair(0.7) is not None
+    assert history.usable(0.75) == () and len(history.usable(0.7)) == 2
     assert history.bytes == 2 * 4 * math.prod(SHAPE)
 
 
@@ -117,9 +122,18 @@ def test_linear_weights_follow_the_line_and_damping_shortens_it():
     pair = (entry(1.0, 0.0, 1.0), entry(0.8, 2.0, 5.0))
     # Slope (5 - 1) / 2 = 2, so at level 3 the line reads 7; at half slope 6; at none the newer value, 5.
     for damping, value in ((1.0, 7.0), (0.5, 6.0), (0.0, 5.0)):
-        weights = linear_weights(pair, 3.0, damping)
+        weights = newton_weights(pair, 3.0, damping)
         assert sum(weights) == pytest.approx(1.0)
         total = combine((pair[0].derivative, pair[1].derivative), weights, torch.device("cpu"))
+        assert total.flatten()[0].item() == pytest.approx(value)
+
+
+def test_curvature_goes_from_the_line_to_the_parabola():
+    # Values 0, 1, 4 at levels 0, 1, 2: the line through the last two reads 7 at level 3, the parabola 9.
+    entries = (entry(1.0, 0.0, 0.0), entry(0.8, 1.0, 1.0), entry(0.6, 2.0, 4.0))
+    for curvature, value in ((0.0, 7.0), (0.5, 8.0), (1.0, 9.0)):
+        weights = newton_weights(entries, 3.0, curvature=curvature)
+        total = combine([kept.derivative for kept in entries], weights, torch.device("cpu"))
         assert total.flatten()[0].item() == pytest.approx(value)
 
 
@@ -264,6 +278,23 @@ def test_the_step_after_a_skip_makes_good_for_it_under_euler_alone():
 
     assert error(Solver("dpmpp_2m")) > 0.5
     assert error(EULER) < 1e-3
+
+
+def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
+    steps = CURVED_STEPS
+    noise_prediction, flow = exponential_schedule(steps), linear_schedule(steps)
+    assert (Forecast(noise_prediction, Settings(), EULER).keeps, Forecast(flow, Settings(), EULER).keeps) == (3, 2)
+    assert Forecast(exponential_schedule(steps - 1), Settings(), EULER).keeps == 2
+    # The history is then one latent longer, and the corrector still lands on a parabola.
+    run = forecast_run(noise_prediction, target_speedup=1.5)
+
+    def denoiser(x: Tensor, sigma: float) -> Tensor:
+        return x - sigma * noise_prediction.level(sigma) ** 2
+
+    x = noise() * 16
+    difference = euler(run, noise_prediction, denoiser, x) - euler(None, noise_prediction, denoiser, x)
+    assert difference.abs().max().item() < 1e-3
+    assert run.finish().history_bytes == 3 * 4 * math.prod(SHAPE)
 
 
 def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():

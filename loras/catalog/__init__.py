@@ -10,6 +10,7 @@ from . import (
     animatediff,
     causal_forcing,
     causvid,
+    demo,
     dmd2,
     fastwan,
     flux,
@@ -28,12 +29,13 @@ from . import (
     turbo,
     wan21_lightx2v,
     wan22_lightning,
+    wan_recipes,
     z_image,
 )
 
 FAMILIES = (
-    lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning, turbo, tcd, dmd2, pcm, flux, z_image, qwen_image,
-    animatediff, causvid, accvideo, fusionx, causal_forcing, rcm, fastwan, hunyuan, ltx, minimax_h3, templates,
+    lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning, wan_recipes, turbo, tcd, dmd2, pcm, flux, z_image, qwen_image,
+    animatediff, causvid, accvideo, fusionx, causal_forcing, rcm, fastwan, hunyuan, ltx, minimax_h3, templates, demo,
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ large_extract = partial(
         PublishedFile(KIJAI, f"Wan21_CausVid_14B_T2V_lora_rank32{suffix}.safetensors", 32)
         for suffix in ("", "_v1_5_no_first_block", "_v2")
     ),
-    name_excludes=("bidirect2", "1_3b", "1"),
+    name_excludes=("bidirect2", "1"),
 )
 BY_STEPS = "Its strength belongs to its step count: 1 to 0.8 at 4 steps, 0.7 to 0.5 at 8, 0.3 at 12, each a record of its own."
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Flux2Flow, FluxFlow, Kind, Licence, LiteralSigmas, PublishedFile, ShiftedFlow
+from ..accelerator import (
+    Accelerator,
+    Base,
+    Flux2Flow,
+    FluxFlow,
+    Kind,
+    Licence,
+    LiteralSigmas,
+    PublishedFile,
+    ShiftedFlow,
+)
 from .licences import APACHE, FLUX1_DEV, secondary
 
 TEMPLATES = "comfyui-workflow-templates"

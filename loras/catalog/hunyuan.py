@@ -71,6 +71,7 @@ RECORDS = (
             ),
         ),
         name_words=("1080p", "sr"),
+        notes=("The official template makes its eight steps in two halves. SwarmUI finds it better at CFG 6.",),
         sources=(TENCENT, "comfyui-workflow-templates video_hunyuan_video_1.5_720p_*.json"),
     ),
     super_resolution(

@@ -38,11 +38,12 @@ LOOK_ALIKES = (
 )  # fmt: skip
 
 
-# Releases that cannot be run as they were distilled, by repository or file name.
+# Releases that cannot be run as they were distilled, by file name, and why.
 LEFT_OUT = {
-    "sd3/pdm_stochastic_shift3.safetensors": "PCM for SD3, stochastic: its step count is not published",
+    "pdm_stochastic_shift3.safetensors": "PCM for SD3, stochastic: its step count is not published",
     "MiniMax-H3-FL2VA-Acc-8Step.safetensors": "parallel decoding distillation: needs its own loader, it is no plain LoRA",
     "wan_animate_2_distill_bf16.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
     "wan_animate_2_distill_int8_convrot.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
-    "fastvideo-a14b-sf": "FastVideo A14B Self-Forcing: repository, files and whether its list is shifted are not published",
+    # No file name is known of it, so this line is for the reader alone.
+    "(FastVideo A14B Self-Forcing)": "repository, files and whether its list is shifted are not published",
 }

@@ -1,7 +1,7 @@
 """LTX-Video, LTX-2, 2.3 and 2.5 distilled, whole and as LoRAs, on Lightricks' own lists.
 
 The list of eight is a linear stretch from 1 to 0.975 and a quadratic one to 0. LTX-2's refining pass is its last three, so
-denoise 0.375 runs it.
+denoise 0.38 runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ EIGHT = LiteralSigmas(((1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0
 # configs/ltxv-*-0.9.8-distilled.yaml: the first pass of seven and the second, on the enlarged latent, of three.
 TWO_PASSES = LiteralSigmas(((1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725), (0.9094, 0.725, 0.4219)))
 SECOND_PASS = "Steps 3 is the second pass of the published pipeline: it starts at sigma 0.9094 on an enlarged latent."
-REFINE = "denoise 0.375 runs the last three steps, the published refining pass (0.909375, 0.725, 0.421875)."
+REFINE = "denoise 0.38 runs the last three steps, the published refining pass (0.909375, 0.725, 0.421875)."
 
 ltx = partial(Accelerator, family="LTX distilled", name_words=("distilled",), name_excludes=("lora",))
 video = partial(ltx, kind=Kind.MODEL, bases=(Base.LTXV,), licence=UNKNOWN, sources=("github Lightricks/LTX-Video configs",))

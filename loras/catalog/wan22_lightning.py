@@ -6,6 +6,7 @@ Both experts' records share one schedule. The high-noise expert runs while sigma
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from ..accelerator import Accelerator, Base, Expert, Kind, PublishedFile, ShiftedFlow
 from . import wan21_lightx2v
@@ -71,7 +72,7 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
     )
 
 
-def expert_record(id: str, base: Base, expert: Expert, **settings) -> Accelerator:
+def expert_record(id: str, base: Base, expert: Expert, **settings: Any) -> Accelerator:
     """A record of one expert. Every one shares the schedule, so that any high may meet any low of its task."""
     return Accelerator(
         id=f"{id}-{WORD[expert]}",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .schedule import is_same_sigma
 
-Weights = tuple[float, float]
+Weights = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class History:
         denoised = None if entry.denoised is None else entry.denoised.to(self.device)
         return Entry(entry.sigma, entry.level, entry.derivative.to(self.device), denoised)
 
-    def pair(self, sigma: float) -> tuple[Entry, Entry] | None:
-        """The two last entries at or above this level, or None where there are fewer."""
-        usable = [entry for entry in self.entries if entry.sigma > sigma or is_same_sigma(entry.sigma, sigma)]
-        return (usable[-2], usable[-1]) if len(usable) >= 2 else None
+    def usable(self, sigma: float) -> tuple[Entry, ...]:
+        """The entries at or above this level, oldest first; none unless there are two to draw a line through."""
+        entries = tuple(entry for entry in self.entries if entry.sigma > sigma or is_same_sigma(entry.sigma, sigma))
+        return entries if len(entries) >= 2 else ()
 
     def clear(self) -> None:
         self.entries = []
@@ -63,21 +63,31 @@ class History:
         return sum(entry.bytes for entry in self.entries)
 
 
-def linear_weights(pair: tuple[Entry, Entry], level: float, damping: float) -> Weights:
-    """Weights (older, newer) of the straight line through two evaluations, its slope scaled by damping (0 repeats the newer).
+def newton_weights(entries: Sequence[Entry], level: float, damping: float = 1.0, curvature: float = 0.0) -> Weights:
+    """Weights of the evaluations, oldest first, for Newton's polynomial through the last of them, read at `level`.
 
-    newer + damping·(level - newer.level)·(newer - older) / (newer.level - older.level)
+    newest + damping·(line through the last two - newest) + curvature·(parabola through the last three - line). damping 0 repeats
+    the newest; curvature needs three entries.
     """
-    older, newer = pair
-    if newer.level == older.level:
-        return 0.0, 1.0
-    slope = damping * (level - newer.level) / (newer.level - older.level)
-    return -slope, 1.0 + slope
+    weights = [0.0] * (len(entries) - 1) + [1.0]
+    older, newer = entries[-2].level, entries[-1].level
+    if newer == older:
+        return tuple(weights)
+    slope = damping * (level - newer) / (newer - older)
+    weights[-1] += slope
+    weights[-2] -= slope
+    oldest = entries[-3].level if len(entries) >= 3 else older
+    if curvature and oldest != older:
+        bend = curvature * (level - newer) * (level - older) / (newer - oldest)
+        weights[-1] += bend / (newer - older)
+        weights[-2] -= bend / (newer - older) + bend / (older - oldest)
+        weights[-3] += bend / (older - oldest)
+    return tuple(weights)
 
 
-def reach(pair: tuple[Entry, Entry], level: float) -> float:
-    """How far out of two evaluations a straight line is read: its error is this times half the second derivative."""
-    return abs((level - pair[0].level) * (level - pair[1].level))
+def reach(entries: Sequence[Entry], level: float) -> float:
+    """How far out of the last two evaluations a straight line is read: its error is this times half the second derivative."""
+    return abs((level - entries[-2].level) * (level - entries[-1].level))
 
 
 def combine(tensors: Sequence[Tensor], weights: Sequence[float], device: torch.device) -> Tensor:

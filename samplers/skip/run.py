@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -57,10 +57,11 @@ class Decision(Enum):
 class Method(Protocol):
     """How a method decides and what it puts in place of an evaluation. One object per run.
 
-    keeps_denoised: whether predict needs the denoised latents beside the derivatives. longest_run: evaluations left out in a row
-    at most. refusal: why it leaves nothing out in this run, if so.
+    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised latents too. longest_run:
+    evaluations left out in a row, at most. refusal: why it leaves nothing out in this run, if so.
     """
 
+    keeps: int
     keeps_denoised: bool
     longest_run: int
     refusal: str | None
@@ -71,13 +72,13 @@ class Method(Protocol):
     def decide(self, moment: Moment) -> Decision:
         """Called once for every evaluation that may be left out."""
 
-    def predict(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> Tensor:
+    def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
         """The derivative in place of the `run_length`-th evaluation left out in a row, a new tensor."""
 
-    def skipped(self, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> None:
+    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> None:
         """It was left out."""
 
-    def computed(self, moment: Moment, derivative: Tensor, pair: tuple[Entry, Entry] | None) -> Tensor | None:
+    def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
         """It was made. A tensor returned is added to the derivative that the sampler gets, making good for earlier forecasts."""
 
 
@@ -119,11 +120,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Check:
-    """A forecast held against the evaluation it would have stood in for. error: of its derivative, relative to the latent."""
+    """A forecast held against the evaluation it would have stood in for. error: of its derivative, relative to the latent; 0-dim."""
 
     reach: float
     width: float
-    error: float = math.nan
+    error: Tensor
 
 
 class SkipRun:
@@ -134,12 +135,14 @@ class SkipRun:
         """device: where the history is kept, None for where it is made. regime_of: what conditions the model at a noise level;
         evaluations of one regime say nothing about another."""
         self.schedule, self.method = schedule, method
-        self.regime_of, self.regime = regime_of, None
-        self.history = History(device=device)
+        self.regime_of = regime_of
+        self.regime: Hashable = None
+        self.history = History(method.keeps, device)
         self.tally = Tally()
         self.run_length = 0
-        self.pending_error: Tensor | None = None
-        self.checked: Check | None = None
+        self.unread: Check | None = None
+        # What the last forecast checked says of others: error of the derivative per reach.
+        self.error_per_reach: float | None = None
         self.is_worth_it = False
         self.has_repeats = False
         self.refusal = solver.refusal or method.refusal or self._refusal_of_schedule()
@@ -162,15 +165,15 @@ class SkipRun:
             return compute()
         moment = self._moment(x, sigma)
         self._follow_regime(moment.sigma)
-        pair = self.history.pair(moment.sigma)
-        if pair is not None and self._is_left_out(moment):
-            return self._skip(x, moment, pair)
-        return self._compute(x, moment, pair, compute)
+        entries = self.history.usable(moment.sigma)
+        if entries and self._is_left_out(moment):
+            return self._skip(x, moment, entries)
+        return self._compute(x, moment, entries, compute)
 
     def finish(self) -> Tally:
         """The tally once the run is over."""
-        if self.pending_error is not None:
-            self._take_error(float(self.pending_error))
+        if self.unread is not None:
+            self._take_error(self.unread, float(self.unread.error))
         return self.tally
 
     def _moment(self, x: Tensor, sigma: Tensor) -> Moment:
@@ -181,12 +184,12 @@ class SkipRun:
         forecast's error of the evaluation before comes along for nothing.
         """
         signal = self.method.signal(x, sigma)
-        wanted = [sigma, self.pending_error, signal]
+        wanted = [sigma, None if self.unread is None else self.unread.error, signal]
         present = [value.detach().to(torch.float64).reshape(()) for value in wanted if value is not None]
         numbers = iter(torch.stack(present).tolist())
         level = next(numbers)
-        if self.pending_error is not None:
-            self._take_error(next(numbers))
+        if self.unread is not None:
+            self._take_error(self.unread, next(numbers))
         last = self.history.entries[-1] if self.history.entries else None
         is_repeat = last is not None and is_same_sigma(last.sigma, level)
         self.has_repeats = self.has_repeats or is_repeat
@@ -201,15 +204,15 @@ class SkipRun:
 
     def _expected_error(self, sigma: float, width: float) -> float | None:
         """A straight line errs in proportion to its reach: the product of the distances to the two evaluations it goes through."""
-        pair = self.history.pair(sigma)
-        if pair is None or self.checked is None or self.checked.reach == 0:
+        entries = self.history.usable(sigma)
+        if not entries or self.error_per_reach is None:
             return None
-        return self.checked.error * width * reach(pair, self.schedule.level(sigma)) / self.checked.reach
+        return self.error_per_reach * reach(entries, self.schedule.level(sigma)) * width
 
-    def _take_error(self, error: float) -> None:
-        self.checked = replace(self.checked, error=error)
-        self.tally.errors.append(error * self.checked.width)
-        self.pending_error = None
+    def _take_error(self, check: Check, error: float) -> None:
+        self.tally.errors.append(error * check.width)
+        self.error_per_reach = error / check.reach if check.reach > 0 else self.error_per_reach
+        self.unread = None
 
     def _follow_regime(self, sigma: float) -> None:
         regime = self.regime_of(sigma)
@@ -226,32 +229,34 @@ class SkipRun:
             if expected < LEAST_EVALUATIONS:
                 self.refusal = (f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain steps give the better "
                                 "picture at the same cost")
+                self.history.clear()
                 return False
             self.is_worth_it = True
         decision = self.method.decide(moment)
         self.tally.vetoes += decision is Decision.VETO
         return decision is Decision.SKIP and self.run_length < self.method.longest_run
 
-    def _skip(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry]) -> Tensor:
+    def _skip(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...]) -> Tensor:
         self.run_length += 1
-        derivative = self.method.predict(x, moment, pair, self.run_length)
-        self.method.skipped(moment, pair, self.run_length)
+        derivative = self.method.predict(x, moment, entries, self.run_length)
+        self.method.skipped(moment, entries, self.run_length)
         self.tally.steps_skipped.append(moment.step)
         self.tally.starts[-1] = (self.tally.starts[-1][0], True)
         return (x - moment.sigma * derivative).to(x.dtype)
 
-    def _compute(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry] | None, compute: Callable[[], Tensor]) -> Tensor:
+    def _compute(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], compute: Callable[[], Tensor]) -> Tensor:
         self.tally.made += 1
         denoised = compute()
         if moment.sigma <= 0:
             return denoised
         derivative = (x.float() - denoised.float()) / moment.sigma
-        if pair is not None:
-            missed = self.method.predict(x, moment, pair, self.run_length + 1) - derivative
-            self.checked = Check(reach(pair, moment.level), moment.width)
-            self.pending_error = missed.norm() / (x.float().norm() * math.sqrt(missed.numel() / x.numel()))
-        correction = self.method.computed(moment, derivative, pair)
-        kept = denoised.float() if self.method.keeps_denoised else None
+        if entries:
+            missed = self.method.predict(x, moment, entries, self.run_length + 1) - derivative
+            error = missed.norm() / (x.float().norm() * math.sqrt(missed.numel() / x.numel()))
+            self.unread = Check(reach(entries, moment.level), moment.width, error)
+        correction = self.method.computed(moment, derivative, entries)
+        # A copy: the sampler is free to overwrite what it is given.
+        kept = denoised.to(torch.float32, copy=True) if self.method.keeps_denoised else None
         self.history.record(Entry(moment.sigma, moment.level, derivative, kept))
         self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes)
         self.run_length = 0

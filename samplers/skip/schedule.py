@@ -16,14 +16,14 @@ SAME_SIGMA = 1e-5  # relative: samplers recompute sigmas in float32
 class Schedule:
     """One run's noise levels and the part of them in which evaluations may be skipped.
 
-    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start_sigma, end_sigma: skipping is
-    allowed from start_sigma down to end_sigma.
+    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start, end: shares of the steps between which
+    evaluations may be skipped, whatever the spacing: by noise level, half of a Karras schedule would lie past 95 %.
     """
 
     sigmas: tuple[float, ...]
     is_flow: bool
-    start_sigma: float = math.inf
-    end_sigma: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -47,18 +47,27 @@ class Schedule:
         signal = max(1 - sigma, LEAST_SIGNAL) if self.is_flow else 1.0
         return math.log(signal / sigma)
 
-    def is_open(self, sigma: float) -> bool:
-        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the last step, within the window."""
-        in_window = self.end_sigma * (1 - SAME_SIGMA) <= sigma <= self.start_sigma * (1 + SAME_SIGMA)
-        return in_window and self.warm_up <= self.step_of(sigma) < self.steps - 1
-
     @property
     def warm_up(self) -> int:
-        return max(WARM_UP_STEPS, math.ceil(WARM_UP_SHARE * self.steps))
+        """Steps at the start that are always made."""
+        return max(WARM_UP_STEPS, _ceil(max(WARM_UP_SHARE, self.start) * self.steps))
+
+    def is_open(self, sigma: float) -> bool:
+        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the last step and the window's end."""
+        step = self.step_of(sigma)
+        return self.warm_up <= step < min(self.steps - 1, 1 + _floor(self.end * self.steps))
 
     @property
     def open_steps(self) -> int:
         return sum(self.is_open(sigma) for sigma in self.sigmas[:-1])
+
+
+def _ceil(steps: float) -> int:
+    return math.ceil(steps - 1e-9)  # 0.55 * 20 is 11.000000000000002
+
+
+def _floor(steps: float) -> int:
+    return math.floor(steps + 1e-9)
 
 
 def is_same_sigma(a: float, b: float) -> bool:

@@ -68,6 +68,7 @@ class TeaCache:
     signal_of: (sigma, x) -> what is compared between evaluations. polynomial: rescales its change. target_speedup is not used.
     """
 
+    keeps = 2
     keeps_denoised = False
     refusal = None
 
@@ -90,12 +91,12 @@ class TeaCache:
         self.sum += evaluate_polynomial(self.polynomial, moment.signal)
         return Decision.SKIP if self.sum < self.threshold else Decision.EVALUATE
 
-    def predict(self, x: Tensor, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> Tensor:
-        return pair[1].derivative.to(x.device, copy=True)
+    def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
+        return entries[-1].derivative.to(x.device, copy=True)
 
-    def skipped(self, moment: Moment, pair: tuple[Entry, Entry], run_length: int) -> None:
+    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> None:
         pass
 
-    def computed(self, moment: Moment, derivative: Tensor, pair: tuple[Entry, Entry] | None) -> Tensor | None:
+    def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
         self.sum = 0.0
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 READY = "window.app && window.app.graph && window.app.extensionManager"
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 WINDOW = (1600, 900)
+# What the editor says of a file whose form it does not like.
+FAULTY_FILE = re.compile(r"invalid workflow|duplicate subgraph|missing node", re.IGNORECASE)
 
 DROP_FILE = """([text, name]) => {
     const files = new DataTransfer();
@@ -45,6 +48,10 @@ TEMPLATE_CARDS = """() => {
         name: card.dataset.testid.replace("template-workflow-", ""),
         source: card.querySelector("img").src, width: card.querySelector("img").naturalWidth}));
 }"""
+IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
+    element => element.offsetParent && element.textContent.trim() === wanted)"""
+# Under every shipped graph.
+EMPTY_SPOT = (300, 780)
 UNKNOWN_TYPES = "app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
     node => (node.widgets ?? []).filter(widget => widget.type === "progressText").map(widget => widget.value).join())"""
@@ -63,7 +70,7 @@ class Editor:
 
         def from_console(message: ConsoleMessage) -> None:
             text = f"{message.text} {message.location.get('url', '')}"
-            if message.type == "error" and ours(text):
+            if (message.type == "error" and ours(text)) or FAULTY_FILE.search(message.text):
                 self.errors.append(text)
 
         self.page.on("console", from_console)
@@ -117,11 +124,12 @@ class Editor:
         """Press Run and wait until the queue is empty again."""
         before = len(self.history())
         self.page.get_by_test_id("queue-button").click()
-        self.page.wait_for_function(
-            "async before => Object.keys(await (await fetch('/history')).json()).length > before", arg=before,
-            timeout=seconds * 1000, polling=500,
-        )  # fmt: skip
-        self.page.wait_for_timeout(1000)
+        deadline = time.monotonic() + seconds
+        while len(self.history()) == before:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the graph had not run to its end after {seconds:g} s")
+            self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(1500)
 
     def history(self) -> dict[str, Any]:
         return self.page.evaluate("async () => (await fetch('/history')).json()")
@@ -154,6 +162,13 @@ class Editor:
             if len(seen) >= count and all(card["width"] for card in seen.values()):
                 break
         return seen
+
+    def search(self, words: str, wanted: str) -> None:
+        """Double-click the empty canvas, type, and wait until a node of this name is offered."""
+        self.page.mouse.dblclick(*EMPTY_SPOT)
+        self.page.wait_for_timeout(500)
+        self.page.keyboard.type(words)
+        self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=10_000)
 
     def close_dialogs(self) -> None:
         self.page.keyboard.press("Escape")

@@ -21,10 +21,10 @@ def prepare_base(base: Path, host_root: Path, leave_out: str = "") -> None:
     write_stand_ins(base / "models", leave_out)
     (base / "input").mkdir()
     shutil.copy(host_root / "input" / "example.png", base / "input")
-    # As one who has been here before: no tutorial in front of the canvas.
+    # As one who has been here before, so that no tutorial hides the canvas, and who wants files checked against the schema.
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Validation.Workflows": True}), encoding="utf-8")
 
 
 def write_stand_ins(models: Path, leave_out: str) -> None:

@@ -53,6 +53,20 @@ def test_dropped_workflow_opens_and_is_its_api_twin(editor: Editor, artefacts: P
     editor.picture(artefacts / "workflows" / f"{graph.slug}.png")
 
 
+def test_these_checks_notice_a_broken_file(editor: Editor, tmp_path: Path) -> None:
+    graph = GRAPHS["sd15_lcm"]
+    workflow = json.loads(path_of(graph).read_text(encoding="utf-8"))
+    sampler = next(node for node in workflow["nodes"] if node["type"] == "FewStepSampler")
+    sampler["widgets_values"].reverse()
+    workflow["nodes"][0]["type"] = "NoSuchNode"
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(workflow), encoding="utf-8")
+    editor.drop(broken)
+    assert editor.unknown_node_types() == ["NoSuchNode"]
+    assert editor.api() != twin_of(graph)
+    editor.errors.clear()
+
+
 def test_missing_model_is_named_with_its_address(editor: Editor, artefacts: Path) -> None:
     editor.drop(path_of(GRAPHS[INCOMPLETE]))
     details = editor.page.get_by_test_id("error-overlay-see-errors")
@@ -82,9 +96,7 @@ def test_blueprint_is_one_node_that_holds_a_whole_graph(editor: Editor, artefact
 def test_search_finds_our_nodes_by_what_people_call_them(editor: Editor, artefacts: Path) -> None:
     editor.drop(path_of(GRAPHS["sd15_lcm"]))
     for words, wanted in SEARCHES.items():
-        editor.page.mouse.dblclick(400, 780)
-        editor.page.get_by_placeholder("Search").last.fill(words)
-        editor.page.get_by_text(wanted).last.wait_for(timeout=10_000)
+        editor.search(words, wanted)
         editor.picture(artefacts / "search" / f"{words}.png")
         editor.close_dialogs()
 
@@ -129,3 +141,26 @@ def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
     finally:
         editor.set("Comfy.Locale", "en")
         editor.page.wait_for_timeout(2000)
+
+
+@pytest.mark.skipif("demo" not in GRAPHS, reason="the demo model is not there yet")
+def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor, artefacts: Path) -> None:
+    editor.drop(path_of(GRAPHS["demo"]))
+    editor.run()
+    editor.picture(artefacts / "demo" / "canvas.png")
+    (sampler,) = editor.text_on("FewStepSampler")
+    assert "4 steps, 4 evaluations" in sampler and "CFG 1 locked" in sampler
+    (loader,) = editor.text_on("FewStepAccelerator")
+    assert "4 steps" in loader
+    job = list(editor.history().values())[-1]
+    assert job["status"]["status_str"] == "success"
+    assert any(output.get("images") for output in job["outputs"].values())
+
+    # The seed has moved on, so the same graph is computed again, now under the other renderer.
+    editor.set("Comfy.VueNodes.Enabled", True)
+    try:
+        editor.run()
+        editor.picture(artefacts / "demo" / "vue.png")
+        assert editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").count() > 0
+    finally:
+        editor.set("Comfy.VueNodes.Enabled", False)

@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.nested_tensor
 import comfy.supported_models
 import torch
+
 from small_models import RandomWeights, shapes_of
 
 # The host's class -> its network's settings, as the host's detection writes them down, at small size.

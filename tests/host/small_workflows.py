@@ -62,6 +62,7 @@ FAMILIES = {
     "sdxl_core_sampler": SDXL,
     "sdxl_step_skip": SDXL,
     "sdxl_step_budget": SDXL,
+    "sdxl_compare": SDXL,
     "wan21_t2v_lightx2v": WAN_T2V,
     "wan21_i2v_lightx2v": WAN21_I2V,
     "wan21_t2v_step_skip": WAN_T2V,
@@ -116,16 +117,20 @@ MAKERS: dict[str, Callable[[Path, str, Family], None]] = {
 def shrink(prompt: Prompt, family: Family) -> Prompt:
     """The same workflow for small models and small pictures."""
     small = copy.deepcopy(prompt)
-    for node in small.values():
+    # A comparison needs pictures, whatever is on them; what it compares here is two colours and the samplers' reports.
+    is_comparison = any(node["class_type"] == "FewStepCompare" for node in small.values())
+    for id, node in small.items():
         shrink_inputs(node["inputs"])
         if node["class_type"] in TEXT_ENCODERS:
             replace(node, "TestConditioning", width=family.text_width, length=16, seed=0)
         if node["class_type"] == "CheckpointLoaderSimple":
             replace(node, "TestModel", architecture=family.architecture, seed=0)
+        elif node["class_type"] == "VAEDecode" and is_comparison:
+            replace(node, "EmptyImage", width=64, height=64, batch_size=1, color=0x102030 * int(id))
         elif node["class_type"] == "VAEDecode" and family.is_checkpoint:
             replace(node, "TestLatentReport", samples=node["inputs"]["samples"])
     drop(small, lambda node: node["class_type"] in TEXT_LOADERS)
-    if family.is_checkpoint:
+    if family.is_checkpoint and not is_comparison:
         drop(small, lambda node: node["class_type"] in {"SaveImage", "CreateVideo", "SaveVideo"})
     return small
 

@@ -6,7 +6,6 @@ import time
 
 import comfy.model_management
 import pytest
-import small_models
 import torch
 from comfyui_fewstep.loras.accelerator import Parameterization, ShiftedFlow
 from comfyui_fewstep.loras.catalog import CATALOG
@@ -14,6 +13,8 @@ from comfyui_fewstep.loras.fingerprint import read_header
 from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.nodes import accelerator, host
 from safetensors.torch import save_file
+
+import small_models
 from small_loras import write_lora
 
 # architecture, file name, record, key layout
@@ -196,9 +197,11 @@ def test_a_record_chosen_by_hand_does_not_override_the_header(unets, models):
 
 
 def test_a_lora_with_no_key_of_the_model_is_refused(unets, models):
-    tensors = {f"lora_unet_somewhere_{i}_attn2_to_k.{end}": torch.randn(*shape) for i in range(3)
-               for end, shape in (("lora_down.weight", (4, 768)), ("lora_up.weight", (32, 4)))}
-    save_file({f"{k.replace('somewhere', 'transformer_blocks')}": v for k, v in tensors.items()}, models / "loras" / "lcm_alien.safetensors")
+    tensors = {
+        f"lora_unet_transformer_blocks_{i}_attn2_to_k.{end}": torch.randn(*shape)
+        for i in range(3) for end, shape in (("lora_down.weight", (4, 768)), ("lora_up.weight", (32, 4)))
+    }
+    save_file(tensors, models / "loras" / "lcm_alien.safetensors")
     message = refused(unets["sd15"], "lcm_alien.safetensors", "lcm-lora-sd15")
     assert "none of its 3 layers is in this model" in message
 
@@ -206,7 +209,7 @@ def test_a_lora_with_no_key_of_the_model_is_refused(unets, models):
 def test_a_lora_of_another_width_is_refused(wans, models):
     # The 14B LoRA on the 1.3B model: same names, other widths.
     written = write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
-    wide = {key: torch.randn(value.shape[0], 512) if "down" in key else torch.randn(512, value.shape[1]) for key, value in written.tensors.items()}
+    wide = {key: torch.randn(t.shape[0], 512) if "down" in key else torch.randn(512, t.shape[1]) for key, t in written.tensors.items()}
     save_file(wide, models / "loras" / T2V_FILE)
     assert "another width" in refused(wans["wan21_t2v"], T2V_FILE)
 

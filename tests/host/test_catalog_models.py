@@ -11,7 +11,6 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import pytest
-import small_models
 import torch
 from comfy_extras.nodes_custom_sampler import SDTurboScheduler
 from comfy_extras.nodes_flux import Flux2Scheduler
@@ -20,8 +19,11 @@ from comfyui_fewstep.loras.accelerator import Base, HostSpacedFlow, Kind, Shifte
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host, sampler
 from comfyui_fewstep.samplers import plan as plans
-from more_models import SMALL, audio_video_latent, small_patcher, text_conditioning
 from safetensors.torch import save_file
+
+import nodes as core
+import small_models
+from more_models import SMALL, audio_video_latent, small_patcher, text_conditioning
 from small_loras import write_lora
 
 DISTILLED_WAN = "wan2.1_t2v_14b_lightx2v_4step.safetensors"
@@ -73,7 +75,7 @@ def test_a_lora_on_a_distilled_model_is_refused(distilled, models):
 
 def test_a_model_that_nothing_says_is_distilled_is_refused(models):
     model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.1_t2v_14B_fp16.safetensors"))
-    with pytest.raises(ValueError, match="not known as a model that is distilled.*choose it in accelerator: .*wan21-t2v-lightx2v-4step-model"):
+    with pytest.raises(ValueError, match="not known as a model that is distilled.*choose it in accelerator: .*wan21-t2v-lightx2v-4step"):
         accelerator.attach_distilled(model, "auto")
     attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")
     assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
@@ -112,9 +114,19 @@ def test_a_look_alike_is_refused_with_the_reason(small, name, file, reason):
 
 
 def test_the_sampler_recognises_a_distilled_model_without_a_loader(distilled):
-    samples, data = run(distilled, small_models.conditioning(distilled), torch.zeros(1, 16, 1, 8, 8))
+    _, data = run(distilled, small_models.conditioning(distilled), torch.zeros(1, 16, 1, 8, 8))
     assert data["accelerators"] == ["wan21-t2v-lightx2v-4step-model"] and data["evaluations"] == 4
     assert any("Recognised without an Accelerator Loader" in note for note in data["notes"])
+
+
+def test_styles_on_a_distilled_model_do_not_hide_it(distilled, models):
+    for name in ("style1.safetensors", "style2.safetensors"):
+        write_lora(models / "loras" / name, distilled, "native", only="self_attn.q")
+    styled = distilled
+    for name in ("style1.safetensors", "style2.safetensors"):
+        styled = core.LoraLoaderModelOnly().load_lora_model_only(styled, name, 0.5)[0]
+    _, data = run(styled, small_models.conditioning(styled), torch.zeros(1, 16, 1, 8, 8))
+    assert data["accelerators"] == ["wan21-t2v-lightx2v-4step-model"]
 
 
 @pytest.mark.parametrize("record", [pytest.param(r, id=r.id) for r in CATALOG.values() if r.kind is Kind.LORA])
@@ -249,9 +261,9 @@ def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batc
     sigmas = torch.tensor(data["sigmas"], dtype=torch.float32)
     theirs = core_run(model, text, latent, sigmas, comfy.samplers.sampler_object("euler"), 11)
     assert isinstance(ours, comfy.nested_tensor.NestedTensor) and len(ours.unbind()) == 2
-    for mine, core, empty in zip(ours.unbind(), theirs.unbind(), latent.unbind(), strict=True):
+    for mine, hosts, empty in zip(ours.unbind(), theirs.unbind(), latent.unbind(), strict=True):
         assert mine.shape == empty.shape and torch.isfinite(mine).all()
-        assert torch.allclose(mine, core.to(mine), atol=1e-5)
+        assert torch.allclose(mine, hosts.to(mine), atol=1e-5)
     assert data["evaluations"] == CATALOG[id].default_steps
     again, _ = run(model, text, latent, seed=11)
     assert all(torch.equal(one, other) for one, other in zip(ours.unbind(), again.unbind(), strict=True))
@@ -260,7 +272,8 @@ def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batc
 def test_a_joint_mask_keeps_what_it_covers(small):
     model, text = carrying(small["LTXAV"], "ltx2-19b-distilled"), text_conditioning("LTXAV")
     latent = audio_video_latent("LTXAV")
-    given = comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) for part in latent.unbind()])
+    generator = torch.Generator().manual_seed(1)
+    given = comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=generator) for part in latent.unbind()])
     video, sound = given.unbind()
     # The sound is kept, the video made anew.
     mask = comfy.nested_tensor.NestedTensor([torch.ones_like(video)[:, :1], torch.zeros_like(sound)[:, :1]])
@@ -281,11 +294,25 @@ def test_two_clocks_are_the_hosts_own(small):
     text, latent = text_conditioning("MiniMaxH3"), audio_video_latent("MiniMaxH3")
     sigmas = torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas)
     euler = comfy.samplers.sampler_object("euler")
-    mine, core = core_run(ours, text, latent, sigmas, euler, 2), core_run(theirs, text, latent, sigmas, euler, 2)
-    assert all(torch.equal(one, other) for one, other in zip(mine.unbind(), core.unbind(), strict=True))
+    mine, hosts = core_run(ours, text, latent, sigmas, euler, 2), core_run(theirs, text, latent, sigmas, euler, 2)
+    assert all(torch.equal(one, other) for one, other in zip(mine.unbind(), hosts.unbind(), strict=True))
     # The second clock matters: at another audio shift the sound is another.
     other = MiniMaxH3SigmaShift.execute(small["MiniMaxH3"], 6.0, 6.0).args[0]
-    assert not torch.allclose(core_run(other, text, latent, sigmas, euler, 2).unbind()[1], core.unbind()[1])
+    assert not torch.allclose(core_run(other, text, latent, sigmas, euler, 2).unbind()[1], hosts.unbind()[1])
+
+
+# ---------------------------------------------------------------- causal models
+
+
+def test_a_causal_model_is_not_sampled_all_at_once(models):
+    name = "causal_forcing-framewise.safetensors"
+    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / name, "wan21_causal"))
+    attached, _ = accelerator.attach_distilled(model, "auto")
+    assert host.accelerator_of(attached).id == "causal-forcing-framewise"
+    with pytest.raises(plans.PlanError, match="is causal: it makes 1 latent frames at a time.*Streaming Sampler"):
+        run(attached, small_models.conditioning(attached), torch.zeros(1, 16, 3, 8, 8))
+    sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(attached, 0, 1.0).args
+    assert torch.allclose(sigmas, torch.tensor([1, 0.9375, 2.5 / 3, 0.625, 0])) and (cfg, steps) == (1.0, 4)
 
 
 # ---------------------------------------------------------------- embedded guidance
@@ -345,6 +372,16 @@ def test_the_wan21_recipe_is_chosen_by_hand_at_its_two_strengths(models):
     assert (data["steps"], data["switch_step"], data["evaluations"]) == (6, 3, 6)
 
 
+def test_the_one_experts_lora_on_the_others_model_is_refused(models):
+    low = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.2_t2v_low_noise_14B.safetensors"))
+    file = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_{}_noise.safetensors"
+    for word in ("high", "low"):
+        write_lora(models / "loras" / file.format(word), low, "native", only="self_attn")
+    with pytest.raises(ValueError, match="is for the high-noise expert, and wan2.2_t2v_low_noise_14B.safetensors is the other one"):
+        accelerator.attach(low, file.format("high"), "auto", 1.0)
+    assert host.accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id == "wan22-t2v-lightning-low"
+
+
 def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
     i2v = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan22_i2v_plain.safetensors", "wan22_i2v"))
     file = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
@@ -355,6 +392,21 @@ def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
     attached, report = accelerator.attach(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
     assert host.accelerator_of(attached).strength == 1.0
     assert report.data["layers_not_needed"] > 0 and report.data["layers_lost"] == 0
+
+
+def test_a_release_that_is_left_out_is_refused_with_the_reason(small, models):
+    file = "MiniMax-H3-FL2VA-Acc-8Step.safetensors"
+    write_lora(models / "loras" / file, small["MiniMaxH3"], "native", only="attn")
+    with pytest.raises(ValueError, match="left out: parallel decoding distillation: needs its own loader"):
+        accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
+
+
+def test_a_published_file_the_host_has_no_names_for_says_which_to_take(small, models):
+    file = "minimax_h3_fl2v_turbo_4step_v0.1.safetensors"
+    pair = {f"transformer_blocks.0.attn.x.{end}.weight": torch.zeros(8, 8) for end in ("lora_A.default", "lora_B.default")}
+    save_file(pair, models / "loras" / file)
+    with pytest.raises(ValueError, match="the host does not map to this model: take a _comfyui one"):
+        accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
 
 
 def test_licences_are_in_the_report(small, models):

@@ -25,8 +25,13 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import compare as program  # noqa: E402
 
-REFERENCE = Report("Few-Step Sampler", "", (("evaluations", "100 per sample"), ("seconds", "12.50 (0.125 per pass)"), ("CFG", "5"))).markdown
-CANDIDATE = Report("Few-Step Sampler", "", (("evaluations", "4 per sample"), ("seconds", "0.50 (0.125 per pass)"), ("CFG", "1 | locked"))).markdown
+
+def sampled(evaluations: int, seconds: str, cfg: str) -> str:
+    rows = (("evaluations", f"{evaluations} per sample"), ("seconds", f"{seconds} (0.125 per pass)"), ("CFG", cfg))
+    return Report("Few-Step Sampler", "", rows).markdown
+
+
+REFERENCE, CANDIDATE = sampled(100, "12.50", "5"), sampled(4, "0.50", "1 | locked")
 
 
 # ---------------------------------------------------------------- the node
@@ -104,7 +109,7 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         client.join(timeout=600)
         assert codes == [1]  # the failing prompt, and only it
         assert {path: path.read_bytes() for path in before} == before  # what was done before is not done again
-        rows = list(csv.DictReader((out / "results.csv").open(encoding="utf-8")))
+        rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
         assert len(rows) == 2 * 3 * 2 == len(results(out))
         failed = [row for row in rows if row["error"]]
         assert {row["prompt"] for row in failed} == {"fail"} and all("this prompt fails" in row["error"] for row in failed)

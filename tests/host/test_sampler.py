@@ -6,9 +6,7 @@ import math
 
 import comfy.sample
 import comfy.samplers
-import nodes as core
 import pytest
-import small_models
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host
@@ -16,6 +14,9 @@ from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.solvers import seeded_noise
 from diffusers import EulerDiscreteScheduler, LCMScheduler
+
+import nodes as core
+import small_models
 from small_loras import write_lora
 
 SD_SCALE = 0.18215

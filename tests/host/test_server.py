@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfy_client import JobFailed, PromptRefused, outputs
 from safetensors.torch import load_file
+
+from comfy_client import JobFailed, PromptRefused, outputs
 from small_loras import Target, write_lora
 from small_models import WAN_SMALL, unet_patcher, wan_shapes
 

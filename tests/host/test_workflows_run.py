@@ -48,11 +48,20 @@ def test_workflow_runs_to_the_end_on_small_models(server: Server, slug: str) -> 
     place_pictures(server, prompt)
     entry = server.client.run(shrink(prompt, family))
     assert outputs(entry, "test_latent") or outputs(entry, "images"), "nothing came out"
-    is_budgeted = any(node["class_type"] == "FewStepBudget" for node in prompt.values())
-    for report in outputs(entry, "fewstep_report"):
-        if report["node"] == "Few-Step Sampler":
-            assert report["evaluations"] == report["steps"]
-            assert is_budgeted or report["steps"] == GRAPHS[slug].steps
+    # A number, or a link from Step Budget.
+    asked = {str(node["inputs"]["steps"]) for node in prompt.values() if node["class_type"] == "FewStepSampler"}
+    reports = [report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler"]
+    assert [report["evaluations"] for report in reports] == [report["steps"] for report in reports]
+    if asked == {"0"}:
+        assert {report["steps"] for report in reports} == {GRAPHS[slug].steps}
+
+
+def test_demo_runs_as_it_is_shipped(server: Server) -> None:
+    entry = server.client.run(prompt_of("demo"))
+    (video,) = outputs(entry, "images")
+    assert server.client.file(video)[4:8] == b"ftyp", "no MP4"
+    (report,) = [report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler"]
+    assert report["evaluations"] == report["steps"] == 4
 
 
 @pytest.mark.parametrize("slug", [slug for slug in GRAPHS if slug not in FAMILIES])

@@ -1,0 +1,60 @@
+"""The demo model: loads as Wan 2.1 on the real host, follows its prompt, and takes its accelerators like any other file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfyui_fewstep.nodes import demo, host
+from comfyui_fewstep.nodes.demo import FewStepDemo
+
+import nodes as core
+
+
+@pytest.fixture(scope="module")
+def red_circle():
+    """(model, positive, negative, vae, latent) of the node's own defaults."""
+    return FewStepDemo.execute("a red circle moving right", 17, "base").args
+
+
+def test_the_host_detects_it_as_wan_21_text_to_video(red_circle):
+    model = red_circle[0]
+    assert type(model.model.model_config).__name__ == "WAN21_T2V"
+    assert host.width_of(model) == 256
+    assert model.get_model_object("model_sampling").shift == demo.SHIFT
+
+
+@pytest.mark.parametrize(("frames", "latent_frames"), [(1, 1), (17, 5), (33, 9)])
+def test_the_latent_has_the_length_asked_for(frames, latent_frames):
+    latent = FewStepDemo.execute("a blue square growing", frames, "base").args[4]
+    assert latent["samples"].shape == (1, 16, latent_frames, 8, 8)
+
+
+def test_the_same_prompt_is_the_same_conditioning_and_another_is_another():
+    def embedded(prompt):
+        return FewStepDemo.execute(prompt, 1, "base").args[1][0][0]
+
+    assert torch.equal(embedded("a red circle"), embedded("A RED circle."))
+    assert not torch.equal(embedded("a red circle"), embedded("a blue circle"))
+    assert torch.equal(embedded(""), FewStepDemo.execute("a red circle", 1, "base").args[2][0][0])
+
+
+def test_an_unknown_word_is_refused_with_the_vocabulary():
+    with pytest.raises(ValueError, match="does not know elephant.*It knows: .*circle.*moving"):
+        FewStepDemo.execute("a red elephant", 17, "base")
+
+
+def test_too_many_words_are_refused():
+    with pytest.raises(ValueError, match="reads up to 10 words, and the prompt has 11"):
+        FewStepDemo.execute(" ".join(["red"] * 11), 17, "base")
+
+
+def test_the_teacher_paints_what_it_is_told(red_circle):
+    """Ten guided steps are enough to see it: red pixels whose centre moves to the right."""
+    model, positive, negative, vae, latent = red_circle
+    sampled = core.KSampler().sample(model, 1, 10, 5.0, "euler", "simple", positive, negative, latent)[0]
+    frames = vae.decode(sampled["samples"]).reshape(-1, 64, 64, 3)
+    redness = (frames[..., 0] - frames[..., 1:].amax(-1)).clamp(min=0)  # (T, H, W)
+    assert redness.sum((1, 2)).min() > 30, "a shape of full red is there in every frame"
+    columns = torch.arange(64.0)
+    centre = (redness.sum(1) * columns).sum(1) / redness.sum((1, 2))
+    assert centre[-1] - centre[0] > 8, "it moves right by more than half of the least that was trained"
