@@ -4,7 +4,7 @@
     COMFYUI_PATH=<ComfyUI> <its python> demo/distill.py lcm     re-noising, one to four steps
 
 Needs fewstep_demo_wan.safetensors. The teacher's paths are computed once, in chunks, and kept; training checkpoints
-every 100 steps and resumes.
+every 50 steps and resumes.
 
 The ODE student first learns single steps between the states of a teacher path, then whole paths from noise with a loss
 on the end alone, through all four steps. The re-noise student predicts the end of the teacher's path at once, adds fresh
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("paths", *FILES))
     parser.add_argument("--chunks", type=int, default=8, help=f"of {teacher.CHUNK} teacher paths")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
     options = parser.parse_args()

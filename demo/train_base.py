@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/train_base.py
 
-Needs fewstep_demo_vae.safetensors (demo/train_vae.py). Encodes the training clips once, checkpoints every 200 steps,
+Needs fewstep_demo_vae.safetensors (demo/train_vae.py). Encodes the training clips once, checkpoints every 100 steps,
 resumes from the last checkpoint, and writes fewstep_demo_wan.safetensors from the averaged weights.
 """
 

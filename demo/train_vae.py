@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/train_vae.py
 
-Checkpoints every 100 steps and resumes from the last. The file it writes has the published Wan 2.1 key layout.
+Checkpoints every 25 steps and resumes from the last. The file it writes has the published Wan 2.1 key layout.
 """
 
 import argparse

@@ -287,6 +287,8 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
     sure = "as chosen" if chosen else "certain" if recognition.is_certain else "from the name, within what the header allows"
     total = record.strength * strength
     attached = f"{coverage.applied} layers at strength {total:g}" if coverage else "nothing: the model itself is distilled"
+    lost = len(coverage.lost) + len(coverage.misfit) if coverage else 0
+    attached += f", {lost} LOST" if lost else ""
     guidance = () if record.embedded_guidance is None else (
         ("embedded guidance", f"{record.embedded_guidance:g}, an input of the network and not CFG: left as the graph sets it"),)
     return Report(
@@ -306,7 +308,7 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
                *(f"Not confirmed: {what}." for what in record.unverified)),
         data={
             "accelerator": record.id, "file": name, "strength": total, "layers_applied": coverage.applied if coverage else 0,
-            "layers_lost": len(coverage.lost) + len(coverage.misfit) if coverage else 0,
+            "layers_lost": lost,
             "layers_not_needed": len(coverage.not_needed) if coverage else 0,
             "evidence": list(recognition.evidence), "licence": record.licence.name,
         },

@@ -23,7 +23,10 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        table = [f"| {self.node} | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in self.rows)]
+        # The first column is padded: many people read this as plain text.
+        width = max(len(name) for name, _ in (*self.rows, (self.node, "")))
+        table = [f"| {self.node:{width}} | |", f"|{'-' * (width + 2)}|---|"]
+        table += [f"| {name:{width}} | {_cell(value)} |" for name, value in self.rows]
         return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
@@ -32,8 +35,6 @@ class Report:
         hidden: the node class's hidden inputs; None when a node is called from Python instead of by a graph.
         """
         log.info("%s: %s", self.node, self.summary)
-        for note in self.notes:
-            log.info("%s: %s", self.node, note)
         host.show_on_node(self.summary, getattr(hidden, "unique_id", None))
         return {"fewstep_report": [{"node": self.node, "summary": self.summary, "notes": list(self.notes), **self.data}]}
 

@@ -185,7 +185,7 @@ class SkipRun:
         """
         signal = self.method.signal(x, sigma)
         wanted = [sigma, None if self.unread is None else self.unread.error, signal]
-        present = [value.detach().to(torch.float64).reshape(()) for value in wanted if value is not None]
+        present = [value.detach().to(x.device, torch.float32).reshape(()) for value in wanted if value is not None]
         numbers = iter(torch.stack(present).tolist())
         level = next(numbers)
         if self.unread is not None:
