@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from comfyui_fewstep.samplers.skip import METHODS
-from comfyui_fewstep.samplers.skip.forecast import CURVED_STEPS, Forecast, skip_rate
+from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_rate
 from comfyui_fewstep.samplers.skip.history import Entry, History, combine, newton_weights, parabola_weights
 from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
 from comfyui_fewstep.samplers.skip.schedule import Schedule
@@ -281,7 +281,7 @@ def test_the_step_after_a_skip_makes_good_for_it_under_euler_alone():
 
 
 def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
-    steps = CURVED_STEPS
+    steps = LONG_RUN
     noise_prediction, flow = exponential_schedule(steps), linear_schedule(steps)
     assert (Forecast(noise_prediction, Settings(), EULER).keeps, Forecast(flow, Settings(), EULER).keeps) == (3, 2)
     assert Forecast(exponential_schedule(steps - 1), Settings(), EULER).keeps == 2

@@ -20,10 +20,10 @@ from .solver import Solver
 # How much of the line's slope to believe in the first, second and third forecast in a row, on flow models. Noise-prediction models
 # did better with all of it.
 DAMPING = (0.75, 0.75, 0.5)
-# How much of the line's bend to believe in, in runs of this many steps of a noise-prediction model without injected noise. On flow
-# models it changed nothing, and on shorter runs it did harm as often as good.
+# How much of the line's bend to believe in, in long runs of a noise-prediction model without injected noise. On flow models it
+# changed nothing, and in short runs it did harm as often as good.
 CURVATURE = 0.3
-CURVED_STEPS = 25
+LONG_RUN = 25  # steps
 # A sampler that injects noise moves x off the line: half the slope, and half of the weight on the denoised latent, which new noise
 # changes less than it changes the derivative.
 STOCHASTIC_DAMPING = 0.5
@@ -48,7 +48,7 @@ class Forecast:
     def __init__(self, schedule: Schedule, settings: Settings, solver: Solver):
         self.schedule, self.threshold, self.solver = schedule, settings.threshold, solver
         self.keeps_denoised = solver.is_stochastic
-        is_curved = not schedule.is_flow and not solver.is_stochastic and schedule.steps >= CURVED_STEPS
+        is_curved = not schedule.is_flow and not solver.is_stochastic and schedule.steps >= LONG_RUN
         self.curvature = CURVATURE if is_curved else 0.0
         self.keeps = 3 if is_curved else 2
         self.longest_run = 1 if solver.is_stochastic else settings.max_consecutive
