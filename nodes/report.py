@@ -23,10 +23,7 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        # The first column is padded: many people read this as plain text.
-        width = max(len(name) for name, _ in (*self.rows, (self.node, "")))
-        table = [f"| {self.node:{width}} | |", f"|{'-' * (width + 2)}|---|"]
-        table += [f"| {name:{width}} | {_cell(value)} |" for name, value in self.rows]
+        table = [f"| {self.node} | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in self.rows)]
         return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
