@@ -33,9 +33,7 @@ def enter() -> None:
     from enter_host import enter_host
 
     enter_host(host.root)
-    from pack import load_pack
-
-    load_pack()
+    import pack  # noqa: F401  importing it loads the pack as comfyui_fewstep
 
 
 def in_turns(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:

@@ -6,7 +6,6 @@ Only official extension points are used: ModelPatcher patches, object patches an
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import os
 import time
@@ -36,8 +35,6 @@ from ..loras.architecture import measure
 from ..loras.fingerprint import DOWN_ENDINGS, layer_of, weights_as_layers
 from ..samplers.plan import SamplingPlan
 from ..samplers.solvers import sample_tcd
-
-log = logging.getLogger(__name__)
 
 RECORD_KEY = "fewstep.accelerator"
 RUN_KEY = "fewstep.run"
