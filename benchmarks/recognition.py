@@ -11,17 +11,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path += [str(ROOT / "scripts"), str(ROOT / "tests")]
+import in_host
 
-import pack  # noqa: E402
-
-# Importing pack has made the repository importable as comfyui_fewstep.
-CATALOG = pack.CATALOG
+in_host.enter()
+sys.path.append(str(in_host.ROOT / "tests"))
 
 from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
+from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.fingerprint import recognise  # noqa: E402
 from published_headers import header_of  # noqa: E402
 
