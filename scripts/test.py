@@ -71,8 +71,13 @@ def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         return Outcome("browser", None, "no chromium on this machine")
-    arguments = [str(TESTS / "browser")]
-    return run_pytest("browser", host, arguments, options, COMFYUI_PATH=str(host.root), CHROMIUM=chromium)
+    arguments, environment = [str(TESTS / "browser")], {"COMFYUI_PATH": str(host.root), "CHROMIUM": chromium}
+    outcome = run_pytest("browser", host, arguments, options, **environment)
+    if outcome.passed is False:
+        # A person's clicks on a page that is still moving may miss; a defect of the pack misses twice.
+        again = run_pytest("browser", host, [*arguments, "--last-failed"], options, **environment)
+        outcome = Outcome("browser", again.passed, f"{outcome.words}; the failed ones once more: {again.words}")
+    return outcome
 
 
 TIERS: dict[str, Callable[[Host, argparse.Namespace], Outcome]] = {

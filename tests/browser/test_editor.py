@@ -29,8 +29,12 @@ each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
 
 @pytest.fixture(autouse=True)
-def no_errors(editor: Editor) -> Iterator[None]:
-    """Every test is also one of the console."""
+def no_errors(editor: Editor, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test is also one of the console. After a failed one the page is loaded anew, so that it fails alone."""
+    failed = request.session.testsfailed
+    if failed > editor.failed_before:
+        editor.failed_before = failed
+        editor.open()
     editor.errors.clear()
     yield
     editor.close_dialogs()
