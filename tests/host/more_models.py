@@ -42,6 +42,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "attention_head_dim": 64, "ffn_hidden_size": 128, "latents_dim": 24, "audio_latents_dim": 32, "text_dim": 64,
         "time_embed_hidden_size": 64, "time_embed_dim": 32, "rope_inv_freq_len": 8,
     },
+    "ZImage": {
+        "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "cap_feat_dim": 64, "n_layers": 1, "qk_norm": True,
+        "n_heads": 2, "n_kv_heads": 2, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
+        "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
+    },
+    "HunyuanVideo15": {
+        "image_model": "hunyuan_video", "in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "vec_in_dim": None,
+        "context_in_dim": 64, "hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 0,
+        "axes_dim": [16, 56, 56], "theta": 256, "qkv_bias": True, "guidance_embed": False, "byt5": True, "meanflow": False,
+        "use_cond_type_embedding": True, "vision_in_dim": 1152, "meanflow_sum": True,
+    },
 }  # fmt: skip
 SMALL["FluxSchnell"] = {**SMALL["Flux"], "guidance_embed": False}
 

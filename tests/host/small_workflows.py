@@ -1,8 +1,8 @@
 """The shipped API workflows on small models: the same graph, smaller numbers, stand-ins for what cannot be made small.
 
-Model files are written under the very names a workflow asks for. A checkpoint becomes a small UNet built in the server
-(TestModel), text encoders become random conditioning (TestConditioning), and where no small VAE exists the latent is
-reported instead of decoded (TestLatentReport).
+Model files are written under the very names a workflow asks for. What the host detects at full size only is built small in
+the server (TestModel), text encoders become random conditioning (TestConditioning), and where no small VAE exists the latent
+is reported instead of decoded (TestLatentReport).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from more_models import SMALL, small_patcher
 from small_loras import write_lora
-from small_models import load_model, unet_patcher, write_wan, write_wan_vae
+from small_models import UNETS, load_model, unet_patcher, write_wan, write_wan_vae
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -24,33 +25,43 @@ SMALL_INPUTS = {"width": 64, "height": 64, "length": 5, "fps": 8}
 FRAMES = 4
 TEXT_ENCODERS = {"CLIPTextEncode", "TextEncodeQwenImageEditPlus"}
 TEXT_LOADERS = {"CLIPLoader", "DualCLIPLoader", "LTXAVTextEncoderLoader", "CLIPVisionLoader", "CLIPVisionEncode"}
+MODEL_LOADERS = {"CheckpointLoaderSimple", "UNETLoader"}
+DECODERS = {"VAEDecode", "VAEDecodeTiled"}
+# What has nothing to do where the latent is not decoded.
+AFTER_DECODING = {"SaveImage", "CreateVideo", "SaveVideo", "LTXVAudioVAELoader", "LTXVAudioVAEDecode"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the workflows of one architecture are made small. lora_layout: the published one of its accelerators."""
+    """How the workflows of one architecture are made small.
+
+    lora_layout: the published one of its accelerators. has_files: its model and VAE are small files that the host loads.
+    """
 
     architecture: str
     text_width: int
     lora_layout: str
-    is_checkpoint: bool
+    has_files: bool = False
 
     def patcher(self, models: Path):
-        if self.is_checkpoint:
+        if self.architecture in UNETS:
             return unet_patcher(self.architecture)
+        if self.architecture in SMALL:
+            return small_patcher(self.architecture)
         return load_model(write_wan(models / "diffusion_models" / f"small_{self.architecture}.safetensors", self.architecture))
 
 
-SD15 = Family("sd15", 768, "kohya-diffusers", True)
-SDXL = Family("sdxl", 2048, "kohya-diffusers", True)
-WAN_T2V = Family("wan21_t2v", 4096, "native", False)
-WAN21_I2V = Family("wan21_i2v", 4096, "native", False)
-WAN22_I2V = Family("wan22_i2v", 4096, "native", False)
+SD15 = Family("sd15", 768, "kohya-diffusers")
+SDXL = Family("sdxl", 2048, "kohya-diffusers")
+WAN_T2V = Family("wan21_t2v", 4096, "native", has_files=True)
+WAN21_I2V = Family("wan21_i2v", 4096, "native", has_files=True)
+WAN22_I2V = Family("wan22_i2v", 4096, "native", has_files=True)
+QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
 QUICK = ("sd15_lcm", "wan22_t2v_lightning", "wan22_i2v_lightning")
 
-# Workflow -> family. Those that are not here have no small stand-in: their nodes are checked, not run.
+# Workflow -> family. The demo is not here: it runs as it is shipped.
 FAMILIES = {
     "sd15_lcm": SD15,
     "animatediff_lightning": SD15,
@@ -69,6 +80,15 @@ FAMILIES = {
     "wan22_t2v_lightning": WAN_T2V,
     "wan22_i2v_lightning": WAN22_I2V,
     "wan22_flf2v_lightning": WAN22_I2V,
+    "flux1_dev_hyper_sd": Family("Flux", 64, "native"),
+    "flux1_schnell": Family("FluxSchnell", 64, "native"),
+    "flux2_klein": Family("Flux2", 64, "native"),
+    "z_image_turbo": Family("ZImage", 64, "native"),
+    "hunyuan15_t2v_lightx2v": Family("HunyuanVideo15", 64, "native"),
+    # LTX-2 takes a text for each of its two signals, side by side.
+    "ltx2_distilled": Family("LTXAV", 128, "native"),
+    "qwen_image_lightning": QWEN,
+    "qwen_image_edit_lightning": QWEN,
 }
 
 
@@ -93,7 +113,8 @@ def lora_of(models: Path, family: Family) -> Path:
 
 
 def write_diffusion_model(models: Path, name: str, family: Family) -> None:
-    write_wan(models / "diffusion_models" / name, family.architecture)
+    if family.has_files:
+        write_wan(models / "diffusion_models" / name, family.architecture)
 
 
 def write_vae(models: Path, name: str, family: Family) -> None:
@@ -123,15 +144,19 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
         shrink_inputs(node["inputs"])
         if node["class_type"] in TEXT_ENCODERS:
             replace(node, "TestConditioning", width=family.text_width, length=16, seed=0)
-        if node["class_type"] == "CheckpointLoaderSimple":
+        if node["class_type"] in MODEL_LOADERS and not family.has_files:
             replace(node, "TestModel", architecture=family.architecture, seed=0)
-        elif node["class_type"] == "VAEDecode" and is_comparison:
+        elif node["class_type"] == "FluxKontextImageScale":  # to about a million pixels
+            replace(node, "ImageScale", image=node["inputs"]["image"], upscale_method="area", width=64, height=64, crop="disabled")
+        elif node["class_type"] == "LTXVEmptyLatentAudio":
+            replace(node, "TestAudioLatent")
+        elif node["class_type"] in DECODERS and is_comparison:
             replace(node, "EmptyImage", width=64, height=64, batch_size=1, color=0x102030 * int(id))
-        elif node["class_type"] == "VAEDecode" and family.is_checkpoint:
+        elif node["class_type"] in DECODERS and not family.has_files:
             replace(node, "TestLatentReport", samples=node["inputs"]["samples"])
     drop(small, lambda node: node["class_type"] in TEXT_LOADERS)
-    if family.is_checkpoint and not is_comparison:
-        drop(small, lambda node: node["class_type"] in {"SaveImage", "CreateVideo", "SaveVideo"})
+    if not family.has_files and not is_comparison:
+        drop(small, lambda node: node["class_type"] in AFTER_DECODING)
     return small
 
 

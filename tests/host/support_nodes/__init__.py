@@ -13,6 +13,11 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
+# Keys of small_models.UNETS and more_models.SMALL, which cannot be imported before the server has set its device.
+UNETS = ("sd15", "sdxl", "ssd1b")
+TRANSFORMERS = ("Flux", "FluxSchnell", "Flux2", "QwenImage", "ZImage", "HunyuanVideo15", "LTXAV", "MiniMaxH3")
+
+
 class TestModel(io.ComfyNode):
     """A MODEL with random weights at small width: the host detects these architectures at full width only."""
 
@@ -21,15 +26,16 @@ class TestModel(io.ComfyNode):
         return io.Schema(
             node_id="TestModel",
             category="few-step/test",
-            inputs=[io.Combo.Input("architecture", options=["sd15", "sdxl", "ssd1b"]), io.Int.Input("seed", default=0)],
+            inputs=[io.Combo.Input("architecture", options=[*UNETS, *TRANSFORMERS]), io.Int.Input("seed", default=0)],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
     def execute(cls, architecture: str, seed: int) -> io.NodeOutput:
+        from more_models import small_patcher
         from small_models import unet_patcher
 
-        return io.NodeOutput(unet_patcher(architecture, seed))
+        return io.NodeOutput((unet_patcher if architecture in UNETS else small_patcher)(architecture, seed))
 
 
 class TestConditioning(io.ComfyNode):
@@ -53,6 +59,20 @@ class TestConditioning(io.ComfyNode):
         from small_models import conditioning
 
         return io.NodeOutput(conditioning(seed=seed, width=width, length=length))
+
+
+class TestAudioLatent(io.ComfyNode):
+    """An empty sound LATENT of the small LTX-2, whose sound VAE cannot be made small."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestAudioLatent", category="few-step/test", inputs=[], outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        import torch
+
+        return io.NodeOutput({"samples": torch.zeros(1, 8, 5, 16), "type": "audio"})
 
 
 class TestPrompt(io.ComfyNode):
@@ -103,7 +123,7 @@ class TestLatentReport(io.ComfyNode):
 
 class TestSupport(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestModel, TestConditioning, TestPrompt, TestLatentReport]
+        return [TestModel, TestConditioning, TestPrompt, TestAudioLatent, TestLatentReport]
 
 
 async def comfy_entrypoint() -> TestSupport:
