@@ -7,7 +7,6 @@ and never before, so whatever is killed (this program, a server), running the sa
 from __future__ import annotations
 
 import collections
-import copy
 import hashlib
 import json
 import threading
@@ -81,13 +80,18 @@ def read_workflow(path: Path) -> Workflow:
     """Raises BatchError for anything but a workflow in API format."""
     try:
         prompt = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        json.dumps(prompt, allow_nan=False)  # as it will be sent
+    except (OSError, ValueError, RecursionError) as error:
         raise BatchError(f"{path} cannot be read as JSON: {error}") from None
     if isinstance(prompt, dict) and "nodes" in prompt:
         raise BatchError(f"{path} is the editor's format. In ComfyUI: Workflow, Export (API), and give that file.")
-    if not isinstance(prompt, dict) or not prompt or not all(isinstance(node, dict) and "class_type" in node for node in prompt.values()):
-        raise BatchError(f"{path} is no workflow in API format: expected an object of nodes with a class_type each.")
+    if not isinstance(prompt, dict) or not prompt or not all(is_node(node) for node in prompt.values()):
+        raise BatchError(f"{path} is no workflow in API format: expected an object of nodes with a class_type and inputs each.")
     return Workflow(path.stem, prompt)
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("class_type"), str) and isinstance(value.get("inputs"), dict)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -119,7 +123,7 @@ def make_job(workflow: Workflow, text: str, seed: int) -> Job:
 
 def filled(workflow: Workflow, text: str, seed: int) -> Prompt:
     """A copy of the workflow with this prompt and seed in it."""
-    prompt = copy.deepcopy(workflow.prompt)
+    prompt = {id: {**node, "inputs": dict(node["inputs"])} for id, node in workflow.prompt.items()}
     for node, name in text_inputs(workflow):
         prompt[node]["inputs"][name] = text
     seeded = [(node, name) for node in prompt.values() for name in SEED_INPUTS if isinstance(node["inputs"].get(name), int)]

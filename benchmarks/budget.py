@@ -9,12 +9,9 @@ the median round; on a machine that does something else at the same time, it is 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +30,7 @@ from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
 from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip  # noqa: E402
 from comfyui_fewstep.samplers.budget import allowance_of, candidates, choose  # noqa: E402
 from comfyui_fewstep.samplers.skip.run import Settings  # noqa: E402
+from tables import Table, Target, main_of  # noqa: E402
 
 import nodes as core  # noqa: E402
 from small_models import conditioning, load_model, unet_patcher, write_wan  # noqa: E402
@@ -94,29 +92,18 @@ def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cpu-time", action="store_true", help="count this process's own seconds, not the clock's")
-    options = parser.parse_args()
-    rounds, clock = options.rounds, time.process_time if options.cpu_time else time.perf_counter
-    print(in_host.machine(), f"\nload before: {load()}\n\n| run | predicted | real | error | target |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for case in cases(Path(folder)):
-            pairs = [round_of(case, clock) for _ in range(rounds + 1)][1:]  # the first warms up
-            errors = [predicted / real - 1 for predicted, real in pairs]
-            predicted, real = (statistics.median(column) for column in zip(*pairs))
-            print(f"| {case.name} | {predicted:.3f} s | {real:.3f} s | {statistics.median(errors):+.1%} "
-                  f"({min(errors):+.1%} to {max(errors):+.1%}) | within 10 % |", flush=True)
-    print(f"\nload after: {load()}")
-
-
-def load() -> str:
-    """What else the machine does, in running processes."""
-    if not hasattr(os, "getloadavg"):
-        return "not known on this system"
-    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+def tables(rounds: int, folder: Path, cpu_time: bool = False) -> list[Table]:
+    clock = time.process_time if cpu_time else time.perf_counter
+    table = Table("Step Budget: its prediction against the real run", ("run", "predicted", "real", "error", "target"))
+    for case in cases(folder):
+        pairs = [round_of(case, clock) for _ in range(rounds + 1)][1:]  # the first warms up
+        errors = [predicted / real - 1 for predicted, real in pairs]
+        predicted, real = (statistics.median(column) for column in zip(*pairs))
+        error = statistics.median(errors)
+        table.row(case.name, f"{predicted:.3f} s", f"{real:.3f} s", f"{error:+.1%} ({min(errors):+.1%} to {max(errors):+.1%})",
+                  Target("within 10 %", abs(error) <= 0.1))
+    return [table]
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, tables, rounds=5, cpu_time={"action": "store_true"})

@@ -8,13 +8,15 @@ host's own, the script starts itself again with that one.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,16 +38,43 @@ def enter() -> None:
     import pack  # noqa: F401  importing it loads the pack as comfyui_fewstep
 
 
-def in_turns(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets both; one warm-up each."""
-    first(), second()
+@contextlib.contextmanager
+def demo_scripts() -> Iterator[None]:
+    """Within it the scripts of demo/ can be imported. They call a module of their own `host`, as scripts/ does."""
+    ours = sys.modules.pop("host", None)
+    sys.path.insert(0, str(ROOT / "demo"))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(ROOT / "demo"))
+        sys.modules.pop("host", None)
+        if ours is not None:
+            sys.modules["host"] = ours
+
+
+def in_turns(
+    first: Callable[[], object], second: Callable[[], object], rounds: int, is_warm: bool = False
+) -> tuple[list[float], list[float]]:
+    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets both; one warm-up each before."""
+    if not is_warm:
+        seconds_of(first), seconds_of(second)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for call, times in zip((first, second), seconds, strict=True):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
+            times.append(seconds_of(call))
     return seconds
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall time of one call, without the host's progress bars, and with the work it has left the device to do."""
+    import torch
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        started = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
 
 
 def median_ratio(first: list[float], second: list[float]) -> float:
@@ -55,8 +84,24 @@ def median_ratio(first: list[float], second: list[float]) -> float:
 
 def machine() -> str:
     """What the figures were measured on."""
+    import comfyui_version
     import torch
 
-    cpu = platform.processor() or platform.machine()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({cpu}, {torch.get_num_threads()} threads)"
-    return f"{device}, Python {platform.python_version()}, torch {torch.__version__}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({processor()}, {torch.get_num_threads()} threads)"
+    return f"{device}, Python {platform.python_version()}, torch {torch.__version__}, ComfyUI {comfyui_version.__version__}"
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def load() -> str:
+    """What else the machine does, in running processes."""
+    if not hasattr(os, "getloadavg"):
+        return "not known on this system"
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

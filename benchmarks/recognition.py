@@ -4,13 +4,15 @@ Every record gets a header as its published file has it, and a name that says no
 cannot tell must be refused, and the share of what it can tell is a fact about the published files.
 
     python benchmarks/recognition.py
+
+Two readings of the published files: with low-rank pairs and exact sizes alone, and with the extracts also writing whole differences.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
+from pathlib import Path
 
 import in_host
 
@@ -21,6 +23,7 @@ from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.fingerprint import recognise  # noqa: E402
 from published_headers import header_of  # noqa: E402
+from tables import Table, Target, main_of  # noqa: E402
 
 RENAMED = "a1b2c3.safetensors"
 
@@ -44,37 +47,22 @@ def outcome(record, file, differences: bool) -> tuple[str, int]:
     return "refused with the candidates", len(found.candidates)
 
 
-def report(files, differences: bool) -> None:
-    outcomes: Counter[str] = Counter()
-    left, decided = [], set()
-    for record, file in files:
-        what, count = outcome(record, file, differences and is_extract(file))
-        outcomes[what] += 1
-        left.append(count)
-        if what.startswith("recognised"):
-            decided.add(record.id)
-    print("extracts with whole differences:" if differences else "low-rank pairs and exact sizes alone:")
-    for what, count in outcomes.most_common():
-        print(f"  {count:4} {what}")
-    records = {record.id for record, _ in files}
-    print(f"  {len(decided)} of {len(records)} records have a renamed file that is recognised: {', '.join(sorted(decided)) or 'none'}")
-    print(f"  candidates left: {sum(left) / len(left):.1f} on average, {max(left)} at most")
-
-
-def main() -> None:
+def tables(rounds: int, folder: Path) -> list[Table]:
     records = [record for record in CATALOG.values() if record.kind is Kind.LORA and not record.only_by_choice]
     files = [(record, file) for record in records for file in record.files]
-    print(f"{len(files)} published files of {len(records)} LoRA records, each renamed to {RENAMED}")
-    for differences in (False, True):
-        report(files, differences)
-    started = time.perf_counter()
-    by_name = sum(
-        recognise(header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()).record is record
-        for record, file in files
-    )
-    print(f"under their published names: {by_name} of {len(files)} files; the others share a name with other releases or have none")
-    print(f"{1000 * (time.perf_counter() - started) / len(files):.2f} ms for each header")
+    table = Table(f"Recognition: {len(files)} published files of {len(records)} LoRA records, each renamed to {RENAMED}")
+    for differences, words in ((False, "low-rank pairs and exact sizes alone"), (True, "extracts with whole differences")):
+        found = [(record, *outcome(record, file, differences and is_extract(file))) for record, file in files]
+        outcomes, left = Counter(what for _, what, _ in found), [count for *_, count in found]
+        decided = {record.id for record, what, _ in found if what.startswith("recognised")}
+        table.row(words, "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
+                  f"files of {len(decided)} records recognised; on average {sum(left) / len(left):.1f} candidates left, at most {max(left)}",
+                  Target("none taken for another", not any(what.startswith("TAKEN") for what in outcomes)))
+    by_name = sum(recognise(header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()).record is record
+                  for record, file in files)
+    table.row("under their published names", f"{by_name} of {len(files)}", "the others share a name with other releases or have none", "")
+    return [table]
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, tables, rounds=1)

@@ -1,17 +1,13 @@
-"""Few-Step Sampler against core, the accelerated run against the full guided one, and how long recognition takes.
+"""Few-Step Sampler against core's samplers, the accelerated run against the full guided one, and how long recognition takes.
 
     python benchmarks/sampling.py [--rounds 7]
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import json
 import struct
-import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -19,58 +15,158 @@ import in_host
 
 in_host.enter()
 
+import comfy.patcher_extension  # noqa: E402
+import memory  # noqa: E402
 import torch  # noqa: E402
+from comfy_extras.nodes_custom_sampler import BasicGuider, Noise_RandomNoise, SamplerCustomAdvanced  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.fingerprint import read_header, recognise  # noqa: E402
-from comfyui_fewstep.nodes import host  # noqa: E402
-from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
+from comfyui_fewstep.nodes import accelerator, demo, host  # noqa: E402
+from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule  # noqa: E402
+from tables import Table, at_least, at_most, main_of  # noqa: E402
 
 import nodes as core  # noqa: E402
 from small_models import conditioning, load_model, write_wan  # noqa: E402
 
+LIGHTX2V = "wan21-t2v-lightx2v-4step"
+EXPERTS = ("wan22-t2v-lightning-high", "wan22-t2v-lightning-low")
 LAYERS = 40  # of Wan 14B
 ADAPTED = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.k", "cross_attn.v", "cross_attn.o",
            "ffn.0", "ffn.2")
 BYTES = 2_000_000_000
+# Nearly 80 MB each, so that every copy of one shows.
+LARGE = (4, 16, 21, 90, 160)
+
+Call = Callable[[], object]
 
 
-def row(*cells: str) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
+def tables(rounds: int, folder: Path) -> list[Table]:
+    return [sampling(rounds, folder), experts(rounds, folder), recognition(rounds, folder)]
 
 
-def quietly(call):
-    """The same call without the host's progress bars."""
-    def silent():
-        with contextlib.redirect_stderr(io.StringIO()):
-            return call()
+# --- one model ---
 
+
+def small_wan(folder: Path, seed: int = 0):
+    path = folder / f"wan{seed}.safetensors"
+    return load_model(path if path.exists() else write_wan(path, seed=seed))
+
+
+def with_settings(model, name: str):
+    """The model as the loader leaves it, without the LoRA: what a weight is does not change what it costs."""
+    return host.with_record(host.with_model_sampling(model, CATALOG[name]), CATALOG[name])
+
+
+def clip(frames: int = 9, side: int = 24, batch: int = 1) -> dict:
+    """An empty LATENT of Wan. frames: of the latent."""
+    return {"samples": torch.zeros(batch, 16, frames, side, side)}
+
+
+def few_step(model, positive, latent, steps: int = 0, **more) -> Call:
+    return lambda: FewStepSampler.execute(model, positive, latent, 1, steps, 1.0, **more)
+
+
+def ksampler(model, positive, negative, latent, steps: int, cfg: float, sampler: str = "euler") -> Call:
+    return lambda: core.KSampler().sample(model, 1, steps, cfg, sampler, "simple", positive, negative, latent)
+
+
+def custom_sampler(model, positive, latent, steps: int = 0) -> Call:
+    """Core's SamplerCustomAdvanced on the accelerator's own sigmas and sampler, as a user of the Few-Step Schedule has it."""
+    def run():
+        sigmas, sampler, _, _ = FewStepSchedule.execute(model, steps, 1.0).args
+        guider = BasicGuider.execute(model, positive).args[0]
+        return SamplerCustomAdvanced.execute(Noise_RandomNoise(1), guider, sampler, sigmas, latent)
+
+    return run
+
+
+def sampling(rounds: int, folder: Path) -> Table:
+    table = Table("Sampling", note="A small Wan of the real architecture; every run starts from the same noise.")
+    model = small_wan(folder)
+    fast = with_settings(model, LIGHTX2V)
+    text, negative, latent = conditioning(length=6), conditioning(length=6, seed=1), clip()
+    ours = few_step(fast, text, latent)
+    others = {"KSampler": ksampler(fast, text, text, latent, 4, 1.0), "SamplerCustomAdvanced": custom_sampler(fast, text, latent)}
+    for name, theirs in others.items():
+        mine, cores = in_host.in_turns(ours, theirs, rounds)
+        ratio = in_host.median_ratio(mine, cores)
+        table.row(f"Few-Step Sampler against core's {name}, 4 evaluations each",
+                  f"{median(mine):.3f} s / {median(cores):.3f} s ({median(cores) / 4 * 1000:.0f} ms an evaluation)", f"{ratio:.3f}",
+                  at_most(ratio, 1.02))
+    add_acceleration(table, "50 guided steps against 4 accelerated ones (100 and 4 evaluations)",
+                     ksampler(model, text, negative, latent, 50, 5.0), ours, rounds)
+    add_acceleration(table, "the same on the demo model, one clip of 64 x 64", *demo_runs(), rounds)
+    return table
+
+
+def add_acceleration(table: Table, what: str, full: Call, fast: Call, rounds: int, ideal: int = 25) -> None:
+    in_host.seconds_of(fast)
+    slow, accelerated = in_host.in_turns(full, fast, max(1, rounds // 3), is_warm=True)
+    factor = in_host.median_ratio(slow, accelerated)
+    table.row(what, f"{median(slow):.2f} s / {median(accelerated):.3f} s", f"{factor:.1f}x, {factor / ideal:.2f} of the ideal {ideal}x",
+              at_least(factor / ideal, 0.95))
+
+
+def demo_runs() -> tuple[Call, Call]:
+    """The demo model by 50 guided steps of core's KSampler, and by its accelerator."""
+    demo.offer_loras()
+    model, positive, negative, _, latent = demo.FewStepDemo.execute("a red circle moving right", 17, "base").args
+    fast, _ = accelerator.attach(model, "fewstep_demo_lightx2v_4step.safetensors", accelerator.AUTO, 1.0)
+    return ksampler(model, positive, negative, latent, 50, 5.0), few_step(fast, positive, latent)
+
+
+# --- two experts ---
+
+
+def experts(rounds: int, folder: Path) -> Table:
+    table = Table("Two experts of Wan 2.2: one Few-Step Sampler against two chained KSamplerAdvanced",
+                  note="Peak memory is that of the samplers alone: latents of 77 MB, networks that answer at once, fresh processes.")
+    pair, text = expert_pair(folder), conditioning(length=6)
+    mine, cores = in_host.in_turns(few_step(pair[0], text, clip(), model_low_noise=pair[1]), chained(*pair, text, clip()), rounds)
+    ratio = in_host.median_ratio(mine, cores)
+    table.row("4 steps, 2 with each expert", f"{median(mine):.3f} s / {median(cores):.3f} s", f"{ratio:.3f}", at_most(ratio, 1.0, "{:.2f}"))
+    ours, theirs = (memory.peak("sampling", "expert_run", who, folder) for who in ("ours", "core"))
+    table.row("peak memory", f"{ours / 2**20:.0f} MiB / {theirs / 2**20:.0f} MiB", f"{ours / theirs:.3f}",
+              at_most(ours / theirs, 1.0, "{:.2f}"))
+    return table
+
+
+def expert_pair(folder: Path) -> list:
+    return [with_settings(small_wan(folder, seed), name) for seed, name in enumerate(EXPERTS)]
+
+
+def chained(high, low, text, latent) -> Call:
+    def run():
+        advanced = core.KSamplerAdvanced()
+        half = advanced.sample(high, "enable", 1, 4, 1.0, "euler", "simple", text, text, latent, 0, 2, "enable")[0]
+        return advanced.sample(low, "disable", 1, 4, 1.0, "euler", "simple", text, text, half, 2, 4, "disable")
+
+    return run
+
+
+def expert_run(who: str, folder: str) -> Call:
+    """For memory.peak: both experts at a large latent, their networks left out."""
+    high, low = (answering_at_once(model) for model in expert_pair(Path(folder)))
+    text, latent = conditioning(length=6), {"samples": torch.zeros(LARGE)}
+    return few_step(high, text, latent, model_low_noise=low) if who == "ours" else chained(high, low, text, latent)
+
+
+def answering_at_once(model):
+    """The model with its network left out: what remains is the sampler's own work, and the host's."""
+    def answer(executor, x, *args, **kwargs):
+        return torch.zeros_like(x)
+
+    silent = model.clone()
+    silent.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "benchmark", answer)
     return silent
 
 
-def sampling(rounds: int, folder: Path) -> None:
-    """A small Wan at a size where one evaluation takes well over 50 ms."""
-    record = CATALOG["wan21-t2v-lightx2v-4step"]
-    model = load_model(write_wan(folder / "wan.safetensors", "wan21_t2v"))
-    fast = host.with_record(host.with_model_sampling(model, record), record)
-    text, negative = conditioning(length=6), conditioning(length=6, seed=1)
-    latent = {"samples": torch.zeros(1, 16, 9, 24, 24)}
-
-    ours = quietly(lambda: FewStepSampler.execute(fast, text, latent, 1, 0, 1.0))
-    theirs = quietly(lambda: core.KSampler().sample(fast, 1, 4, 1.0, "euler", "simple", text, text, latent))
-    mine, cores = in_host.in_turns(ours, theirs, rounds)
-    seconds = f"{median(mine):.3f} s / {median(cores):.3f} s ({median(cores) / 4 * 1000:.0f} ms an evaluation)"
-    row("Few-Step Sampler against core KSampler, 4 evaluations each", seconds, f"ratio {in_host.median_ratio(mine, cores):.3f}", "<= 1.02")
-
-    guided = quietly(lambda: core.KSampler().sample(model, 1, 50, 5.0, "euler", "simple", text, negative, latent))
-    full, accelerated = in_host.in_turns(guided, ours, max(2, rounds // 3))
-    factor = in_host.median_ratio(full, accelerated)
-    seconds = f"{median(full):.2f} s / {median(accelerated):.3f} s"
-    row("50 guided steps against 4 accelerated ones (100 and 4 evaluations, ideal 25x)", seconds,
-        f"{factor:.1f}x, {factor / 25:.2f} of the ideal", ">= 0.95")
+# --- recognition ---
 
 
-def recognition(rounds: int, folder: Path) -> None:
+def recognition(rounds: int, folder: Path) -> Table:
     """A 2 GB LoRA in LightX2V's layout: only its header is real, the tensors are a hole in the file."""
+    table = Table("Recognition")
     path = folder / "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
     names = [f"diffusion_model.blocks.{n}.{layer}.{end}" for n in range(LAYERS) for layer in ADAPTED for end in
              ("lora_down.weight", "lora_up.weight")]
@@ -81,27 +177,12 @@ def recognition(rounds: int, folder: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + len(names) * width * 128)
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        found = recognise(read_header(path), path.name, CATALOG.values())
-        seconds.append(time.perf_counter() - started)
-    assert found.record is not None
-    size = f"{path.stat().st_size / 1e9:.1f} GB with {len(names)} tensors"
-    row(f"recognising a LoRA of {size}", f"{median(seconds) * 1000:.1f} ms", f"slowest {max(seconds) * 1000:.1f} ms", "< 50 ms")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    print(in_host.machine(), "\n")
-    row("what", "medians", "result", "target")
-    row("---", "---", "---", "---")
-    with tempfile.TemporaryDirectory() as folder:
-        recognition(rounds, Path(folder))
-        sampling(rounds, Path(folder))
+    seconds = [in_host.seconds_of(lambda: recognise(read_header(path), path.name, CATALOG.values())) for _ in range(rounds)]
+    table.row(f"a LoRA of {path.stat().st_size / 1e9:.1f} GB with {len(names)} tensors", f"{median(seconds) * 1000:.1f} ms",
+              f"slowest {max(seconds) * 1000:.1f} ms", at_most(max(seconds) * 1000, 50, "{:g} ms"))
+    path.unlink()
+    return table
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, tables, rounds=7)

@@ -1,6 +1,6 @@
 """Step Skip against other caches, fewer steps and better solvers: the error of the result against the evaluations made.
 
-    python benchmarks/skip.py [--models mixture-flow mixture-noise demo] [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
+    python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet] [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
     python benchmarks/skip.py --overhead
 
 The error is the relative L2 distance of the final latent from that of the run with every evaluation made: same sampler, steps, noise
@@ -16,7 +16,6 @@ import logging
 import math
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -89,16 +88,12 @@ def mixture_subject(name: str, is_flow: bool, clips: int) -> Subject:
 
 def demo_subject(name: str, clips: int) -> Subject:
     """The trained demo model on prompts of scenes that training never drew."""
-    # The demo's scripts call their own module `host`, as do the pack's.
-    ours = sys.modules.pop("host", None)
-    sys.path.insert(0, str(DEMO))
-    import clips as scenes
-    import host as demo_host
-    from evaluate import load_base
-    from train_base import word_table
+    with in_host.demo_scripts():
+        import clips as scenes
+        import host as demo_host
+        from evaluate import load_base
+        from train_base import word_table
 
-    sys.path.remove(str(DEMO))
-    sys.modules["host"] = ours
     rng = random.Random(777)
     sentences = [scenes.draw_sentence(scenes.draw_scene(rng), rng) for _ in range(clips)]
     table = word_table()
@@ -109,10 +104,21 @@ def demo_subject(name: str, clips: int) -> Subject:
                    decode=lambda latent: demo_host.decode(vae, latent))
 
 
+def unet_subject(name: str, clips: int) -> Subject:
+    """A trained UNet that predicts noise, on prompts of pictures that training never drew."""
+    from trained_unet import Code, scenes_of, trained_model, word_table
+
+    _, words = scenes_of(random.Random(778), clips)
+    table = word_table()
+    return Subject(name, trained_model(), [[table[words], {}]], [[table[torch.zeros_like(words[:1])], {}]], (clips, 4, 16, 16), 4.0,
+                   decode=Code.fit().decode)
+
+
 SUBJECTS: dict[str, Callable[[int], Subject]] = {
     "mixture-flow": lambda clips: mixture_subject("mixture-flow", True, clips),
     "mixture-noise": lambda clips: mixture_subject("mixture-noise", False, clips),
     "demo": lambda clips: demo_subject("demo", clips),
+    "unet": lambda clips: unet_subject("unet", clips),
 }
 
 

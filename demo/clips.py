@@ -22,7 +22,7 @@ COLOURS = {
     "white": (0.98, 0.98, 0.98),
 }
 SHAPES = ("circle", "square", "triangle")
-SIZES = {"small": (6.5, 8.0), "big": (10.5, 13.0)}  # radius in pixels
+SIZES = {"small": (8.5, 10.0), "big": (12.0, 14.5)}  # radius in pixels
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # pixel axes: x right, y down
 MOTIONS = (*(f"moving {direction}" for direction in DIRECTIONS), "growing", "shrinking", "standing still")
 BACKGROUNDS = ("dark", "grey", "striped", "gradient")

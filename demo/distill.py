@@ -7,8 +7,8 @@ Needs fewstep_demo_wan.safetensors. The teacher's paths are computed once, in ch
 every 50 steps and resumes.
 
 The ODE student first learns single steps between the states of a teacher path, then whole paths from noise with a loss
-on the end alone, through all four steps. The re-noise student predicts the end of the teacher's path at once, adds fresh
-noise to its own prediction, and learns to do better from there: its target is the same clip at all four sigmas.
+on the end alone, through all four steps. The re-noise student learns, at each of the four sigmas, where the teacher ends
+up from there: from pure noise, and from clips of the teacher's under fresh noise, as its sampler visits them.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -95,11 +96,11 @@ class Paths:
     def __init__(self, chunks: list[dict[str, Tensor]], seed: int):
         self.chunks, self.rng = chunks, random.Random(seed)
 
-    def draw(self, size: int) -> tuple[Tensor, Tensor]:
-        """Paths (B, 5, 16, T, 8, 8) and their embeddings (B, L, 4096)."""
+    def draw(self, size: int, *names: str) -> list[Tensor]:
+        """The named tensors of `size` paths (B, ...) and their embeddings (B, L, 4096)."""
         chunk = self.rng.choice(self.chunks)
         rows = self.rng.sample(range(len(chunk["ids"])), size)
-        return chunk["paths"][rows].float(), teacher.embed(chunk["ids"][rows])
+        return [*(chunk[name][rows].float() for name in names), teacher.embed(chunk["ids"][rows])]
 
 
 def velocity(model: torch.nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Tensor:
@@ -127,34 +128,29 @@ def ode_rollout_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> 
     return (x - paths[:, -1]).square().mean()
 
 
-def lcm_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
-    """Error of the predicted clip at each of the four sigmas, the last three on the student's own re-noised output.
+def lcm_loss(model: torch.nn.Module, starts: Tensor, ends: Tensor, context: Tensor) -> Tensor:
+    """Error of the clip predicted at one of the four sigmas per row. starts, ends: (B, 4, 16, T, 8, 8).
 
-    The target is always the end of the teacher's path from the noise that the first step saw.
+    The target is where the teacher goes from that very state. It is one clip, not the mean of the many that the state
+    leaves open, so it is sharp at every sigma; and the less noise, the easier it is to hit: later steps refine.
     """
-    x, losses = paths[:, 0], []
-    for step in range(STEPS):
-        steps = torch.full((len(x),), step)
-        denoised = x - SIGMAS[step].item() * velocity(model, x, steps, context)
-        losses.append((denoised - paths[:, -1]).square().mean())
-        sigma_next = SIGMAS[step + 1].item()
-        x = (1 - sigma_next) * denoised.detach() + sigma_next * torch.randn_like(x)
-    return torch.stack(losses).mean()
+    rows = torch.arange(len(starts))
+    steps = rows % STEPS
+    x = starts[rows, steps]
+    denoised = x - SIGMAS.to(x.device)[steps].view(-1, 1, 1, 1, 1) * velocity(model, x, steps, context)
+    return (denoised - ends[rows, steps]).square().mean()
 
 
 def student_loss(kind: str, model: torch.nn.Module, batches: Paths, rolls_out: bool, device: str) -> Tensor:
     """The loss of one batch, which is smaller where a clip takes several evaluations."""
-    size = BATCH // 4 if kind == "lcm" else BATCH // 2 if rolls_out else BATCH
-    paths, context = (part.to(device) for part in batches.draw(size))
     if kind == "lcm":
-        return lcm_loss(model, paths, context)
-    return (ode_rollout_loss if rolls_out else ode_step_loss)(model, paths, context)
+        return lcm_loss(model, *(part.to(device) for part in batches.draw(BATCH, "starts", "ends")))
+    paths, context = batches.draw(BATCH // 2 if rolls_out else BATCH, "paths")
+    return (ode_rollout_loss if rolls_out else ode_step_loss)(model, paths.to(device), context.to(device))
 
 
-def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, checkpoint: Path) -> torch.nn.Module:
-    model = teacher.load_teacher(device)
-    add_deltas(model)
-    model.to(device)
+def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps: int, checkpoint: Path) -> None:
+    """Train what add_deltas added until `steps`, from the checkpoint if there is one. loss_at(step) draws its own batch."""
     optimizer = MuonAdamW(model, lambda name, _: ".parametrizations." in name, MUON_RATE, ADAM_RATE)
     state = host.load_checkpoint(checkpoint)
     first = 0
@@ -163,33 +159,42 @@ def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, c
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    batches, started, recent = Paths(chunks, SEED + first), time.monotonic(), []
+    started, recent = time.monotonic(), []
     for step in range(first, steps):
-        rolls_out = kind == "ode" and step >= (1 - ROLLOUT_SHARE) * steps
-        loss = student_loss(kind, model, batches, rolls_out, device)
+        loss = loss_at(step)
         loss.backward()
         optimizer.step(warm_up_then_decay(step, steps))
         recent.append(loss.item())
         if (step + 1) % 25 == 0:
             pace = (time.monotonic() - started) / (step + 1 - first)
-            log.info("%s step %d of %d: loss %.4f, %.2f s per step", kind, step + 1, steps, sum(recent) / len(recent), pace)
+            mean = sum(recent) / len(recent)
+            log.info("%s step %d of %d: loss %.4f, %.2f s per step", checkpoint.stem, step + 1, steps, mean, pace)
             recent.clear()
         if (step + 1) % 50 == 0 or step + 1 == steps:
             host.save_checkpoint(checkpoint, deltas=trained_state(model), optimizer=optimizer.state_dict(), step=step + 1)
+
+
+def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, checkpoint: Path) -> torch.nn.Module:
+    model = teacher.load_teacher(device)
+    add_deltas(model)
+    model.to(device)
+    batches = Paths(chunks, SEED)
+    rollouts_begin = (1 - ROLLOUT_SHARE) * steps
+    train_deltas(model, lambda step: student_loss(kind, model, batches, step >= rollouts_begin, device), steps, checkpoint)
     return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("paths", *FILES))
-    parser.add_argument("--chunks", type=int, default=8, help=f"of {teacher.CHUNK} teacher paths")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--chunks", type=int, default=10, help=f"of {teacher.CHUNK} teacher paths")
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
     options = parser.parse_args()
     host.connect(options.device)
 
-    teacher.write_chunks(options.chunks, options.cache / "paths", options.device)
+    teacher.write_chunks(options.chunks, options.cache / "paths", options.device, restarts=options.kind == "lcm")
     if options.kind == "paths":
         return
     chunks = teacher.read_chunks(options.cache / "paths")

@@ -48,15 +48,15 @@ def guided_velocity(model: torch.nn.Module, x: Tensor, sigma: float, context: Te
 
 
 @torch.no_grad()
-def solve(model: torch.nn.Module, x: Tensor, context: Tensor) -> list[Tensor]:
-    """Follow the teacher from pure noise x (B, 16, T, 8, 8) to sigma 0; the states at SIGMAS, x first.
+def solve(model: torch.nn.Module, x: Tensor, context: Tensor, first: int = 0) -> list[Tensor]:
+    """Follow the teacher from x (B, 16, T, 8, 8) at SIGMAS[first] to sigma 0; the states at the sigmas from there, x first.
 
     Two-step Adams-Bashforth in sigma with variable step.
     """
     empty = embed(torch.tensor([clips.word_ids("")])).to(x.device)
     grid = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT).tolist()
     states, velocity_last, step_last = [x], None, 0.0
-    for index in range(STEPS * SUBSTEPS):
+    for index in range(first * SUBSTEPS, STEPS * SUBSTEPS):
         velocity = guided_velocity(model, x, grid[index], context, empty)
         step = grid[index + 1] - grid[index]
         slope = velocity if velocity_last is None else velocity + step / (2 * step_last) * (velocity - velocity_last)
@@ -83,18 +83,37 @@ def write_chunk(model: torch.nn.Module, number: int, latent_frames: int, folder:
     host.save_checkpoint(folder / f"paths_{number:03d}.pt", ids=ids, paths=torch.cat(paths))
 
 
+def write_restarts(model: torch.nn.Module, path: Path, device: str) -> None:
+    """To a chunk of paths, add what the teacher makes of their ends noised again: `starts` and `ends` (N, 4, 16, T, 8, 8).
+
+    Column 0 is the path itself from pure noise; column k starts at SIGMAS[k], from the path's end under fresh noise.
+    """
+    chunk, generator = host.load_checkpoint(path), torch.Generator().manual_seed(20_000 + int(path.stem[-3:]))
+    starts, ends = [chunk["paths"][:, 0]], [chunk["paths"][:, -1]]
+    for step in range(1, STEPS):
+        noise = torch.randn(ends[0].shape, generator=generator)
+        starts.append(((1 - SIGMAS[step]) * ends[0] + SIGMAS[step] * noise).half())
+        parts = zip(starts[step].float().split(BATCH), chunk["ids"].split(BATCH), strict=True)
+        solved = [solve(model, x.to(device), embed(ids).to(device), step)[-1].cpu().half() for x, ids in parts]
+        ends.append(torch.cat(solved))
+    host.save_checkpoint(path, **chunk, starts=torch.stack(starts, 1), ends=torch.stack(ends, 1))
+
+
 def read_chunks(folder: Path) -> list[dict[str, Tensor]]:
     """Every chunk written so far."""
     return [host.load_checkpoint(path) for path in sorted(folder.glob("paths_*.pt"))]
 
 
-def write_chunks(count: int, folder: Path, device: str, latent_frames: int = 0) -> None:
+def write_chunks(count: int, folder: Path, device: str, latent_frames: int = 0, restarts: bool = False) -> None:
     """Write the chunks that are missing among the first `count`: of one length, or (0) of clips with some pictures."""
     model = load_teacher(device)
     for number in range(count):
-        if (folder / f"paths_{number:03d}.pt").exists():
-            continue
-        is_picture = number % IMAGE_CHUNK == IMAGE_CHUNK - 1
-        frames = latent_frames or (1 if is_picture else (clips.FRAMES - 1) // 4 + 1)
-        write_chunk(model, number, frames, folder, device)
-        log.info("chunk %d of %d: %d teacher paths", number + 1, count, CHUNK)
+        path = folder / f"paths_{number:03d}.pt"
+        if not path.exists():
+            is_picture = number % IMAGE_CHUNK == IMAGE_CHUNK - 1
+            frames = latent_frames or (1 if is_picture else (clips.FRAMES - 1) // 4 + 1)
+            write_chunk(model, number, frames, folder, device)
+            log.info("chunk %d of %d: %d teacher paths", number + 1, count, CHUNK)
+        if restarts and "starts" not in host.load_checkpoint(path):
+            write_restarts(model, path, device)
+            log.info("chunk %d of %d: started again at %d noise levels", number + 1, count, STEPS - 1)

@@ -7,14 +7,13 @@ A low-rank delta on the base for the host's CausalWanModel. Two losses, both at 
 * the first frame has nothing to follow, so it is distilled: its targets are where the guided teacher's paths end, on
   single pictures (demo/teacher.py), as for the re-noise student;
 * every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
-  enough there: teacher forcing, each noisy frame seeing the clean past and itself.
+  enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass.
 """
 
 import argparse
 import json
 import logging
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -23,8 +22,7 @@ from torch import Tensor
 import clips
 import host
 import teacher
-from distill import Paths, add_deltas, lcm_loss, trained_state, write_lora
-from optimizer import MuonAdamW, warm_up_then_decay
+from distill import Paths, add_deltas, lcm_loss, train_deltas, write_lora
 from teacher import SIGMAS, STEPS
 from train_base import build_model, word_table
 
@@ -33,24 +31,23 @@ log = logging.getLogger("demo")
 SEED = 4
 RANK = 64
 FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
-CLIPS = 1500
+CLIPS = 1000
 BATCH = 16
 PICTURE_BATCH = 32
-MUON_RATE = 2e-3
-ADAM_RATE = 1e-3
-CONTEXT_NOISE = 0.1  # highest sigma of the noise on the clean past, which at sampling time is the model's own work
+PAST_NOISE = 0.1  # highest sigma of the noise on the past
+OWN_PAST_SHARE = 0.5  # of the batches go on from the model's own predictions of the past
+WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
 PICTURE_CHUNKS = 8  # of teacher paths on single pictures
 
 
-def block_causal_mask(latent_frames: int, tokens_per_frame: int) -> Tensor:
+def block_causal_mask(latent_frames: int, tokens_per_frame: int, window: int) -> Tensor:
     """(L, L) of [clean frames, noisy frames], True where a query may look: clean at clean up to itself, noisy at clean
-    before itself and at itself."""
+    before itself and at itself; at no more than `window` frames, its own among them."""
     frame = torch.arange(latent_frames).repeat(2)
     noisy = torch.arange(2 * latent_frames) >= latent_frames
-    past_or_self = frame.unsqueeze(1) >= frame
-    past = frame.unsqueeze(1) > frame
-    itself = (frame.unsqueeze(1) == frame) & noisy
-    allowed = torch.where(noisy.unsqueeze(1), (past & ~noisy) | itself, past_or_self & ~noisy)
+    age = frame.unsqueeze(1) - frame  # of the key as the query sees it
+    itself = (age == 0) & noisy
+    allowed = torch.where(noisy.unsqueeze(1), ((age > 0) & ~noisy) | itself, (age >= 0) & ~noisy) & (age < window)
     return allowed.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
 
 
@@ -67,12 +64,14 @@ def masked_attention(mask: Tensor):
     return override
 
 
-def teacher_forced(model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor) -> Tensor:
+def teacher_forced(
+    model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor, window: int
+) -> Tensor:
     """Velocities (B, 16, T, 8, 8) of every noisy frame at SIGMAS[steps], steps (B, T), each given the clean ones before."""
     batch, _, frames, height, width = clean.shape
     sigma = torch.cat([torch.zeros(batch, frames, device=clean.device), SIGMAS.to(clean.device)[steps]], 1)  # (B, 2T)
     positions = model.rope_encode(frames, height, width, device=clean.device, dtype=clean.dtype)
-    mask = block_causal_mask(frames, (height // 2) * (width // 2)).to(clean.device)
+    mask = block_causal_mask(frames, (height // 2) * (width // 2), window).to(clean.device)
     with torch.autocast(clean.device.type, dtype=torch.bfloat16):
         out = model.forward_orig(
             torch.cat([clean, noisy], 2), sigma * 1000, context, freqs=torch.cat([positions, positions], 1),
@@ -82,15 +81,34 @@ def teacher_forced(model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: 
 
 
 def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Velocity error of every frame but the first, each at its own one of the four sigmas."""
+    """Velocity error of every frame but the first, each at its own one of the four sigmas.
+
+    The past it is given is the true one slightly noised or, half of the time, what the model itself makes of every
+    frame: that is what it will have to go on from.
+    """
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).to(latent.device)
+
+    def noised_frames() -> tuple[Tensor, Tensor, Tensor]:
+        """Steps (B, T), and the frames at their sigmas with the noise in them."""
+        steps = (draw(batch, frames) * STEPS).long()
+        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
+        return steps, (1 - sigma) * latent + sigma * noise, noise
+
     batch, _, frames = latent.shape[:3]
-    draw = lambda *shape: torch.rand(shape, generator=generator).to(latent.device)  # noqa: E731
-    steps = (draw(batch, frames) * STEPS).long()
-    sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
-    noise, context_noise = torch.randn((2, *latent.shape), generator=generator).to(latent.device)
-    context_sigma = CONTEXT_NOISE * draw(batch, 1, 1, 1, 1)
-    clean = (1 - context_sigma) * latent + context_sigma * context_noise
-    velocity = teacher_forced(model, clean, (1 - sigma) * latent + sigma * noise, steps, context)
+    window = WINDOWS[int(draw(1) * len(WINDOWS))]
+    past_sigma = PAST_NOISE * draw(batch, 1, 1, 1, 1)
+    past = (1 - past_sigma) * latent + past_sigma * torch.randn(latent.shape, generator=generator).to(latent.device)
+    if draw(1) < OWN_PAST_SHARE:
+        with torch.no_grad():
+            steps, noisy, _ = noised_frames()
+            sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
+            own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, window)
+        past = torch.cat([past[:, :, :1], own[:, :, 1:]], 2)
+    steps, noisy, noise = noised_frames()
+    velocity = teacher_forced(model, past, noisy, steps, context, window)
     return (velocity - (noise - latent))[:, :, 1:].square().mean()
 
 
@@ -133,32 +151,16 @@ def train(steps: int, long_clips: LongClips, pictures: Paths, device: str, check
     model = load_causal_base(device)
     add_deltas(model, RANK)
     model.to(device)
-    optimizer = MuonAdamW(model, lambda name, _: ".parametrizations." in name, MUON_RATE, ADAM_RATE)
-    state = host.load_checkpoint(checkpoint)
-    first = 0
-    if state is not None:
-        model.load_state_dict(state["deltas"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    generator = torch.Generator().manual_seed(SEED)
 
-    generator = torch.Generator().manual_seed(SEED + first)
-    started, recent = time.monotonic(), []
-    for step in range(first, steps):
+    def loss_at(step: int) -> Tensor:
         latent, context = long_clips.draw(BATCH)
         following = clip_loss(model, latent.to(device), context.to(device), generator)
-        paths, context = pictures.draw(PICTURE_BATCH)
         # A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
-        opening = lcm_loss(model, paths.to(device), context.to(device))
-        (following + opening).backward()
-        optimizer.step(warm_up_then_decay(step, steps))
-        recent.append((following.item(), opening.item()))
-        if (step + 1) % 25 == 0:
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            means = torch.tensor(recent).mean(0).tolist()
-            log.info("step %d of %d: following %.4f, opening %.4f, %.2f s per step", step + 1, steps, *means, pace)
-            recent.clear()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            host.save_checkpoint(checkpoint, deltas=trained_state(model), optimizer=optimizer.state_dict(), step=step + 1)
+        opening = lcm_loss(model, *(part.to(device) for part in pictures.draw(PICTURE_BATCH, "starts", "ends")))
+        return following + opening
+
+    train_deltas(model, loss_at, steps, checkpoint)
     return model
 
 
@@ -172,7 +174,7 @@ def main() -> None:
     host.connect(options.device)
 
     folder = options.cache / "picture-paths"
-    teacher.write_chunks(PICTURE_CHUNKS, folder, options.device, latent_frames=1)
+    teacher.write_chunks(PICTURE_CHUNKS, folder, options.device, latent_frames=1, restarts=True)
     pictures = Paths(teacher.read_chunks(folder), SEED)
     latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
     model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")

@@ -33,11 +33,12 @@ KL_WEIGHT = 1e-4
 # L1 alone lingers for hundreds of steps on the background, the median of every pixel; L2 pulls the shapes out of it.
 SQUARE_WEIGHT = 4.0
 EDGE_WEIGHT = 0.5  # L1 on spatial differences, in the video phase: sharpens outlines
+REFINE_EDGE_WEIGHT = 1.0  # outlines are what tells the shapes apart
 # Pictures first, since they are cheap and teach all but the temporal layers. Short clips then: a causal VAE that is
 # right on nine frames is right on more. (frames, share of the steps, batch)
 REFINE_LENGTHS = ((4, 17), (6, 9), (8, 5), (16, 1))  # (batch, frames) of the second training
-REFINE_NOISE = 0.05  # of the latent's SD: sampled latents are never quite clean
-TIE_WEIGHT = 0.03  # on the squared change of the latent, in SDs
+REFINE_NOISE = 0.08  # of the latent's SD: sampled latents are never quite clean
+TIE_WEIGHT = 0.01  # on the squared change of the latent, in SDs
 PICTURE_SHARE = 0.3
 LENGTHS = ((1, 0.1, 16), (5, 0.75, 8), (9, 0.15, 8))
 
@@ -159,7 +160,7 @@ def refine(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
             tied = before.encode(target)
         output = vae.decode(latent + REFINE_NOISE * tied.std() * torch.randn_like(latent))
         tie = TIE_WEIGHT * ((latent - tied) / tied.std()).square().mean()
-        (reconstruction_loss(output, target, EDGE_WEIGHT) + tie).backward()
+        (reconstruction_loss(output, target, REFINE_EDGE_WEIGHT) + tie).backward()
         optimizer.step(warm_up_then_decay(step, steps, warm_up=20, flat_share=0.3))
         recent.append((output - target).detach().div(2).square().mean().item())
         if (step + 1) % 20 == 0 or step + 1 == steps:

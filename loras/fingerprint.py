@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,7 @@ LARGEST_TRAINED_RANK = 256
 # What the format allows, in bytes.
 LARGEST_HEADER = 100_000_000
 
-MODEL_LAYER = re.compile(
+MODEL_LAYER = (
     r"(^|\.)(blocks|layers|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks|double_stream_blocks"
     r"|double_stream_layers)\.\d+\."
 )
@@ -122,9 +123,10 @@ def _refuse_wrong_length(path: Path, size: int) -> None:
                           "Either the download broke off or it is another kind of file: download it again.")
 
 
+@lru_cache(maxsize=1 << 14)  # the same few thousand keys are asked for three times while a file is attached
 def layer_of(key: str) -> str:
     """Name of the layer a LoRA tensor belongs to: the key without its ending."""
-    for ending in LORA_ENDINGS + OTHER_ENDINGS:
+    for ending in LORA_ENDINGS if key.endswith(".weight") else OTHER_ENDINGS:
         if key.endswith(ending):
             return key[: -len(ending)]
     return key
@@ -167,7 +169,7 @@ def _kind_of(keys: Iterable[str]) -> Kind | None:
         return Kind.MOTION_MODULE
     if any(key.endswith((*LORA_ENDINGS, *DIFFERENCE_ENDINGS)) for key in keys):
         return Kind.LORA
-    if any(MODEL_LAYER.search(key) for key in keys):
+    if any(re.search(MODEL_LAYER, key) for key in keys):
         return Kind.MODEL
     return None
 
@@ -313,12 +315,10 @@ def _says(words: set[str], groups: tuple[str, ...], excludes: tuple[str, ...]) -
 
 def _speaks_for(words: set[str], record: Accelerator) -> bool:
     """Whether every claim the words make agrees with the record, and they make the release's own."""
+    if not _says(words, record.name_words, record.name_excludes):
+        return False
     counts = _counts_in(words)
     # A release that puts its step count into its files' names means it; one that does not leaves the choice to its user.
     own_counts = {n for file in record.files for n in _counts_in(_words_of(file.name))} or set(record.steps)
     named_experts = {expert for expert, word in ((Expert.HIGH_NOISE, "high"), (Expert.LOW_NOISE, "low")) if word in words}
-    return (
-        _says(words, record.name_words, record.name_excludes)
-        and (not counts or bool(counts & own_counts))
-        and named_experts == ({record.expert} if record.expert else set())
-    )
+    return (not counts or bool(counts & own_counts)) and named_experts == ({record.expert} if record.expert else set())

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from .fingerprint import DOWN_ENDINGS, alpha_in, layer_of
 
+# A layer of a Wan model, with whatever stands before it in place of the host's own diffusion_model.
+WAN_KEY = (r"((model\.)?diffusion_model\.|model\.|transformer\.)?"
+           r"(?P<layer>(blocks\.\d+|head|patch_embedding|text_embedding|time_embedding|time_projection|img_emb)\.)")
+
 
 @dataclass(frozen=True)
 class Repaired:
@@ -25,8 +29,9 @@ def repair(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], missing_a
 
     missing_alpha: the alpha of a release whose files carry none, where that is known and is not their rank.
     """
-    renamed = {repaired_key(key): tensor for key, tensor in tensors.items()}
-    notes = [note for note, count in _renamings(tensors) if count]
+    names = {key: repaired_key(key) for key in tensors}
+    renamed = {names[key]: tensor for key, tensor in tensors.items()}
+    notes = [note for note, count in _renamings(names) if count]
     stated = alpha_in(metadata)
     alpha = missing_alpha if stated is None else stated
     missing = _layers_without_alpha(renamed) if alpha is not None else ()
@@ -44,17 +49,17 @@ def repaired_key(key: str) -> str:
     `diffusion_model.` before `blocks.N`, or with `transformer.` or `model.` in its place. Of diffusers' names for a UNet's
     attention the host knows the older ones, with a processor between.
     """
-    if re.search(r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\.", key) and ".processor." not in key:
+    if ".processor." not in key and re.search(r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\.", key):
         key = re.sub(r"\.(attn[12])\.to_(q|k|v|out)(\.0)?\.(?=lora|alpha|dora)", r".\1.processor.to_\2.", key)
-    if re.match(r"((model\.)?diffusion_model\.|model\.|transformer\.)?(blocks\.\d+\.|head\.|patch_embedding\.|text_embedding\."
-                r"|time_embedding\.|time_projection\.|img_emb\.)", key):
-        key = "diffusion_model." + re.sub(r"^(model\.diffusion_model|diffusion_model|model|transformer)\.", "", key)
-    return re.sub(r"\.diff_m$", ".modulation.diff", key)
+    if not key.startswith("diffusion_model.") and (wan := re.match(WAN_KEY, key)):
+        key = "diffusion_model." + key[wan.start("layer") :]
+    return key.removesuffix("diff_m") + "modulation.diff" if key.endswith(".diff_m") else key
 
 
-def _renamings(tensors: Mapping[str, Tensor]) -> list[tuple[str, int]]:
-    modulation = sum(key.endswith(".diff_m") for key in tensors)
-    prefix = sum(repaired_key(key).startswith("diffusion_model.") and not key.startswith("diffusion_model.") for key in tensors)
+def _renamings(names: Mapping[str, str]) -> list[tuple[str, int]]:
+    """names: key in the file -> the host's."""
+    modulation = sum(key.endswith(".diff_m") for key in names)
+    prefix = sum(name.startswith("diffusion_model.") and not key.startswith("diffusion_model.") for key, name in names.items())
     return [
         (f"{modulation} modulation differences (.diff_m) renamed so that the host loads them", modulation),
         (f"{prefix} keys given the diffusion_model. prefix the host expects", prefix),

@@ -19,6 +19,8 @@ from .module import Architecture, MotionModule, sinusoids
 POSITIONS = ".positions.weight"
 # AnimateLCM's files carry no position encodings; its authors' code computes this many.
 POSITIONS_WITHOUT_ENCODING = 64
+# Far beyond any UNet and any clip: a header that names more is no motion module's.
+LARGEST_WIDTH, MOST_POSITIONS = 1 << 14, 1 << 16
 
 
 class MotionFileError(ValueError):
@@ -52,11 +54,10 @@ class MotionFile:
     architecture: Architecture
 
 
-_PLACE = re.compile(
-    r"(?:module\.)?(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)")
+_PLACE = r"(?:module\.)?(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)"
 
 # The rest of a key -> its name here. Both layouts; \1 is attention 0 or 1, "both" stands for either.
-_RENAMES = tuple((re.compile(pattern), name) for pattern, name in (
+_RENAMES = (
     (r"(norm|proj_in|proj_out)\.(weight|bias)", r"\1.\2"),
     (r"transformer_blocks\.0\.attention_blocks\.([01])\.to_([qkv])\.weight", r"block.attentions.\1.to_\2.weight"),
     (r"transformer_blocks\.0\.attention_blocks\.([01])\.to_out\.0\.(weight|bias)", r"block.attentions.\1.to_out.\2"),
@@ -73,18 +74,18 @@ _RENAMES = tuple((re.compile(pattern), name) for pattern, name in (
     (r"transformer_blocks\.0\.norm1\.(weight|bias)", r"block.attentions.0.norm.\1"),
     (r"transformer_blocks\.0\.norm2\.(weight|bias)", r"block.attentions.1.norm.\1"),
     (r"transformer_blocks\.0\.norm3\.(weight|bias)", r"block.feed_forward.norm.\1"),
-))
+)
 
 
 def names_of(key: str) -> tuple[str, ...]:
     """What a file's tensor is called here; two names for diffusers' shared position encodings, none for other tensors."""
-    place = _PLACE.fullmatch(key)
+    place = re.fullmatch(_PLACE, key)
     if place is None:
         return ()
     direction, level, index, rest = place.groups()
     prefix = f"{direction}.{level}.{index}." if direction else "middle."
     for pattern, name in _RENAMES:
-        if match := pattern.fullmatch(rest):
+        if match := re.fullmatch(pattern, rest):
             renamed = prefix + match.expand(name)
             return tuple(renamed.replace(".both.", f".{i}.") for i in (0, 1)) if ".both." in renamed else (renamed,)
     return ()
@@ -94,7 +95,8 @@ def inspect(shapes: Mapping[str, tuple[int, ...]], file_name: str) -> MotionFile
     """What a motion module's header proves. shapes: tensor name -> shape. Raises MotionFileError for anything else."""
     refuse_other_kinds(shapes, file_name)
     found = {name: shape for key, shape in shapes.items() for name in names_of(key)}
-    widths = tuple(found[name][0] for level in range(4) if (name := f"down.{level}.0.norm.weight") in found)
+    norms = [found.get(f"down.{level}.0.norm.weight", ()) for level in range(4)]
+    widths = tuple(shape[0] for shape in norms if len(shape) == 1)
     encodings = {shape[1] for name, shape in found.items() if name.endswith(POSITIONS) and len(shape) == 3}
     has_middle = any(name.startswith("middle.") for name in found)
     positions = min(encodings, default=POSITIONS_WITHOUT_ENCODING)
@@ -127,7 +129,7 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
     if not is_motion:
         raise MotionFileError(f"{file_name} is no AnimateDiff motion module: none of its {len(keys)} tensors belongs to one. "
                               "Choose a file such as animatediff_lightning_4step_comfyui.safetensors.")
-    levels = {match[2] for key in keys if (match := _PLACE.fullmatch(key)) and match[1] == "down"}
+    levels = {match[2] for key in keys if (match := re.fullmatch(_PLACE, key)) and match[1] == "down"}
     if levels == {"0", "1", "2"}:
         raise MotionFileError(f"{file_name} is a motion module for SDXL (three resolutions). Only motion modules for SD 1.5 can be "
                               "loaded.")
@@ -138,9 +140,12 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
 
 def refuse_incomplete(found: Mapping[str, tuple[int, ...]], architecture: Architecture, file_name: str) -> None:
     """Raise MotionFileError unless every tensor of this architecture is there and fits."""
-    if len(architecture.widths) != 4 or any(width % 32 for width in architecture.widths):
+    if len(architecture.widths) != 4 or any(width % 32 or not 0 < width <= LARGEST_WIDTH for width in architecture.widths):
         raise MotionFileError(f"{file_name} is not a whole motion module for SD 1.5: expected four resolutions, found widths "
                               f"{list(architecture.widths)}. Download it again.")
+    if not 0 < architecture.positions <= MOST_POSITIONS:
+        raise MotionFileError(f"{file_name} is not a whole motion module for SD 1.5: it has {architecture.positions} positions for frames. "
+                              "Download it again.")
     expected = {name: tuple(tensor.shape) for name, tensor in MotionModule(architecture, device="meta").state_dict().items()}
     missing = [name for name in expected if name not in found and not name.endswith(POSITIONS)]
     misfit = [name for name in expected if name in found and found[name] != expected[name]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import accelerator, budget, compare, demo, motion, sampler, skip
+from . import accelerator, budget, compare, demo, motion, sampler, skip, stream
 
-MODULES = (accelerator, sampler, motion, skip, budget, compare, demo)
+MODULES = (accelerator, sampler, stream, motion, skip, budget, compare, demo)
 
 
 class FewStepExtension(ComfyExtension):

@@ -9,7 +9,7 @@ import re
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Expert, Kind
+from ..loras.accelerator import Accelerator, Base, Expert, Kind
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.fingerprint import (
@@ -23,12 +23,17 @@ from ..loras.fingerprint import (
     recognise_lora,
     recognise_model,
 )
+from ..loras.fit import refuse_damaged
 from ..loras.repair import repair
 from . import declared, host
 from .report import Report
 
 NONE = "none"
 AUTO = "auto"
+
+# Causal Wan has the tensors of ordinary Wan, and ComfyUI tells them apart by the file's metadata alone.
+UNMARKED = ("If its file is a causal model, it lacks the mark by which ComfyUI knows one. Run scripts/mark_causal.py of this pack's "
+            "repository, python mark_causal.py IN OUT.safetensors, which also converts .pt files, and load OUT.")
 
 
 class FewStepAccelerator(io.ComfyNode):
@@ -99,6 +104,7 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     refuse_other_expert(model, record, lora_name)
 
     tensors, metadata = host.load_tensors(path)
+    refuse_damaged(tensors, lora_name)
     repaired = repair(tensors, metadata, record.missing_alpha)
     patched, coverage = host.attach_lora(model, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
@@ -209,13 +215,16 @@ def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) 
 # ---------------------------------------------------------------- a model that is itself distilled
 
 
-def recognise_distilled(model) -> Recognition:
-    """What the connected model is, by its architecture, its size, its file's name and the file's own title."""
+def recognise_distilled(model, base: Base | None = None) -> Recognition:
+    """What the connected model is, by its architecture, its size, its file's name and the file's own title.
+
+    base: what to take its architecture for, where the host's word for it is not the last.
+    """
     name, path = host.file_of(model)
     metadata = {}
     if path is not None and path.lower().endswith((".safetensors", ".sft")) and os.path.isfile(path):
         metadata = read_header(path).metadata
-    return recognise_model(host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
+    return recognise_model(base or host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
 
 
 def attach_distilled(model, accelerator: str):
@@ -228,13 +237,21 @@ def attach_distilled(model, accelerator: str):
     if recognition.look_alike is not None:
         raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
     if record is None:
+        refuse_unmarked(model, recognise_distilled(model, Base.WAN_CAUSAL).record, name)
         candidates = _ids(fitting(recognition.fingerprint, known.records.values()))
         raise ValueError(f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
                          f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
                          + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
+    refuse_unmarked(model, record, name)
     refuse_other_model(record, recognition, name)
     patched = host.with_record(host.with_model_sampling(model, record), record)
     return patched, describe(record, recognition, None, known.problems, name, 1.0)
+
+
+def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
+    """Raise for a causal model that the host could not know as one and loaded as ordinary Wan."""
+    if record is not None and record.causal is not None and host.base_of(model) is Base.WAN_T2V:
+        raise ValueError(f"{name} was loaded as {Base.WAN_T2V.value}, and {record.id} is a causal model. {UNMARKED}")
 
 
 def refuse_other_model(record: Accelerator, recognition: Recognition, name: str) -> None:

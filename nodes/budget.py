@@ -146,7 +146,7 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     frames = first.shape[2] if first.ndim == 5 else 1
     if frames == 1:
         return Work(first.shape[0])
-    played = (frames - 1) * model.get_model_object("latent_format").temporal_downscale_ratio + 1
+    played = (frames - 1) * host.frames_per_latent_frame(model) + 1
     return Work(first.shape[0], frames, played / FRAME_RATES.get(host.base_of(model), OTHER_FRAME_RATE))
 
 

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..loras.accelerator import Accelerator
+from ..loras.catalog import CATALOG
 from . import host
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 LORAS = FOLDER / "loras"
+BASE = "fewstep_demo_wan.safetensors"
 VAE = "fewstep_demo_vae.safetensors"
-VARIANTS = {"base": "fewstep_demo_wan.safetensors"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What makes a model of the base: a LoRA that becomes part of it, what its file would tell the host, its record."""
+
+    delta: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    record: Accelerator | None = None
+
+
+VARIANTS = {
+    "base": Variant(),
+    # The host knows a causal Wan by its file saying so: the weights have the same names and shapes.
+    "causal": Variant("fewstep_demo_causal.safetensors", {"transformer": {"causal_ar": True}}, CATALOG["fewstep-demo-causal"]),
+}
 
 WORDS = "demo.word_embeddings"
 # The shift it was trained to be sampled at; the host's own for Wan is 8.
@@ -38,10 +59,11 @@ class FewStepDemo(io.ComfyNode):
                                 tooltip="A small or big, coloured circle, square or triangle, moving left, right, up or down, growing, "
                                         "shrinking or standing still, on a dark, grey, striped or gradient background. Other words "
                                         "are refused with the list of those it knows."),
-                io.Int.Input("frames", default=17, min=1, max=81, step=4,
+                io.Int.Input("frames", default=17, min=1, max=1025, step=4,
                              tooltip="Length of the clip. 17 is what it was trained on; 1 gives a picture."),
                 io.Combo.Input("variant", options=list(VARIANTS), default="base",
-                               tooltip="base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of its accelerators."),
+                               tooltip="base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of its accelerators. "
+                                       "causal makes one frame after another in 4 steps each, for the Streaming Sampler."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For the Accelerator Loader, or KSampler with 50 steps at CFG 5."),
@@ -54,7 +76,7 @@ class FewStepDemo(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt: str, frames: int, variant: str) -> io.NodeOutput:
-        tensors, metadata = host.load_tensors(str(FOLDER / VARIANTS[variant]))
+        tensors, metadata = host.load_tensors(str(FOLDER / BASE))
         text = json.loads(metadata["fewstep_demo"])
         positive, negative = (embed(words, tensors[WORDS], text) for words in (prompt, ""))
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
@@ -85,11 +107,18 @@ def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
 
 def load_model(variant: str, disable_dynamic: bool = False):
     """The host's MODEL of a variant. Registered with it, so that the host can load the model again where it needs to."""
-    tensors, metadata = host.load_tensors(str(FOLDER / VARIANTS[variant]))
+    chosen = VARIANTS[variant]
+    tensors, metadata = host.load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)
+    if chosen.config:
+        metadata = {**metadata, "config": json.dumps(chosen.config)}
     model = host.load_diffusion_model(tensors, metadata, disable_dynamic)
     model.cached_patcher_init = (load_model, (variant,))
-    return host.with_shift(model, SHIFT)
+    model = host.with_shift(model, SHIFT)
+    if chosen.delta:
+        delta, _ = host.load_tensors(str(FOLDER / chosen.delta))
+        model, _ = host.attach_lora(model, delta, 1.0)
+    return model if chosen.record is None else host.with_record(model, chosen.record)
 
 
 NODES = [FewStepDemo]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,8 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterization, ShiftedFlow, Solver, TwoClockFlow
 from ..loras.architecture import measure
-from ..loras.fingerprint import DOWN_ENDINGS, layer_of, weights_as_layers
+from ..loras.fingerprint import layer_of, weights_as_layers
+from ..loras.fit import misfits
 from ..samplers.plan import SamplingPlan
 from ..samplers.solvers import sample_tcd
 
@@ -75,13 +77,20 @@ def base_of(model) -> Base | None:
 
 def width_of(model) -> int | None:
     """The hidden width of a loaded model, where its architecture has one that tells its size."""
-    return measure(weights_as_layers(shapes_of(model.model.diffusion_model))).width
+    return measure(weights_as_layers(dict(_first_shapes(model.model.diffusion_model)))).width
+
+
+def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
+    """shapes_of, but of every list of blocks its first alone: the others are only more of the same."""
+    yield from ((path + name, tuple(value.shape)) for name, value in module.named_parameters(recurse=False))
+    for name, child in module.named_children():
+        if not name.isdigit() or name == "0":
+            yield from _first_shapes(child, f"{path}{name}.")
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every weight, as the arithmetic sees it: quantised formats pack several values into one stored number."""
-    stored = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    return stored | {key: tuple(value.shape) for key, value in module.named_parameters()}
+    return {key: tuple(value.shape) for key, value in module.named_parameters()}
 
 
 def file_of(model) -> tuple[str, str | None]:
@@ -109,6 +118,12 @@ def image_tokens(model, latent: Mapping[str, Any]) -> int:
     first = samples.unbind()[0] if samples.is_nested else samples
     scale = model.get_model_object("latent_format").spacial_downscale_ratio
     return round(first.shape[-2] * scale * first.shape[-1] * scale / (16 * 16))
+
+
+def frames_per_latent_frame(model) -> int:
+    """Video frames that one frame of this model's latent stands for. Before 0.24 the host does not say."""
+    told = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", None)
+    return told or (8 if base_of(model) in (Base.LTXV, Base.LTXAV) else 4)
 
 
 def sigma_of(model) -> Callable[[float], float]:
@@ -142,32 +157,35 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora = comfy.lora_convert.convert_lora(dict(tensors))
     shapes = shapes_of(model.model)
-    misfit = {layer_of(key) for key, tensor in lora.items() if not _fits(key, tensor, key_map, shapes)}
-    fitting = {key: tensor for key, tensor in lora.items() if layer_of(key) not in misfit}
-    known = {key: tensor for key, tensor in fitting.items() if layer_of(key) in key_map}
-    unknown = sorted({layer_of(key) for key in fitting} - set(key_map))
+    misfit = misfits({key: tuple(tensor.shape) for key, tensor in lora.items()}, lambda layer: _weight_shape(key_map.get(layer), shapes))
+    fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
+    layers = set(fitting.values())
+    # The host tries every name a weight may have in a file, in a dozen formats: only those that are in this one are asked for.
+    present = {layer: target for layer, target in key_map.items() if layer in layers}
+    unknown = sorted(layers - present.keys())
     not_needed = tuple(layer for layer in unknown if _is_not_needed(layer, shapes))
 
     patched = model.clone()
-    patches = comfy.lora.load_lora(known, key_map)
-    bare = _bare_parameters(model.model) & set(patches)
+    patches = comfy.lora.load_lora({key: lora[key] for key, layer in fitting.items() if layer in present}, present)
+    bare = _bare_parameters(shapes) & set(patches)
     patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
     for key in bare:
         patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
     lost = tuple(layer for layer in unknown if layer not in not_needed)
-    return patched, Coverage(len({layer_of(key) for key in known}), not_needed, lost, tuple(sorted(misfit)))
+    return patched, Coverage(len(present), not_needed, lost, tuple(sorted(misfit)))
 
 
-def _bare_parameters(module: torch.nn.Module) -> set[str]:
-    """Parameters held directly by a module that has others below it, such as the modulation of a Wan block.
+def _bare_parameters(names: Iterable[str]) -> set[str]:
+    """Of all parameters, those held directly by a module that has others below it, such as the modulation of a Wan block.
 
     The host takes weight patches for them and never applies them: its loading visits leaf modules only.
     """
-    return {
-        f"{path}.{name}" if path else name
-        for path, part in module.named_modules() if any(True for child in part.children() for _ in child.parameters())
-        for name, _ in part.named_parameters(recurse=False)
-    }
+    holders = {name: name.rpartition(".")[0] for name in names}
+    above = {""}
+    for path in set(holders.values()):
+        while (path := path.rpartition(".")[0]) not in above:
+            above.add(path)
+    return {name for name, holder in holders.items() if holder in above}
 
 
 def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn.Parameter:
@@ -177,16 +195,9 @@ def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn
     return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
 
 
-def _fits(key: str, tensor: Tensor, key_map: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a low-rank factor has the width of the weight it goes on. True where that cannot be told."""
-    shape = shapes.get(target) if isinstance(target := key_map.get(layer_of(key)), str) else None
-    if shape is None or len(shape) < 2 or tensor.ndim < 2:
-        return True
-    if key.endswith(DOWN_ENDINGS):
-        return tensor.shape[1] == shape[1]
-    if key.endswith(("lora_up.weight", "lora_B.weight", "lora.up.weight", "lora_B.default.weight")):
-        return tensor.shape[0] == shape[0]
-    return True
+def _weight_shape(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Shape of the weight a layer goes on. None for part of a fused one, which the host names by a tuple, and where it has none."""
+    return shapes.get(target) if isinstance(target, str) else None
 
 
 def _is_not_needed(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -367,8 +378,13 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
     else:
         samples = _two_experts(models, sampler, plan, stage)
     seconds = time.perf_counter() - started
-    samples = samples.to(device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype())
-    return Run(samples, run, seconds)
+    return Run(samples.to(**between_nodes()), run, seconds)
+
+
+def between_nodes() -> dict[str, Any]:
+    """Where and in which precision the host hands latents from node to node. 0.16 has no say about the precision yet."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
+    return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
 
 
 def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
@@ -469,10 +485,31 @@ def load_vae(path: str):
     return comfy.sd.VAE(sd=tensors, metadata=metadata)
 
 
-def show_on_node(text: str, node_id: str | None) -> None:
-    """Text under the node in the editor. Does nothing where no server runs, as in tests and other front ends."""
-    from server import PromptServer
+def version() -> str:
+    """ComfyUI's own version."""
+    import comfyui_version
 
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+    return comfyui_version.__version__
+
+
+def running_server():
+    """The host's server in this process, or None where there is none: in tests and in programs of other people."""
+    # Where a server runs its module is loaded; importing it here would fail in programs that use 0.16 without one.
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def drop_cached_results() -> None:
+    """Have the server forget the results of nodes once this run has ended, as POST /free does; models stay loaded."""
+    queue = getattr(running_server(), "prompt_queue", None)
+    if queue is not None:
+        queue.set_flag("unload_models", False)
+        queue.set_flag("free_memory", True)
+
+
+def show_on_node(text: str, node_id: str | None) -> None:
+    """Text under the node in the editor that queued this run. Does nothing where there is none, as in tests and for API callers."""
+    server = running_server()
+    client = getattr(server, "client_id", None)
+    # Without a client the host would show it to every editor that is open, under a node of theirs.
+    if client is not None and node_id is not None:
+        server.send_progress_text(text, node_id, client)

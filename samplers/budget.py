@@ -176,7 +176,7 @@ def accelerated_way(records: tuple[Accelerator, ...], steps: int, cost: Cost, wo
 
 
 def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
-    """A causal model, block by block: each is denoised and then evaluated once more for the memory of the blocks after it.
+    """A causal model, block by block: each but the last is evaluated once more for the memory of the blocks after it.
 
     A block is taken to cost its share of an evaluation of all frames. Attention to earlier blocks alone is less than that.
     """
@@ -184,12 +184,13 @@ def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> W
     assert causal is not None
     size = min(causal.frames_per_block, work.latent_frames)
     blocks = math.ceil(work.latent_frames / size)
-    first = (causal.first_block_steps or steps) + 1
+    first = causal.first_block_steps or steps
     evaluations = first + (blocks - 1) * (steps + 1)
     block = cost.evaluation * size / work.latent_frames
-    shares = first * size + (steps + 1) * (work.latent_frames - size)
+    # Frames evaluated: in the steps of the first block and of the others, and in the context pass that stands before each of these.
+    shares = first * size + steps * (work.latent_frames - size) + (blocks - 1) * size
     seconds = cost.evaluation * shares / work.latent_frames
-    return Way(Method.STREAM, steps, evaluations, seconds, records=(record,), first_block=(first - 1) * block)
+    return Way(Method.STREAM, steps, evaluations, seconds, records=(record,), first_block=first * block)
 
 
 def candidates(record: Accelerator | None, run: StepRange | None, cost: Cost, work: Work, is_negative_forced: bool = False) -> list[Way]:

@@ -40,6 +40,16 @@ class JobFailed(RuntimeError):
         super().__init__(f"{where}: {self.details.get('exception_message', 'interrupted')}")
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """A server is asked, and nobody it points to: an answer that leads elsewhere is an error."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_StayHere)
+
+
 @dataclass(frozen=True)
 class Client:
     """One ComfyUI server, by its address."""
@@ -53,7 +63,7 @@ class Client:
 
     def fetch(self, path: str) -> bytes:
         """The bytes at a path."""
-        with urllib.request.urlopen(self.url + path, timeout=self.timeout) as answer:
+        with OPENER.open(self.url + path, timeout=self.timeout) as answer:
             return answer.read()
 
     def post(self, path: str, data: Any) -> tuple[int, Any]:
@@ -61,7 +71,7 @@ class Client:
         body = json.dumps(data).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with OPENER.open(request, timeout=self.timeout) as answer:
                 return answer.status, decoded(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -71,7 +81,7 @@ class Client:
         """Queue a workflow in API format and return its id."""
         status, body = self.post("/prompt", {"prompt": prompt, "client_id": client_id})
         if status != 200:
-            raise PromptRefused(body)
+            raise PromptRefused(f"HTTP {status}" if body is None else body)
         return str(body["prompt_id"])
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:

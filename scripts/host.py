@@ -40,6 +40,7 @@ SOURCE_RELEASES = {
     "0.18.2": "2.0.0",
     "0.16.3": "1.0.0",
 }
+OLDEST_VERSION = "0.16.3"
 
 # A matched set: torchvision refuses to import beside a torch it was not built against.
 TORCH_PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")

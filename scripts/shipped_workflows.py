@@ -36,6 +36,7 @@ UMT5 = file("text_encoders", WAN21, "split_files/text_encoders/umt5_xxl_fp8_e4m3
 WAN_VAE = file("vae", WAN21, "split_files/vae/wan_2.1_vae.safetensors")
 WAN21_T2V = file("diffusion_models", WAN21, "split_files/diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors")
 WAN21_I2V = file("diffusion_models", WAN21, "split_files/diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors")
+CAUSAL_FORCING = accelerator_file("causal-forcing-framewise", "causal_forcing-framewise.safetensors")
 CLIP_VISION = file("clip_vision", WAN21, "split_files/clip_vision/clip_vision_h.safetensors")
 CLIP_L = file("text_encoders", "comfyanonymous/flux_text_encoders", "clip_l.safetensors")
 T5_XXL = file("text_encoders", "comfyanonymous/flux_text_encoders", "t5xxl_fp8_e4m3fn_scaled.safetensors")
@@ -55,6 +56,8 @@ HUNYUAN15_VAE = file("vae", HUNYUAN15, "split_files/vae/hunyuanvideo15_vae_fp16.
 
 # Comes with the pack, so there is nothing to download.
 DEMO_LORA = "fewstep_demo_lightx2v_4step.safetensors"
+# Titles of the four ways that demo_compare shows; scripts/demo.py finds their nodes by these.
+FULL, QUICK, PLAIN, GUIDED = "50 steps, CFG 5", "4 steps accelerated", "4 steps plain", "4 steps accelerated, CFG 5"
 
 
 def wan22(task: str, expert: str) -> Model:
@@ -822,30 +825,120 @@ def demo_compare(schema: Schema) -> Graph:
     graph = Graph(schema, "Demo, 100 evaluations and 4", "demo_compare", """
 ## What acceleration costs, seen on any computer
 
-The tiny model that comes with this pack, twice with the same seed: on the left as it was trained, 50 steps with guidance, which is \
-100 evaluations; on the right with its accelerator, 4 evaluations.
+The tiny model that comes with this pack, four times with the same seed, side by side from left to right:
 
-The sheet shows both, the difference, and the figures.
+1. as it was trained: 50 steps with guidance, which is 100 evaluations
+2. with its accelerator: 4 evaluations
+3. without the accelerator in 4 steps: why it takes one
+4. with the accelerator, but CFG left at 5: what guidance does to a model that has it built in
+
+The sheet shows the first two, the difference, and the figures; the reports below say how far each of the others is from the first.
 """, seeds="fixed")
     with graph.group("Demo model"):
         model = graph.node("FewStepDemo")
         fast = accelerate(graph, model, DEMO_LORA, output="model")
+    clip = {"positive": model["positive"], "latent_image": model["latent"], "seed": 1}
+    core = {**clip, "negative": model["negative"], "sampler_name": "euler", "scheduler": "simple"}
     with graph.group("50 steps with guidance"):
-        full = graph.node(
-            "KSampler", model=model["model"], positive=model["positive"], negative=model["negative"], latent_image=model["latent"],
-            seed=1, steps=50, cfg=5.0, sampler_name="euler", scheduler="simple",
-        )  # fmt: skip
+        full = graph.node("KSampler", FULL, model=model["model"], steps=50, cfg=5.0, **core)
         full_frames = graph.node("VAEDecode", samples=full["LATENT"], vae=model["vae"])
     with graph.group("4 steps accelerated", below=True):
-        quick = graph.node("FewStepSampler", model=fast["model"], positive=model["positive"], latent_image=model["latent"], seed=1)
+        quick = graph.node("FewStepSampler", QUICK, model=fast["model"], **clip)
         quick_frames = graph.node("VAEDecode", samples=quick["latent"], vae=model["vae"])
+    with graph.group("4 steps without the accelerator"):
+        plain = graph.node("KSampler", PLAIN, model=model["model"], steps=4, cfg=1.0, **core)
+        plain_frames = graph.node("VAEDecode", samples=plain["LATENT"], vae=model["vae"])
+    with graph.group("4 steps accelerated, CFG left at 5", below=True):
+        guided = graph.node("KSampler", GUIDED, model=fast["model"], steps=4, cfg=5.0, **core)
+        guided_frames = graph.node("VAEDecode", samples=guided["LATENT"], vae=model["vae"])
     with graph.group("Compare"):
         compared = graph.node(
-            "FewStepCompare", reference=full_frames["IMAGE"], candidate=quick_frames["IMAGE"], candidate_report=quick["report"]
+            "FewStepCompare", QUICK, reference=full_frames["IMAGE"], candidate=quick_frames["IMAGE"], candidate_report=quick["report"]
         )
         graph.node("PreviewAny", "Report", source=compared["report"])
-    with graph.group("Both clips"):
+    with graph.group("Compare the others", below=True):
+        for title, frames in ((PLAIN, plain_frames), (GUIDED, guided_frames)):
+            other = graph.node("FewStepCompare", title, reference=full_frames["IMAGE"], candidate=frames["IMAGE"])
+            graph.node("PreviewAny", "Report", source=other["report"])
+    with graph.group("Sheet"):
         graph.node("SaveImage", images=compared["sheet"], filename_prefix=f"few-step/{graph.slug}")
+    with graph.group("Side by side", below=True):
+        strip = full_frames
+        for frames in (quick_frames, plain_frames, guided_frames):
+            strip = graph.node("ImageStitch", image1=strip["IMAGE"], image2=frames["IMAGE"], direction="right", match_image_size=False)
+        larger = graph.node("ImageScaleBy", "Larger", image=strip["IMAGE"], upscale_method="nearest-exact", scale_by=3.0)
+        graph.node("SaveAnimatedWEBP", images=larger["IMAGE"], filename_prefix=f"few-step/{graph.slug}", fps=8.0)
+    return graph
+
+
+def causal_models(graph: Graph) -> tuple[Placed, Placed, Placed]:
+    """(model with its record, text encoder, VAE) of the one causal release that is published as ComfyUI loads it."""
+    with graph.group("Models"):
+        model = graph.node("UNETLoader", unet_name=CAUSAL_FORCING)
+        clip, vae = wan_text_and_vae(graph)
+    with graph.group("Accelerator"):
+        fast = accelerate(graph, model, None, "causal-forcing-framewise")
+    return fast, clip, vae
+
+
+def stream_video(graph: Graph, model: Placed, positive: Output, vae: Placed, **more: Output) -> None:
+    """Make, show and save a clip of five seconds."""
+    with graph.group("Streaming"):
+        size = graph.node("EmptyHunyuanLatentVideo", "Video size", width=832, height=480, length=81)
+        streamed = graph.node(
+            "FewStepStream", model=model["model"], positive=positive, latent_image=size["LATENT"], vae=vae["VAE"], seed=1, **more
+        )
+    show_report(graph, streamed)
+    with graph.group("Video"):
+        video = graph.node("CreateVideo", images=streamed["images"], fps=16)
+        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+
+
+def causal_stream(schema: Schema) -> Graph:
+    graph = Graph(schema, "Causal Forcing T2V stream", "causal_forcing_stream", """
+## Video that is shown while it is made
+
+A causal Wan model makes a clip from its first frame to its last. With the VAE connected, each finished block is decoded and shown on \
+the sampler at once.
+
+**Longer clips**: set `window_frames` to 21 or less, and memory stays the same however long the clip is. `sink_frames` keeps the first \
+frames in view for good.
+
+**Interrupt** keeps the blocks that are finished.
+
+**Self Forcing** and the chunk-wise models run in the same graph: convert their .pt file with `scripts/mark_causal.py` of this pack's \
+repository, load it, and set `accelerator` to auto.
+
+The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
+""")
+    fast, clip, vae = causal_models(graph)
+    with graph.group("Prompt", below=True):
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+    stream_video(graph, fast, positive, vae)
+    return graph
+
+
+def causal_from_picture(schema: Schema) -> Graph:
+    graph = Graph(schema, "Causal Forcing I2V stream", "causal_forcing_i2v_stream", """
+## A picture that goes on, shown while it is made
+
+The start picture becomes the first frame, and the causal model goes on from it, frame after frame.
+
+**start_latent** may also be the latent of an earlier clip: then the new one continues it. `length` counts its frames too.
+
+**Size**: the picture is scaled and cropped to the video's.
+
+The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
+""")
+    fast, clip, vae = causal_models(graph)
+    with graph.group("Start picture and prompt"):
+        picture = graph.node("LoadImage", "Start picture", image="example.png")
+        sized = graph.node(
+            "ImageScale", "To the video's size", image=picture["IMAGE"], upscale_method="lanczos", width=832, height=480, crop="center"
+        )
+        start = graph.node("VAEEncode", pixels=sized["IMAGE"], vae=vae["VAE"])
+        positive = prompt_box(graph, clip["CLIP"], MOTION_PROMPT)
+    stream_video(graph, fast, positive, vae, start_latent=start["LATENT"])
     return graph
 
 
@@ -868,6 +961,8 @@ WORKFLOWS: tuple[Callable[[Schema], Graph], ...] = (
     wan22_t2v,
     wan22_i2v,
     wan22_first_last,
+    causal_stream,
+    causal_from_picture,
     ltx2,
     hunyuan15,
     animatediff,

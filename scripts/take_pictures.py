@@ -30,6 +30,7 @@ SHOWN_IN = {
     "FewStepAccelerator": "sdxl_lightning",
     "FewStepSampler": "wan22_t2v_lightning",
     "FewStepSchedule": "sdxl_core_sampler",
+    "FewStepStream": "causal_forcing_i2v_stream",
     "FewStepMotion": "animatediff_lightning",
     "FewStepSkip": "sdxl_step_skip",
     "FewStepBudget": "sdxl_step_budget",

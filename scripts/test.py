@@ -1,9 +1,11 @@
 """Run every test this machine can run, and say what was left out and why.
 
-    python scripts/test.py [--host 0.30.0] [--tier static --tier pure ...] [-k EXPRESSION] [pytest arguments]
+    python scripts/test.py [--host 0.30.0] [--oldest] [--tier static --tier pure ...] [-k EXPRESSION] [pytest arguments]
 
-Tiers: static (ruff, mypy), pure (no ComfyUI imported), host (real ComfyUI, in process and over HTTP), browser (the real
-frontend in Chromium). A ComfyUI is provided by scripts/host.py, with everything the tests need, on the first run.
+Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it covers), host (real ComfyUI, in
+process and over HTTP), browser (the real frontend in Chromium); with --oldest, as continuous integration has it, oldest (the host
+tier once more on the oldest ComfyUI that is supported). A ComfyUI is provided by scripts/host.py, with everything the tests need,
+on the first run.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_server import link_folder
-from host import DEFAULT_VERSION, ROOT, Host, HostError, ensure_host, ensure_test_tools, runs
+from host import DEFAULT_VERSION, OLDEST_VERSION, ROOT, Host, HostError, ensure_host, ensure_test_tools, runs
 
 TESTS = ROOT / "tests"
 # exit status of pytest when it found no test to run
 NOTHING_COLLECTED = 5
+# Of the lines in these folders, at least this share, in per cent, has to be run by the pure tier.
+COVERED, LEAST_COVERAGE = ("samplers", "loras"), 95
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,33 @@ def run_mypy(host: Host) -> int:
 
 def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """Everything that runs without a ComfyUI."""
-    return run_pytest("pure", host, [str(path) for path in sorted(TESTS.glob("test_*.py"))], options)
+    paths = [str(path) for path in sorted(TESTS.glob("test_*.py"))]
+    # A part of the tests covers a part of the lines.
+    if options.k or options.pytest or not runs(host.python, "import pytest_cov"):
+        return run_pytest("pure", host, paths, options)
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = [f"--cov={ROOT / folder}" for folder in COVERED]
+        limits = ["--cov-report=term-missing:skip-covered", f"--cov-fail-under={LEAST_COVERAGE}"]
+        return run_pytest("pure", host, [*sources, *limits, *paths], options, COVERAGE_FILE=str(Path(scratch) / "coverage"))
 
 
 def host_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """The nodes in a real ComfyUI, in this process and in a server of its own."""
     return run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
+
+
+def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """The host tier once more, on the oldest ComfyUI that is supported."""
+    if os.environ.get("COMFYUI_PATH") or host.version != DEFAULT_VERSION:
+        return Outcome("oldest", None, f"only beside the pinned ComfyUI {DEFAULT_VERSION}")
+    try:
+        oldest = ensure_host(OLDEST_VERSION, options.cache)
+        ensure_test_tools(oldest)
+    except (HostError, OSError, subprocess.SubprocessError) as error:
+        return Outcome("oldest", None, f"ComfyUI {OLDEST_VERSION} could not be built here: {str(error).splitlines()[0]}")
+    print(f"ComfyUI {oldest.version} at {oldest.root}", flush=True)
+    # Full width tells nothing about a host that the newest one has not told.
+    return run_pytest("oldest", oldest, [str(TESTS / "host"), "-m", "not slow"], options, COMFYUI_PATH=str(oldest.root))
 
 
 def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -85,6 +110,7 @@ TIERS: dict[str, Callable[[Host, argparse.Namespace], Outcome]] = {
     "pure": pure_tier,
     "host": host_tier,
     "browser": browser_tier,
+    "oldest": oldest_tier,
 }
 
 
@@ -103,12 +129,14 @@ def run_pytest(tier: str, host: Host, paths: Sequence[str], options: argparse.Na
         stdout=subprocess.PIPE, text=True, errors="replace",
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        summary = ""
+        summary = coverage = ""
         for line in process.stdout:
             print(line, end="", flush=True)
             if line.startswith("=") and " in " in line:
                 summary = line.strip()
-    summary = summary or f"pytest ended without a summary (exit {process.returncode})"
+            if line.startswith("TOTAL") and line.rstrip().endswith("%"):
+                coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
+    summary = summary + coverage if summary else f"pytest ended without a summary (exit {process.returncode})"
     passed = process.returncode == 0 or (process.returncode == NOTHING_COLLECTED and bool(options.k))
     return Outcome(tier, passed, summary)
 
@@ -122,6 +150,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run every test this machine can run.")
     parser.add_argument("--host", default=DEFAULT_VERSION, metavar="VERSION", help="ComfyUI version to test on")
     parser.add_argument("--cache", type=Path, help="folder to build ComfyUI in (default: the user's cache directory)")
+    parser.add_argument("--oldest", action="store_true", help=f"also run the host tier on ComfyUI {OLDEST_VERSION}")
     parser.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier; may be given again")
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only the tests that pytest's -k selects")
     options, rest = parser.parse_known_args(arguments)
@@ -139,7 +168,7 @@ def main() -> int:
         return 1
     print(f"ComfyUI {host.version} at {host.root}", flush=True)
     outcomes = []
-    for tier in options.tier or TIERS:
+    for tier in options.tier or [tier for tier in TIERS if tier != "oldest" or options.oldest]:
         print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
         outcomes.append(TIERS[tier](host, options))
     print()

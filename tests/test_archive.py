@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ FLAGGED = {
     "unpickling": r"import pickle|pickle\.load|torch\.load\(",
     "downloads at run time": r"pip\.main|.-m., .pip.|hf_hub_download|snapshot_download|from_pretrained",
 }
+# What the syntax trees may name, however it is spelled: nothing of this opens a connection, starts a program, runs text as code or
+# unpickles. ComfyUI's own modules are as safe as ComfyUI.
+MODULES = {
+    "__future__", "collections", "copy", "dataclasses", "difflib", "enum", "functools", "inspect", "itertools", "json", "logging", "math",
+    "os", "pathlib", "re", "statistics", "sys", "time", "types", "typing",
+    "matplotlib", "safetensors", "torch", "torchmetrics", "torchvision", "tqdm",
+    "comfy", "comfy_api", "comfy_execution", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview",
+}  # fmt: skip
+OF_OS = {"path", "sep", "stat"}
+OF_SYS = {"modules"}
+BUILTINS = {"eval", "exec", "compile", "__import__", "open", "input", "breakpoint", "globals", "__builtins__"}
+OF_TORCH_HUB = {"get_dir"}
+OF_TORCH = {"load", "save", "jit", "package", "distributed", "multiprocessing", "ops", "utils"}
+# Files are read in two places and written nowhere.
+WRITING = {"write_text", "write_bytes", "unlink", "rmdir", "mkdir", "makedirs", "touch", "symlink_to", "hardlink_to", "chmod"}
 LARGEST = 40 << 20
 
 
@@ -72,6 +89,52 @@ def test_no_code_in_it_is_flagged(archive: zipfile.ZipFile, rule: str) -> None:
         if re.search(FLAGGED[rule], line)
     ]
     assert found == []
+
+
+def flagged(tree: ast.AST) -> Iterator[str]:
+    """Names in a syntax tree that a file of the archive may not have."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (f"import {alias.name}" for alias in node.names if alias.name.split(".")[0] not in MODULES)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [alias.name for alias in node.names if is_flagged_attribute(node.module or "", alias.name)]
+            if (node.module or "").split(".")[0] not in MODULES or names:
+                yield f"from {node.module} import {', '.join(names) or '...'}"
+        elif isinstance(node, ast.Name) and node.id in BUILTINS:
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            base = ast.unparse(node.value)
+            if is_flagged_attribute(base, node.attr):
+                yield f"{base}.{node.attr}"
+            if node.attr == "open" and not is_reading(tree, node):
+                yield "a file opened for anything but reading"
+
+
+def is_flagged_attribute(base: str, name: str) -> bool:
+    """base: a module's name."""
+    allowed = {"os": OF_OS, "sys": OF_SYS, "torch.hub": OF_TORCH_HUB}.get(base)
+    return (allowed is not None and name not in allowed) or (base == "torch" and name in OF_TORCH) or name in WRITING
+
+
+def is_reading(tree: ast.AST, opener: ast.Attribute) -> bool:
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func is opener]
+    return bool(calls) and all(len(call.args) == 1 and ast.unparse(call.args[0]) == "'rb'" and not call.keywords for call in calls)
+
+
+def test_no_syntax_tree_in_it_names_what_can_reach_out_or_write(archive: zipfile.ZipFile) -> None:
+    sources = [name for name in archive.namelist() if name.endswith(".py")]
+    assert len(sources) > 50
+    found = {name: list(flagged(ast.parse(archive.read(name)))) for name in sources}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize("source", [
+    "import socket", "import urllib.request as u", "from subprocess import run", "from os import system", "os.environ['a']",
+    "x = eval", "__import__('os')", "torch.load(path)", "from torch import load", "import pickle", "open('a', 'w')", "path.open('wb')",
+    "Path('a').write_text('b')", "torch.hub.load('a')", "import importlib", "import ctypes", "path.open(mode='rb')",
+])  # fmt: skip
+def test_the_search_finds_each_of_them(source: str) -> None:
+    assert list(flagged(ast.parse(source)))
 
 
 def test_registry_reads_our_project_file() -> None:

@@ -28,6 +28,7 @@ from comfyui_fewstep.samplers.budget import (
     pitfalls,
     seconds_in_words,
 )
+from comfyui_fewstep.samplers.causal import make_stream_plan
 
 COST = Cost(evaluation=0.5, guided_step=0.9)
 PICTURE = Work(samples=1)
@@ -122,16 +123,17 @@ def test_a_stream_pays_for_every_block_and_its_context_pass() -> None:
     record = CATALOG["self-forcing-dmd"]
     assert record.causal == Causal(frames_per_block=3)
     way = accelerated_way((record,), 4, COST, CLIP)
-    # 21 frames in 7 blocks of 4 steps and a context pass; each evaluation sees 3 of 21 frames.
-    assert way.evaluations == 35
-    assert way.seconds == pytest.approx(35 * 0.5 / 7)
+    # 21 frames in 7 blocks of 4 steps, with a context pass between each two; each evaluation sees 3 of 21 frames.
+    assert way.evaluations == 34 == make_stream_plan(record, 21, lambda timestep: timestep / 1000).evaluations
+    assert way.seconds == pytest.approx(34 * 0.5 / 7)
     assert way.first_block == pytest.approx(4 * 0.5 / 7)
 
 
 def test_a_stream_whose_last_block_is_short_costs_what_its_frames_cost() -> None:
     way = accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, 20, 5.0))
-    assert way.evaluations == 35
-    assert way.seconds == pytest.approx(5 * 0.5)  # every frame is evaluated five times
+    assert way.evaluations == 34
+    # Every one of the 20 frames is evaluated four times, and the 18 before the last block, which has 2, once more.
+    assert way.seconds == pytest.approx((4 * 20 + 18) / 20 * 0.5)
 
 
 def test_steps_outside_the_record_are_refused() -> None:

@@ -108,6 +108,33 @@ def test_any_header_is_recognised_or_not_and_nothing_else(shapes, metadata, name
     assert found.record is None or found.record in found.candidates
 
 
+def changed(key: str, **entry) -> dict:
+    return {**PLAIN, key: {**PLAIN[key], **entry}}
+
+
+DOWN, UP, ALPHA = (key for key in PLAIN if key != "__metadata__")
+# Headers of a whole file that lie about its tensors.
+LIES = {
+    "a tensor far larger than the file": json.dumps(changed(DOWN, shape=[2**20, 2**20], data_offsets=[0, 2**41])),
+    "a shape far larger than its bytes": json.dumps(changed(DOWN, shape=[2**30, 2**30])),
+    "a size beyond 64 bits": json.dumps(changed(DOWN, shape=[2**62, 2**62])),
+    "two tensors in the same place": json.dumps(changed(UP, data_offsets=[0, 5120])),
+    "tensors that overlap": json.dumps(changed(UP, data_offsets=[16383, 21503])),
+    "a hole between two": json.dumps(changed(ALPHA, data_offsets=[21506, 21508])),
+    "bytes before the start": json.dumps(changed(DOWN, data_offsets=[-16384, 0])),
+    "an end before its start": json.dumps(changed(DOWN, data_offsets=[16384, 0])),
+    # The last of the two would stand in the header, and the bytes of the first for nothing.
+    "a key twice": json.dumps(PLAIN)[:-1] + f', {json.dumps(DOWN)}: {{"dtype": "F16", "shape": [2], "data_offsets": [21506, 21510]}}}}',
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused_and_costs_nothing(path, lie):
+    before = resident_bytes()
+    assert reads_or_refuses(path, file_of(LIES[lie].encode())) is None
+    assert resident_bytes() - before < 32_000_000
+
+
 @pytest.mark.parametrize("length", [2**62, 2**40, 100_000_001, 99_999_999])
 def test_a_header_that_claims_to_be_huge_takes_no_memory(path, length):
     content = struct.pack("<Q", length) + b'{"a":' + bytes(1000)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from comfyui_fewstep.motion.keys import Layout, MotionFileError, Version, inspect, names_of, renamed
 from comfyui_fewstep.motion.module import Architecture, MotionModule, TemporalTransformer, sinusoids
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -184,3 +186,41 @@ def test_other_files_are_named_for_what_they_are(file, words):
     with pytest.raises(MotionFileError, match=words) as error:
         inspect(file(), "clip.safetensors")
     assert str(error.value).startswith("clip.safetensors")
+
+
+WHOLE = {layout: shapes(keys(motion_adapter(SMALL_WIDTHS).state_dict())) for layout, keys in KEYS.items()}
+RENAMINGS = [("0", "9"), ("down", "up"), (".weight", ""), ("motion", "x"), ("1", "10")]
+STRANGE_SHAPES = st.lists(st.integers(0, 2**62) | st.sampled_from([1, 24, 32, 64, 128]), max_size=5).map(tuple)
+
+
+def is_module_or_refused(header) -> None:
+    """Whatever a header says, it is a whole motion module of these very shapes or refused in one sentence."""
+    try:
+        file = inspect(header, "clip.safetensors")
+    except MotionFileError as error:
+        assert str(error).startswith("clip.safetensors") and len(str(error)) < 1000
+        return
+    network = MotionModule(file.architecture, device="meta").state_dict()
+    found = {name: shape for key, shape in header.items() for name in names_of(key)}
+    assert all(found[name] == tuple(tensor.shape) for name, tensor in network.items() if name in found)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(list(WHOLE)), st.data())
+def test_any_header_is_a_whole_module_or_refused(layout, data):
+    header = dict(WHOLE[layout])
+    keys = sorted(header)
+    for key in data.draw(st.lists(st.sampled_from(keys), max_size=3)):
+        way = data.draw(st.sampled_from(["shape", "gone", "renamed"]))
+        shape = header.pop(key, ())
+        if way == "shape":
+            header[key] = data.draw(STRANGE_SHAPES)
+        elif way == "renamed":
+            header[key.replace(*data.draw(st.sampled_from(RENAMINGS)))] = shape
+    is_module_or_refused(header)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(WHOLE[Layout.DIFFUSERS])) | st.text(max_size=20), STRANGE_SHAPES, max_size=12))
+def test_any_names_and_shapes_are_refused_in_words(header):
+    is_module_or_refused(header)

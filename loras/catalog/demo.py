@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, Licence, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Base, Causal, Kind, Licence, PublishedFile, ShiftedFlow, Solver
 
 student = partial(
     Accelerator,
@@ -32,5 +32,15 @@ RECORDS = (
         solver=Solver.LCM,
         files=(PublishedFile("", "fewstep_demo_lcm.safetensors"),),
         name_words=("demo", "lcm"),
+    ),
+    student(
+        id="fewstep-demo-causal",
+        kind=Kind.MODEL,
+        bases=(Base.WAN_CAUSAL,),
+        steps=(4,),
+        solver=Solver.LCM,
+        causal=Causal(frames_per_block=1),
+        files=(PublishedFile("", "fewstep_demo_causal.safetensors", folder="diffusion_models"),),
+        name_words=("demo", "causal"),
     ),
 )

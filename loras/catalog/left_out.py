@@ -38,8 +38,14 @@ LOOK_ALIKES = (
 )  # fmt: skip
 
 
+# github thu-ml/Causal-Forcing, long_video/: README and pipeline/rolling_forcing_inference.py.
+ROLLING = ("Causal Forcing's long video model: trained for Rolling Forcing, which denoises several blocks together, each at a noise "
+           "level of its own, and not one block after the other")
+
 # Releases that cannot be run as they were distilled, by file name, and why.
 LEFT_OUT = {
+    "longvideo.pt": ROLLING,
+    "longvideo.safetensors": ROLLING,
     "pdm_stochastic_shift3.safetensors": "PCM for SD3, stochastic: its step count is not published",
     "MiniMax-H3-FL2VA-Acc-8Step.safetensors": "parallel decoding distillation: needs its own loader, it is no plain LoRA",
     "wan_animate_2_distill_bf16.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",

@@ -5,6 +5,7 @@ scripts/test.py says which ComfyUI in COMFYUI_PATH and runs these tests with tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -66,9 +67,10 @@ def unets() -> dict:
 
 @pytest.fixture(scope="session")
 def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server with the pack, the support nodes and small models in its base directory.
+    """A real server with the pack, the support nodes and small models in its base directory, cut off from every other machine.
 
-    Its models/diffusion_models holds <variant>.safetensors for every Wan variant, and flux; models/vae holds wan_vae.
+    What tried to leave is in <base>/network.log. Its models/diffusion_models holds <variant>.safetensors for every Wan variant, and
+    flux; models/vae holds wan_vae.
     """
     from small_models import WANS, write_flux, write_wan, write_wan_vae
 
@@ -79,7 +81,11 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     write_wan_vae(base / "models" / "vae" / "wan_vae.safetensors")
     (base / "models" / "loras").mkdir()
     packs = {"fewstep-test-support": HERE / "support_nodes"}
-    with running_server(host, base, packs=packs, cpu=not torch.cuda.is_available()) as running:
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(HERE / "no_network"), prepend=os.pathsep)
+            patch.setenv("FEWSTEP_NETWORK_LOG", str(base / "network.log"))
+            running = stack.enter_context(running_server(host, base, packs=packs, cpu=not torch.cuda.is_available()))
         yield running
 
 

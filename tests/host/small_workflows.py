@@ -56,6 +56,7 @@ SDXL = Family("sdxl", 2048, "kohya-diffusers")
 WAN_T2V = Family("wan21_t2v", 4096, "native", has_files=True)
 WAN21_I2V = Family("wan21_i2v", 4096, "native", has_files=True)
 WAN22_I2V = Family("wan22_i2v", 4096, "native", has_files=True)
+WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True)
 QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
@@ -80,6 +81,8 @@ FAMILIES = {
     "wan22_t2v_lightning": WAN_T2V,
     "wan22_i2v_lightning": WAN22_I2V,
     "wan22_flf2v_lightning": WAN22_I2V,
+    "causal_forcing_stream": WAN_CAUSAL,
+    "causal_forcing_i2v_stream": WAN_CAUSAL,
     "flux1_dev_hyper_sd": Family("Flux", 64, "native"),
     "flux1_schnell": Family("FluxSchnell", 64, "native"),
     "flux2_klein": Family("Flux2", 64, "native"),

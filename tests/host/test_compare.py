@@ -126,6 +126,26 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         assert server.is_alive
 
 
+def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(host, base: Path, server: Server, tmp_path: Path, capsys) -> None:
+    out, packs = tmp_path / "report", {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"}
+    with running_server(host, base, packs=packs) as first:
+        url = first.client.url
+        killer = threading.Thread(target=lambda: (wait_for(lambda: len(results(out)) >= 2), kill(first)), daemon=True)
+        killer.start()
+        assert program.main([*request(tmp_path, url, out), "--wait", "0"]) == 1
+        killer.join(timeout=60)
+    said = capsys.readouterr()
+    assert f"{url} stopped answering" in said.out
+    assert "not run. The same command again runs these and no others." in said.err
+    done = {path: path.read_bytes() for path in results(out) if not json.loads(path.read_text())["error"]}
+    assert 2 <= len(done) < 8 and "not run" in (out / "report.html").read_text(encoding="utf-8")
+
+    assert program.main(request(tmp_path, server.client.url, out)) == 1  # the failing prompt, and only it
+    assert f"12 jobs, {len(done)} done before, {12 - len(done)} to do" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in done} == done
+    assert sum(not json.loads(path.read_text())["error"] for path in results(out)) == 8
+
+
 def test_both_nodes_run_in_a_graph_and_their_data_land_in_the_history(server: Server) -> None:
     fast = workflow(2)["4"]["inputs"]
     graph = {

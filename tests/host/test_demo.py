@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import comfy.supported_models
 import pytest
 import torch
+from comfyui_fewstep.loras.accelerator import Base
 from comfyui_fewstep.nodes import demo, host
 from comfyui_fewstep.nodes.demo import FewStepDemo
 
@@ -21,6 +23,21 @@ def test_the_host_detects_it_as_wan_21_text_to_video(red_circle):
     assert type(model.model.model_config).__name__ == "WAN21_T2V"
     assert host.width_of(model) == 256
     assert model.get_model_object("model_sampling").shift == demo.SHIFT
+
+
+@pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this host has no causal Wan")
+def test_the_host_detects_the_causal_variant_as_its_causal_wan():
+    model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]
+    assert type(model.model.model_config).__name__ == "WAN21_CausalAR_T2V"
+    assert hasattr(model.model.diffusion_model, "init_kv_caches")
+    assert host.base_of(model) is Base.WAN_CAUSAL
+    assert host.accelerator_of(model).id == "fewstep-demo-causal"
+
+
+def test_every_layer_of_the_causal_delta_finds_its_place():
+    delta, _ = host.load_tensors(str(demo.FOLDER / demo.VARIANTS["causal"].delta))
+    _, coverage = host.attach_lora(demo.load_model("base"), delta, 1.0)
+    assert coverage.applied > 0 and not coverage.lost and not coverage.misfit
 
 
 @pytest.mark.parametrize(("frames", "latent_frames"), [(1, 1), (17, 5), (33, 9)])

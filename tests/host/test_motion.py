@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import sys
 import weakref
@@ -26,6 +25,7 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host, motion, motion_patch, sampler
 from motion_files import animatediff_keys, motion_adapter, save
 
+from left_behind import live_bytes
 from small_loras import write_lora
 from small_models import RandomWeights, conditioning, shapes_of, unet_config, unet_patcher
 
@@ -125,16 +125,6 @@ def test_an_interrupt_leaves_nothing_behind(sd15, lightning):
     # While a model is loaded the host keeps its object patches, here the noise schedule, in place.
     comfy.model_management.unload_all_models()
     assert list(sd15.model.modules()) == modules
-
-
-def live_bytes():
-    """Bytes of all tensors there are, each storage once."""
-    gc.collect()
-    storages = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
-            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-    return sum(storages.values())
 
 
 def test_memory_returns_to_the_start(sd15, lightning):

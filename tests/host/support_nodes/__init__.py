@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import socket
 import sys
 import zlib
 from pathlib import Path
@@ -121,9 +123,84 @@ class TestLatentReport(io.ComfyNode):
         return io.NodeOutput(ui={"test_latent": [summary]})
 
 
+class TestNetwork(io.ComfyNode):
+    """Tries to reach another machine, as no node of the pack ever should. The address is one that is set aside for examples."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestNetwork",
+            category="few-step/test",
+            inputs=[io.String.Input("address", default="192.0.2.1")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, address: str) -> io.NodeOutput:
+        socket.create_connection((address, 80), timeout=1).close()
+        return io.NodeOutput()
+
+
+class TestFault(io.ComfyNode):
+    """A model whose evaluation of this number, from 1, goes wrong. Another `run` is another model, whatever the server remembers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestFault",
+            category="few-step/test",
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input("kind", options=["exception", "out of memory"]),
+                io.Int.Input("evaluation", default=1, min=1),
+                io.Int.Input("run", default=0),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, kind: str, evaluation: int, run: int) -> io.NodeOutput:
+        import torch
+
+        evaluations = itertools.count(1)
+
+        def wrapper(apply_model, args):
+            if next(evaluations) == evaluation:
+                raise torch.OutOfMemoryError("tried to allocate 20 GiB") if kind == "out of memory" else RuntimeError("the network broke")
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        patched = model.clone()
+        patched.set_model_unet_function_wrapper(wrapper)
+        return io.NodeOutput(patched)
+
+
+class TestMemory(io.ComfyNode):
+    """What is alive in the server once every model is unloaded: bytes of tensors, and MODELs. Another `run` looks again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestMemory", category="few-step/test", inputs=[io.Int.Input("run", default=0)], outputs=[],
+                         is_output_node=True)
+
+    @classmethod
+    def execute(cls, run: int) -> io.NodeOutput:
+        import gc
+
+        import comfy.model_management
+        from comfy.model_patcher import ModelPatcher
+
+        from left_behind import live_bytes
+
+        comfy.model_management.unload_all_models()
+        alive = live_bytes()
+        models = sum(isinstance(thing, ModelPatcher) for thing in gc.get_objects())
+        return io.NodeOutput(ui={"test_memory": [{"bytes": alive, "models": models}]})
+
+
 class TestSupport(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestModel, TestConditioning, TestPrompt, TestAudioLatent, TestLatentReport]
+        return [TestModel, TestConditioning, TestPrompt, TestAudioLatent, TestLatentReport, TestNetwork, TestFault, TestMemory]
 
 
 async def comfy_entrypoint() -> TestSupport:

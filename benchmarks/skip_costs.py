@@ -1,0 +1,81 @@
+"""Step Skip in short: its error on the demo model beside other caches and fewer steps, what it costs, what it keeps.
+
+benchmarks/skip.py has all the curves.
+
+    python benchmarks/skip_costs.py [--rounds 7]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import in_host
+
+in_host.enter()
+
+import skip  # noqa: E402
+import torch  # noqa: E402
+from comfyui_fewstep.samplers.skip.forecast import Forecast  # noqa: E402
+from comfyui_fewstep.samplers.skip.run import Settings, SkipRun  # noqa: E402
+from comfyui_fewstep.samplers.skip.schedule import Schedule  # noqa: E402
+from comfyui_fewstep.samplers.skip.solver import solver_of  # noqa: E402
+from sampling import clip, ksampler, small_wan  # noqa: E402
+from tables import Table, Target, at_most, main_of  # noqa: E402
+
+from small_models import conditioning  # noqa: E402
+
+CLIPS, STEPS, SAMPLER = 6, 30, "euler"
+OTHERS = ("EasyCache", "LazyCache", "fewer steps", "teacache")
+COLUMNS = ("evaluations", "forecast", *OTHERS, "target")
+
+
+def tables(rounds: int, folder: Path) -> list[Table]:
+    return [errors(), costs(rounds, folder)]
+
+
+def errors() -> Table:
+    table = Table(f"Step Skip: error against evaluations, demo model, {STEPS} steps of {SAMPLER}", COLUMNS,
+                  f"Relative L2 distance of the final latent from that of the run with every evaluation made, median of {CLIPS} clips; - "
+                  "where a method does not get there.")
+    measurement = skip.Measurement(skip.SUBJECTS["demo"](CLIPS), SAMPLER, STEPS).run()
+    for point in reversed(measurement.curves["forecast"]):
+        if point.evaluations == STEPS:
+            continue
+        others = {name: measurement.error_at(name, point.evaluations) for name in OTHERS}
+        bounds = [share * error for name, share in (("EasyCache", skip.EASY_SHARE), ("fewer steps", skip.FEWER_SHARE))
+                  if (error := others[name]) is not None]
+        table.row(f"{STEPS} → {point.evaluations}", f"{point.error:.4f}",
+                  *("-" if error is None else f"{error:.4f}" for error in others.values()),
+                  Target("<= 1/3 of EasyCache's, 0.8 of fewer steps'", all(point.error <= bound for bound in bounds)))
+    return table
+
+
+def costs(rounds: int, folder: Path) -> Table:
+    """The node at work with every evaluation made: at threshold 0 it vetoes all that it planned to leave out."""
+    table = Table("Step Skip: what it costs where nothing is skipped")
+    model, text, latent, steps = small_wan(folder), conditioning(length=6), clip(), 12
+    idle = skip.step_skip(model, "forecast", 1.5, threshold=0.0)
+    with_node, without = in_host.in_turns(*(ksampler(each, text, text, latent, steps, 1.0) for each in (idle, model)), rounds)
+    ratio, evaluation = in_host.median_ratio(with_node, without), median(without) / steps
+    table.row(f"a run of {steps} evaluations, {1000 * evaluation:.0f} ms each", f"{median(with_node):.3f} s / {median(without):.3f} s",
+              f"{ratio:.3f}", at_most(ratio, 1.01))
+    own = skip.own_seconds(tuple(latent["samples"].shape))
+    table.row("its own work for one evaluation", f"{1000 * own:.2f} ms", f"{own / evaluation:.2%}",
+              at_most(100 * own / evaluation, 1, "{:g} %"))
+    kept, size = history_bytes(tuple(latent["samples"].shape)), latent["samples"].nbytes
+    table.row("history", f"{kept:,} bytes for a latent of {size:,}", f"{kept / size:.1f} latents", "")
+    return table
+
+
+def history_bytes(shape: tuple[int, ...]) -> int:
+    """What a run by Euler keeps at most."""
+    schedule, euler = Schedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True), solver_of("sample_euler", {})
+    run = SkipRun(schedule, euler, Forecast(schedule, Settings(), euler))
+    for sigma in schedule.sigmas[:-1]:
+        run.evaluate(torch.randn(shape), torch.tensor(sigma), lambda: torch.randn(shape))
+    return run.finish().history_bytes
+
+
+if __name__ == "__main__":
+    main_of(__doc__, tables, rounds=7)

@@ -1,0 +1,89 @@
+"""Whether the tensors of a LoRA file can go on the weights they are for, before anything is computed from them.
+
+A host's LoRA code only logs what does not fit and leaves it out of the sum, and some of its key kinds let a file of a few bytes ask
+for a weight of any size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, FileProblem, layer_of
+
+Shape = tuple[int, ...]
+
+WHOLE_ENDINGS = (".diff", ".set_weight", ".w_norm")
+BIAS_ENDINGS = (".diff_b", ".b_norm")
+
+
+def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
+    """Layers that cannot be added to their weight. tensors: key -> shape, under the host's names. weight_of: layer -> its shape.
+
+    Where the weight's shape is not known, the layer's own tensors have to agree with each other.
+    """
+    layers: dict[str, dict[str, Shape]] = {}
+    for key, shape in tensors.items():
+        layer = layer_of(key)
+        layers.setdefault(layer, {})[key[len(layer) :]] = shape
+    return {layer for layer, parts in layers.items() if not _fits(parts, weight_of(layer))}
+
+
+def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
+    """parts: ending -> shape."""
+    if ".reshape_weight" in parts:
+        return False  # for a weight of another shape than the model has
+    down = up = None
+    for ending, shape in parts.items():
+        if (ending in DOWN_ENDINGS and down is not None) or (ending in UP_ENDINGS and up is not None):
+            return False  # a layer written twice, of which a host takes either
+        if ending in DOWN_ENDINGS:
+            down = shape
+        elif ending in UP_ENDINGS:
+            up = shape
+        elif not _part_fits(ending, shape, weight):
+            return False
+    if down is None and up is None:
+        return ".lora_mid.weight" not in parts
+    return down is not None and up is not None and _pair_fits(down, up, parts.get(".lora_mid.weight"), weight)
+
+
+def _part_fits(ending: str, shape: Shape, weight: Shape | None) -> bool:
+    """Whether a tensor that is no factor of a pair can be used with this weight."""
+    if ending == ".alpha":
+        return math.prod(shape) == 1
+    if weight is None:
+        return True
+    if ending == ".dora_scale":
+        return len(shape) == len(weight) and all(size in (1, full) for size, full in zip(shape, weight))
+    return shape == weight if ending in WHOLE_ENDINGS else shape == weight[:1] if ending in BIAS_ENDINGS else True
+
+
+def _pair_fits(down: Shape, up: Shape, middle: Shape | None, weight: Shape | None) -> bool:
+    """Whether up @ down is a change of this weight. middle: the kernel of a convolution that was factorised in three."""
+    if len(down) < 2 or len(up) < 2 or 0 in (*down, *up) or math.prod(up[1:]) != down[0]:
+        return False
+    inputs, kernel = math.prod(down[1:]), 1
+    if middle is not None:
+        if len(middle) != 4 or middle[:2] != (down[0], down[0]):
+            return False
+        kernel = math.prod(middle[2:])
+    return weight is None or (up[0] == weight[0] and inputs * kernel == math.prod(weight[1:]))
+
+
+def refuse_damaged(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise FileProblem for a file with numbers in it that are none: one is enough to make a whole picture black."""
+    damaged = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    if damaged:
+        raise FileProblem(f"{name} is damaged: {len(damaged)} of its {len(tensors)} tensors hold infinity or no number at all, such as "
+                          f"{damaged[0]}. Download it again.")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite."""
+    # torch does not add up numbers of one byte.
+    values = tensor.float() if tensor.element_size() == 1 else tensor
+    # What is not finite makes a sum that is not; in half precision so may numbers that all are. Both are at the memory's own speed.
+    return math.isfinite(values.sum().item()) or all(math.isfinite(end.item()) for end in values.aminmax())

@@ -1,0 +1,89 @@
+"""A Wan VAE that decodes a clip frame by frame while it is made, to the same pictures as the whole clip at once.
+
+The decoder is causal: what it needs of earlier frames it takes from a list of features that its caller holds, one for each layer.
+Holding that list from block to block is all there is to it; nothing is kept on the VAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import comfy.ldm.wan.vae
+import torch
+from torch import Tensor
+
+from . import host
+
+
+def can_decode_frames(vae) -> bool:
+    """Whether this VAE hands its features on from frame to frame. Tiny and image VAEs do not."""
+    return isinstance(vae.first_stage_model, comfy.ldm.wan.vae.WanVAE)
+
+
+class FrameDecoder:
+    """One clip, decoded in order. shape: (B, C, frames, H, W) of the latent of all of it."""
+
+    def __init__(self, vae, shape: torch.Size):
+        self.vae, self.shape = vae, shape
+        # A slot for each layer; the decoder uses as many as it has convolutions over time.
+        self.features: list = [None] * sum(1 for _ in vae.first_stage_model.decoder.modules())
+        self.images: Tensor | None = None
+        self.filled = 0
+        self.has_failed = False
+
+    def memory_needed(self) -> int:
+        """Bytes that decoding one latent frame takes, by the host's reckoning."""
+        batch, channels, _, height, width = self.shape
+        return int(self.vae.memory_used_decode((batch, channels, 1, height, width), self.vae.vae_dtype))
+
+    def decode(self, latent: Tensor) -> Iterator[Tensor]:
+        """Decode the next frames, and hand out the last picture of the first clip after each of them, (H, W, 3).
+
+        latent: (B, C, frames, H, W) as other nodes hand latents on.
+        """
+        for index in range(latent.shape[2]):
+            pictures = self._pictures(latent[:, :, index : index + 1])
+            self._append(pictures)
+            yield pictures[0, -1]
+
+    def pictures(self, latent_frames: int) -> Tensor:
+        """What is decoded of the first so many latent frames: (B, frames, H, W, 3)."""
+        assert self.images is not None
+        return self.images[:, : self.vae.upscale_ratio[0](latent_frames)]
+
+    def give_up(self) -> None:
+        self.features, self.images, self.has_failed = [], None, True
+
+    def _pictures(self, latent: Tensor) -> Tensor:
+        """(B, 1 or 4, H, W, 3) on the VAE's output device, in 0..1: what comfy.sd.VAE.decode makes of one frame."""
+        vae, module = self.vae, self.vae.first_stage_model
+        x = module.conv2(latent.to(device=vae.device, dtype=vae.vae_dtype))
+        before = [slot if is_of_size(slot, x) else None for slot in self.features]
+        decoded = module.decoder(x, feat_cache=self.features, feat_idx=[0])
+        self._complete(before)
+        decoded = torch.cat(decoded, dim=2) if isinstance(decoded, list) else decoded
+        pictures = decoded.to(device=vae.output_device, dtype=host.between_nodes()["dtype"], copy=True)
+        vae.process_output(pictures)
+        return pictures.movedim(1, -1)
+
+    def _complete(self, before: list) -> None:
+        """Layers that saw one frame keep that one alone, while the next frame needs two: put the one before it in front.
+
+        The host decodes the rest of a clip in pairs, where this cannot happen. before: the features of layers at the latent's own
+        size, the only ones at its own frame rate.
+        """
+        for index, (old, new) in enumerate(zip(before, self.features)):
+            if old is not None and isinstance(new, Tensor) and new.shape[2] == 1:
+                self.features[index] = torch.cat([old[:, :, -1:], new], dim=2)
+
+    def _append(self, pictures: Tensor) -> None:
+        if self.images is None:
+            batch, _, height, width, channels = pictures.shape
+            frames = self.vae.upscale_ratio[0](self.shape[2])
+            self.images = torch.empty(batch, frames, height, width, channels, dtype=pictures.dtype, device=pictures.device)
+        self.images[:, self.filled : self.filled + pictures.shape[1]] = pictures
+        self.filled += pictures.shape[1]
+
+
+def is_of_size(slot, x: Tensor) -> bool:
+    return isinstance(slot, Tensor) and slot.shape[-2:] == x.shape[-2:]

@@ -1,0 +1,237 @@
+"""One run of a causal model on the host: its key-value cache, the blocks as they are finished, and what is shown meanwhile.
+
+The host's guider runs it like any sampler, with all that wrappers and hooks of other nodes do. Keys, values and the place in the
+clip are locals of the run; `ar_state`, which the host's causal network reads, stands in the options of this run alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.hooks
+import comfy.ldm.flux.math
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..samplers.causal import Block, StreamPlan, seeded_draw, unroll, video_frames
+from . import host
+from .stream_decode import FrameDecoder, can_decode_frames
+
+KEY = "fewstep.stream"
+
+
+@dataclass
+class StreamRun:
+    """What a run left. samples: (B, C, frames, H, W) as other nodes take latents, the given frames first. images: (B, frames, H, W, 3).
+
+    seconds, first_seconds: from the start of sampling to its end and to the first finished block, decoded where there is a VAE.
+    first_frames: pictures there at that moment. cache_bytes: of keys and values. is_interrupted: the user stopped it.
+    """
+
+    samples: Tensor | None = None
+    images: Tensor | None = None
+    log: host.RunLog = field(default_factory=host.RunLog)
+    seconds: float = 0.0
+    first_seconds: float = 0.0
+    first_frames: int = 0
+    blocks: int = 0
+    cache_bytes: int = 0
+    is_interrupted: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, start: Tensor | None = None, vae=None,
+               show: Callable[[str], None] = lambda text: None) -> StreamRun:
+    """Make a clip. shape: (B, C, frames, H, W) of all of it. start: the given frames, as other nodes hand them on. show: what takes a
+    line on how far it is. Raises what the host raises on an interruption before the first block is finished."""
+    run = StreamRun()
+    batch, channels, _, height, width = shape
+    decoder = FrameDecoder(vae, shape) if vae is not None and can_decode_frames(vae) else None
+    screen = Screen(model, plan, show, has_pictures=decoder is not None)
+    started = time.perf_counter()
+    made: list[Tensor] = []
+
+    def sample_stream(denoise, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None) -> Tensor:
+        inner = guider.inner_model
+        given = None if start is None else inner.process_latent_in(start.to(x.device, torch.float32)).expand(batch, -1, -1, -1, -1)
+        memory = CachedFrames(denoise, extra_args or {}, plan, shape, x.device, screen.after_evaluation)
+        run.cache_bytes = memory.nbytes
+        pictures = Pictures(decoder, inner, screen, run)
+        if given is not None:
+            made.append(given)
+        try:
+            if given is not None:
+                pictures.add(given)
+            for _, latent in unroll(memory, plan.blocks, seeded_draw(seed, (batch, channels, height, width), x.device), given):
+                pictures.add(latent)
+                made.append(latent)
+                run.blocks += 1
+                if run.blocks == 1:
+                    latent.flatten()[0].item()  # waits for the device, whichever it is
+                    run.first_seconds = time.perf_counter() - started
+                    run.first_frames = video_frames(sum(part.shape[2] for part in made))
+                screen.after_block(run, sum(part.shape[2] for part in made), time.perf_counter() - started)
+        except comfy.model_management.InterruptProcessingException:
+            if run.blocks == 0:
+                raise
+            run.is_interrupted = True
+        return torch.cat(made, dim=2)
+
+    guider = host.guider_for(model, 1.0, positive, None, run.log)
+    add_to_loading(guider, plan, shape, decoder)
+    # The network sees a block at a time, so that is what the host should reckon with; the noise itself is drawn in the loop.
+    empty = torch.zeros(batch, channels, plan.made[0].frames, height, width)
+    sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
+    samples = guider.sample(empty, empty, comfy.samplers.KSAMPLER(sample_stream), sigmas, disable_pbar=True, seed=seed)
+    run.seconds = time.perf_counter() - started
+    run.samples = samples.to(**host.between_nodes())
+    if vae is not None:
+        run.images = decoder.pictures(run.samples.shape[2]) if decoder is not None and not decoder.has_failed else vae.decode(run.samples)
+    return run
+
+
+# ---------------------------------------------------------------- keys and values
+
+
+class CachedFrames:
+    """The host's causal network with the keys and values of the frames it has seen, for one run.
+
+    Keys keep the rotary positions they were made with, as in Self Forcing's rolling cache, sinks included; the oldest frames after
+    the sinks are overwritten by shifting the later ones down. Only differences of positions matter, so counting starts anew where
+    the network's precision could not tell two frames apart any more: it reckons positions in its own dtype, and bfloat16 has no 257.
+    """
+
+    def __init__(self, denoise, extra_args: dict[str, Any], plan: StreamPlan, shape: torch.Size, device: torch.device,
+                 after_evaluation: Callable[[Tensor, Tensor], None]):
+        model = denoise.inner_model.inner_model
+        self.denoise, self.extra_args, self.window = denoise, extra_args, plan.window
+        self.network, self.after_evaluation = model.diffusion_model, after_evaluation
+        # The dtype of the arithmetic, which is not that of the weights where those are stored in 8 bits.
+        dtype = model.get_dtype_inference()
+        self.tokens = tokens_per_frame(self.network, shape)
+        self.caches = self.network.init_kv_caches(shape[0], plan.window.capacity(plan.frames) * self.tokens, device, dtype)
+        self.text = self.network.init_crossattn_caches(shape[0], device, dtype)
+        self.most_positions = exact_integers(dtype)
+        self.held, self.origin = 0, 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(cache[name].nbytes for cache in self.caches for name in ("k", "v"))
+
+    def make_room(self, block: Block) -> None:
+        evicted = self.window.evicted(self.held, block.frames)
+        if evicted:
+            first, last = self.window.sink * self.tokens, self.held * self.tokens
+            for cache in self.caches:
+                for name in ("k", "v"):
+                    later = cache[name][:, first + evicted * self.tokens : last].clone()  # they may overlap where they go
+                    cache[name][:, first : first + later.shape[1]] = later
+            self.held -= evicted
+        if block.end - self.origin > self.most_positions:
+            self._count_from(block.start)
+
+    def evaluate(self, x: Tensor, sigma: float, block: Block) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        for cache in self.caches:
+            cache["end"] = self.held * self.tokens
+        self.extra_args["model_options"]["transformer_options"]["ar_state"] = {
+            "start_frame": block.start - self.origin, "kv_caches": self.caches, "crossattn_caches": self.text}
+        denoised = self.denoise(x, x.new_full((x.shape[0],), sigma), **self.extra_args)
+        self.after_evaluation(denoised, x)
+        return denoised
+
+    def keep(self, block: Block) -> None:
+        self.held += block.frames
+
+    def _count_from(self, frame: int) -> None:
+        """Let positions count from this frame: turn every key back by as many as its position falls."""
+        turn = self.network.rope_encode(1, 1, 1, t_start=self.origin - frame, device=self.caches[0]["k"].device, dtype=torch.float32)
+        for cache in self.caches:
+            keys = cache["k"][:, : self.held * self.tokens]
+            keys.copy_(comfy.ldm.flux.math.apply_rope1(keys, turn.expand(-1, keys.shape[1], *turn.shape[2:]).contiguous()))
+        self.origin = frame
+
+
+def tokens_per_frame(network, shape: torch.Size) -> int:
+    """shape: (B, C, frames, H, W). The network pads what is no multiple of its patches."""
+    return math.ceil(shape[3] / network.patch_size[1]) * math.ceil(shape[4] / network.patch_size[2])
+
+
+def exact_integers(dtype: torch.dtype) -> int:
+    """Up to which every integer has a number of its own: 256 in bfloat16, 2048 in float16."""
+    return int(2 / torch.finfo(dtype).eps)
+
+
+def add_to_loading(guider, plan: StreamPlan, shape: torch.Size, decoder: FrameDecoder | None) -> None:
+    """Have the host load the VAE beside the model, so that neither drives the other out, and leave room for the cache and decoding."""
+    options = guider.model_options
+    if decoder is not None:
+        options["registered_hooks"] = comfy.hooks.HookGroup()
+        options["registered_hooks"].add(comfy.hooks.AdditionalModelsHook([decoder.vae.patcher], KEY))
+
+    def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
+        # The host reckons in frames of the latent: as many more as take the memory.
+        network, dtype = model.model.diffusion_model, model.model.get_dtype_inference()
+        cache = 2 * network.num_layers * shape[0] * plan.window.capacity(plan.frames) * tokens_per_frame(network, shape) * network.dim
+        beside = cache * dtype.itemsize + (decoder.memory_needed() if decoder is not None else 0)
+        frames = math.ceil(noise_shape[2] * (1 + beside / model.model.memory_required(list(noise_shape))))
+        return executor(model, [*noise_shape[:2], frames, *noise_shape[3:]], conds, *args, **kwargs)
+
+    comfy.patcher_extension.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, prepare_sampling, options, is_model_options=True)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+class Pictures:
+    """Decodes what is finished and shows it; where decoding does not fit into memory, the clip is decoded at the end instead."""
+
+    def __init__(self, decoder: FrameDecoder | None, model, screen: Screen, run: StreamRun):
+        self.decoder, self.model, self.screen, self.run = decoder, model, screen, run
+
+    def add(self, latent: Tensor) -> None:
+        """latent: (B, C, frames, H, W) in the model's own scale."""
+        if self.decoder is None or self.decoder.has_failed:
+            return
+        try:
+            for picture in self.decoder.decode(self.model.process_latent_out(latent)):
+                self.screen.show_picture(picture)
+        except comfy.model_management.OOM_EXCEPTION:
+            self.decoder.give_up()
+            self.run.notes.append("Decoding beside the model did not fit into memory: the clip was decoded whole at the end.")
+
+
+class Screen:
+    """Progress and previews on the node, through the host's own means. has_pictures: decoded ones take the latent preview's place."""
+
+    def __init__(self, model, plan: StreamPlan, show: Callable[[str], None], has_pictures: bool):
+        self.plan, self.show, self.total, self.done = plan, show, plan.evaluations, 0
+        self.bar = comfy.utils.ProgressBar(self.total)
+        self.preview = None if has_pictures else latent_preview.prepare_callback(model, self.total)
+
+    def after_evaluation(self, denoised: Tensor, x: Tensor) -> None:
+        self.done += 1
+        if self.preview is None:
+            self.bar.update_absolute(self.done)
+        else:
+            self.preview(self.done - 1, denoised, x, self.total)
+
+    def show_picture(self, picture: Tensor) -> None:
+        """picture: (H, W, 3) in 0..1."""
+        image = latent_preview.preview_to_image(picture, do_scale=False)
+        self.bar.update_absolute(self.done, preview=("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION))
+
+    def after_block(self, run: StreamRun, frames: int, seconds: float) -> None:
+        there, all_of_them = video_frames(frames), video_frames(self.plan.frames)
+        self.show(f"{there} of {all_of_them} frames after {seconds:.1f} s, the first after {run.first_seconds:.1f} s")

@@ -1,0 +1,80 @@
+"""The claims of few-step generation, on the trained demo model: benchmarks/claims.py at a few prompts, with room for chance.
+
+demo/README.md has the figures of 200 prompts. At the 16 here a share is uncertain by ten points and more, so the bounds are set where
+a student that was lost, a wrong sigma or guidance applied twice would fall through, not at the measured figures.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.supported_models
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
+
+PROMPTS = 16
+needs_causal = pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this host has no causal Wan")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    """With the teacher's clips to compare with."""
+    return Bench(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def teacher(bench):
+    return bench.measure(TEACHER)
+
+
+@pytest.fixture(scope="module")
+def student(bench, teacher):
+    return bench.measure(STUDENT)
+
+
+def test_the_teacher_follows_its_prompts_at_a_hundred_evaluations(teacher):
+    assert teacher.evaluations == 100
+    assert teacher.right >= 0.8
+
+
+def test_the_student_follows_them_at_four(student):
+    assert student.evaluations == 4
+    assert student.right >= 0.7
+
+
+def test_the_student_makes_nearly_the_teachers_clip(student):
+    assert student.psnr > 22 and student.ssim > 0.8
+
+
+def test_plain_few_steps_are_far_from_it(bench, student):
+    plain = bench.measure(PLAIN)
+    assert plain.evaluations == 4
+    assert plain.psnr < student.psnr - 3 and plain.ssim < student.ssim and plain.feature > 1.3 * student.feature
+
+
+def test_guidance_left_on_ruins_the_student(bench, student):
+    guided = bench.measure(LEFT_GUIDED)
+    assert guided.evaluations == 8
+    assert guided.psnr < student.psnr - 5 and guided.feature > 1.7 * student.feature
+
+
+def test_the_renoise_student_works_from_one_step_to_four(bench, teacher):
+    for steps in (1, 4):
+        result = bench.measure(replace(RENOISE, steps=steps))
+        assert result.evaluations == steps
+        assert result.right >= 0.6
+
+
+@needs_causal
+@pytest.mark.parametrize(("frames", "least"), [(17, 0.7), (65, 0.5)])
+def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_length(bench, frames, least):
+    """It was trained on 33 frames. On longer clips it misses the target of 90 %; demo/README.md says by how much."""
+    result = bench.measure(replace(CAUSAL, frames=frames))
+    # Four steps for every latent frame, and the reading of each finished one but the last.
+    assert result.evaluations == 5 * ((frames - 1) // 4 + 1) - 1
+    assert result.right >= least

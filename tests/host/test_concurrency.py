@@ -1,0 +1,93 @@
+"""Several clients at once on one server: each gets its own results, its own reports, and nothing of the others'."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_client import Client, outputs
+from comfy_server import Server
+from demo_graph import demo_prompt
+from websocket_reader import WebSocket
+
+# (seed, steps) of each client's jobs: no two are alike, and every client asks for another count first.
+JOBS = {
+    "a": [(1, 1), (2, 2), (3, 4)],
+    "b": [(4, 2), (5, 4), (6, 1)],
+    "c": [(7, 4), (8, 1), (9, 2)],
+    "d": [(10, 1), (11, 4), (12, 2)],
+}
+BINARY, TEXT_FOR_A_NODE = 0x2, 3
+
+
+class Listener(WebSocket):
+    """The connection of an open editor, with the texts that are shown under its nodes: (node id, text)."""
+
+    def __init__(self, url: str, client_id: str):
+        self.texts: list[tuple[str, str]] = []
+        super().__init__(url, f"/ws?clientId={client_id}")
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        frame = super()._next_frame()
+        if frame is not None and frame[0] == BINARY and struct.unpack(">I", frame[1][:4]) == (TEXT_FOR_A_NODE,):
+            length = struct.unpack(">I", frame[1][4:8])[0]
+            self.texts.append((frame[1][8 : 8 + length].decode(), frame[1][8 + length :].decode()))
+        return frame
+
+
+@dataclass
+class Editor:
+    """What one client saw. reports: of the sampler, by prompt id, as they came over the websocket."""
+
+    ids: list[str] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        executed = [event["data"] for event in self.events if event["type"] == "executed" and event["data"]["node"] == "sample"]
+        return {data["prompt_id"]: data["output"]["fewstep_report"][0] for data in executed}
+
+
+def work(client: Client, name: str, start: threading.Barrier, done: threading.Barrier) -> Editor:
+    """Queue all jobs as one editor, follow them to their end."""
+    seen = Editor()
+    with contextlib.closing(Listener(client.url, name)) as connection:
+        start.wait()
+        seen.ids = [client.queue(demo_prompt(*job), name) for job in JOBS[name]]
+        while any(client.history(id) is None for id in seen.ids):
+            seen.events += connection.read(seconds=0.2)
+        done.wait()
+        # What is on its way to the others would come here, too.
+        seen.events += connection.read(seconds=0.5)
+        seen.entries = [client.wait(id) for id in seen.ids]
+        seen.texts = connection.texts
+    return seen
+
+
+def latent_of(entry: dict[str, Any]) -> str:
+    return outputs(entry, "test_latent")[0]["sha256"]
+
+
+def test_every_client_gets_its_own_results_and_reports_and_no_other(server: Server) -> None:
+    alone = {job: latent_of(server.client.run(demo_prompt(*job))) for jobs in JOBS.values() for job in jobs}
+    assert len(set(alone.values())) == len(alone)
+    server.client.forget()
+
+    start, done = threading.Barrier(len(JOBS)), threading.Barrier(len(JOBS))
+    with ThreadPoolExecutor(len(JOBS)) as pool:
+        futures = {name: pool.submit(work, server.client, name, start, done) for name in JOBS}
+        editors = {name: future.result(timeout=600) for name, future in futures.items()}
+    for name, editor in editors.items():
+        steps = [steps for _, steps in JOBS[name]]
+        kept = [next(report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler")
+                for entry in editor.entries]
+        assert [latent_of(entry) for entry in editor.entries] == [alone[job] for job in JOBS[name]]
+        assert [report["steps"] for report in kept] == [report["evaluations"] for report in kept] == steps
+        assert editor.reports() == dict(zip(editor.ids, kept)), "over the websocket: the same reports, and no other client's"
+        under_the_node = [text for node, text in editor.texts if node == "sample"]
+        assert sorted(under_the_node) == sorted(report["summary"] for report in kept)

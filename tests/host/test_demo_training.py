@@ -1,0 +1,91 @@
+"""The demo's training scripts: the reading of clips, and the causal model's parallel form against the host's cached one."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import comfy.supported_models
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import in_host
+
+with in_host.demo_scripts():
+    import clips
+    import measure
+    import teacher
+    import train_base
+    import train_causal
+
+
+@pytest.mark.parametrize("frames", [17, 65])
+def test_every_true_clip_is_read_right(frames):
+    rng = random.Random(11)
+    scenes = [clips.draw_scene(rng) for _ in range(40)]
+    videos = clips.render(scenes, frames) / 2 + 0.5
+    assert measure.accuracy(videos, [scene.sentence() for scene in scenes]) == 1.0
+
+
+def test_every_kind_of_scene_is_drawn():
+    rng = random.Random(0)
+    scenes = [clips.draw_scene(rng) for _ in range(500)]
+    for name, all_of_them in (("colour", clips.COLOURS), ("shape", clips.SHAPES), ("motion", clips.MOTIONS), ("size", clips.SIZES),
+                              ("background", clips.BACKGROUNDS)):
+        assert {getattr(scene, name) for scene in scenes} == set(all_of_them)
+
+
+def test_a_true_clip_is_not_read_as_another():
+    rng = random.Random(12)
+    scene = clips.draw_scene(rng)
+    reading = measure.read_clip(clips.render([scene])[0] / 2 + 0.5)
+    others = {"colour": clips.COLOURS, "shape": clips.SHAPES, "motion": clips.MOTIONS}
+    for name, values in others.items():
+        for value in set(values) - {getattr(scene, name)}:
+            assert not reading.agrees_with(scene.sentence().replace(getattr(scene, name), value))
+
+
+def test_the_students_sigmas_are_four_even_steps_at_shift_five():
+    assert torch.allclose(teacher.SIGMAS, torch.tensor([1, 0.9375, 5 / 6, 0.625, 0]))
+
+
+def test_the_mask_lets_each_frame_see_what_the_cache_would_hold():
+    """Three frames of one token, a window of two: rows and columns are clean 0 1 2, noisy 0 1 2."""
+    assert train_causal.block_causal_mask(3, 1, window=2).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],  # the first noisy frame sees itself alone
+        [1, 0, 0, 0, 1, 0],
+        [0, 1, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this host has no causal Wan")
+@torch.no_grad()
+def test_one_pass_over_all_frames_equals_the_hosts_cached_pass_over_each():
+    model = train_base.build_model(causal=True)
+    train_base.initialise(model)
+    torch.nn.init.normal_(model.head.head.weight, std=0.05)  # initialise() leaves the output 0
+    generator = torch.Generator().manual_seed(0)
+    clean, noisy = torch.randn((2, 2, 16, 4, 8, 8), generator=generator)
+    context = torch.randn(2, 10, 4096, generator=generator)
+    steps = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
+    at_once = train_causal.teacher_forced(model, clean, noisy, steps, context, window=4)
+
+    caches = model.init_kv_caches(2, 4 * 16, torch.device("cpu"), torch.float32)
+    for frame in range(4):
+        part = slice(frame, frame + 1)
+
+        def forward(x, timestep, part=part):
+            texts = [{"is_init": False} for _ in model.blocks]
+            return model.forward_block(x[:, :, part], timestep, context, part.start, caches, texts)
+
+        alone = forward(noisy, teacher.SIGMAS[steps[:, part]] * 1000)
+        # bfloat16 in one pass, float32 in the other.
+        assert (at_once[:, :, part] - alone).norm() < 0.03 * alone.norm()
+        for cache in caches:
+            cache["end"] -= 16
+        forward(clean, torch.zeros(2, 1))

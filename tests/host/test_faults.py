@@ -1,0 +1,251 @@
+"""Faults in the middle of a run: at every evaluation of every node that evaluates a model, the run ends in the host's own words,
+nothing is left on the model, the memory comes back, and the next run is bit for bit that of a model nobody has touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sample
+import comfy.supported_models
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, demo, host, measure, motion, motion_patch
+from comfyui_fewstep.nodes.sampler import FewStepSampler
+from comfyui_fewstep.nodes.skip import FewStepSkip
+from comfyui_fewstep.nodes.stream import FewStepStream
+from torch import Tensor, nn
+
+import small_models
+import support_nodes
+from comfy_client import JobFailed, outputs
+from demo_graph import demo_prompt
+from left_behind import footprint, live_bytes
+from small_loras import write_lora
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+LCM = "faults-lcm-lora-sdv1-5.safetensors"
+LIGHTNING = "faults_animatediff_lightning_4step_comfyui.safetensors"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """models: what a fault must leave as it was. run: one whole run. inside: where the fault happens, the models' networks if empty.
+
+    until_kept: from this evaluation on, counted from 0, an interrupt does not end the run: what is finished is kept.
+    """
+
+    models: tuple
+    run: Callable[[], Tensor]
+    inside: tuple[nn.Module, ...] = ()
+    until_kept: int | None = None
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.inside or tuple({id(model.model): model.model.diffusion_model for model in self.models}.values())
+
+
+# ---------------------------------------------------------------- what is run
+
+
+def sampled(models, text, shape) -> Tensor:
+    model, low = (*models, None)[:2]
+    output = FewStepSampler.execute(model, text, {"samples": torch.zeros(shape)}, 3, 0, 1.0, model_low_noise=low)
+    assert output.ui["fewstep_report"][0]["evaluations"] == 4, "the counter starts at 0"
+    return output.args[0]["samples"]
+
+
+def one_model(folder: Path) -> Scene:
+    """SD 1.5 with an LCM LoRA."""
+    base = small_models.unet_patcher("sd15")
+    if not (folder / "loras" / LCM).exists():
+        write_lora(folder / "loras" / LCM, base, "kohya-diffusers", rank=2, only="attn")
+    model, _ = accelerator.attach(base, LCM, "lcm-lora-sd15", 1.0)
+    text = small_models.conditioning(model, length=8)
+    return Scene((model,), lambda: sampled((model,), text, (1, 4, 8, 8)))
+
+
+def two_experts(folder: Path) -> Scene:
+    """Wan 2.2: two evaluations of the one, two of the other."""
+    models = []
+    for seed, id in ((1, "wan22-t2v-lightning-high"), (2, "wan22-t2v-lightning-low")):
+        path = folder / "diffusion_models" / f"faults_wan_{seed}.safetensors"
+        model = small_models.load_model(small_models.write_wan(path, seed=seed))
+        models.append(host.with_record(host.with_model_sampling(model, CATALOG[id]), CATALOG[id]))
+    text = small_models.conditioning(length=6)
+    return Scene(tuple(models), lambda: sampled(models, text, (1, 16, 2, 4, 4)))
+
+
+def skipping(folder: Path, method: str) -> Scene:
+    """Step Skip under core's sampler, with guidance."""
+    path = folder / "diffusion_models" / "faults_flux.safetensors"
+    flux = small_models.load_model(small_models.write_flux(path))
+    model = FewStepSkip.execute(flux, method, 1.6, 3.0, 0.15, 0.95, 3, "auto").args[0]
+    positive, negative = (small_models.conditioning(width=4096, seed=seed, length=8) for seed in (1, 2))
+
+    def run() -> Tensor:
+        noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(5))
+        return comfy.sample.sample(model, noise, 12, 3.0, "dpmpp_2m", "simple", positive, negative, torch.zeros_like(noise),
+                                   disable_pbar=True, seed=5)
+
+    return Scene((model, flux), run)
+
+
+def with_motion(folder: Path, is_inside: bool) -> Scene:
+    """A clip of four frames; is_inside: the fault happens in the motion module rather than in the UNet."""
+    if not motion_patch.host_patches_layers():
+        pytest.skip("motion modules need ComfyUI 0.20 or newer")
+    from motion_files import animatediff_keys, motion_adapter, save
+
+    path = folder / "animatediff_models" / LIGHTNING
+    if not path.exists():
+        save(path, animatediff_keys(motion_adapter(size=0.3).state_dict()))
+    model, _ = motion.attach(small_models.unet_patcher("sd15"), LIGHTNING, 4)
+    text = small_models.conditioning(model, length=8)
+    (extra,) = model.get_additional_models()
+    return Scene((model, extra), lambda: sampled((model,), text, (4, 4, 8, 8)),
+                 inside=(extra.model.middle,) if is_inside else (model.model.diffusion_model,))
+
+
+def measuring(folder: Path) -> Scene:
+    """Step Budget's measurement, by a clock that ticks once a look: six evaluations with one prompt, six with two."""
+    model = small_models.load_model(small_models.write_wan(folder / "diffusion_models" / "faults_wan_1.safetensors", seed=1))
+
+    def run() -> Tensor:
+        seconds = itertools.count()
+        cost = measure.measure(model, {"samples": torch.zeros(1, 16, 1, 4, 4)}, clock=lambda: 0.01 * next(seconds))
+        return torch.tensor([cost.evaluation, cost.guided_step])
+
+    return Scene((model,), run)
+
+
+def demonstration(folder: Path) -> Scene:
+    """The demo model with its own accelerator."""
+    demo.offer_loras()
+    loaded, positive, _, _, latent = demo.FewStepDemo.execute("a red circle moving right", 5, "base").args
+    model, _ = accelerator.attach(loaded, CATALOG["fewstep-demo-4step"].files[0].name, "auto", 1.0)
+    return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
+
+
+def streaming(folder: Path) -> Scene:
+    """Two blocks of three frames of a causal Wan: four evaluations and the context pass each."""
+    if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+        pytest.skip("this ComfyUI has no causal Wan")
+    path = folder / "diffusion_models" / "faults_causal.safetensors"
+    record = CATALOG["self-forcing-dmd"]
+    model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
+    model = host.with_record(host.with_model_sampling(model, record), record)
+    text = small_models.conditioning(length=6)
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return FewStepStream.execute(model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0).args[0]["samples"]
+
+    return Scene((model,), run, until_kept=4)
+
+
+SCENES: dict[str, Callable[[Path], Scene]] = {
+    "sampler": one_model,
+    "two experts": two_experts,
+    "skip, forecast": lambda folder: skipping(folder, "forecast"),
+    "skip, teacache": lambda folder: skipping(folder, "teacache"),
+    "motion": lambda folder: with_motion(folder, is_inside=False),
+    "motion, in its module": lambda folder: with_motion(folder, is_inside=True),
+    "stream": streaming,
+    "budget": measuring,
+    "demo": demonstration,
+}
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+@dataclass(frozen=True)
+class Fault:
+    """happen: called inside the network. error, words: what has to reach the host, untouched."""
+
+    happen: Callable[[], None]
+    error: type[BaseException]
+    words: str
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+FAULTS = {
+    # As the Stop button does it: a flag, that the host reads before the network's next layer.
+    "interrupt": Fault(comfy.model_management.interrupt_current_processing, InterruptProcessingException, "^$"),
+    "exception": Fault(lambda: fail(RuntimeError("the network broke")), RuntimeError, "the network broke"),
+    "out of memory": Fault(lambda: fail(torch.OutOfMemoryError("tried to allocate 20 GiB")), comfy.model_management.OOM_EXCEPTION,
+                           "tried to allocate 20 GiB"),
+}
+
+
+@contextlib.contextmanager
+def at_evaluation(scene: Scene, number: int | None, happen: Callable[[], None]) -> Iterator[list[int]]:
+    """Let it happen inside the network at its evaluation of this number, from 0. Yields a list that every evaluation lengthens."""
+    seen: list[int] = []
+
+    def before(module, args) -> None:
+        seen.append(len(seen))
+        if seen[-1] == number:
+            happen()
+
+    handles = [network.register_forward_pre_hook(before) for network in scene.networks]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(models, name):
+    expected = SCENES[name](models).run()
+    scene = SCENES[name](models)
+    with at_evaluation(scene, None, fail) as evaluations:
+        assert torch.equal(scene.run(), expected)
+    count, footprints, held = len(evaluations), [footprint(model) for model in scene.models], live_bytes()
+    assert count >= 4
+    # An interrupt comes at any time; what else goes wrong in the middle or at the end goes wrong anywhere.
+    interrupts = [("interrupt", number) for number in range(scene.until_kept or count)]
+    for fault, number in [*interrupts, *itertools.product(("exception", "out of memory"), (count // 2, count - 1))]:
+        where, wrong = f"{fault} at evaluation {number + 1} of {count}", FAULTS[fault]
+        with pytest.raises(wrong.error, match=wrong.words), at_evaluation(scene, number, wrong.happen) as seen:
+            scene.run()
+        assert len(seen) == number + 1, f"{where}: the run went on"
+        assert not comfy.model_management.processing_interrupted(), where
+        assert [footprint(model) for model in scene.models] == footprints, where
+        assert torch.equal(scene.run(), expected), where
+    assert live_bytes() == held, "memory is held"
+
+
+# ---------------------------------------------------------------- in a server
+
+
+def test_in_a_server_the_client_is_told_and_the_next_job_is_that_of_another_process(server):
+    """The demo with its accelerator, which this process runs too, untouched by any fault there."""
+    job = demo_prompt(seed=20, steps=4)
+    demo.offer_loras()
+    _, positive, _, _, latent = (made := demo.FewStepDemo.execute(*job["demo"]["inputs"].values())).args
+    model, _ = accelerator.attach(made.args[0], job["loader"]["inputs"]["lora_name"], "auto", 1.0)
+    samples = FewStepSampler.execute(model, positive, latent, 20, 4, 1.0).args[0]
+    (expected,) = support_nodes.TestLatentReport.execute(samples).ui["test_latent"]
+    for run, (kind, evaluation) in enumerate((kind, evaluation) for kind in ("exception", "out of memory") for evaluation in (1, 4)):
+        broken = {**job, "fault": {"class_type": "TestFault", "inputs": {
+            "model": ["loader", 0], "kind": kind, "evaluation": evaluation, "run": run}}}  # fmt: skip
+        broken["sample"] = {**job["sample"], "inputs": {**job["sample"]["inputs"], "model": ["fault", 0]}}
+        with pytest.raises(JobFailed, match=f"FewStepSampler: .*{FAULTS[kind].words}") as failure:
+            server.client.run(broken)
+        assert not failure.value.is_interruption and server.is_alive
+        assert outputs(server.client.run(job), "test_latent") == [expected]
+        server.client.forget()

@@ -1,0 +1,513 @@
+"""The Streaming Sampler on a real causal Wan: equal to attention without any cache, to core's sampler and to the whole decode."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import comfy.ldm.flux.math
+import comfy.ldm.wan.model
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import pytest
+import torch
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator, host, stream_run
+from comfyui_fewstep.nodes.sampler import FewStepSampler
+from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip
+from comfyui_fewstep.nodes.stream import FewStepStream
+from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
+from comfyui_fewstep.samplers.plan import PlanError
+from comfyui_fewstep.samplers.skip.run import Settings
+from torch import Tensor
+
+import nodes as core
+import small_models
+
+pytestmark = pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this ComfyUI has no causal Wan")
+
+CHUNKS, FRAMES = CATALOG["self-forcing-dmd"], CATALOG["causal-forcing-framewise"]
+ONE_STEP = CATALOG["causal-forcing-plus-framewise-1step"]
+SIDE = 8
+
+
+def with_settings(model, record):
+    """The model as the loader leaves it. The small one is narrower than any release, which the record does not mind here."""
+    return host.with_record(host.with_model_sampling(model, record), record)
+
+
+@pytest.fixture(scope="module")
+def causal(models):
+    path = small_models.write_wan(models / "diffusion_models" / "causal.safetensors", "wan21_causal", seed=2)
+    return small_models.load_model(path)
+
+
+@pytest.fixture(scope="module")
+def vae(models):
+    return host.load_vae(str(small_models.write_wan_vae(models / "vae" / "wan_vae.safetensors")))
+
+
+@pytest.fixture(scope="module")
+def text():
+    return small_models.conditioning(length=6)
+
+
+def video(frames, batch=1, **more):
+    return {"samples": torch.zeros(batch, 16, frames, SIDE, SIDE), **more}
+
+
+def clip_of(frames, seed=0, batch=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {"samples": torch.randn(batch, 16, frames, SIDE, SIDE, generator=generator)}
+
+
+def run(model, text, latent, seed=3, block=0, window=0, sink=0, **more):
+    """(latent tensor, images or what stands for them, report data)."""
+    with torch.inference_mode():
+        output = FewStepStream.execute(model, text, latent, seed, block, window, sink, **more)
+    return output.args[0]["samples"], output.args[1], output.ui["fewstep_report"][0]
+
+
+# ---------------------------------------------------------------- equal to attention without a cache
+
+
+class Reference:
+    """The causal network evaluated on the whole clip so far at once: every frame at its own noise level, block-causal attention by a
+    mask, nothing remembered between evaluations."""
+
+    def __init__(self, model, text, blocks, window=Window()):
+        self.network = model.model.diffusion_model.float()
+        self.context = self.network.text_embedding(text[0][0].float())
+        self.blocks = blocks
+        # For every frame the frames it sees: those of its own block, the latest before it and the sinks.
+        self.seen = {}
+        remembered: list[int] = []
+        for block in blocks:
+            gone = max(0, len(remembered) + block.frames - window.frames) if window.frames else 0
+            remembered = remembered[: window.sink] + remembered[window.sink + gone :] if gone else remembered
+            own = list(range(block.start, block.end))
+            self.seen |= {frame: set(remembered + own) for frame in own}
+            remembered = remembered + own
+
+    def velocity(self, x: Tensor, sigmas: Tensor) -> Tensor:
+        """x: (1, C, frames, H, W). sigmas: (frames,)."""
+        network, frames = self.network, x.shape[2]
+        tokens = network.patch_embedding(x)
+        grid = tokens.shape[2:]
+        tokens = tokens.flatten(2).transpose(1, 2)  # (1, frames · h · w, dim)
+        per_frame = tokens.shape[1] // frames
+        time = network.time_embedding(comfy.ldm.wan.model.sinusoidal_embedding_1d(network.freq_dim, sigmas * 1000))[None]
+        modulation = network.time_projection(time).unflatten(2, (6, network.dim))
+        turns = network.rope_encode(*x.shape[2:], dtype=torch.float32)
+        mask = torch.tensor([[other in self.seen[frame] for other in range(frames)] for frame in range(frames)])
+        mask = mask.repeat_interleave(per_frame, 0).repeat_interleave(per_frame, 1)
+        for layer in network.blocks:
+            shift, scale, gate, shift2, scale2, gate2 = (
+                (layer.modulation[:, None] + modulation)[:, :, n].repeat_interleave(per_frame, 1) for n in range(6))
+            tokens = tokens + gate * self.attention(layer.self_attn, layer.norm1(tokens) * (1 + scale) + shift, turns, mask)
+            tokens = tokens + layer.cross_attn(layer.norm3(tokens), self.context)
+            tokens = tokens + gate2 * layer.ffn(layer.norm2(tokens) * (1 + scale2) + shift2)
+        return network.unpatchify(network.head(tokens, time), grid)
+
+    def attention(self, layer, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+        heads = [part.unflatten(2, (layer.num_heads, -1)) for part in (layer.norm_q(layer.q(x)), layer.norm_k(layer.k(x)), layer.v(x))]
+        q, k = (comfy.ldm.flux.math.apply_rope1(part, turns) for part in heads[:2])
+        q, k, v = (part.transpose(1, 2) for part in (q, k, heads[2]))
+        return layer.o(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+    def sample(self, draw, given: Tensor | None = None) -> Tensor:
+        """The clip, (1, C, frames, H, W), in the model's own scale."""
+        past = torch.zeros(1, 16, 0, SIDE, SIDE) if given is None else given
+        for block in (block for block in self.blocks if not block.is_given):
+            noise = draw(block)
+            x = block.sigmas[0] * noise[0]
+            for step, (sigma, sigma_next) in enumerate(zip(block.sigmas, block.sigmas[1:])):
+                levels = torch.tensor([0.0] * past.shape[2] + [sigma] * block.frames)
+                velocity = self.velocity(torch.cat([past, x], 2), levels)[:, :, -block.frames :]
+                x = x - sigma * velocity
+                if sigma_next:
+                    x = (1 - sigma_next) * x + sigma_next * noise[step + 1]
+            past = torch.cat([past, x], 2)
+        return past
+
+
+def reference(model, text, record, frames, window=Window(), start=None, seed=3):
+    plan = make_stream_plan(record, frames, lambda t: t / 1000, 0 if start is None else start.shape[2], window=window)
+    draw = seeded_draw(seed, (1, 16, SIDE, SIDE), torch.device("cpu"))
+    with torch.inference_mode():
+        given = None if start is None else model.model.process_latent_in(start)
+        latent = Reference(model, text, plan.blocks, window).sample(draw, given)
+        return model.model.process_latent_out(latent)
+
+
+@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5), (ONE_STEP, 5)], ids=["chunks", "frames", "1step"])
+def test_equals_full_causal_attention_without_a_cache(causal, text, record, frames):
+    latent, _, report = run(with_settings(causal, record), text, video(frames))
+    assert torch.allclose(latent, reference(causal, text, record, frames), atol=1e-4)
+    assert report["evaluations"] == make_stream_plan(record, frames, lambda t: t / 1000).evaluations
+
+
+@pytest.mark.parametrize("window", [Window(4), Window(5, 1), Window(6, 2)], ids=["4", "5 with 1 sink", "6 with 2 sinks"])
+@pytest.mark.parametrize("record", [CHUNKS, FRAMES], ids=["chunks", "frames"])
+def test_a_window_equals_attention_through_the_same_window(causal, text, record, window):
+    latent, _, _ = run(with_settings(causal, record), text, video(12), window=window.frames, sink=window.sink)
+    assert torch.allclose(latent, reference(causal, text, record, 12, window), atol=1e-4)
+
+
+def test_a_window_as_long_as_the_clip_changes_nothing_and_a_shorter_one_does(causal, text):
+    model = with_settings(causal, FRAMES)
+    whole, _, _ = run(model, text, video(5))
+    assert torch.equal(whole, run(model, text, video(5), window=5)[0])
+    assert not torch.allclose(whole, run(model, text, video(5), window=2)[0], atol=1e-2)
+
+
+def test_a_start_equals_attention_to_its_frames(causal, text):
+    start = clip_of(1, seed=5)
+    latent, _, report = run(with_settings(causal, CHUNKS), text, video(7), start_latent=start)
+    assert torch.allclose(latent, reference(causal, text, CHUNKS, 7, start=start["samples"]), atol=1e-4)
+    assert torch.allclose(latent[:, :, :1], start["samples"], atol=1e-5)
+    # The picture once, two blocks of four steps, one context pass between them.
+    assert report["evaluations"] == 1 + 4 + 1 + 4 and report["given_frames"] == 1
+
+
+def test_positions_counted_anew_change_nothing(causal, text, monkeypatch):
+    model = with_settings(causal, FRAMES)
+    settings = {"window": 4, "sink": 1}
+    before, _, _ = run(model, text, video(12), **settings)
+    # As bfloat16 has it beyond frame 256, at frame 5 and 10.
+    monkeypatch.setattr(stream_run, "exact_integers", lambda dtype: 5)
+    assert torch.allclose(before, run(model, text, video(12), **settings)[0], atol=1e-4)
+
+
+def test_the_precision_bounds_how_far_positions_count():
+    assert [stream_run.exact_integers(dtype) for dtype in (torch.bfloat16, torch.float16)] == [256, 2048]
+    assert torch.tensor([256.0, 257.0]).bfloat16().tolist() == [256, 256]
+
+
+# ---------------------------------------------------------------- equal to core's sampler
+
+
+def core_ar_video(model, text, record, frames, monkeypatch, seed=3, start=None):
+    """Core's ar_video sampler, given the noise of our run in place of its own."""
+    given = 0 if start is None else start.shape[2]
+    plan = make_stream_plan(record, frames, lambda t: t / 1000, given)
+    draw = seeded_draw(seed, (1, 16, SIDE, SIDE), torch.device("cpu"))
+    noise = [draw(block) for block in plan.made]
+    fresh = iter([part for parts in noise for part in parts[1:]])
+    first = torch.cat([torch.zeros(1, 16, given, SIDE, SIDE), *(parts[0] for parts in noise)], 2)
+    options = {"num_frame_per_block": record.causal.frames_per_block}
+    patched = model.clone()
+    if start is not None:
+        patched.model_options["transformer_options"]["ar_config"] = {"initial_latent": start}
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.set_conds(text, text)
+    guider.set_cfg(1.0)
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(torch, "randn_like", lambda like: next(fresh))
+        empty = torch.zeros(1, 16, frames, SIDE, SIDE)
+        return guider.sample(first, empty, comfy.samplers.ksampler("ar_video", options), torch.tensor(plan.made[-1].sigmas), seed=seed,
+                             disable_pbar=True)
+
+
+@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5)], ids=["chunks", "frames"])
+def test_equals_cores_ar_video_at_the_same_noise(causal, text, record, frames, monkeypatch):
+    model = with_settings(causal, record)
+    assert torch.allclose(run(model, text, video(frames))[0], core_ar_video(model, text, record, frames, monkeypatch), atol=1e-4)
+
+
+def test_a_start_picture_equals_cores_image_to_video(causal, text, monkeypatch):
+    model, start = with_settings(causal, FRAMES), clip_of(1, seed=5)["samples"]
+    ours, _, _ = run(model, text, video(5), start_latent={"samples": start})
+    assert torch.allclose(ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=start), atol=1e-4)
+
+
+# ---------------------------------------------------------------- seeds, batches, state
+
+
+def test_a_seed_gives_one_clip_and_a_longer_one_begins_like_it(causal, text):
+    model = with_settings(causal, FRAMES)
+    state = torch.random.get_rng_state()
+    short, long = run(model, text, video(3))[0], run(model, text, video(6))[0]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.allclose(short, long[:, :, :3], atol=1e-5)
+    assert torch.equal(short, run(model, text, video(3))[0])
+    assert not torch.allclose(short, run(model, text, video(3), seed=4)[0], atol=1e-2)
+
+
+def test_a_batch_of_clips_takes_one_start_or_one_each(causal, text):
+    model, one = with_settings(causal, FRAMES), clip_of(1)
+    latent, _, report = run(model, text, video(3, batch=2), start_latent=one)
+    assert latent.shape == (2, 16, 3, SIDE, SIDE) and torch.allclose(latent[0, :, 0], latent[1, :, 0])
+    assert not torch.allclose(latent[0], latent[1], atol=1e-2) and report["evaluations"] == 1 + 4 + 1 + 4
+    assert run(model, text, video(3, batch=2), start_latent=clip_of(1, batch=2))[0].shape[0] == 2
+
+
+def test_a_run_leaves_nothing_on_the_model_or_the_vae(causal, text, vae):
+    model = with_settings(causal, FRAMES)
+    options, attributes = repr(model.model_options), set(vars(vae.first_stage_model)) | set(vars(model.model.diffusion_model))
+    run(model, text, video(3), vae=vae)
+    assert repr(model.model_options) == options and not model.additional_models
+    assert set(vars(vae.first_stage_model)) | set(vars(model.model.diffusion_model)) == attributes
+
+
+def test_the_cache_is_of_the_precision_of_the_arithmetic(causal, text):
+    # Weights stored in 8 bits: the host computes in another dtype.
+    path = causal.cached_patcher_init[1][0]
+    stored = comfy.sd.load_diffusion_model(path, model_options={"dtype": torch.float8_e4m3fn})
+    assert stored.model.get_dtype() is torch.float8_e4m3fn
+    latent, _, report = run(with_settings(stored, FRAMES), text, video(3))
+    assert torch.isfinite(latent).all()
+    # 4 layers of keys and values, 3 frames of 16 tokens, 256 wide.
+    assert report["cache_bytes"] == 4 * 2 * 3 * 16 * 256 * stored.model.get_dtype_inference().itemsize
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_memory_of_the_cache_is_flat_in_length_with_a_window(causal, text):
+    model = with_settings(causal, FRAMES)
+    short, long = (run(model, text, video(frames), window=4, sink=1)[2] for frames in (6, 60))
+    assert short["cache_bytes"] == long["cache_bytes"] == 4 * 2 * 4 * 16 * 256 * 4
+    assert run(model, text, video(60))[2]["cache_bytes"] == 15 * long["cache_bytes"]
+
+
+def test_the_host_is_asked_for_room_for_the_cache_and_for_decoding(causal, text, vae, monkeypatch):
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def ask(models, **more):
+        asked.append((models, more))
+        return load(models, **more)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", ask)
+    _, _, report = run(with_settings(causal, FRAMES), text, video(6), vae=vae)
+    models, more = asked[-1]
+    assert vae.patcher in models
+    block = causal.model.memory_required([1, 16, 1, SIDE, SIDE])
+    assert more["minimum_memory_required"] >= block + report["cache_bytes"] + vae.memory_used_decode((1, 16, 1, SIDE, SIDE), vae.vae_dtype)
+
+
+# ---------------------------------------------------------------- decoding
+
+
+@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 6), (FRAMES, 1)], ids=["chunks", "frames", "one"])
+def test_decoding_block_by_block_equals_decoding_the_whole(causal, text, vae, record, frames):
+    latent, images, report = run(with_settings(causal, record), text, video(frames, batch=2), vae=vae)
+    with torch.inference_mode():
+        whole = vae.decode(latent)
+    assert images.shape == (2 * (4 * frames - 3), 8 * SIDE, 8 * SIDE, 3)
+    assert torch.allclose(images, whole.flatten(0, 1), atol=1e-4)
+    assert report["decoded"] == "block by block" and report["frames"] == 4 * frames - 3
+
+
+def test_a_start_is_decoded_with_the_clip(causal, text, vae):
+    latent, images, _ = run(with_settings(causal, FRAMES), text, video(5), vae=vae, start_latent=clip_of(2))
+    with torch.inference_mode():
+        assert torch.allclose(images, vae.decode(latent).flatten(0, 1), atol=1e-4)
+
+
+def test_a_vae_that_cannot_decode_in_pieces_decodes_at_the_end_and_says_so(causal, text):
+    class Whole:
+        latent_dim, latent_channels, first_stage_model = 3, 16, torch.nn.Identity()
+
+        def throw_exception_if_invalid(self):
+            pass
+
+        def decode(self, samples):
+            return samples.movedim(1, -1)[..., :3]
+
+    _, images, report = run(with_settings(causal, FRAMES), text, video(3), vae=Whole())
+    assert images.shape == (3, SIDE, SIDE, 3) and report["decoded"] == "whole, at the end"
+    assert "Identity cannot decode a clip in pieces" in report["notes"][0]
+
+
+def test_where_decoding_does_not_fit_beside_the_model_the_clip_is_decoded_at_the_end(causal, text, vae, monkeypatch):
+    def out_of_memory(self, latent):
+        raise comfy.model_management.OOM_EXCEPTION("none left")
+
+    monkeypatch.setattr(stream_run.FrameDecoder, "_pictures", out_of_memory)
+    latent, images, report = run(with_settings(causal, FRAMES), text, video(3), vae=vae)
+    with torch.inference_mode():
+        assert torch.allclose(images, vae.decode(latent).flatten(0, 1), atol=1e-4)
+    assert report["decoded"] == "whole, at the end" and "did not fit into memory" in report["notes"][0]
+
+
+def test_without_a_vae_images_say_why_they_are_missing(causal, text):
+    _, images, report = run(with_settings(causal, FRAMES), text, video(3))
+    assert "has no VAE" in images.message and report["decoded"] == "no VAE connected"
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every (value, total, preview) that goes to the host's progress hook."""
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total, preview)))
+    return seen
+
+
+def test_a_picture_is_shown_after_every_decoded_frame(causal, text, vae, shown):
+    _, images, _ = run(with_settings(causal, CHUNKS), text, video(6), vae=vae)
+    previews = [(value, total, preview) for value, total, preview in shown if preview is not None]
+    # Four evaluations, three pictures; a context pass and four more evaluations, three pictures.
+    assert [(value, total) for value, total, _ in previews] == [(4, 9)] * 3 + [(9, 9)] * 3
+    kind, picture, _ = previews[-1][2]
+    corner = (images[-1, 0, 0] * 255).to(torch.uint8)
+    assert kind == "JPEG" and picture.size == (8 * SIDE, 8 * SIDE) and picture.getpixel((0, 0)) == tuple(corner.tolist())
+
+
+def test_without_a_vae_progress_is_the_samplers(causal, text, shown):
+    run(with_settings(causal, FRAMES), text, video(3))
+    assert shown[-1][:2] == (14, 14)
+
+
+# ---------------------------------------------------------------- interruption
+
+
+def interrupt_at(monkeypatch, evaluation):
+    """Have the user press Cancel during this evaluation, counted from 1."""
+    seen = []
+    after = stream_run.Screen.after_evaluation
+
+    def press(self, *args):
+        seen.append(0)
+        if len(seen) == evaluation:
+            core.interrupt_processing(True)
+        after(self, *args)
+
+    monkeypatch.setattr(stream_run.Screen, "after_evaluation", press)
+
+
+def test_an_interruption_keeps_the_finished_blocks(causal, text, vae, monkeypatch):
+    model = with_settings(causal, CHUNKS)
+    whole, pictures, _ = run(model, text, video(12), vae=vae)
+    # Each block takes five evaluations: the twelfth is in the third.
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 12)
+        latent, images, report = run(model, text, video(12), vae=vae)
+    assert latent.shape[2] == 6 and torch.equal(latent, whole[:, :, :6])
+    assert images.shape[0] == 21 and torch.equal(images, pictures[:21])
+    assert report["interrupted"] and "2 of 4 blocks" in report["notes"][0]
+    assert torch.equal(run(model, text, video(12), vae=vae)[0], whole)
+
+
+def test_an_interruption_before_the_first_block_ends_the_run(causal, text, monkeypatch):
+    model = with_settings(causal, CHUNKS)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(model, text, video(6), start_latent=clip_of(3))
+    assert run(model, text, video(6))[0].shape[2] == 6
+
+
+# ---------------------------------------------------------------- other nodes on the model
+
+
+def test_step_skip_passes_through(causal, text):
+    model = with_settings(causal, FRAMES)
+    skipping = with_skip(model, SkipConfig("forecast", Settings(2.0, 0.2, 3), 0.0, 1.0, "auto"))
+    latent, _, report = run(skipping, text, video(3))
+    assert torch.equal(latent, run(model, text, video(3))[0])
+    assert "key-value caches" in report["entries"][0]["passed_through"]
+
+
+def test_core_easycache_and_context_windows_are_refused(causal, text):
+    from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    model = with_settings(causal, FRAMES)
+    cached = EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+    with pytest.raises(PlanError, match="skips evaluations with .*EasyCache"):
+        run(cached, text, video(3))
+    windows = model.clone()
+    windows.model_options["context_handler"] = WanContextWindowsManualNode
+    with pytest.raises(PlanError, match="context windows"):
+        run(windows, text, video(3))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def changed(text, **more):
+    return [[text[0][0], {**text[0][1], **more}]]
+
+
+@pytest.mark.parametrize(("inputs", "message"), [
+    ({"latent": {"samples": torch.zeros(3, 16, SIDE, SIDE)}}, "a tensor of 4 dimensions"),
+    ({"latent": video(4)}, "no whole number of blocks of 3"),
+    ({"latent": video(6, noise_mask=torch.ones(1, 1, SIDE, SIDE))}, "noise mask"),
+    ({"window": 2}, "window_frames is 2; it must hold the block"),
+    ({"sink": 1}, "sink_frames is 1 and window_frames is 0"),
+    ({"block": 1}, "distilled to make 3 latent frames at a time, not 1"),
+    ({"start_latent": clip_of(6)}, "nothing is left to be made"),
+    ({"start_latent": {"samples": torch.zeros(1, 16, 3, 4, 4)}}, r"start_latent is \[1, 16, 3, 4, 4\] and the clip \[1, 16, 6, 8, 8\]"),
+    ({"start_latent": clip_of(3, batch=2)}, "or its batch be 1"),
+    ({"start_latent": {"samples": torch.zeros(1, 16, SIDE, SIDE)}}, "all but the frames must agree"),
+])  # fmt: skip
+def test_bad_input_is_refused_in_words(causal, text, inputs, message):
+    inputs = {"latent": video(6), **inputs}
+    with pytest.raises(PlanError, match=message):
+        run(with_settings(causal, CHUNKS), text, inputs.pop("latent"), **inputs)
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"area": (4, 4, 0, 0)}, "an area"), ({"mask": torch.ones(1, 8, 8)}, "a mask"), ({"start_percent": 0.1}, "a start and end"),
+    ({"concat_latent_image": torch.zeros(1)}, "connect it to start_latent"),
+])  # fmt: skip
+def test_a_prompt_that_changes_from_place_to_place_is_refused(causal, text, more, message):
+    with pytest.raises(PlanError, match=message):
+        run(with_settings(causal, CHUNKS), changed(text, **more), video(6))
+
+
+def test_combined_prompts_are_refused(causal, text):
+    with pytest.raises(PlanError, match="holds 2 prompts"):
+        run(with_settings(causal, CHUNKS), text + text, video(6))
+
+
+def test_a_vae_for_pictures_is_refused(causal, text):
+    vae = SimpleNamespace(latent_dim=2, latent_channels=4, throw_exception_if_invalid=lambda: None)
+    with pytest.raises(PlanError, match="one for pictures with 4 latent channels"):
+        run(with_settings(causal, CHUNKS), text, video(6), vae=vae)
+
+
+def test_an_ordinary_wan_is_refused_and_the_message_says_how_to_load_a_causal_one(models, text):
+    ordinary = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors"))
+    with pytest.raises(PlanError, match="loaded as Wan 2.1/2.2 text-to-video.*Few-Step Sampler.*mark_causal.py"):
+        run(with_settings(ordinary, CATALOG["wan21-t2v-lightx2v-4step"]), text, video(6))
+
+
+def test_a_causal_model_without_an_accelerator_is_refused(causal, text):
+    with pytest.raises(PlanError, match="No accelerator is attached to model"):
+        run(causal, text, video(6))
+
+
+def test_a_host_without_causal_wan_is_named(causal, text, monkeypatch):
+    monkeypatch.delattr(comfy.supported_models, "WAN21_CausalAR_T2V")
+    with pytest.raises(PlanError, match=f"This ComfyUI \\({host.version()}\\) has no causal Wan models"):
+        run(with_settings(causal, CHUNKS), text, video(6))
+
+
+def test_the_few_step_sampler_points_here(causal, text):
+    with pytest.raises(PlanError, match="Use the Streaming Sampler"):
+        FewStepSampler.execute(with_settings(causal, CHUNKS), text, video(6), 3, 0, 1.0)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_causal_file_without_the_mark_is_named_and_runs_once_marked(models, text):
+    import mark_causal
+
+    plain = small_models.write_wan(models / "diffusion_models" / "self_forcing_dmd.safetensors")
+    for choice in ("auto", "self-forcing-dmd"):
+        with pytest.raises(ValueError, match="loaded as Wan 2.1/2.2 text-to-video, and self-forcing-dmd is a causal model.*mark_causal.py"):
+            accelerator.attach_distilled(small_models.load_model(plain), choice)
+    marked = models / "diffusion_models" / "self_forcing_dmd_marked.safetensors"
+    mark_causal.mark(plain, marked)
+    attached, report = accelerator.attach_distilled(small_models.load_model(marked), "auto")
+    assert report.data["accelerator"] == "self-forcing-dmd"
+    assert run(attached, text, video(3))[0].shape[2] == 3
