@@ -38,8 +38,9 @@ LORAS = {
 }
 MOTION = "soak.lightning.4step.safetensors"
 WAN, CAUSAL = "soak_wan.safetensors", "soak_self_forcing_dmd.safetensors"
-# Of ten runs after the warm-up, so many: cancelled half-way, failing in the network; one in fifty begins with everything forgotten.
-CANCELLED, FAILING, FORGETTING = 1, 1, 0.02
+# Of every ten runs after the warm-up, which is cancelled half-way and which fails in the network. One in fifty begins with everything
+# forgotten.
+CANCELLED, FAILING, FORGETTING = 3, 7, 0.02
 
 
 # ---------------------------------------------------------------- jobs
@@ -195,14 +196,14 @@ def soak(server: Server, runs: int, jobs: Sequence[tuple[str, Prompt]], choose: 
     for number, job in enumerate(order):
         kind, prompt = jobs[job]
         is_warm = number >= len(jobs)
-        chance = choose.random() * 10
+        turn = (number - len(jobs)) % 10
         if number == len(jobs) or (is_warm and choose.random() < FORGETTING):
             client.forget()
         if number == len(jobs):
             seen.held.append(held_by(client))
-        if is_warm and chance < CANCELLED:
+        if is_warm and turn == CANCELLED:
             seen.ends[cancelled(client, prompt)] += 1
-        elif is_warm and chance < CANCELLED + FAILING:
+        elif is_warm and turn == FAILING:
             seen.ends[failing(client, prompt, number)] += 1
         else:
             latent = outputs(client.run(prompt), "test_latent")[0]["sha256"]

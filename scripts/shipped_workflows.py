@@ -942,6 +942,31 @@ The model is distilled itself, so `lora_name` is **none**. 4 steps for each fram
     return graph
 
 
+def demo_stream(schema: Schema) -> Graph:
+    graph = Graph(schema, "Demo, streamed frame by frame", "demo_stream", """
+## Video that is shown while it is made, on any computer
+
+The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations and one more to be remembered; it is decoded and shown on the sampler before the next one is begun.
+
+`window_frames` is 6: the model sees six latent frames at once, so a clip may be as long as you like. It was trained on clips of 33 frames and drifts on much longer ones.
+
+**Interrupt** keeps what is finished.
+""", steps=4)
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo", variant="causal", frames=33)
+    with graph.group("Streaming"):
+        streamed = graph.node(
+            "FewStepStream", model=model["model"], positive=model["positive"], latent_image=model["latent"], vae=model["vae"],
+            window_frames=6, seed=1,
+        )  # fmt: skip
+    show_report(graph, streamed)
+    with graph.group("Video"):
+        larger = graph.node("ImageScaleBy", "Larger", image=streamed["images"], upscale_method="nearest-exact", scale_by=6.0)
+        video = graph.node("CreateVideo", images=larger["IMAGE"], fps=8)
+        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+    return graph
+
+
 WORKFLOWS: tuple[Callable[[Schema], Graph], ...] = (
     sd15_lcm,
     sdxl_lightning,
@@ -972,6 +997,7 @@ WORKFLOWS: tuple[Callable[[Schema], Graph], ...] = (
     sdxl_compare,
     demo,
     demo_compare,
+    demo_stream,
 )
 
 
