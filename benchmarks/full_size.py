@@ -81,7 +81,7 @@ SUBJECTS = (
 def made_small(subject: Subject) -> Subject:
     """The same at a size for any machine: small latents too."""
     settings = {**subject.settings, **subject.small}
-    width = next((settings[name] for name in ("joint_attention_dim", "context_in_dim", "context_dim", "text_dim") if name in settings))
+    width = next(settings[name] for name in ("joint_attention_dim", "context_in_dim", "context_dim", "text_dim") if name in settings)
     latent = (*subject.latent[:2], *((2,) if len(subject.latent) == 5 else ()), 8, 8)
     return replace(subject, settings=settings, latent=latent, text=(8, width))
 

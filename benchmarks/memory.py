@@ -21,7 +21,7 @@ import in_host
 def peak(module: str, function: str, *arguments: object) -> int:
     """Bytes that the prepared call took at most: of the GPU where there is one, of main memory otherwise."""
     command = [sys.executable, __file__, module, function, *map(str, arguments)]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{answer.stderr[-3000:]}")
     return json.loads(answer.stdout.splitlines()[-1])

@@ -946,9 +946,11 @@ def demo_stream(schema: Schema) -> Graph:
     graph = Graph(schema, "Demo, streamed frame by frame", "demo_stream", """
 ## Video that is shown while it is made, on any computer
 
-The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations and one more to be remembered; it is decoded and shown on the sampler before the next one is begun.
+The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations and one more to be remembered; it is \
+decoded and shown on the sampler before the next one is begun.
 
-`window_frames` is 6: the model sees six latent frames at once, so a clip may be as long as you like. It was trained on clips of 33 frames and drifts on much longer ones.
+`window_frames` is 6: the model sees six latent frames at once, so a clip may be as long as you like. It was trained on clips of 33 \
+frames and drifts on much longer ones.
 
 **Interrupt** keeps what is finished.
 """, steps=4)
