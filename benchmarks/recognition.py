@@ -56,7 +56,7 @@ def tables(rounds: int, folder: Path) -> list[Table]:
         outcomes, left = Counter(what for _, what, _ in found), [count for *_, count in found]
         decided = {record.id for record, what, _ in found if what.startswith("recognised")}
         table.row(words, "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
-                  f"files of {len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on average, {max(left)} at most",
+                  f"{len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on average, {max(left)} at most",
                   Target("none taken for another", not any(what.startswith("TAKEN") for what in outcomes)))
     by_name = sum(recognise(header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()).record is record
                   for record, file in files)
