@@ -82,7 +82,7 @@ def loading(name: str, rounds: int, folder: Path) -> Table:
         seconds = in_host.in_turns(mine, cores, rounds)
         ratio = in_host.median_ratio(*seconds)
         table.row(what, " / ".join(f"{1000 * median(each):.1f} ms" for each in seconds), f"{ratio:.3f}", at_most(ratio, bound, "{:.2f}"))
-    peaks = [memory.peak("loader", "attaching", who, name, folder) for who in ("ours", "core")]
+    peaks = [memory.peak("loader", "attaching", who, name, folder).taken for who in ("ours", "core")]
     table.row("peak memory of call and load", " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks), f"{peaks[0] / peaks[1]:.3f}",
               at_most(peaks[0] / peaks[1], 1.05))
     return table

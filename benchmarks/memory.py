@@ -1,9 +1,9 @@
 """The most memory a call takes, measured in a process of its own.
 
-    memory.peak("loader", "attaching", "core", folder)
+    memory.peak("loader", "attaching", "core", folder).taken
 
 starts a process that calls loader.attaching("core", folder), which prepares and returns the call to be measured. Arguments travel as
-text. What had been allocated before that call does not count.
+text.
 """
 
 from __future__ import annotations
@@ -13,33 +13,45 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import in_host
 
 
-def peak(module: str, function: str, *arguments: object) -> int:
-    """Bytes that the prepared call took at most: of the GPU where there is one, of main memory otherwise."""
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of the GPU where there is one, of main memory otherwise: held before the call, and at most during it."""
+
+    before: int
+    highest: int
+
+    @property
+    def taken(self) -> int:
+        return self.highest - self.before
+
+
+def peak(module: str, function: str, *arguments: object) -> Peak:
     command = [sys.executable, __file__, module, function, *map(str, arguments)]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{answer.stderr[-3000:]}")
-    return json.loads(answer.stdout.splitlines()[-1])
+    return Peak(*json.loads(answer.stdout.splitlines()[-1]))
 
 
-def taken_by(call: Callable[[], object]) -> int:
-    """Bytes above those held before the call, at their highest."""
+def peak_of(call: Callable[[], object]) -> Peak:
+    """Of a call in this process."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
-        return torch.cuda.max_memory_allocated() - before
+        return Peak(before, torch.cuda.max_memory_allocated())
     forget_peak()
     before = held("VmRSS")
     call()
-    return held("VmHWM") - before
+    return Peak(before, held("VmHWM"))
 
 
 def forget_peak() -> None:
@@ -59,7 +71,7 @@ def main() -> None:
     in_host.enter()
     module, function, *arguments = sys.argv[1:]
     call = getattr(importlib.import_module(module), function)(*arguments)
-    print(json.dumps(taken_by(call)))
+    print(json.dumps(astuple(peak_of(call))))
 
 
 if __name__ == "__main__":

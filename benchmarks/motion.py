@@ -46,7 +46,7 @@ def tables(rounds: int, folder: Path) -> list[Table]:
               " / ".join(f"{count / 1e12:.1f} TFLOP" for count in flops), f"{flops[0] / flops[1]:.2f}x", "")
     weights = sum(weight.nbytes for weight in module_at(FULL_WIDTHS).parameters())
     table.row("weights of the module at that width, half precision", f"{weights / 2**20:.0f} MiB", "", "")
-    peaks = [memory.peak("motion", "sampling", name, folder) for name in ("moving", "still")]
+    peaks = [memory.peak("motion", "sampling", name, folder).taken for name in ("moving", "still")]
     table.row("peak memory of a run, with the module and without", " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks),
               f"{peaks[0] / peaks[1]:.2f}x", "")
     return [table]

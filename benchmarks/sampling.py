@@ -125,7 +125,7 @@ def experts(rounds: int, folder: Path) -> Table:
     mine, cores = in_host.in_turns(few_step(pair[0], text, clip(), model_low_noise=pair[1]), chained(*pair, text, clip()), rounds)
     ratio = in_host.median_ratio(mine, cores)
     table.row("4 steps, 2 with each expert", f"{median(mine):.3f} s / {median(cores):.3f} s", f"{ratio:.3f}", at_most(ratio, 1.0, "{:.2f}"))
-    ours, theirs = (memory.peak("sampling", "expert_run", who, folder) for who in ("ours", "core"))
+    ours, theirs = (memory.peak("sampling", "expert_run", who, folder).taken for who in ("ours", "core"))
     table.row("peak memory", f"{ours / 2**20:.0f} MiB / {theirs / 2**20:.0f} MiB", f"{ours / theirs:.3f}",
               at_most(ours / theirs, 1.0, "{:.2f}"))
     return table

@@ -53,7 +53,7 @@ class Point:
 def axes(folder: Path) -> list[Axis]:
     wan, text = with_settings(small_wan(folder), LIGHTX2V), conditioning(length=6)
     unet = with_settings(unet_patcher("sd15"), "lcm-lora-sd15")
-    prompt, picture = conditioning(unet), {"samples": torch.zeros(1, 4, 48, 48)}
+    prompt, picture = conditioning(unet), {"samples": torch.zeros(1, 4, 32, 32)}
 
     def on_wan(model, latent) -> tuple[Call, Call]:
         return few_step(model, text, latent), custom_sampler(model, text, latent)
@@ -71,16 +71,18 @@ def axes(folder: Path) -> list[Axis]:
 
 def tables(rounds: int, folder: Path) -> list[Table]:
     table, growth = Table("Scaling", COLUMNS), Table("Scaling: what the Few-Step Sampler adds to core's sampler")
-    curves = {}
+    curves: dict[str, list[Point]] = {}
     for axis in axes(folder):
-        curves[axis.name] = points = [measured(axis, value, rounds) for value in axis.values]
-        for point in points:
-            table.row(axis.name, point.value, f"{point.ours:.3f} s", f"{point.core:.3f} s", f"{point.ours / point.core:.3f}",
+        for value in axis.values:
+            point = measured(axis, value, rounds)
+            curves.setdefault(axis.name, []).append(point)
+            table.row(axis.name, value, f"{point.ours:.3f} s", f"{point.core:.3f} s", f"{point.ours / point.core:.3f}",
                       f"{1000 * point.own:.1f} ms")
-        own = [1000 * point.own for point in points]
-        growth.row(f"{axis.name}: {axis.values[0]} to {axis.values[-1]}", f"{min(own):.1f} to {max(own):.1f} ms a run",
-                   f"{own[-1] - own[0]:+.1f} ms", at_most(own[-1] - own[0], FLAT_MILLISECONDS, "{:g} ms"))
     table.picture = drawing(curves)
+    for name, points in curves.items():
+        own = [1000 * point.own for point in points]
+        growth.row(f"{name}: {points[0].value} to {points[-1].value}", f"{min(own):.1f} to {max(own):.1f} ms a run",
+                   f"{own[-1] - own[0]:+.1f} ms", at_most(own[-1] - own[0], FLAT_MILLISECONDS, "{:g} ms"))
     return [table, growth]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, FileProblem, layer_of
@@ -17,6 +18,12 @@ Shape = tuple[int, ...]
 
 WHOLE_ENDINGS = (".diff", ".set_weight", ".w_norm")
 BIAS_ENDINGS = (".diff_b", ".b_norm")
+
+# The lowest bits, without the sign, that stand for no finite number: the exponent's all set; of e4m3fn only the very last.
+FIRST_NOT_FINITE = {
+    torch.float64: 0x7FF << 52, torch.float32: 0xFF << 23, torch.bfloat16: 0xFF << 7, torch.float16: 0x1F << 10,
+    torch.float8_e5m2: 0x1F << 2, torch.float8_e4m3fn: 0x7F,
+}  # fmt: skip
 
 
 def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
@@ -82,8 +89,13 @@ def refuse_damaged(tensors: Mapping[str, Tensor], name: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite."""
-    # torch does not add up numbers of one byte.
-    values = tensor.float() if tensor.element_size() == 1 else tensor
-    # What is not finite makes a sum that is not; in half precision so may numbers that all are. Both are at the memory's own speed.
-    return math.isfinite(values.sum().item()) or all(math.isfinite(end.item()) for end in values.aminmax())
+    """Whether every number is finite. Of each sign, what is not finite has the largest bits.
+
+    Read as integers by numpy, at the speed of memory: torch would wake all its threads for each of two thousand tensors.
+    """
+    first = FIRST_NOT_FINITE.get(tensor.dtype)
+    if first is None or tensor.numel() == 0:
+        return bool(tensor.float().isfinite().all())
+    bits = 8 * tensor.element_size()
+    signed = tensor.view(getattr(torch, f"int{bits}")).numpy()
+    return bool(signed.max() < first and signed.view(f"uint{bits}").max() < first + (1 << bits - 1))

@@ -106,9 +106,10 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     tensors, metadata = host.load_tensors(path)
     refuse_damaged(tensors, lora_name)
     repaired = repair(tensors, metadata, record.missing_alpha)
-    patched, coverage = host.attach_lora(model, repaired.tensors, record.strength * strength)
+    # The weights last: every clone copies the list of all patches.
+    prepared = host.with_record(host.with_model_sampling(model, record), record)
+    patched, coverage = host.attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
-    patched = host.with_record(host.with_model_sampling(patched, record), record)
     return patched, describe(record, recognition, coverage, (*repaired.notes, *known.problems), lora_name, strength)
 
 

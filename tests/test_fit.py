@@ -106,6 +106,16 @@ def test_one_number_that_is_none_is_found(dtype, value):
         refuse_damaged(tensors, "x.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn])
+def test_of_all_numbers_that_a_format_has_the_finite_ones_are_no_damage(dtype):
+    half = 1 << 8 * dtype.itemsize - 1
+    numbers = torch.arange(-half, half).to(getattr(torch, f"int{8 * dtype.itemsize}")).view(dtype)
+    is_finite = numbers.float().isfinite()
+    refuse_damaged({"finite": numbers[is_finite]}, "x.safetensors")
+    with pytest.raises(FileProblem, match=f"{(~is_finite).sum()} of its {2 * half} tensors"):
+        refuse_damaged(dict(enumerate(numbers)), "x.safetensors")
+
+
 @pytest.mark.parametrize("tensor", [
     torch.full((300, 300), 65504.0, dtype=torch.float16), torch.full((1000, 1000), -3e30), torch.tensor(2), torch.zeros(0, 4),
     torch.full((40, 40), 448.0).to(torch.float8_e4m3fn), torch.zeros(3, dtype=torch.bool),
