@@ -111,6 +111,7 @@ def load_model(variant: str, disable_dynamic: bool = False):
     tensors, metadata = host.load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)
     if chosen.config:
+        host.require_causal_wan()
         metadata = {**metadata, "config": json.dumps(chosen.config)}
     model = host.load_diffusion_model(tensors, metadata, disable_dynamic)
     model.cached_patcher_init = (load_model, (variant,))

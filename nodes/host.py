@@ -24,6 +24,7 @@ import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
 import comfy.utils
 import comfy.weight_adapter
 import folder_paths
@@ -35,7 +36,7 @@ from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterizat
 from ..loras.architecture import measure
 from ..loras.fingerprint import layer_of, weights_as_layers
 from ..loras.fit import misfits
-from ..samplers.plan import SamplingPlan
+from ..samplers.plan import PlanError, SamplingPlan
 from ..samplers.solvers import sample_tcd
 
 RECORD_KEY = "fewstep.accelerator"
@@ -490,6 +491,12 @@ def version() -> str:
     import comfyui_version
 
     return comfyui_version.__version__
+
+
+def require_causal_wan() -> None:
+    """Raise PlanError where this ComfyUI has no causal Wan models yet."""
+    if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+        raise PlanError(f"This ComfyUI ({version()}) has no causal Wan models, which the Streaming Sampler runs. Update ComfyUI.")
 
 
 def running_server():

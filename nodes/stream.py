@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import comfy.supported_models
 import torch
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -145,9 +144,7 @@ def plan_of(model, record: Accelerator | None, shape: torch.Size, start: Tensor 
 
 def refuse_not_causal(model) -> None:
     """Raise where the network looks at all frames at once, or the host has no causal networks yet."""
-    if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
-        raise PlanError(f"This ComfyUI ({host.version()}) has no causal Wan models; the Streaming Sampler needs one that has. "
-                        "Update ComfyUI.")
+    host.require_causal_wan()
     if hasattr(model.model.diffusion_model, "init_kv_caches"):
         return
     base = host.base_of(model)

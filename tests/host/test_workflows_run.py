@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import comfy.supported_models
 import pytest
 
 import node_schema
@@ -66,6 +67,8 @@ def test_every_workflow_is_run_by_one_of_these_tests() -> None:
 
 @pytest.mark.parametrize("slug", DEMOS)
 def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
+    if slug == "demo_stream" and not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+        pytest.skip("this ComfyUI has no causal Wan")
     prompt = prompt_of(slug)
     for node in prompt.values():
         if "seed" in node["inputs"]:  # one of its own, or the server hands out what an equal sampler made for another test
