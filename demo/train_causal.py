@@ -35,7 +35,7 @@ CLIPS = 1000
 BATCH = 16
 PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
-OWN_PAST_SHARE = 0.5  # of the batches go on from the model's own predictions of the past
+MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
 PICTURE_CHUNKS = 8  # of teacher paths on single pictures
 
@@ -83,31 +83,31 @@ def teacher_forced(
 def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
     """Velocity error of every frame but the first, each at its own one of the four sigmas.
 
-    The past it is given is the true one slightly noised or, half of the time, what the model itself makes of every
-    frame: that is what it will have to go on from.
+    The past it is given is the true one slightly noised, made again by the model itself from none to MOST_REMAKES times:
+    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip.
     """
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator).to(latent.device)
 
-    def noised_frames() -> tuple[Tensor, Tensor, Tensor]:
+    def noised_frames(clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Steps (B, T), and the frames at their sigmas with the noise in them."""
         steps = (draw(batch, frames) * STEPS).long()
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
-        return steps, (1 - sigma) * latent + sigma * noise, noise
+        return steps, (1 - sigma) * clean + sigma * noise, noise
 
     batch, _, frames = latent.shape[:3]
     window = WINDOWS[int(draw(1) * len(WINDOWS))]
     past_sigma = PAST_NOISE * draw(batch, 1, 1, 1, 1)
     past = (1 - past_sigma) * latent + past_sigma * torch.randn(latent.shape, generator=generator).to(latent.device)
-    if draw(1) < OWN_PAST_SHARE:
+    for _ in range(int(draw(1) * (MOST_REMAKES + 1))):
         with torch.no_grad():
-            steps, noisy, _ = noised_frames()
+            steps, noisy, _ = noised_frames(past)
             sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
             own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, window)
         past = torch.cat([past[:, :, :1], own[:, :, 1:]], 2)
-    steps, noisy, noise = noised_frames()
+    steps, noisy, noise = noised_frames(latent)
     velocity = teacher_forced(model, past, noisy, steps, context, window)
     return (velocity - (noise - latent))[:, :, 1:].square().mean()
 

@@ -8,12 +8,14 @@ ordinary LoRA for that base would look the same, so something must speak for an 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -52,13 +54,25 @@ class FileProblem(ValueError):
     """A file that cannot be what the user means it to be. The message says what was found and what to do."""
 
 
+class Stored(NamedTuple):
+    """Where a tensor's numbers are. dtype: the format's name for it, such as BF16. begin, end: bytes from the start of the file."""
+
+    dtype: str
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Header:
-    """shapes: tensor name -> shape. metadata: the header's own string map. size: bytes of the whole file, 0 if unknown."""
+    """shapes: tensor name -> shape. metadata: the header's own string map. size: bytes of the whole file, 0 if unknown.
+
+    stored: tensor name -> where in the file; empty if unknown.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     size: int = 0
+    stored: Mapping[str, Stored] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,23 +118,31 @@ def read_header(path: str | Path) -> Header:
     size = path.stat().st_size
     if size == 0:
         raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
-    _refuse_wrong_length(path, size)
-    try:
-        with safe_open(path, framework="np") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            return Header(shapes, dict(file.metadata() or {}), size)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
-                          "Either the download broke off or it is another kind of file: download it again.") from None
+    content = _content_of(path, size)
+    metadata = content.pop("__metadata__", None) or {}
+    start = size - max((entry["data_offsets"][1] for entry in content.values()), default=0)  # nothing may follow the last
+    shapes, stored = {}, {}
+    for key, entry in content.items():
+        begin, end = entry["data_offsets"]
+        shapes[key], stored[key] = tuple(entry["shape"]), Stored(entry["dtype"], start + begin, start + end)
+    return Header(shapes, metadata, size, stored)
 
 
-def _refuse_wrong_length(path: Path, size: int) -> None:
-    """Raise where the header cannot be as long as the file's first eight bytes say. Nothing of it is read before."""
+def _content_of(path: Path, size: int) -> dict[str, Any]:
+    """The header as the file has it, after the format's own library found it in order.
+
+    That library hands a header on tensor by tensor, a slice of the file for each, which takes longer than reading it again.
+    """
     with path.open("rb") as file:
-        declared = int.from_bytes(file.read(8), "little")
-    if declared > min(size - 8, LARGEST_HEADER):
-        raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: its header should be {declared} bytes long. "
-                          "Either the download broke off or it is another kind of file: download it again.")
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if length > min(size - 8, LARGEST_HEADER):
+                raise ValueError(f"its header should be {length} bytes long")
+            with safe_open(path, framework="np"):
+                return json.loads(file.read(length))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
+                              "Either the download broke off or it is another kind of file: download it again.") from None
 
 
 @lru_cache(maxsize=1 << 14)  # the same few thousand keys are asked for three times while a file is attached

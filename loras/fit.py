@@ -9,21 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import torch
-from torch import Tensor
-
-from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, FileProblem, layer_of
+from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, layer_of
 
 Shape = tuple[int, ...]
 
 WHOLE_ENDINGS = (".diff", ".set_weight", ".w_norm")
 BIAS_ENDINGS = (".diff_b", ".b_norm")
-
-# The lowest bits, without the sign, that stand for no finite number: the exponent's all set; of e4m3fn only the very last.
-FIRST_NOT_FINITE = {
-    torch.float64: 0x7FF << 52, torch.float32: 0xFF << 23, torch.bfloat16: 0xFF << 7, torch.float16: 0x1F << 10,
-    torch.float8_e5m2: 0x1F << 2, torch.float8_e4m3fn: 0x7F,
-}  # fmt: skip
 
 
 def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
@@ -78,24 +69,3 @@ def _pair_fits(down: Shape, up: Shape, middle: Shape | None, weight: Shape | Non
             return False
         kernel = math.prod(middle[2:])
     return weight is None or (up[0] == weight[0] and inputs * kernel == math.prod(weight[1:]))
-
-
-def refuse_damaged(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise FileProblem for a file with numbers in it that are none: one is enough to make a whole picture black."""
-    damaged = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
-    if damaged:
-        raise FileProblem(f"{name} is damaged: {len(damaged)} of its {len(tensors)} tensors hold infinity or no number at all, such as "
-                          f"{damaged[0]}. Download it again.")
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite. Of each sign, what is not finite has the largest bits.
-
-    Read as integers by numpy, at the speed of memory: torch would wake all its threads for each of two thousand tensors.
-    """
-    first = FIRST_NOT_FINITE.get(tensor.dtype)
-    if first is None or tensor.numel() == 0:
-        return bool(tensor.float().isfinite().all())
-    bits = 8 * tensor.element_size()
-    signed = tensor.view(getattr(torch, f"int{bits}")).numpy()
-    return bool(signed.max() < first and signed.view(f"uint{bits}").max() < first + (1 << bits - 1))

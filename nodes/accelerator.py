@@ -12,6 +12,7 @@ from comfy_api.v0_0_2 import io
 from ..loras.accelerator import Accelerator, Base, Expert, Kind
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
+from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import (
     FileProblem,
     Header,
@@ -23,7 +24,6 @@ from ..loras.fingerprint import (
     recognise_lora,
     recognise_model,
 )
-from ..loras.fit import refuse_damaged
 from ..loras.repair import repair
 from . import declared, host
 from .report import Report
@@ -98,13 +98,14 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     if path is None:
         raise FileProblem(f"{lora_name} is not in models/loras. Put the file there, or choose another.")
     known = declared.known()
-    record, recognition = identify(read_header(path), lora_name, accelerator, known)
+    header = read_header(path)
+    record, recognition = identify(header, lora_name, accelerator, known)
     refuse_other_base(model, record, lora_name, known)
     refuse_distilled_model(model, record, lora_name)
     refuse_other_expert(model, record, lora_name)
+    refuse_damaged(path, header)
 
     tensors, metadata = host.load_tensors(path)
-    refuse_damaged(tensors, lora_name)
     repaired = repair(tensors, metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
     prepared = host.with_record(host.with_model_sampling(model, record), record)

@@ -9,8 +9,8 @@ from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Base, Kind, Solver
 from ..loras.catalog import CATALOG
+from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import FileProblem, Fingerprint, Header, read_header, recognise_lora
-from ..loras.fit import refuse_damaged
 from ..motion.keys import MotionFile, Version, inspect
 from . import host
 from .motion_patch import Windows, load_network, motion_of, widths_of, windows_of, with_motion
@@ -80,9 +80,9 @@ def attach(model, motion_name: str, frames: int):
     refuse_model(model, file, motion_name)
     record, evidence = record_of(file, header, motion_name)
     refuse_second_accelerator(host.accelerator_of(model), record)
+    refuse_damaged(path, header)
 
     tensors, _ = host.load_tensors(path)
-    refuse_damaged(tensors, motion_name)
     patched = with_motion(model, load_network(model, file.architecture, tensors), motion_name, frames)
     if record is not None:
         patched = host.with_record(host.with_model_sampling(patched, record), record)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,12 +131,16 @@ def run_pytest(tier: str, host: Host, paths: Sequence[str], options: argparse.Na
     ) as process:  # fmt: skip
         assert process.stdout is not None
         summary = coverage = ""
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            if line.startswith("=") and " in " in line:
-                summary = line.strip()
-            if line.startswith("TOTAL") and line.rstrip().endswith("%"):
-                coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if line.startswith("=") and " in " in line:
+                    summary = line.strip()
+                if line.startswith("TOTAL") and line.rstrip().endswith("%"):
+                    coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
+        except KeyboardInterrupt:
+            process.terminate()  # pytest ends its servers then
+            raise
     summary = summary + coverage if summary else f"pytest ended without a summary (exit {process.returncode})"
     passed = process.returncode == 0 or (process.returncode == NOTHING_COLLECTED and bool(options.k))
     return Outcome(tier, passed, summary)
@@ -160,6 +165,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse_arguments(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         host = ensure_host(options.host, options.cache)
         ensure_test_tools(host)

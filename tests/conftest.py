@@ -7,6 +7,7 @@ nodes/ and tests/ have the names of ComfyUI's own modules.
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def load_pack() -> None:
     spec.loader.exec_module(module)
 
 
+# A run that is told to end, as by a time limit, ends its servers as one that is stopped by hand does.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 keep_root_off_the_path()
 if PACK not in sys.modules:
     load_pack()

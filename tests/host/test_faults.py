@@ -42,12 +42,14 @@ class Scene:
     """models: what a fault must leave as it was. run: one whole run. inside: where the fault happens, the models' networks if empty.
 
     until_kept: from this evaluation on, counted from 0, an interrupt does not end the run: what is finished is kept.
+    faults: what ends it besides.
     """
 
     models: tuple
     run: Callable[[], Tensor]
     inside: tuple[nn.Module, ...] = ()
     until_kept: int | None = None
+    faults: tuple[str, ...] = ("exception", "out of memory")
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -136,8 +138,11 @@ def demonstration(folder: Path) -> Scene:
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 
 
-def streaming(folder: Path) -> Scene:
-    """Two blocks of three frames of a causal Wan: four evaluations and the context pass each."""
+def streaming(folder: Path, is_decoded: bool) -> Scene:
+    """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
+
+    is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there, the run goes on and decodes last.
+    """
     if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
         pytest.skip("this ComfyUI has no causal Wan")
     path = folder / "diffusion_models" / "faults_causal.safetensors"
@@ -145,12 +150,16 @@ def streaming(folder: Path) -> Scene:
     model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
     model = host.with_record(host.with_model_sampling(model, record), record)
     text = small_models.conditioning(length=6)
+    vae = host.load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors"))) if is_decoded else None
 
     def run() -> Tensor:
         with torch.inference_mode():
-            return FewStepStream.execute(model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0).args[0]["samples"]
+            clip = FewStepStream.execute(model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0, vae).args
+            return clip[1] if is_decoded else clip[0]["samples"]
 
-    return Scene((model,), run, until_kept=4)
+    if vae is None:
+        return Scene((model,), run, until_kept=4)
+    return Scene((model, vae.patcher), run, (vae.first_stage_model.decoder,), until_kept=0, faults=("exception",))
 
 
 SCENES: dict[str, Callable[[Path], Scene]] = {
@@ -160,7 +169,8 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "skip, teacache": lambda folder: skipping(folder, "teacache"),
     "motion": lambda folder: with_motion(folder, is_inside=False),
     "motion, in its module": lambda folder: with_motion(folder, is_inside=True),
-    "stream": streaming,
+    "stream": lambda folder: streaming(folder, is_decoded=False),
+    "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
     "budget": measuring,
     "demo": demonstration,
 }
@@ -217,8 +227,8 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
     count, footprints, held = len(evaluations), [footprint(model) for model in scene.models], live_bytes()
     assert count >= 4
     # An interrupt comes at any time; what else goes wrong in the middle or at the end goes wrong anywhere.
-    interrupts = [("interrupt", number) for number in range(scene.until_kept or count)]
-    for fault, number in [*interrupts, *itertools.product(("exception", "out of memory"), (count // 2, count - 1))]:
+    interrupts = [("interrupt", number) for number in range(count if scene.until_kept is None else scene.until_kept)]
+    for fault, number in [*interrupts, *itertools.product(scene.faults, (count // 2, count - 1))]:
         where, wrong = f"{fault} at evaluation {number + 1} of {count}", FAULTS[fault]
         with pytest.raises(wrong.error, match=wrong.words), at_evaluation(scene, number, wrong.happen) as seen:
             scene.run()

@@ -501,8 +501,9 @@ def test_windows_that_the_module_cannot_see_are_refused(sd15, lightning):
         return ContextWindowsManualNode.execute(with_lightning(sd15, frames=LONG), length, 4, "standard_static", 1, False, "pyramid",
                                                 dim, False).result[0]
 
-    # Windows of 32 and one frame before each, windows of 36, and one window for everything.
-    for length, seen in ((32, 33), (36, 37), (64, LONG)):
+    # From 0.24 on the host puts one more frame before each window, so that 32 are too many as well; 64 is one window for everything.
+    before = int(hasattr(windowed(36, 0).model_options["context_handler"], "causal_window_fix"))
+    for length, seen in ((32, 33),) * before + ((36, 36 + before), (64, LONG)):
         assert f"show it {seen}" in refusal(core_run, windowed(length, 0), LONG)
     assert "dimension 2" in refusal(core_run, windowed(16, 2), LONG)
 

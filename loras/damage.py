@@ -1,0 +1,68 @@
+"""Whether a file holds numbers that are none: one is enough to make a whole picture black, and the host's LoRA code adds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .fingerprint import FileProblem, Header, Stored
+
+# The lowest bits, without the sign, that stand for no finite number: the exponent's all set; of e4m3fn only the very last.
+FIRST_NOT_FINITE = {
+    "F64": (np.int64, 0x7FF << 52), "F32": (np.int32, 0xFF << 23), "BF16": (np.int16, 0xFF << 7), "F16": (np.int16, 0x1F << 10),
+    "F8_E5M2": (np.int8, 0x1F << 2), "F8_E4M3": (np.int8, 0x7F),
+}  # fmt: skip
+
+# Bytes looked at together: they stay in the processor's own memory, and a file of any size takes no more of the machine's.
+CHUNK = 1 << 20
+
+
+def refuse_damaged(path: str | Path, header: Header) -> None:
+    """Raise FileProblem for a .safetensors file with infinity or no number at all in it. header: of that file.
+
+    The file is read in order as it lies on the disk; through a map of it, every page that is looked at for the first time costs more
+    than looking at it.
+    """
+    if _are_finite(path, header.stored.values()):
+        return
+    damaged = [key for key, stored in header.stored.items() if not _are_finite(path, [stored])]
+    raise FileProblem(f"{Path(path).name} is damaged: {len(damaged)} of its {len(header.stored)} tensors hold infinity or no number at "
+                      f"all, such as {damaged[0]}. Download it again.")
+
+
+def _are_finite(path: str | Path, tensors: Iterable[Stored]) -> bool:
+    buffer = np.empty(CHUNK, np.uint8)
+    with open(path, "rb") as file:
+        for dtype, begin, end in _runs(tensors):
+            integer, first = FIRST_NOT_FINITE[dtype]
+            file.seek(begin)
+            while begin < end:
+                read = file.readinto(buffer[: end - begin].data)
+                if not read or read % np.dtype(integer).itemsize:
+                    raise FileProblem(f"{Path(path).name} became shorter while it was read. Download it again.")
+                if not _bits_are_finite(buffer[:read].view(integer), first):
+                    return False
+                begin += read
+    return True
+
+
+def _bits_are_finite(bits: np.ndarray, first: int) -> bool:
+    """Of either sign, what is not finite has the largest bits. bits: numbers read as integers with a sign."""
+    unsigned = bits.view(f"u{bits.dtype.name}")
+    return bool(bits.max() < first and unsigned.max() < first + (1 << 8 * bits.itemsize - 1))
+
+
+def _runs(tensors: Iterable[Stored]) -> Iterator[Stored]:
+    """Neighbours of one dtype as one, in the file's order. Whole numbers are left out."""
+    run = None
+    for stored in sorted((each for each in tensors if each.dtype in FIRST_NOT_FINITE), key=lambda each: each.begin):
+        if run is not None and (stored.dtype, stored.begin) == (run.dtype, run.end):
+            run = run._replace(end=stored.end)
+            continue
+        if run is not None:
+            yield run
+        run = stored
+    if run is not None:
+        yield run
