@@ -9,6 +9,7 @@ host's own, the script starts itself again with that one.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import platform
@@ -59,9 +60,14 @@ def in_turns(
     if not is_warm:
         seconds_of(first), seconds_of(second)
     seconds: tuple[list[float], list[float]] = ([], [])
+    # A collection of all objects there are takes longer than some calls, and would count against the one it happens to meet.
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
         for call, times in zip((first, second), seconds, strict=True):
+            gc.collect()
             times.append(seconds_of(call))
+    gc.unfreeze()
     return seconds
 
 

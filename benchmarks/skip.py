@@ -1,7 +1,6 @@
 """Step Skip against other caches, fewer steps and better solvers: the error of the result against the evaluations made.
 
     python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet] [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
-    python benchmarks/skip.py --overhead
 
 The error is the relative L2 distance of the final latent from that of the run with every evaluation made: same sampler, steps, noise
 and prompt; the median over the clips. EasyCache is run on a copy of its input: on float32 flow models it otherwise adds into the
@@ -16,7 +15,6 @@ import logging
 import math
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,10 +30,6 @@ import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
 from comfyui_fewstep.nodes.skip import FewStepSkip  # noqa: E402
-from comfyui_fewstep.samplers.skip.forecast import Forecast  # noqa: E402
-from comfyui_fewstep.samplers.skip.run import Settings, SkipRun  # noqa: E402
-from comfyui_fewstep.samplers.skip.schedule import Schedule  # noqa: E402
-from comfyui_fewstep.samplers.skip.solver import solver_of  # noqa: E402
 from curves import Curve, draw  # noqa: E402
 from mixture import CHANNELS, NO_CLASS, SIDE, class_conditioning, mixture  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -45,6 +39,7 @@ TARGETS = (1.6, 2.0, 2.3)  # the range the claims are made for
 MORE_TARGETS = (1.3, *TARGETS, 2.8)
 THRESHOLDS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 BETTER_SOLVERS = ("dpmpp_2m", "res_multistep")
+CLAIMED = (1.55, 2.4)  # speed-ups that round to those
 EASY_SHARE, FEWER_SHARE = 1 / 3, 0.8  # what forecast's error may be of EasyCache's and of fewer steps'
 STOCHASTIC = ("ancestral", "sde")
 
@@ -226,7 +221,7 @@ def verdicts(measurement: Measurement) -> list[str]:
     full = measurement.steps
     for point in reversed(measurement.curves["forecast"]):
         speed = full / point.evaluations
-        if not 1.55 <= speed <= 2.4:
+        if not CLAIMED[0] <= speed <= CLAIMED[1]:
             continue
         others = {name: measurement.error_at(name, point.evaluations) for name in measurement.curves if name != "forecast"}
         easy, fewer = others["EasyCache"], others["fewer steps"]
@@ -256,50 +251,6 @@ HEADER = ("| model | sampler | steps | evaluations | forecast | EasyCache | fewe
           "| teacache | forecast / EasyCache | forecast / fewer | PSNR dB | target met |\n" + "|---" * 14 + "|")
 
 
-# --- what it costs when nothing is skipped ---
-
-
-def overhead(rounds: int) -> None:
-    """A small Wan whose evaluation takes more than 50 ms, with the node looking at every evaluation but leaving none out.
-
-    Seconds of this process rather than of the wall: other programs on the machine do not count.
-    """
-    from small_models import conditioning, load_model, write_wan
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = load_model(write_wan(Path(folder) / "wan.safetensors"))
-    text, shape, steps = conditioning(length=6), (1, 16, 9, 24, 24), 12
-    idle = step_skip(model, "forecast", 1.5, threshold=0.0)  # every planned skip is vetoed
-
-    def seconds(patched) -> float:
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        started = time.process_time()
-        comfy.sample.sample(patched, noise, steps, 1.0, "euler", "simple", text, text, torch.zeros(shape), disable_pbar=True, seed=0)
-        return time.process_time() - started
-
-    seconds(idle), seconds(model)
-    pairs = [(seconds(idle), seconds(model)) for _ in range(rounds)]
-    evaluation = statistics.median(without for _, without in pairs) / steps
-    own = own_seconds(shape)
-    print(f"evaluation: {evaluation * 1000:.0f} ms of processor time; run with the node / without, median of {rounds} pairs: "
-          f"{statistics.median(with_node / without for with_node, without in pairs):.4f}; the node's own work with the model left out: "
-          f"{own * 1000:.2f} ms per evaluation, {own / evaluation:.2%}")
-
-
-def own_seconds(shape: tuple[int, ...], runs: int = 20, steps: int = 30) -> float:
-    """Processor time of one evaluation's bookkeeping, the model's answer being there already."""
-    schedule = Schedule(tuple(1 - step / steps for step in range(steps + 1)), is_flow=True)
-    euler, settings = solver_of("sample_euler", {}), Settings(threshold=0.0)
-    x, answer = torch.randn(shape), torch.randn(shape)
-    sigmas = [torch.tensor(sigma) for sigma in schedule.sigmas[:-1]]
-    started = time.process_time()
-    for _ in range(runs):
-        run = SkipRun(schedule, euler, Forecast(schedule, settings, euler))
-        for sigma in sigmas:
-            run.evaluate(x, sigma, lambda: answer)
-    return (time.process_time() - started) / (runs * steps)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     available = [name for name in SUBJECTS if name != "demo" or (DEMO / "fewstep_demo_wan.safetensors").exists()]
@@ -309,14 +260,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--json", type=Path, help="write every point here")
     parser.add_argument("--plot", type=Path, help="write the first model's and first sampler's curves here, as SVG")
-    parser.add_argument("--overhead", action="store_true", help="only measure the cost of the node where nothing is skipped")
-    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     print(in_host.machine())
-    if options.overhead:
-        overhead(options.rounds)
-        return
     print(HEADER)
     measurements = []
     started = time.perf_counter()
