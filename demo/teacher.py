@@ -38,17 +38,17 @@ def embed(ids: Tensor) -> Tensor:
     return word_table()[ids]
 
 
-def guided_velocity(model: torch.nn.Module, x: Tensor, sigma: float, context: Tensor, empty: Tensor) -> Tensor:
-    """Classifier-free guidance at CFG: both branches as one batch. x: (B, 16, T, 8, 8)."""
+def guided_velocity(model: torch.nn.Module, x: Tensor, sigma: float, context: Tensor, empty: Tensor, cfg: float) -> Tensor:
+    """Classifier-free guidance: both branches as one batch. x: (B, 16, T, 8, 8)."""
     both = torch.cat([context, empty.expand_as(context)])
     timestep = torch.full((2 * len(x),), sigma * 1000, device=x.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
         cond, uncond = model(torch.cat([x, x]), timestep, both).float().chunk(2)
-    return uncond + CFG * (cond - uncond)
+    return uncond + cfg * (cond - uncond)
 
 
 @torch.no_grad()
-def solve(model: torch.nn.Module, x: Tensor, context: Tensor, first: int = 0) -> list[Tensor]:
+def solve(model: torch.nn.Module, x: Tensor, context: Tensor, first: int = 0, cfg: float = CFG) -> list[Tensor]:
     """Follow the teacher from x (B, 16, T, 8, 8) at SIGMAS[first] to sigma 0; the states at the sigmas from there, x first.
 
     Two-step Adams-Bashforth in sigma with variable step.
@@ -57,7 +57,7 @@ def solve(model: torch.nn.Module, x: Tensor, context: Tensor, first: int = 0) ->
     grid = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT).tolist()
     states, velocity_last, step_last = [x], None, 0.0
     for index in range(first * SUBSTEPS, STEPS * SUBSTEPS):
-        velocity = guided_velocity(model, x, grid[index], context, empty)
+        velocity = guided_velocity(model, x, grid[index], context, empty, cfg)
         step = grid[index + 1] - grid[index]
         slope = velocity if velocity_last is None else velocity + step / (2 * step_last) * (velocity - velocity_last)
         x = x + step * slope
@@ -104,14 +104,14 @@ def read_chunks(folder: Path) -> list[dict[str, Tensor]]:
     return [host.load_checkpoint(path) for path in sorted(folder.glob("paths_*.pt"))]
 
 
-def write_chunks(count: int, folder: Path, device: str, latent_frames: int = 0, restarts: bool = False) -> None:
-    """Write the chunks that are missing among the first `count`: of one length, or (0) of clips with some pictures."""
+def write_chunks(count: int, folder: Path, device: str, restarts: bool = False) -> None:
+    """Write the chunks that are missing among the first `count`: of clips, with some of pictures."""
     model = load_teacher(device)
     for number in range(count):
         path = folder / f"paths_{number:03d}.pt"
         if not path.exists():
             is_picture = number % IMAGE_CHUNK == IMAGE_CHUNK - 1
-            frames = latent_frames or (1 if is_picture else (clips.FRAMES - 1) // 4 + 1)
+            frames = 1 if is_picture else (clips.FRAMES - 1) // 4 + 1
             write_chunk(model, number, frames, folder, device)
             log.info("chunk %d of %d: %d teacher paths", number + 1, count, CHUNK)
         if restarts and "starts" not in host.load_checkpoint(path):

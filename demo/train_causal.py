@@ -4,8 +4,8 @@
 
 A low-rank delta on the base for the host's CausalWanModel. Two losses, both at the four sigmas it will be sampled at:
 
-* the first frame has nothing to follow, so it is distilled: its targets are where the guided teacher's paths end, on
-  single pictures (demo/teacher.py), as for the re-noise student;
+* the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its target is the picture
+  at which the guided teacher arrives from there (demo/teacher.py);
 * every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
   enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass.
 """
@@ -22,13 +22,14 @@ from torch import Tensor
 import clips
 import host
 import teacher
-from distill import Paths, add_deltas, lcm_loss, train_deltas, write_lora
+from distill import add_deltas, train_deltas, velocity, write_lora
 from teacher import SIGMAS, STEPS
 from train_base import build_model, word_table
 
 log = logging.getLogger("demo")
 
 SEED = 4
+PICTURE_SEED = 30_000  # of the first batch of sentences
 RANK = 64
 FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
 CLIPS = 1000
@@ -37,7 +38,7 @@ PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
-PICTURE_CHUNKS = 8  # of teacher paths on single pictures
+PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
 
 
 def block_causal_mask(latent_frames: int, tokens_per_frame: int, window: int) -> Tensor:
@@ -112,6 +113,28 @@ def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
     return (velocity - (noise - latent))[:, :, 1:].square().mean()
 
 
+def opening_loss(model: torch.nn.Module, base: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
+    """Error of a first frame predicted at one of the four sigmas, which the model itself has come to. context: (B, L, 4096).
+
+    A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
+    """
+
+    def draw_noise() -> Tensor:
+        return torch.randn(len(context), 16, 1, 8, 8, generator=generator).to(context.device)
+
+    def denoised(step: int) -> Tensor:
+        return x - SIGMAS[step].item() * velocity(model, x, torch.full((len(x),), step), context)
+
+    last = int(torch.randint(STEPS, (), generator=generator))
+    x = draw_noise()
+    with torch.no_grad():
+        for step in range(last):
+            sigma = SIGMAS[step + 1].item()
+            x = (1 - sigma) * denoised(step) + sigma * draw_noise()
+        target = teacher.solve(base, x, context, last, PICTURE_CFG)[-1]
+    return (denoised(last) - target).square().mean()
+
+
 def load_causal_base(device: str) -> torch.nn.Module:
     """The host's causal class with the base's weights, frozen."""
     model = build_model(causal=True)
@@ -147,8 +170,8 @@ class LongClips:
         return self.latents[chosen], self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
 
 
-def train(steps: int, long_clips: LongClips, pictures: Paths, device: str, checkpoint: Path) -> torch.nn.Module:
-    model = load_causal_base(device)
+def train(steps: int, long_clips: LongClips, device: str, checkpoint: Path) -> torch.nn.Module:
+    model, base = load_causal_base(device), teacher.load_teacher(device)
     add_deltas(model, RANK)
     model.to(device)
     generator = torch.Generator().manual_seed(SEED)
@@ -156,9 +179,8 @@ def train(steps: int, long_clips: LongClips, pictures: Paths, device: str, check
     def loss_at(step: int) -> Tensor:
         latent, context = long_clips.draw(BATCH)
         following = clip_loss(model, latent.to(device), context.to(device), generator)
-        # A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
-        opening = lcm_loss(model, *(part.to(device) for part in pictures.draw(PICTURE_BATCH, "starts", "ends")))
-        return following + opening
+        sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
+        return following + opening_loss(model, base, teacher.embed(sentences).to(device), generator)
 
     train_deltas(model, loss_at, steps, checkpoint)
     return model
@@ -173,14 +195,11 @@ def main() -> None:
     options = parser.parse_args()
     host.connect(options.device)
 
-    folder = options.cache / "picture-paths"
-    teacher.write_chunks(PICTURE_CHUNKS, folder, options.device, latent_frames=1, restarts=True)
-    pictures = Paths(teacher.read_chunks(folder), SEED)
     latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
-    model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")
+    model = train(options.steps, LongClips(latents, scenes, SEED), options.device, options.cache / "causal.pt")
     description = {
         "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
-        "sampler": "ar_video", "frames_per_block": 1, "guidance_distilled": teacher.CFG,
+        "sampler": "ar_video", "frames_per_block": 1, "guidance_distilled": PICTURE_CFG,
         "transformer_config": {"causal_ar": True},
     }  # fmt: skip
     write_lora(model, host.ASSETS / "fewstep_demo_causal.safetensors", description)

@@ -55,7 +55,7 @@ class FewStepDemo(io.ComfyNode):
                         "machine in seconds. Its two accelerators are in the Accelerator Loader's list.",
             search_aliases=["demo", "example", "test model", "tiny wan"],
             inputs=[
-                io.String.Input("prompt", default="a red circle moving right", multiline=False,
+                io.String.Input("prompt", default="a yellow triangle moving left on a striped background", multiline=False,
                                 tooltip="A small or big, coloured circle, square or triangle, moving left, right, up or down, growing, "
                                         "shrinking or standing still, on a dark, grey, striped or gradient background. Other words "
                                         "are refused with the list of those it knows."),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from comfyui_fewstep.samplers.skip import METHODS
-from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_rate
+from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_shares
 from comfyui_fewstep.samplers.skip.history import Entry, History, combine, newton_weights, parabola_weights
 from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
 from comfyui_fewstep.samplers.skip.schedule import Schedule
@@ -152,12 +152,34 @@ def test_plan_of_twenty_steps_at_twice_the_speed():
     # Open are steps 3 to 18, 16 of them; 10 have to go: 10/16 = 0.625 of one is earned at each. Credit starts at 0.5:
     # 3: 1.125 skip -> 0.125   4: 0.75             5: 1.375 skip -> 0.375   6: 1.0 skip -> 0      7: 0.625
     # 8: 1.25 skip -> 0.25     9: 0.875           10: 1.5 skip -> 0.5      11: 1.125 skip -> 0.125, then as from 4 on.
-    schedule = linear_schedule(20)
-    assert skip_rate(schedule, 2.0, 3) == 0.625
+    schedule = exponential_schedule(20)
+    assert skip_shares(schedule, 2.0, 3) == (0.0,) * 3 + (0.625,) * 16 + (0.0,)
     run = forecast_run(schedule, target_speedup=2.0)
     euler(run, schedule, gaussian, noise())
     assert run.finish().steps_skipped == [3, 5, 6, 8, 10, 11, 13, 14, 16, 18]
     assert (run.tally.asked, run.tally.made, run.tally.estimated_speedup) == (20, 10, 2.0)
+
+
+def test_on_flow_models_the_last_but_one_is_made_and_runs_lie_late():
+    # Open are steps 3 to 17 but not 18, 15 of them. 8 can go alone, two more make runs where two thirds are over.
+    schedule = linear_schedule(20)
+    assert skip_shares(schedule, 20 / 13, 3) == (0.0,) * 3 + (7 / 15,) * 15 + (0.0,) * 2
+    shares = skip_shares(schedule, 2.0, 3)
+    assert sum(shares) == pytest.approx(10) and shares[:3] == (0.0,) * 3 and shares[18:] == (0.0,) * 2
+    assert 0.5 < shares[3] < shares[8] < shares[12] > shares[17] > 0.5 and shares.index(max(shares)) in (12, 13)
+    run = forecast_run(schedule, target_speedup=2.0)
+    euler(run, schedule, gaussian, noise())
+    assert run.finish().steps_skipped == [3, 5, 7, 8, 10, 11, 12, 14, 15, 17]
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3])
+@pytest.mark.parametrize("speedup", [1.1, 1.6, 2.0, 2.3, 3.0, 10.0])
+def test_shares_add_up_to_what_has_to_go_as_far_as_runs_allow(speedup, longest):
+    for schedule in (linear_schedule(30), exponential_schedule(30)):
+        shares = skip_shares(schedule, speedup, longest)
+        open_steps, most = sum(share > 0 for share in shares), longest / (longest + 1)
+        assert sum(shares) == pytest.approx(min(30 - round(30 / speedup), open_steps * most))
+        assert max(shares) <= most
 
 
 def test_low_targets_give_isolated_skips():
@@ -170,7 +192,7 @@ def test_low_targets_give_isolated_skips():
 
 def test_max_consecutive_bounds_runs_and_the_rate():
     schedule = linear_schedule(40)
-    assert skip_rate(schedule, 10.0, 1) == 0.5
+    assert max(skip_shares(schedule, 10.0, 1)) == 0.5
     for longest in (1, 2, 3):
         run = forecast_run(schedule, target_speedup=10.0, max_consecutive=longest)
         euler(run, schedule, gaussian, noise())
@@ -217,7 +239,7 @@ def test_evaluations_are_counted_not_steps_for_samplers_that_make_two_a_step():
 
 def test_heun_gives_away_the_second_evaluation_at_a_level_first():
     schedule = linear_schedule(20)
-    run = forecast_run(schedule, Solver("heun"), target_speedup=1.6)
+    run = forecast_run(schedule, Solver("heun"), target_speedup=20 / 13)
     x, calls = noise(), []
     for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
         for kind, level in (("first", sigma), ("second", sigma_next)) if sigma_next else (("first", sigma),):
@@ -227,7 +249,7 @@ def test_heun_gives_away_the_second_evaluation_at_a_level_first():
                 return gaussian(x, level)
 
             run.evaluate(x, torch.tensor(level), compute)
-    # 8 of 20 steps are to be saved out of 16 open ones: half of the evaluations. All left out are the ones that open a step, at the
+    # 7 of 20 steps are to be saved out of 15 open ones: nearly half of the evaluations. All left out are the ones that open a step, at the
     # level the step before has just closed with.
     assert len(run.finish().steps_skipped) >= 12
     assert [level for kind, level in calls if kind == "second"] == [round(1 - step / 20, 2) for step in range(1, 20)]
@@ -311,7 +333,7 @@ def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
 def test_samplers_that_inject_noise_get_isolated_skips_and_damped_forecasts():
     schedule = linear_schedule(20)
     method = Forecast(schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True))
-    assert (method.longest_run, method.rate, method.keeps_denoised) == (1, 0.5, True)
+    assert (method.longest_run, max(method.shares), method.keeps_denoised) == (1, 0.5, True)
 
 
 # --- state ---

@@ -1,12 +1,12 @@
 """Step Skip's own method: a planned number of evaluations, the others extrapolated.
 
 Three things were chosen by measurement (benchmarks/skip.py): the straight line in the logarithm of the signal-to-noise ratio, where
-a model's output bends least; even spacing after the warm-up; and, for Euler, making good for the forecast once the evaluation
-after it is known.
+a model's output bends least; where the skips lie; and, for Euler, making good for the forecast once the evaluation after it is known.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,8 @@ LONG_RUN = 25  # steps
 # changes less than it changes the derivative.
 STOCHASTIC_DAMPING = 0.5
 STOCHASTIC_SHARE = 0.5
+# Of every two evaluations one can be left out alone, between two that are made.
+ALONE = 0.5
 # Half a skip in advance, so that the first comes in the middle of its interval and the count rounds to the nearest.
 FIRST_CREDIT = 0.5
 MOST_CREDIT = 2.0
@@ -52,8 +54,8 @@ class Forecast:
         self.curvature = CURVATURE if is_curved else 0.0
         self.keeps = 3 if is_curved else 2
         self.longest_run = 1 if solver.is_stochastic else settings.max_consecutive
-        self.rate = skip_rate(schedule, settings.target_speedup, self.longest_run)
-        self.refusal = None if self.rate > 0 else f"a speed-up of {settings.target_speedup:g} leaves nothing out"
+        self.shares = skip_shares(schedule, settings.target_speedup, self.longest_run)
+        self.refusal = None if any(self.shares) else f"a speed-up of {settings.target_speedup:g} leaves nothing out"
         self.credit = FIRST_CREDIT
         self.missed: list[Missed] = []
 
@@ -61,11 +63,14 @@ class Forecast:
         return None
 
     def decide(self, moment: Moment) -> Decision:
-        """Every evaluation that may be left out earns a share of one; a whole one is spent on leaving one out.
+        """Every evaluation earns its step's share of one; a whole one is spent on leaving one out.
 
         Where a sampler evaluates twice at one level (Heun), the second is known almost exactly: there it is the cheap one.
         """
-        self.credit = min(self.credit + self.rate, MOST_CREDIT)
+        earned = self.shares[moment.step]
+        if earned == 0:
+            return Decision.EVALUATE
+        self.credit = min(self.credit + earned, MOST_CREDIT)
         price = 0.5 if moment.is_repeat else 1.5 if moment.has_repeats else 1.0
         if self.credit < price - 1e-9:  # the credit is a sum of rounded numbers
             return Decision.EVALUATE
@@ -112,9 +117,36 @@ class Forecast:
         return combine(tensors, [share / moment.width for share in total], derivative.device)
 
 
-def skip_rate(schedule: Schedule, target_speedup: float, longest_run: int) -> float:
-    """The share of the evaluations within the open part that has to be left out, for the whole run to reach the speed-up."""
+def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> tuple[float, ...]:
+    """For each step, the share of its evaluations to leave out, so that the whole run reaches the speed-up as far as runs allow.
+
+    On flow models the last step but one is made: it is long, and but one evaluation is left to make good for it. And where more than
+    every other evaluation has to go, what goes beyond that comes from where it costs least: not early, where the picture is decided,
+    nor at the very end. On noise-prediction models, whose last steps are short, even shares did better.
+    """
+    steps = [step for step, sigma in enumerate(schedule.sigmas[:-1])
+             if schedule.is_open(sigma) and not (schedule.is_flow and step == schedule.steps - 2)]
     to_skip = schedule.steps - round(schedule.steps / target_speedup)
-    if to_skip <= 0 or schedule.open_steps == 0:
-        return 0.0
-    return min(to_skip / schedule.open_steps, longest_run / (longest_run + 1))
+    most = longest_run / (longest_run + 1)
+    shares = [0.0] * schedule.steps
+    if to_skip <= 0 or not steps:
+        return tuple(shares)
+    even = min(to_skip / len(steps), most)
+    of_each = _raised_in_the_middle(len(steps), even, most) if schedule.is_flow and ALONE < even < most else [even] * len(steps)
+    for step, share in zip(steps, of_each):
+        shares[step] = share
+    return tuple(shares)
+
+
+def _raised_in_the_middle(count: int, mean: float, most: float) -> list[float]:
+    """Shares of this mean from ALONE to `most`, the highest two thirds of the way."""
+    places = [(index + 0.5) / count for index in range(count)]
+
+    def shares(height: float) -> list[float]:
+        return [min(ALONE + height * place * math.sqrt(1 - place), most) for place in places]
+
+    low, high = 0.0, 2.0 * count  # at which every share is `most`
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(shares(middle)) < count * mean else (low, middle)
+    return shares(high)
