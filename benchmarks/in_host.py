@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def enter() -> None:
     """Continue inside the host: its Python, its modules, the CPU where there is no GPU."""
     sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "host")]
+    sys.path.append(str(ROOT / "tests"))
     from host import ensure_host, ensure_test_tools
 
     host = ensure_host()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -13,7 +12,6 @@ from statistics import median
 import in_host
 
 in_host.enter()
-sys.path.append(str(in_host.ROOT / "tests"))
 
 import memory  # noqa: E402
 import torch  # noqa: E402

@@ -10,14 +10,12 @@ Two readings of the published files: with low-rank pairs and exact sizes alone, 
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
 import in_host
 
 in_host.enter()
-sys.path.append(str(in_host.ROOT / "tests"))
 
 from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
