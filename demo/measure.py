@@ -50,14 +50,17 @@ def read_clip(clip: Tensor) -> Reading:
     if len(masks) < max(1, clip.shape[1] // 2):
         return Reading("", "", "", 0.0)
 
-    threefold, fourfold = torch.stack([_symmetry(mask) for mask in masks]).mean(0).tolist()
+    # Where a shape leaves on one side and comes back on the other, the VAE loses some of it even in true clips.
+    whole = [mask for mask in masks if not _is_cut(mask)]
+    whole = whole if len(whole) > 1 else masks
+    threefold, fourfold = torch.stack([_symmetry(mask) for mask in whole]).mean(0).tolist()
     shape = "circle"
     if threefold > TRIANGLE_SYMMETRY:
         shape = "triangle"
     elif fourfold < SQUARE_SYMMETRY:
         shape = "square"
-    overlap = torch.stack([_overlap(mask, shape) for mask in masks]).mean().item()
-    motion = _motion(masks) if len(masks) > 1 else ""
+    overlap = torch.stack([_overlap(mask, shape) for mask in whole]).mean().item()
+    motion = _motion(masks, whole) if len(masks) > 1 else ""
     return Reading(list(clips.COLOURS)[colour], shape if overlap >= LEAST_OVERLAP else "", motion, overlap)
 
 
@@ -114,10 +117,10 @@ def _overlap(mask: Tensor, shape: str) -> Tensor:
     return (mask & ideal).sum() / (mask | ideal).sum()
 
 
-def _motion(masks: list[Tensor]) -> str:
-    """Growth if the area changed much, else the direction of the unwrapped path of the centre, else standing still."""
-    ends = min(4, len(masks) // 2)  # frames at either end; a long clip grows in its first 17 frames only
-    areas = [mask.sum().item() for mask in masks]
+def _motion(masks: list[Tensor], whole: list[Tensor]) -> str:
+    """Growth if the area of the whole ones changed much, else the direction of the unwrapped path of the centre, else standing still."""
+    areas = [mask.sum().item() for mask in whole]
+    ends = min(4, max(len(areas) // 2, 1))  # frames at either end; a long clip grows in its first 17 frames only
     growth = sum(areas[-ends:]) / sum(areas[:ends])
     if growth > GROWTH_RATIO:
         return "growing"
@@ -132,6 +135,11 @@ def _motion(masks: list[Tensor]) -> str:
     axis = int(path.abs().argmax())
     names = (("left", "right"), ("up", "down"))[axis]
     return f"moving {names[int(path[axis] > 0)]}"
+
+
+def _is_cut(mask: Tensor) -> bool:
+    """Whether a mask (H, W) reaches the border."""
+    return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
 def accuracy(videos: Tensor, sentences: list[str]) -> float:
