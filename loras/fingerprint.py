@@ -139,7 +139,8 @@ def _content_of(path: Path, size: int) -> dict[str, Any]:
             if length > min(size - 8, LARGEST_HEADER):
                 raise ValueError(f"its header should be {length} bytes long")
             with safe_open(path, framework="np"):
-                return json.loads(file.read(length))
+                content: dict[str, Any] = json.loads(file.read(length))
+                return content
         except (SafetensorError, OSError, ValueError) as error:
             raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
                               "Either the download broke off or it is another kind of file: download it again.") from None
