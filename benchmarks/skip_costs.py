@@ -44,12 +44,10 @@ def errors() -> Table:
         if point.evaluations == STEPS:
             continue
         others = {name: measurement.error_at(name, point.evaluations) for name in OTHERS}
-        bounds = [share * error for name, share in (("EasyCache", skip.EASY_SHARE), ("fewer steps", skip.FEWER_SHARE))
-                  if (error := others[name]) is not None]
-        is_claimed = skip.CLAIMED[0] <= STEPS / point.evaluations <= skip.CLAIMED[1]
+        met = measurement.meets_target(point)
         table.row(f"{STEPS} → {point.evaluations}", f"{point.error:.4f}",
                   *("-" if error is None else f"{error:.4f}" for error in others.values()),
-                  Target("<= 1/3 of EasyCache's, 0.8 of fewer steps'", all(point.error <= bound for bound in bounds)) if is_claimed else "")
+                  "" if met is None else Target("<= 1/3 of EasyCache's, 0.8 of fewer steps'", met))
     return table
 
 

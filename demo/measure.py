@@ -120,7 +120,7 @@ def _overlap(mask: Tensor, shape: str) -> Tensor:
 def _motion(masks: list[Tensor], whole: list[Tensor]) -> str:
     """Growth if the area of the whole ones changed much, else the direction of the unwrapped path of the centre, else standing still."""
     areas = [mask.sum().item() for mask in whole]
-    ends = min(4, max(len(areas) // 2, 1))  # frames at either end; a long clip grows in its first 17 frames only
+    ends = min(4, len(areas) // 2)  # frames at either end; a long clip grows in its first 17 frames only
     growth = sum(areas[-ends:]) / sum(areas[:ends])
     if growth > GROWTH_RATIO:
         return "growing"

@@ -10,15 +10,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import comfy.supported_models
 import pytest
+
+from small_models import HAS_CAUSAL_WAN
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
 
 PROMPTS = 16
-needs_causal = pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this host has no causal Wan")
+needs_causal = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.supported_models
 import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Base
@@ -10,6 +9,7 @@ from comfyui_fewstep.nodes import demo, host
 from comfyui_fewstep.nodes.demo import FewStepDemo
 
 import nodes as core
+from small_models import HAS_CAUSAL_WAN
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_host_detects_it_as_wan_21_text_to_video(red_circle):
     assert model.get_model_object("model_sampling").shift == demo.SHIFT
 
 
-@pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this host has no causal Wan")
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
 def test_the_host_detects_the_causal_variant_as_its_causal_wan():
     model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]
     assert type(model.model.model_config).__name__ == "WAN21_CausalAR_T2V"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.sample
-import comfy.supported_models
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -143,7 +142,7 @@ def streaming(folder: Path, is_decoded: bool) -> Scene:
 
     is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there, the run goes on and decodes last.
     """
-    if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+    if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
     path = folder / "diffusion_models" / "faults_causal.safetensors"
     record = CATALOG["self-forcing-dmd"]

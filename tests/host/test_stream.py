@@ -26,7 +26,7 @@ from torch import Tensor
 import nodes as core
 import small_models
 
-pytestmark = pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this ComfyUI has no causal Wan")
+pytestmark = pytest.mark.skipif(not small_models.HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
 
 CHUNKS, FRAMES = CATALOG["self-forcing-dmd"], CATALOG["causal-forcing-framewise"]
 ONE_STEP = CATALOG["causal-forcing-plus-framewise-1step"]

@@ -7,13 +7,13 @@ import json
 import struct
 import time
 
-import comfy.supported_models
 import pytest
 
 from comfy_client import JobFailed, outputs
+from small_models import HAS_CAUSAL_WAN
 from websocket_reader import TEXT, WebSocket
 
-pytestmark = pytest.mark.skipif(not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"), reason="this ComfyUI has no causal Wan")
+pytestmark = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
 
 BINARY = 0x2
 PREVIEWS = (1, 4)  # the server's numbers for a preview, without and with metadata
