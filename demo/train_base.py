@@ -4,6 +4,9 @@
 
 Needs fewstep_demo_vae.safetensors (demo/train_vae.py). Encodes the training clips once, checkpoints every 100 steps,
 resumes from the last checkpoint, and writes fewstep_demo_wan.safetensors from the averaged weights.
+
+With --pictures it goes on from that file on single pictures alone and writes no file: the checkpoint is what teaches the
+causal model its first frames (demo/train_causal.py), where every clip begins.
 """
 
 import argparse
@@ -31,8 +34,10 @@ ARCHITECTURE = dict(
     num_heads=2, num_layers=4, qk_norm=True, cross_attn_norm=True, eps=1e-6,
 )  # fmt: skip
 CLIPS = 6000
+PICTURES = 16_000
 CHUNK = 250  # encoded clips per file
 BATCH = 48
+PICTURE_BATCH = 256
 MUON_RATE = 5e-3
 ADAM_RATE = 2e-3
 CONDITION_DROPOUT = 0.1
@@ -70,15 +75,15 @@ def word_table() -> Tensor:
     return torch.randn(len(clips.VOCABULARY), ARCHITECTURE["text_dim"], generator=generator).half().float()
 
 
-def encode_clips(count: int, folder: Path, device: str) -> None:
-    """Write the latents (CHUNK, 16, 5, 8, 8) of the scenes of scenes(count) as the diffusion model sees them, in chunks."""
+def encode_clips(count: int, frames: int, folder: Path, device: str) -> None:
+    """Write the latents (CHUNK, 16, T, 8, 8) of the scenes of scenes(count) as the diffusion model sees them, in chunks."""
     vae, all_scenes = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), scenes(count)
     for number in range(count // CHUNK):
         path = folder / f"latents_{number:03d}.pt"
         if path.exists():
             continue
         part = all_scenes[number * CHUNK : (number + 1) * CHUNK]
-        latents = [host.encode(vae, clips.render(part[begin : begin + 10]) / 2 + 0.5) for begin in range(0, CHUNK, 10)]
+        latents = [host.encode(vae, clips.render(part[begin : begin + 10], frames) / 2 + 0.5) for begin in range(0, CHUNK, 10)]
         host.save_checkpoint(path, latents=torch.cat(latents).half())
         log.info("encoded %d of %d clips", (number + 1) * CHUNK, count)
 
@@ -142,7 +147,9 @@ def flow_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
     return (velocity.float() - (noise - latent)).square().mean()
 
 
-def train(steps: int, folder: Path, device: str, checkpoint: Path, goes_on: bool, compiles: bool) -> dict[str, Tensor]:
+def train(
+    steps: int, batch: int, folder: Path, device: str, checkpoint: Path, goes_on: bool, compiles: bool
+) -> dict[str, Tensor]:
     """Averaged weights after `steps` steps, from the checkpoint if there is one."""
     model = build_model()
     initialise(model)
@@ -165,7 +172,7 @@ def train(steps: int, folder: Path, device: str, checkpoint: Path, goes_on: bool
     generator = torch.Generator().manual_seed(SEED + first)
     started, recent = time.monotonic(), []
     for step in range(first, steps):
-        latent, context = batches.draw(BATCH)
+        latent, context = batches.draw(batch)
         with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
             loss = flow_loss(forward, latent.to(device), context.to(device), generator)
         loss.backward()
@@ -201,7 +208,8 @@ def write_model(weights: dict[str, Tensor], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--clips", type=int, help=f"default {CLIPS}, or {PICTURES} pictures")
+    parser.add_argument("--pictures", action="store_true", help="the causal model's teacher of first frames; see above")
     parser.add_argument("--encode-only", action="store_true", help="stop after encoding the clips")
     parser.add_argument("--no-encode", action="store_true", help="train on what another process encodes meanwhile")
     parser.add_argument("--go-on", action="store_true", help="start from the shipped weights rather than from nothing")
@@ -211,13 +219,16 @@ def main() -> None:
     options = parser.parse_args()
     host.connect(options.device)
 
-    folder = options.cache / "clips"
+    kind, frames, count, batch = ("pictures", 1, PICTURES, PICTURE_BATCH) if options.pictures else ("clips", clips.FRAMES, CLIPS, BATCH)
+    folder, checkpoint = options.cache / kind, options.cache / ("pictures.pt" if options.pictures else "base.pt")
     if not options.no_encode:
-        encode_clips(options.clips, folder, options.device)
+        encode_clips(options.clips or count, frames, folder, options.device)
     if options.encode_only:
         return
-    weights = train(options.steps, folder, options.device, options.cache / "base.pt", options.go_on, options.compile)
-    write_model(weights, ASSET)
+    goes_on = options.go_on or options.pictures
+    weights = train(options.steps, batch, folder, options.device, checkpoint, goes_on, options.compile)
+    if not options.pictures:
+        write_model(weights, ASSET)
 
 
 if __name__ == "__main__":

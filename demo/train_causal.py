@@ -5,7 +5,7 @@
 A low-rank delta on the base for the host's CausalWanModel. Two losses, both at the four sigmas it will be sampled at:
 
 * the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its target is the picture
-  at which the guided teacher arrives from there (demo/teacher.py);
+  at which a guided teacher arrives from there, the base trained on by `train_base.py --pictures`;
 * every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
   enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass.
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,21 +35,41 @@ RANK = 64
 FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
 CLIPS = 1000
 BATCH = 16
-PICTURE_BATCH = 32
+PICTURE_BATCH = 64
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
+SINK_SHARE = 0.5  # of the batches with a window, where the first frame stays in sight
+MOST_GAP = 30  # latent frames by which it is put further back than it is
 PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
 
 
-def block_causal_mask(latent_frames: int, tokens_per_frame: int, window: int) -> Tensor:
+@dataclass(frozen=True)
+class View:
+    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink: the first one always.
+
+    gap: frames by which the first one is put further back than it is, as the sink of a longer clip would be.
+    """
+
+    window: int
+    has_sink: bool = False
+    gap: int = 0
+
+    @property
+    def first(self) -> int:
+        """The first frame whose past is a true one: with a gap, the first that sees no more of frame 0 than a sink."""
+        return self.window if self.gap else 1
+
+
+def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> Tensor:
     """(L, L) of [clean frames, noisy frames], True where a query may look: clean at clean up to itself, noisy at clean
-    before itself and at itself; at no more than `window` frames, its own among them."""
+    before itself and at itself; and of those at what `view` says."""
     frame = torch.arange(latent_frames).repeat(2)
     noisy = torch.arange(2 * latent_frames) >= latent_frames
     age = frame.unsqueeze(1) - frame  # of the key as the query sees it
     itself = (age == 0) & noisy
-    allowed = torch.where(noisy.unsqueeze(1), ((age > 0) & ~noisy) | itself, (age >= 0) & ~noisy) & (age < window)
+    allowed = torch.where(noisy.unsqueeze(1), ((age > 0) & ~noisy) | itself, (age >= 0) & ~noisy)
+    allowed &= (age < view.window) | (view.has_sink & (frame == 0))
     return allowed.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
 
 
@@ -66,13 +87,16 @@ def masked_attention(mask: Tensor):
 
 
 def teacher_forced(
-    model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor, window: int
+    model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor, view: View
 ) -> Tensor:
     """Velocities (B, 16, T, 8, 8) of every noisy frame at SIGMAS[steps], steps (B, T), each given the clean ones before."""
     batch, _, frames, height, width = clean.shape
     sigma = torch.cat([torch.zeros(batch, frames, device=clean.device), SIGMAS.to(clean.device)[steps]], 1)  # (B, 2T)
-    positions = model.rope_encode(frames, height, width, device=clean.device, dtype=clean.dtype)
-    mask = block_causal_mask(frames, (height // 2) * (width // 2), window).to(clean.device)
+    positions = torch.cat([
+        model.rope_encode(count, height, width, t_start=start, device=clean.device, dtype=clean.dtype)
+        for count, start in ((1, -view.gap), (frames - 1, 1))
+    ], 1)  # fmt: skip
+    mask = block_causal_mask(frames, (height // 2) * (width // 2), view).to(clean.device)
     with torch.autocast(clean.device.type, dtype=torch.bfloat16):
         out = model.forward_orig(
             torch.cat([clean, noisy], 2), sigma * 1000, context, freqs=torch.cat([positions, positions], 1),
@@ -91,29 +115,29 @@ def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator).to(latent.device)
 
-    def noised_frames(clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Steps (B, T), and the frames at their sigmas with the noise in them."""
+    def draw_noise() -> tuple[Tensor, Tensor, Tensor]:
+        """Steps (B, T), their sigmas (B, 1, T, 1, 1), and noise."""
         steps = (draw(batch, frames) * STEPS).long()
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
-        sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
-        return steps, (1 - sigma) * clean + sigma * noise, noise
+        return steps, SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1), noise
 
     batch, _, frames = latent.shape[:3]
-    window = WINDOWS[int(draw(1) * len(WINDOWS))]
-    past_sigma = PAST_NOISE * draw(batch, 1, 1, 1, 1)
-    past = (1 - past_sigma) * latent + past_sigma * torch.randn(latent.shape, generator=generator).to(latent.device)
+    view = View(WINDOWS[int(draw(1) * len(WINDOWS))])
+    if view.window < frames and draw(1) < SINK_SHARE:
+        view = replace(view, has_sink=True, gap=int(draw(1) * (MOST_GAP + 1)))
+    past = latent.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(batch, 1, 1, 1, 1))
     for _ in range(int(draw(1) * (MOST_REMAKES + 1))):
         with torch.no_grad():
-            steps, noisy, _ = noised_frames(past)
-            sigma = SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1)
-            own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, window)
-        past = torch.cat([past[:, :, :1], own[:, :, 1:]], 2)
-    steps, noisy, noise = noised_frames(latent)
-    velocity = teacher_forced(model, past, noisy, steps, context, window)
-    return (velocity - (noise - latent))[:, :, 1:].square().mean()
+            steps, sigma, noise = draw_noise()
+            noisy = past.lerp(noise, sigma)
+            own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, view)
+        past = torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
+    steps, sigma, noise = draw_noise()
+    velocity = teacher_forced(model, past, latent.lerp(noise, sigma), steps, context, view)
+    return (velocity - (noise - latent))[:, :, view.first :].square().mean()
 
 
-def opening_loss(model: torch.nn.Module, base: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
+def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
     """Error of a first frame predicted at one of the four sigmas, which the model itself has come to. context: (B, L, 4096).
 
     A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
@@ -131,7 +155,7 @@ def opening_loss(model: torch.nn.Module, base: torch.nn.Module, context: Tensor,
         for step in range(last):
             sigma = SIGMAS[step + 1].item()
             x = (1 - sigma) * denoised(step) + sigma * draw_noise()
-        target = teacher.solve(base, x, context, last, PICTURE_CFG)[-1]
+        target = teacher.solve(pictures, x, context, last, PICTURE_CFG)[-1]
     return (denoised(last) - target).square().mean()
 
 
@@ -170,8 +194,20 @@ class LongClips:
         return self.latents[chosen], self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
 
 
-def train(steps: int, long_clips: LongClips, device: str, checkpoint: Path) -> torch.nn.Module:
-    model, base = load_causal_base(device), teacher.load_teacher(device)
+def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
+    """The base trained on by `train_base.py --pictures`."""
+    state = host.load_checkpoint(checkpoint)
+    if state is None:
+        raise SystemExit(f"{checkpoint} is missing: run demo/train_base.py --pictures first.")
+    model = build_model()
+    model.load_state_dict(state["average"])
+    return model.requires_grad_(False).to(device)
+
+
+def train(
+    steps: int, long_clips: LongClips, pictures: torch.nn.Module, device: str, checkpoint: Path
+) -> torch.nn.Module:
+    model = load_causal_base(device)
     add_deltas(model, RANK)
     model.to(device)
     generator = torch.Generator().manual_seed(SEED)
@@ -180,7 +216,7 @@ def train(steps: int, long_clips: LongClips, device: str, checkpoint: Path) -> t
         latent, context = long_clips.draw(BATCH)
         following = clip_loss(model, latent.to(device), context.to(device), generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
-        return following + opening_loss(model, base, teacher.embed(sentences).to(device), generator)
+        return following + opening_loss(model, pictures, teacher.embed(sentences).to(device), generator)
 
     train_deltas(model, loss_at, steps, checkpoint)
     return model
@@ -196,7 +232,8 @@ def main() -> None:
     host.connect(options.device)
 
     latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
-    model = train(options.steps, LongClips(latents, scenes, SEED), options.device, options.cache / "causal.pt")
+    pictures = load_picture_teacher(options.cache / "pictures.pt", options.device)
+    model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")
     description = {
         "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
         "sampler": "ar_video", "frames_per_block": 1, "guidance_distilled": PICTURE_CFG,

@@ -15,7 +15,7 @@ from comfyui_fewstep.samplers.skip.solver import Solver, solver_of
 from comfyui_fewstep.samplers.skip.teacache import IDENTITY, POLYNOMIALS, TeaCache, evaluate_polynomial, wan_polynomial
 from torch import Tensor
 
-EULER = Solver("euler", is_euler=True)
+EULER = solver_of("sample_euler", {})
 SHAPE = (2, 4, 3, 3)
 
 
@@ -285,21 +285,50 @@ def test_forecast_is_exact_where_the_derivative_is_linear_in_the_level():
     assert run.finish().skipped > 5
 
 
-def test_the_step_after_a_skip_makes_good_for_it_under_euler_alone():
+def solve(solver: Solver, run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor) -> Tensor:
+    """The solver's own method with the denoiser, through a run if there is one, from what it is said to make of each evaluation."""
+    before = torch.zeros_like(x)
+    for step, sigma in enumerate(schedule.sigmas[:-1]):
+
+        def compute(x: Tensor = x, sigma: float = sigma) -> Tensor:
+            return denoiser(x, sigma)
+
+        denoised = compute() if run is None else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        now, last = solver.reply(schedule.sigmas, step)
+        x = schedule.sigmas[step + 1] / sigma * x + now * denoised + last * before
+        before = denoised
+    return x
+
+
+def test_solvers_reply_as_worked_out_by_hand():
+    sigmas = (8.0, 4.0, 1.0, 0.0)
+    euler, multistep, exponential = (solver_of(f"sample_{name}", {}) for name in ("euler", "dpmpp_2m", "res_multistep"))
+    assert euler.reply(sigmas, 1) == (0.75, 0.0)
+    for solver in (euler, multistep, exponential):
+        assert solver.reply(sigmas, 0) == (0.5, 0.0) and solver.reply(sigmas, 2) == (1.0, 0.0)
+    # The last step was ln 2, this one is ln 4: r is 1/2, and (1 + 1/2r)·D - 1/2r·D_before is 2·D - D_before.
+    assert multistep.reply(sigmas, 1) == pytest.approx((1.5, -0.75))
+    # (1 + h / (e^-h - 1)) / h_last is (1 - ln 4 / 0.75) / ln 2.
+    share = (1 - math.log(4) / 0.75) / math.log(2)
+    assert exponential.reply(sigmas, 1) == pytest.approx((0.75 * (1 - share), 0.75 * share))
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "res_multistep"])
+def test_what_follows_a_skip_makes_good_for_it_where_the_solver_is_known(name):
     schedule = exponential_schedule(20)
 
     def denoiser(x: Tensor, sigma: float) -> Tensor:  # a parabola in the level: no straight line forecasts it
         return x - sigma * schedule.level(sigma) ** 2
 
-    x = noise() * 16
-    exact = euler(None, schedule, denoiser, x)
+    x, known = noise() * 16, solver_of(f"sample_{name}", {})
+    exact = solve(known, None, schedule, denoiser, x)
 
     def error(solver: Solver) -> float:
         run = forecast_run(schedule, solver, target_speedup=1.5)
-        return (euler(run, schedule, denoiser, x) - exact).abs().max().item()
+        return (solve(known, run, schedule, denoiser, x) - exact).abs().max().item()
 
-    assert error(Solver("dpmpp_2m")) > 0.5
-    assert error(EULER) < 1e-3
+    assert error(Solver(f"another {name}")) > 0.5
+    assert error(known) < 1e-3
 
 
 def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
@@ -475,16 +504,17 @@ def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, n
 # --- samplers ---
 
 
-@pytest.mark.parametrize(("function", "options", "euler_step", "stochastic", "refused"), [
+@pytest.mark.parametrize(("function", "options", "known", "stochastic", "refused"), [
     ("sample_euler", {}, True, False, False), ("sample_euler", {"s_churn": 5.0}, False, True, False),
     ("sample_euler_cfg_pp", {}, False, False, False), ("sample_heun", {}, False, False, False),
-    ("sample_dpmpp_2m", {}, False, False, False), ("sample_unipc", {}, False, False, False),
+    ("sample_dpmpp_2m", {}, True, False, False), ("sample_dpmpp_2m_cfg_pp", {}, False, False, False),
+    ("sample_res_multistep", {}, True, False, False), ("sample_unipc", {}, False, False, False),
     ("sample_euler_ancestral", {}, False, True, False), ("sample_euler_ancestral", {"eta": 0.0}, False, False, False),
     ("sample_dpmpp_2m_sde_gpu", {}, False, True, False), ("sample_er_sde", {}, False, True, False),
     ("sample_seeds_2", {}, False, True, False), ("sample_sa_solver_pece", {}, False, True, False),
     ("sample_lcm", {}, False, False, True), ("sample_tcd", {}, False, False, True), ("dpm_adaptive_function", {}, False, False, True),
     ("sample_ar_video", {}, False, False, True),
 ])  # fmt: skip
-def test_samplers_are_known_by_name(function, options, euler_step, stochastic, refused):
+def test_samplers_are_known_by_name(function, options, known, stochastic, refused):
     solver = solver_of(function, options)
-    assert (solver.is_euler, solver.is_stochastic, solver.refusal is not None) == (euler_step, stochastic, refused)
+    assert (solver.is_known, solver.is_stochastic, solver.refusal is not None) == (known, stochastic, refused)

@@ -1,18 +1,19 @@
 """Step Skip's own method: a planned number of evaluations, the others extrapolated.
 
 Three things were chosen by measurement (benchmarks/skip.py): the straight line in the logarithm of the signal-to-noise ratio, where
-a model's output bends least; where the skips lie; and, for Euler, making good for the forecast once the evaluation after it is known.
+a model's output bends least; where the skips lie; and, for solvers that are known, making good for the forecasts once the evaluation
+after them is there (corrector.py).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .history import Entry, Weights, combine, newton_weights, parabola_weights
+from .corrector import Corrector, Missed
+from .history import Entry, Weights, combine, newton_weights
 from .run import Decision, Moment, Settings
 from .schedule import Schedule
 from .solver import Solver
@@ -20,6 +21,8 @@ from .solver import Solver
 # How much of the line's slope to believe in the first, second and third forecast in a row, on flow models. Noise-prediction models
 # did better with all of it.
 DAMPING = (0.75, 0.75, 0.5)
+# A multistep solver doubles the weight of what is new in an evaluation, and so of what is wrong in a forecast.
+MULTISTEP_DAMPING = 1 / 3
 # How much of the line's bend to believe in, in long runs of a noise-prediction model without injected noise. On flow models it
 # changed nothing, and in short runs it did harm as often as good.
 CURVATURE = 0.3
@@ -35,15 +38,6 @@ FIRST_CREDIT = 0.5
 MOST_CREDIT = 2.0
 
 
-@dataclass(frozen=True)
-class Missed:
-    """A forecast that stood in for one Euler step. width: sigma - sigma_next. weights: of the entries then in the history."""
-
-    width: float
-    level: float
-    weights: Weights
-
-
 class Forecast:
     """settings.threshold: the largest error to be expected of a forecast at which it may stand in for an evaluation."""
 
@@ -57,7 +51,11 @@ class Forecast:
         self.shares = skip_shares(schedule, settings.target_speedup, self.longest_run)
         self.refusal = None if any(self.shares) else f"a speed-up of {settings.target_speedup:g} leaves nothing out"
         self.credit = FIRST_CREDIT
-        self.missed: list[Missed] = []
+        self.corrector = Corrector(schedule, solver) if solver.is_known else None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.corrector is None else self.corrector.bytes
 
     def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         return None
@@ -91,30 +89,18 @@ class Forecast:
     def _damping(self, run_length: int) -> float:
         if self.solver.is_stochastic:
             return STOCHASTIC_DAMPING
-        return DAMPING[min(run_length, len(DAMPING)) - 1] if self.schedule.is_flow else 1.0
+        if not self.schedule.is_flow:
+            return 1.0
+        return MULTISTEP_DAMPING if self.solver.looks_back else DAMPING[min(run_length, len(DAMPING)) - 1]
 
-    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> None:
+    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
         self.credit -= 1
-        if self.solver.is_euler:
-            self.missed.append(Missed(moment.width, moment.level, self._weights(moment, entries, run_length)))
+        if self.corrector is None:
+            return None
+        return self.corrector.skipped(Missed(moment.step, moment.level, self._weights(moment, entries, run_length)))
 
     def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
-        """What Euler's steps since the last evaluation missed, as far as a parabola through this one shows it.
-
-        A step moved x by width·forecast where width·parabola would have been better. The difference, divided by this step's own
-        width, rides on this step's derivative: a corrector in the sense of predictor-corrector methods, at no evaluation.
-        """
-        missed, self.missed = self.missed, []
-        if not missed or not entries or moment.width == 0:
-            return None
-        total = [0.0] * (len(entries) + 1)
-        levels = (entries[-2].level, entries[-1].level, moment.level)
-        for step in missed:
-            parabola = (*[0.0] * (len(entries) - 2), *parabola_weights(levels, step.level))
-            for index, forecast in enumerate((*step.weights, 0.0)):
-                total[index] += step.width * (parabola[index] - forecast)
-        tensors = [*(entry.derivative for entry in entries), derivative]
-        return combine(tensors, [share / moment.width for share in total], derivative.device)
+        return None if self.corrector is None else self.corrector.computed(moment.step, moment.level, derivative, entries)
 
 
 def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> tuple[float, ...]:

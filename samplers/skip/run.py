@@ -66,6 +66,10 @@ class Method(Protocol):
     longest_run: int
     refusal: str | None
 
+    @property
+    def bytes(self) -> int:
+        """What it remembers beside the history."""
+
     def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         """A number (0-dim, on x's device) that the decision needs, if it needs one from the tensors."""
 
@@ -75,11 +79,11 @@ class Method(Protocol):
     def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
         """The derivative in place of the `run_length`-th evaluation left out in a row, a new tensor."""
 
-    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> None:
-        """It was left out."""
+    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
+        """It was left out. A tensor returned is added to the denoised latent that the sampler gets, as in computed."""
 
     def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
-        """It was made. A tensor returned is added to the derivative that the sampler gets, making good for earlier forecasts."""
+        """It was made. A tensor returned is added to the denoised latent that the sampler gets, making good for earlier forecasts."""
 
 
 @dataclass
@@ -238,11 +242,11 @@ class SkipRun:
 
     def _skip(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...]) -> Tensor:
         self.run_length += 1
-        derivative = self.method.predict(x, moment, entries, self.run_length)
-        self.method.skipped(moment, entries, self.run_length)
+        denoised = x - moment.sigma * self.method.predict(x, moment, entries, self.run_length)
+        correction = self.method.skipped(moment, entries, self.run_length)
         self.tally.steps_skipped.append(moment.step)
         self.tally.starts[-1] = (self.tally.starts[-1][0], True)
-        return (x - moment.sigma * derivative).to(x.dtype)
+        return (denoised if correction is None else denoised + correction).to(x.dtype)
 
     def _compute(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], compute: Callable[[], Tensor]) -> Tensor:
         self.tally.made += 1
@@ -258,6 +262,6 @@ class SkipRun:
         # A copy: the sampler is free to overwrite what it is given.
         kept = denoised.to(torch.float32, copy=True) if self.method.keeps_denoised else None
         self.history.record(Entry(moment.sigma, moment.level, derivative, kept))
-        self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes)
+        self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes + self.method.bytes)
         self.run_length = 0
-        return denoised if correction is None else (denoised.float() - moment.sigma * correction).to(denoised.dtype)
+        return denoised if correction is None else (denoised.float() + correction).to(denoised.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +22,43 @@ REFUSALS = {
 }
 
 
+# Solvers of which each step is linear in what the model returned at this step and at the one before: the weight of the latter, as
+# a share of the whole, from the sizes of this step and of the last in -ln sigma. Euler 0; DPM-Solver++(2M), Lu et al. 2022, arXiv
+# 2211.01095, algorithm 2; RES, Zhang et al. 2023, arXiv 2308.02157, its second-order multistep form.
+LAST_SHARES: dict[str, Callable[[float, float], float]] = {
+    "euler": lambda size, last: 0.0,
+    "dpmpp_2m": lambda size, last: -size / (2 * last),
+    "res_multistep": lambda size, last: (1 + size / math.expm1(-size)) / last,
+}
+
+
 @dataclass(frozen=True)
 class Solver:
-    """is_euler: x moves by (sigma_next - sigma)·(x - denoised)/sigma and nothing else. refusal: why nothing may be skipped."""
+    """last_share: of LAST_SHARES, None where the steps are not known. refusal: why nothing may be skipped."""
 
     name: str
-    is_euler: bool = False
+    last_share: Callable[[float, float], float] | None = None
     is_stochastic: bool = False
     refusal: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return self.last_share is not None
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a step uses what the model returned at the step before."""
+        return self.last_share is not None and self.last_share(1.0, 1.0) != 0
+
+    def reply(self, sigmas: Sequence[float], step: int) -> tuple[float, float]:
+        """Weights in x at the end of a step of the denoised latents of this step and of the one before; x itself has sigma_next/sigma."""
+        assert self.last_share is not None
+        sigma, sigma_next = sigmas[step : step + 2]
+        whole = 1 - sigma_next / sigma
+        if step == 0 or sigma_next == 0:  # nothing to look back at, or the jump to the end, which is Euler's in all of them
+            return whole, 0.0
+        last = whole * self.last_share(math.log(sigma / sigma_next), math.log(sigmas[step - 1] / sigma))
+        return whole - last, last
 
 
 def solver_of(function_name: str, options: Mapping[str, Any]) -> Solver:
@@ -38,4 +68,5 @@ def solver_of(function_name: str, options: Mapping[str, Any]) -> Solver:
     churns = float(options.get("s_churn", 0) or 0) > 0
     # CFG++ variants without "ancestral" in their name call the ancestral code with eta 0.
     named_stochastic = any(part in name for part in STOCHASTIC_NAMES) and options.get("eta", 1) != 0
-    return Solver(name, is_euler=name == "euler" and not churns, is_stochastic=churns or named_stochastic, refusal=refusal)
+    last_share = None if churns else LAST_SHARES.get(name)
+    return Solver(name, last_share, is_stochastic=churns or named_stochastic, refusal=refusal)

@@ -79,6 +79,10 @@ class TeaCache:
         self.sum = 0.0
         self.before: Tensor | None = None
 
+    @property
+    def bytes(self) -> int:
+        return 0 if self.before is None else self.before.numel() * self.before.element_size()
+
     def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         # A copy: x may be the sampler's own tensor, which it is free to overwrite.
         now, before = self.signal_of(sigma, x).to(torch.float32, copy=True), self.before
@@ -94,8 +98,8 @@ class TeaCache:
     def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
         return entries[-1].derivative.to(x.device, copy=True)
 
-    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> None:
-        pass
+    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
+        return None
 
     def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
         self.sum = 0.0

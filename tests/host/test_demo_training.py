@@ -54,7 +54,7 @@ def test_the_students_sigmas_are_four_even_steps_at_shift_five():
 
 def test_the_mask_lets_each_frame_see_what_the_cache_would_hold():
     """Three frames of one token, a window of two: rows and columns are clean 0 1 2, noisy 0 1 2."""
-    assert train_causal.block_causal_mask(3, 1, window=2).int().tolist() == [
+    assert train_causal.block_causal_mask(3, 1, train_causal.View(2)).int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0],
@@ -74,7 +74,7 @@ def test_one_pass_over_all_frames_equals_the_hosts_cached_pass_over_each():
     clean, noisy = torch.randn((2, 2, 16, 4, 8, 8), generator=generator)
     context = torch.randn(2, 10, 4096, generator=generator)
     steps = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
-    at_once = train_causal.teacher_forced(model, clean, noisy, steps, context, window=4)
+    at_once = train_causal.teacher_forced(model, clean, noisy, steps, context, train_causal.View(4))
 
     caches = model.init_kv_caches(2, 4 * 16, torch.device("cpu"), torch.float32)
     for frame in range(4):
