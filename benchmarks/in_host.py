@@ -61,12 +61,12 @@ def in_turns(
     if not is_warm:
         seconds_of(first), seconds_of(second)
     seconds: tuple[list[float], list[float]] = ([], [])
-    # A collection of all objects there are takes longer than some calls, and would count against the one it happens to meet.
+    # A collection of all objects there are takes longer than some calls, and would count against the one it happens to meet. One
+    # before each call would cost both of them what the processor has at hand.
     gc.collect()
     gc.freeze()
     for _ in range(rounds):
         for call, times in zip((first, second), seconds, strict=True):
-            gc.collect()
             times.append(seconds_of(call))
     gc.unfreeze()
     return seconds

@@ -109,16 +109,7 @@ class Recognition:
 
 def read_header(path: str | Path) -> Header:
     """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileProblem(f"{path.name} is not there. Expected a .safetensors file in the models folder.")
-    if path.suffix.lower() not in (".safetensors", ".sft"):
-        raise FileProblem(f"{path.name} is a {path.suffix or 'file without an ending'}, which can carry code and is never opened "
-                          "here. Use the .safetensors version of this accelerator.")
-    size = path.stat().st_size
-    if size == 0:
-        raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
-    content = _content_of(path, size)
+    content, size = _content_of(Path(path))
     metadata = content.pop("__metadata__", None) or {}
     start = size - max((entry["data_offsets"][1] for entry in content.values()), default=0)  # nothing may follow the last
     shapes, stored = {}, {}
@@ -128,19 +119,31 @@ def read_header(path: str | Path) -> Header:
     return Header(shapes, metadata, size, stored)
 
 
-def _content_of(path: Path, size: int) -> dict[str, Any]:
-    """The header as the file has it, after the format's own library found it in order.
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The header's own string map alone. Raises FileProblem as read_header does."""
+    return _content_of(Path(path))[0].get("__metadata__") or {}
+
+
+def _content_of(path: Path) -> tuple[dict[str, Any], int]:
+    """(the header as the file has it, bytes of the whole file), after the format's own library found it in order.
 
     That library hands a header on tensor by tensor, a slice of the file for each, which takes longer than reading it again.
     """
+    if not path.is_file():
+        raise FileProblem(f"{path.name} is not there. Expected a .safetensors file in the models folder.")
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        raise FileProblem(f"{path.name} is a {path.suffix or 'file without an ending'}, which can carry code and is never opened "
+                          "here. Use the .safetensors version of this accelerator.")
+    size = path.stat().st_size
+    if size == 0:
+        raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             if length > min(size - 8, LARGEST_HEADER):
                 raise ValueError(f"its header should be {length} bytes long")
             with safe_open(path, framework="np"):
-                content: dict[str, Any] = json.loads(file.read(length))
-                return content
+                return json.loads(file.read(length)), size
         except (SafetensorError, OSError, ValueError) as error:
             raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
                               "Either the download broke off or it is another kind of file: download it again.") from None

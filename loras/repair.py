@@ -14,6 +14,7 @@ from .fingerprint import DOWN_ENDINGS, alpha_in, layer_of
 # A layer of a Wan model, with whatever stands before it in place of the host's own diffusion_model.
 WAN_KEY = (r"((model\.)?diffusion_model\.|model\.|transformer\.)?"
            r"(?P<layer>(blocks\.\d+|head|patch_embedding|text_embedding|time_embedding|time_projection|img_emb)\.)")
+DIFFUSERS_UNET = r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\."
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def repaired_key(key: str) -> str:
     `diffusion_model.` before `blocks.N`, or with `transformer.` or `model.` in its place. Of diffusers' names for a UNet's
     attention the host knows the older ones, with a processor between.
     """
-    if ".processor." not in key and re.search(r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\.", key):
+    # A look for the word first: there are thousands of keys.
+    if "transformer_blocks." in key and ".processor." not in key and re.search(DIFFUSERS_UNET, key):
         key = re.sub(r"\.(attn[12])\.to_(q|k|v|out)(\.0)?\.(?=lora|alpha|dora)", r".\1.processor.to_\2.", key)
     if not key.startswith("diffusion_model.") and (wan := re.match(WAN_KEY, key)):
         key = "diffusion_model." + key[wan.start("layer") :]

@@ -20,6 +20,7 @@ from ..loras.fingerprint import (
     fitting,
     lora_fingerprint,
     read_header,
+    read_metadata,
     recognise,
     recognise_lora,
     recognise_model,
@@ -225,7 +226,7 @@ def recognise_distilled(model, base: Base | None = None) -> Recognition:
     name, path = host.file_of(model)
     metadata = {}
     if path is not None and path.lower().endswith((".safetensors", ".sft")) and os.path.isfile(path):
-        metadata = read_header(path).metadata
+        metadata = read_metadata(path)
     return recognise_model(base or host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
 
 

@@ -359,10 +359,14 @@ def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
     assert (skipping - exact).norm() < 0.1 * (fewer - exact).norm()
 
 
-def test_samplers_that_inject_noise_get_isolated_skips_and_damped_forecasts():
+def test_samplers_that_inject_noise_get_late_skips_short_runs_and_no_more_than_was_measured():
     schedule = linear_schedule(20)
     method = Forecast(schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True))
-    assert (method.longest_run, max(method.shares), method.keeps_denoised) == (1, 0.5, True)
+    assert (method.longest_run, method.keeps_denoised) == (2, True)
+    assert method.shares[:5] == (0.0,) * 5 and all(method.shares[5:18])
+    assert sum(method.shares) == pytest.approx(8)  # 20 / 1.6 is 12.5
+    alone = Forecast(schedule, Settings(max_consecutive=1), Solver("euler_ancestral", is_stochastic=True))
+    assert alone.longest_run == 1
 
 
 # --- state ---

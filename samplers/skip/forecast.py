@@ -31,6 +31,10 @@ LONG_RUN = 25  # steps
 # changes less than it changes the derivative.
 STOCHASTIC_DAMPING = 0.5
 STOCHASTIC_SHARE = 0.5
+# An early error is carried on by all noise after it: better two in a row late than one alone early.
+STOCHASTIC_WARM_UP = 0.25
+STOCHASTIC_RUN = 2
+STOCHASTIC_SPEEDUP = 1.6  # at most; beyond it EasyCache came out nearer
 # Of every two evaluations one can be left out alone, between two that are made.
 ALONE = 0.5
 # Half a skip in advance, so that the first comes in the middle of its interval and the count rounds to the nearest.
@@ -47,8 +51,10 @@ class Forecast:
         is_curved = not schedule.is_flow and not solver.is_stochastic and schedule.steps >= LONG_RUN
         self.curvature = CURVATURE if is_curved else 0.0
         self.keeps = 3 if is_curved else 2
-        self.longest_run = 1 if solver.is_stochastic else settings.max_consecutive
-        self.shares = skip_shares(schedule, settings.target_speedup, self.longest_run)
+        self.longest_run = min(STOCHASTIC_RUN, settings.max_consecutive) if solver.is_stochastic else settings.max_consecutive
+        warm_up = STOCHASTIC_WARM_UP if solver.is_stochastic else 0.0
+        speedup = min(settings.target_speedup, STOCHASTIC_SPEEDUP) if solver.is_stochastic else settings.target_speedup
+        self.shares = skip_shares(schedule, speedup, self.longest_run, warm_up)
         self.refusal = None if any(self.shares) else f"a speed-up of {settings.target_speedup:g} leaves nothing out"
         self.credit = FIRST_CREDIT
         self.corrector = Corrector(schedule, solver) if solver.is_known else None
@@ -103,7 +109,7 @@ class Forecast:
         return None if self.corrector is None else self.corrector.computed(moment.step, moment.level, derivative, entries)
 
 
-def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> tuple[float, ...]:
+def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int, warm_up: float = 0.0) -> tuple[float, ...]:
     """For each step, the share of its evaluations to leave out, so that the whole run reaches the speed-up as far as runs allow.
 
     On flow models the last step but one is made: it is long, and but one evaluation is left to make good for it. And where more than
@@ -111,7 +117,7 @@ def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> 
     nor at the very end. On noise-prediction models, whose last steps are short, even shares did better.
     """
     steps = [step for step, sigma in enumerate(schedule.sigmas[:-1])
-             if schedule.is_open(sigma) and not (schedule.is_flow and step == schedule.steps - 2)]
+             if schedule.is_open(sigma) and step >= warm_up * schedule.steps and not (schedule.is_flow and step == schedule.steps - 2)]
     to_skip = schedule.steps - round(schedule.steps / target_speedup)
     most = longest_run / (longest_run + 1)
     shares = [0.0] * schedule.steps
