@@ -51,7 +51,7 @@ TIMED_CLIPS = (1, 8)  # made at once; one clip of this size is hardly more work 
 class Way:
     """One way of sampling. lora: a file of demo/loras, or empty. skip: Step Skip's target speedup, 0 without it.
 
-    window: latent frames that the causal variant sees at once, 0 for all.
+    window, sink: latent frames that the causal variant sees at once, 0 for all, and how many of them are the clip's first.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Way:
     skip: float = 0.0
     frames: int = FRAMES
     window: int = 0
+    sink: int = 0
 
 
 TEACHER = Way("teacher", 50, 5.0)
@@ -76,8 +77,8 @@ SKIP = replace(TEACHER, name="teacher, Step Skip 2x", skip=2.0)
 CLAIMED = (TEACHER, STUDENT, LEFT_GUIDED, PLAIN, PLAIN_GUIDED, SKIP)
 RUNGS = (STUDENT, RENOISE, PLAIN, PLAIN_GUIDED)  # of the ladder, each at 1, 2, 4 and 8 steps
 PARTS = ("claims", "ladder", "causal", "time")
-# Frames and window. It was trained on 33 frames, nine latent ones, and on windows of up to all of them.
-CAUSAL_CLIPS = ((17, 0), (33, 0), (65, 0), (65, 6), (129, 6))
+# Frames, window, sinks. It was trained on 33 frames, nine latent ones, with windows of 3, 4, 6 or all of them and the first frame beside.
+CAUSAL_CLIPS = ((17, 0, 0), (33, 0, 0), (65, 0, 0), (65, 7, 1), (129, 7, 1))
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tu
     counted.add_wrapper_with_key(kind, "benchmark.count", count)
     shape = (len(positive), 16, (way.frames - 1) // 4 + 1, demo.LATENT_SIDE, demo.LATENT_SIDE)
     if way.variant == CAUSAL.variant:
-        streamed = FewStepStream.execute(counted, [[positive, {}]], {"samples": torch.zeros(shape)}, seed, 0, way.window, 0)
+        streamed = FewStepStream.execute(counted, [[positive, {}]], {"samples": torch.zeros(shape)}, seed, 0, way.window, way.sink)
         return streamed.args[0]["samples"], evaluations
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", way.steps)
@@ -263,9 +264,9 @@ def main() -> None:
         if options.plot:
             plot(curves, teacher, options.plot)
     if "causal" in options.parts:
-        for frames, window in CAUSAL_CLIPS:
-            name = f"causal, {frames} frames" + (f", window {window}" if window else "")
-            show(bench.measure(replace(CAUSAL, frames=frames, window=window, name=name)))
+        for frames, window, sink in CAUSAL_CLIPS:
+            name = f"causal, {frames} frames" + (f", window {window}" if window else "") + (f" with {sink} sink" if sink else "")
+            show(bench.measure(replace(CAUSAL, frames=frames, window=window, sink=sink, name=name)))
     if "time" in options.parts:
         print()
         for clips in TIMED_CLIPS:

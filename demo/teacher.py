@@ -20,6 +20,7 @@ STEPS = 4
 # Teacher steps per student step. Of second order, so that 16 do what Euler does in many more.
 SUBSTEPS = 4
 SIGMAS = shift_sigmas(torch.linspace(1, 0, STEPS + 1), SHIFT)  # 1, .9375, .8333, .625, 0
+GRID = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT)  # of the teacher's own steps
 CHUNK = 256  # paths per file
 BATCH = 64
 IMAGE_CHUNK = 8  # every eighth file holds single pictures, so that the students can make those too
@@ -49,14 +50,14 @@ def guided_velocity(model: torch.nn.Module, x: Tensor, sigma: float, context: Te
 
 @torch.no_grad()
 def solve(model: torch.nn.Module, x: Tensor, context: Tensor, first: int = 0, cfg: float = CFG) -> list[Tensor]:
-    """Follow the teacher from x (B, 16, T, 8, 8) at SIGMAS[first] to sigma 0; the states at the sigmas from there, x first.
+    """Follow the teacher from x (B, 16, T, 8, 8) at GRID[first] to sigma 0; x, and the states at those SIGMAS that come after.
 
     Two-step Adams-Bashforth in sigma with variable step.
     """
     empty = embed(torch.tensor([clips.word_ids("")])).to(x.device)
-    grid = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT).tolist()
+    grid = GRID.tolist()
     states, velocity_last, step_last = [x], None, 0.0
-    for index in range(first * SUBSTEPS, STEPS * SUBSTEPS):
+    for index in range(first, STEPS * SUBSTEPS):
         velocity = guided_velocity(model, x, grid[index], context, empty, cfg)
         step = grid[index + 1] - grid[index]
         slope = velocity if velocity_last is None else velocity + step / (2 * step_last) * (velocity - velocity_last)
@@ -94,7 +95,7 @@ def write_restarts(model: torch.nn.Module, path: Path, device: str) -> None:
         noise = torch.randn(ends[0].shape, generator=generator)
         starts.append(((1 - SIGMAS[step]) * ends[0] + SIGMAS[step] * noise).half())
         parts = zip(starts[step].float().split(BATCH), chunk["ids"].split(BATCH), strict=True)
-        solved = [solve(model, x.to(device), embed(ids).to(device), step)[-1].cpu().half() for x, ids in parts]
+        solved = [solve(model, x.to(device), embed(ids).to(device), step * SUBSTEPS)[-1].cpu().half() for x, ids in parts]
         ends.append(torch.cat(solved))
     host.save_checkpoint(path, **chunk, starts=torch.stack(starts, 1), ends=torch.stack(ends, 1))
 

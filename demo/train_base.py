@@ -14,6 +14,7 @@ import json
 import logging
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,17 +34,28 @@ ARCHITECTURE = dict(
     model_type="t2v", patch_size=(1, 2, 2), in_dim=16, out_dim=16, dim=256, ffn_dim=768, freq_dim=256, text_dim=4096,
     num_heads=2, num_layers=4, qk_norm=True, cross_attn_norm=True, eps=1e-6,
 )  # fmt: skip
-CLIPS = 6000
-PICTURES = 16_000
 CHUNK = 250  # encoded clips per file
-BATCH = 48
-PICTURE_BATCH = 256
 MUON_RATE = 5e-3
 ADAM_RATE = 2e-3
 CONDITION_DROPOUT = 0.1
 IMAGE_SHARE = 0.06  # of the batches hold single frames, so that length 1 gives an image
 TRAINING_SHIFT = 3.0  # of the noise level's distribution; sampling uses 5
 AVERAGE_DECAY = 0.998
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on: so many clips of so many frames, in batches; names within the cache folder."""
+
+    name: str
+    checkpoint: str
+    count: int
+    frames: int
+    batch: int
+
+
+CLIP_WORK = Work("clips", "base.pt", 6000, clips.FRAMES, 48)
+PICTURE_WORK = Work("pictures", "pictures.pt", 16_000, 1, 256)
 
 
 def build_model(causal: bool = False) -> torch.nn.Module:
@@ -208,7 +220,7 @@ def write_model(weights: dict[str, Tensor], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--clips", type=int, help=f"default {CLIPS}, or {PICTURES} pictures")
+    parser.add_argument("--clips", type=int, help=f"default {CLIP_WORK.count}, or {PICTURE_WORK.count} pictures")
     parser.add_argument("--pictures", action="store_true", help="the causal model's teacher of first frames; see above")
     parser.add_argument("--encode-only", action="store_true", help="stop after encoding the clips")
     parser.add_argument("--no-encode", action="store_true", help="train on what another process encodes meanwhile")
@@ -219,14 +231,14 @@ def main() -> None:
     options = parser.parse_args()
     host.connect(options.device)
 
-    kind, frames, count, batch = ("pictures", 1, PICTURES, PICTURE_BATCH) if options.pictures else ("clips", clips.FRAMES, CLIPS, BATCH)
-    folder, checkpoint = options.cache / kind, options.cache / ("pictures.pt" if options.pictures else "base.pt")
+    work = PICTURE_WORK if options.pictures else CLIP_WORK
+    folder, checkpoint = options.cache / work.name, options.cache / work.checkpoint
     if not options.no_encode:
-        encode_clips(options.clips or count, frames, folder, options.device)
+        encode_clips(options.clips or work.count, work.frames, folder, options.device)
     if options.encode_only:
         return
     goes_on = options.go_on or options.pictures
-    weights = train(options.steps, batch, folder, options.device, checkpoint, goes_on, options.compile)
+    weights = train(options.steps, work.batch, folder, options.device, checkpoint, goes_on, options.compile)
     if not options.pictures:
         write_model(weights, ASSET)
 

@@ -1,8 +1,8 @@
-"""Train the demo's causal model: one latent frame at a time over a KV cache, four re-noised steps per frame.
+"""Train the demo's causal model: one latent frame at a time over a KV cache, four re-noised steps per frame, eight for the first.
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/train_causal.py
 
-A low-rank delta on the base for the host's CausalWanModel. Two losses, both at the four sigmas it will be sampled at:
+A low-rank delta on the base for the host's CausalWanModel. Two losses, each at the sigmas it will be sampled at:
 
 * the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its target is the picture
   at which a guided teacher arrives from there, the base trained on by `train_base.py --pictures`;
@@ -15,6 +15,7 @@ import json
 import logging
 import random
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,9 +24,9 @@ from torch import Tensor
 import clips
 import host
 import teacher
-from distill import add_deltas, train_deltas, velocity, write_lora
-from teacher import SIGMAS, STEPS
-from train_base import build_model, word_table
+from distill import add_deltas, train_deltas, write_lora
+from teacher import GRID, SIGMAS, STEPS
+from train_base import PICTURE_WORK, build_model, word_table
 
 log = logging.getLogger("demo")
 
@@ -39,16 +40,17 @@ PICTURE_BATCH = 64
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
-SINK_SHARE = 0.5  # of the batches with a window, where the first frame stays in sight
+SINK_SHARE = 0.75  # of the batches with a window, where the first frame stays in sight
 MOST_GAP = 30  # latent frames by which it is put further back than it is
+FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
 PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
 
 
 @dataclass(frozen=True)
 class View:
-    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink: the first one always.
+    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink: the first one beside them, always.
 
-    gap: frames by which the first one is put further back than it is, as the sink of a longer clip would be.
+    gap: frames by which a sink is put further back than it is, as that of a longer clip would be.
     """
 
     window: int
@@ -138,7 +140,7 @@ def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
 
 
 def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Error of a first frame predicted at one of the four sigmas, which the model itself has come to. context: (B, L, 4096).
+    """Error of a first frame predicted at one of its own eight sigmas, which the model itself has come to. context: (B, L, 4096).
 
     A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
     """
@@ -146,17 +148,20 @@ def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Ten
     def draw_noise() -> Tensor:
         return torch.randn(len(context), 16, 1, 8, 8, generator=generator).to(context.device)
 
-    def denoised(step: int) -> Tensor:
-        return x - SIGMAS[step].item() * velocity(model, x, torch.full((len(x),), step), context)
+    def denoised(sigma: float) -> Tensor:
+        timestep = torch.full((len(x),), sigma * 1000, device=x.device)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return x - sigma * model(x, timestep, context).float()
 
-    last = int(torch.randint(STEPS, (), generator=generator))
+    substeps = STEPS * teacher.SUBSTEPS // FIRST_STEPS
+    sigmas = GRID[::substeps].tolist()
+    last = int(torch.randint(FIRST_STEPS, (), generator=generator))
     x = draw_noise()
     with torch.no_grad():
-        for step in range(last):
-            sigma = SIGMAS[step + 1].item()
-            x = (1 - sigma) * denoised(step) + sigma * draw_noise()
-        target = teacher.solve(pictures, x, context, last, PICTURE_CFG)[-1]
-    return (denoised(last) - target).square().mean()
+        for sigma, sigma_next in pairwise(sigmas[: last + 1]):
+            x = (1 - sigma_next) * denoised(sigma) + sigma_next * draw_noise()
+        target = teacher.solve(pictures, x, context, last * substeps, PICTURE_CFG)[-1]
+    return (denoised(sigmas[last]) - target).square().mean()
 
 
 def load_causal_base(device: str) -> torch.nn.Module:
@@ -199,6 +204,7 @@ def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
     state = host.load_checkpoint(checkpoint)
     if state is None:
         raise SystemExit(f"{checkpoint} is missing: run demo/train_base.py --pictures first.")
+    log.info("first frames are taught by %s, after %d steps", checkpoint.name, state["step"])
     model = build_model()
     model.load_state_dict(state["average"])
     return model.requires_grad_(False).to(device)
@@ -232,11 +238,11 @@ def main() -> None:
     host.connect(options.device)
 
     latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
-    pictures = load_picture_teacher(options.cache / "pictures.pt", options.device)
+    pictures = load_picture_teacher(options.cache / PICTURE_WORK.checkpoint, options.device)
     model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")
     description = {
         "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
-        "sampler": "ar_video", "frames_per_block": 1, "guidance_distilled": PICTURE_CFG,
+        "sampler": "ar_video", "frames_per_block": 1, "first_block_steps": FIRST_STEPS, "guidance_distilled": PICTURE_CFG,
         "transformer_config": {"causal_ar": True},
     }  # fmt: skip
     write_lora(model, host.ASSETS / "fewstep_demo_causal.safetensors", description)

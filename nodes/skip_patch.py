@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..samplers.skip import METHODS
-from ..samplers.skip.forecast import Forecast
+from ..samplers.skip.forecast import STOCHASTIC_RUN, STOCHASTIC_SPEEDUP, STOCHASTIC_START, Forecast
 from ..samplers.skip.run import Method, Settings, SkipRun, Tally
 from ..samplers.skip.schedule import Schedule
 from ..samplers.skip.solver import Solver, solver_of
@@ -246,8 +246,9 @@ def describe(config: SkipConfig, solver: Solver, tally: Tally, refusal: str | No
     if refusal is not None:
         notes = [*notes, f"passed through: {refusal}"]
     elif config.method == "forecast" and tally.estimated_speedup < 0.95 * config.settings.target_speedup:
-        notes = [*notes, f"{config.settings.target_speedup:g}x was asked for: the warm-up, the window, "
-                         f"{'isolated skips with a sampler that injects noise' if solver.is_stochastic else 'max_consecutive'}"
+        noise = (f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most, {STOCHASTIC_RUN} skips in a row and none in "
+                 f"the first {STOCHASTIC_START:.0%} of the steps, ") if solver.is_stochastic else ""
+        notes = [*notes, f"{config.settings.target_speedup:g}x was asked for: {noise}the warm-up, the window and max_consecutive"
                          f"{f' and {tally.vetoes} vetoes' if tally.vetoes else ''} allow {tally.estimated_speedup:.2f}x"]
     speed = f"{tally.estimated_speedup:.2f}x by count" + (f", {measured:.2f}x by the clock" if measured else "")
     summary = (f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}" if steps else

@@ -6,6 +6,8 @@ from functools import partial
 
 from ..accelerator import Accelerator, Base, Causal, Kind, Licence, PublishedFile, ShiftedFlow, Solver
 
+OURS = "Comes with the pack, for its Demo Model alone."
+
 student = partial(
     Accelerator,
     family="Demo",
@@ -15,7 +17,7 @@ student = partial(
     schedule=ShiftedFlow(shift=5.0),
     licence=Licence("GPL-3.0-or-later", True),
     sources=("demo/README.md of this pack",),
-    notes=("Comes with the pack, for its Demo Model alone.",),
+    notes=(OURS,),
 )
 
 RECORDS = (
@@ -39,7 +41,8 @@ RECORDS = (
         bases=(Base.WAN_CAUSAL,),
         steps=(4,),
         solver=Solver.LCM,
-        causal=Causal(frames_per_block=1),
+        causal=Causal(frames_per_block=1, first_block=ShiftedFlow(shift=5.0), first_block_steps=8),
+        notes=(OURS, "The first frame takes eight steps."),
         files=(PublishedFile("", "fewstep_demo_causal.safetensors", folder="diffusion_models"),),
         name_words=("demo", "causal"),
     ),

@@ -27,62 +27,73 @@ class Missed:
 
 
 class Corrector:
-    """What is to be added to the denoised latents that a sampler is given. For solvers with a reply only; made anew for each run."""
+    """What is to be added to the denoised latents that a sampler is given. For solvers whose reply is known; made anew for each run.
 
-    def __init__(self, schedule: Schedule, solver: Solver):
-        self.schedule, self.solver = schedule, solver
+    response: how much of a shift of x the model's denoised latent is taken to follow. 1 where derivatives are the same at both x, as on
+    smooth data; 0 where the denoised latents are, as between the modes of the data.
+    """
+
+    def __init__(self, schedule: Schedule, solver: Solver, response: float):
+        self.schedule, self.solver, self.response = schedule, solver, response
         self.missed: list[Missed] = []
-        # What was added at the last step: a multistep solver will use it once more.
-        self.added: Tensor | None = None
-        self.added_at = 0
+        # By how much the denoised latent of the last step was too much: a multistep solver will use it once more.
+        self.excess: Tensor | None = None
+        self.excess_step = 0
 
     @property
     def bytes(self) -> int:
-        return 0 if self.added is None else self.added.numel() * self.added.element_size()
+        return 0 if self.excess is None else self.excess.nbytes
 
     def skipped(self, missed: Missed) -> Tensor | None:
         """To be added to this forecast."""
         self.missed.append(missed)
-        return self._note(missed.step, self._echo(missed.step))
+        echo = self._echo(missed.step)
+        self._remember(missed.step, echo)
+        return echo
 
     def computed(self, step: int, level: float, derivative: Tensor, entries: Sequence[Entry]) -> Tensor | None:
         """To be added to this evaluation. entries: those that the forecasts since the last one were made from."""
         missed, self.missed = self.missed, []
-        echo, correction = self._echo(step), None
-        if missed and entries:
-            tensors = [*(entry.derivative for entry in entries), derivative]
-            correction = combine(tensors, self._correction(step, level, missed, entries), derivative.device)
-        if correction is None or echo is None:
-            return self._note(step, echo if correction is None else correction)
-        return self._note(step, correction + echo)
+        echo = self._echo(step)
+        if not missed or not entries:
+            self._remember(step, echo)
+            return echo
+        correction, excess = self._correction(step, level, missed, entries)
+        tensors = [*(entry.derivative for entry in entries), derivative]
+        if self.solver.looks_back:
+            kept = combine(tensors, excess, entries[-1].derivative.device)  # where the history is kept
+            self._remember(step, kept if echo is None else kept + echo)
+        added = combine(tensors, correction, derivative.device)
+        return added if echo is None else added + echo.to(added.device)
 
-    def _correction(self, step: int, level: float, missed: Sequence[Missed], entries: Sequence[Entry]) -> list[float]:
-        """Weights of the entries' derivatives and of the one just computed: what brings x to where the true ones would have led it.
+    def _correction(self, step: int, level: float, missed: Sequence[Missed], entries: Sequence[Entry]) -> tuple[Weights, Weights]:
+        """Weights of the entries' derivatives and of the one just computed: of what brings x to where it should be at the end of this
+        step, and of the excess it leaves in the denoised latent.
 
-        The true derivative at a missed level is read off the parabola through the last two entries and the new evaluation; derivatives
-        are taken to be the same at both x.
+        The true derivative at a missed level is read off the parabola through the last two entries and the new evaluation.
         """
         sigmas = self.schedule.sigmas
         levels = (entries[-2].level, entries[-1].level, level)
-        astray = [0.0] * (len(entries) + 1)  # by how much x lies short of where it should be
-        short = [0.0] * (len(entries) + 1)  # and the denoised latent of the step before
+        lag = [0.0] * (len(entries) + 1)  # by how much x falls short
+        short = lag  # and the denoised latent of the step before
         for forecast in missed:
             truth = (*[0.0] * (len(entries) - 2), *parabola_weights(levels, forecast.level))
-            error = [sigmas[forecast.step] * (said - true) for said, true in zip((*forecast.weights, 0.0), truth)]
+            sigma = sigmas[forecast.step]
+            shorter = [self.response * x + sigma * (said - true) for x, said, true in zip(lag, (*forecast.weights, 0.0), truth)]
             now, before = self.solver.reply(sigmas, forecast.step)
-            astray = [far + now * new + before * old for far, new, old in zip(astray, error, short)]
-            short = error
+            lag = [(1 - now - before) * x + now * new + before * old for x, new, old in zip(lag, shorter, short)]
+            short = shorter
         now, before = self.solver.reply(sigmas, step)
-        return [(far + before * old) / now for far, old in zip(astray, short)]
+        followed = [self.response * x for x in lag]
+        correction = [x + ((1 - now - before) * far + before * old) / now for x, far, old in zip(followed, lag, short)]
+        return tuple(correction), tuple(added - x for added, x in zip(correction, followed))
 
     def _echo(self, step: int) -> Tensor | None:
-        """What takes back the solver's second use of what was added at the step before."""
-        if self.added is None or self.added_at != step - 1:
+        """What takes back the solver's second use of the excess. It leaves a smaller one itself, and so on to the end."""
+        if self.excess is None or self.excess_step != step - 1:
             return None
         now, before = self.solver.reply(self.schedule.sigmas, step)
-        return self.added * (-before / now)
+        return self.excess * (-before / now) if before else None
 
-    def _note(self, step: int, added: Tensor | None) -> Tensor | None:
-        if self.solver.looks_back:
-            self.added, self.added_at = added, step
-        return added
+    def _remember(self, step: int, excess: Tensor | None) -> None:
+        self.excess, self.excess_step = excess, step

@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.derivative, self.denoised) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self.derivative, self.denoised) if tensor is not None)
 
 
 @dataclass

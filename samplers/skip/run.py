@@ -91,7 +91,8 @@ class Tally:
     """What a run did.
 
     errors: for each real evaluation that a forecast could be checked against, how far off one step on the forecast would have put
-    the latent, relative to the latent. starts: (seconds, left out) of each evaluation, taken when the device had finished all before.
+    the latent, relative to the latent. history_bytes: the most remembered at once, by the method too. starts: (seconds, left out) of
+    each evaluation, taken when the device had finished all before.
     """
 
     asked: int = 0
@@ -149,7 +150,7 @@ class SkipRun:
         self.error_per_reach: float | None = None
         self.is_worth_it = False
         self.has_repeats = False
-        self.refusal = solver.refusal or method.refusal or self._refusal_of_schedule()
+        self.refusal = solver.refusal or self._refusal_of_schedule() or method.refusal
 
     def _refusal_of_schedule(self) -> str | None:
         if not self.schedule.is_descending:
@@ -246,7 +247,7 @@ class SkipRun:
         correction = self.method.skipped(moment, entries, self.run_length)
         self.tally.steps_skipped.append(moment.step)
         self.tally.starts[-1] = (self.tally.starts[-1][0], True)
-        return (denoised if correction is None else denoised + correction).to(x.dtype)
+        return (denoised if correction is None else denoised + correction.to(x.device)).to(x.dtype)
 
     def _compute(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], compute: Callable[[], Tensor]) -> Tensor:
         self.tally.made += 1
@@ -264,4 +265,4 @@ class SkipRun:
         self.history.record(Entry(moment.sigma, moment.level, derivative, kept))
         self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes + self.method.bytes)
         self.run_length = 0
-        return denoised if correction is None else (denoised.float() + correction).to(denoised.dtype)
+        return denoised if correction is None else (denoised.float() + correction.to(x.device)).to(denoised.dtype)

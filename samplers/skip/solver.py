@@ -47,7 +47,7 @@ class Solver:
 
     @property
     def looks_back(self) -> bool:
-        """Whether a step uses what the model returned at the step before."""
+        """Whether a step is known to use what the model returned at the step before."""
         return self.last_share is not None and self.last_share(1.0, 1.0) != 0
 
     def reply(self, sigmas: Sequence[float], step: int) -> tuple[float, float]:

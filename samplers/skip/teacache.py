@@ -81,7 +81,7 @@ class TeaCache:
 
     @property
     def bytes(self) -> int:
-        return 0 if self.before is None else self.before.numel() * self.before.element_size()
+        return 0 if self.before is None else self.before.nbytes
 
     def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
         # A copy: x may be the sampler's own tensor, which it is free to overwrite.

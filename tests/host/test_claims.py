@@ -72,10 +72,10 @@ def test_the_renoise_student_works_from_one_step_to_four(bench, teacher):
 
 
 @needs_causal
-@pytest.mark.parametrize(("frames", "least"), [(17, 0.7), (65, 0.5)])
+@pytest.mark.parametrize(("frames", "least"), [(17, 0.75), (65, 0.6)])
 def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_length(bench, frames, least):
-    """It was trained on 33 frames. On longer clips it misses the target of 90 %; demo/README.md says by how much."""
+    """It was trained on 33 frames. From there on it misses the target of 90 %; demo/README.md says by how much."""
     result = bench.measure(replace(CAUSAL, frames=frames))
-    # Four steps for every latent frame, and the reading of each finished one but the last.
-    assert result.evaluations == 5 * ((frames - 1) // 4 + 1) - 1
+    # Four steps for every latent frame, four more for the first, and the reading of each finished one but the last.
+    assert result.evaluations == 5 * ((frames - 1) // 4 + 1) + 4 - 1
     assert result.right >= least

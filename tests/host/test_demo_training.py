@@ -62,6 +62,12 @@ def test_the_mask_lets_each_frame_see_what_the_cache_would_hold():
         [1, 0, 0, 0, 1, 0],
         [0, 1, 0, 0, 0, 1],
     ]
+    with_sink = train_causal.block_causal_mask(3, 1, train_causal.View(2, has_sink=True)).int()
+    assert with_sink[[2, 5]].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 1]]
+
+
+def test_a_sink_put_further_back_spoils_no_frame_that_sees_more_of_it():
+    assert [train_causal.View(4, has_sink=True, gap=gap).first for gap in (0, 7)] == [1, 4]
 
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
