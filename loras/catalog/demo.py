@@ -42,7 +42,7 @@ RECORDS = (
         steps=(4,),
         solver=Solver.LCM,
         causal=Causal(frames_per_block=1, first_block=ShiftedFlow(shift=5.0), first_block_steps=8),
-        notes=(OURS, "The first frame takes eight steps."),
+        notes=(OURS, "The first frame made takes eight steps."),
         files=(PublishedFile("", "fewstep_demo_causal.safetensors", folder="diffusion_models"),),
         name_words=("demo", "causal"),
     ),

@@ -78,8 +78,8 @@ def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
     assert server.client.file(video)
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
     if slug == "demo_stream":
-        # 33 frames are 9 latent ones, each of 4 steps and a context pass, which the last does not need.
-        assert reports["Streaming Sampler"]["evaluations"] == 9 * 5 - 1
+        # 33 frames are 9 latent ones, each of 4 steps (the first of 8) and a context pass, which the last does not need.
+        assert reports["Streaming Sampler"]["evaluations"] == 9 * 5 + 4 - 1
     else:
         assert reports["Few-Step Sampler"]["evaluations"] == reports["Few-Step Sampler"]["steps"] == 4
 
