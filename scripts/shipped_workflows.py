@@ -946,11 +946,11 @@ def demo_stream(schema: Schema) -> Graph:
     graph = Graph(schema, "Demo, streamed frame by frame", "demo_stream", """
 ## Video that is shown while it is made, on any computer
 
-The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations and one more to be remembered; it is \
-decoded and shown on the sampler before the next one is begun.
+The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations, the first one 8, and one more to be remembered; it \
+is decoded and shown on the sampler before the next one is begun.
 
-`window_frames` is 6: the model sees six latent frames at once, so a clip may be as long as you like. It was trained on clips of 33 \
-frames and drifts on much longer ones.
+`window_frames` is 7 and `sink_frames` 1: the model sees seven latent frames at once, the first one of the clip always among them, so a \
+clip may be as long as you like. It was trained on clips of 33 frames and drifts on much longer ones.
 
 **Interrupt** keeps what is finished.
 """, steps=4)
@@ -959,7 +959,7 @@ frames and drifts on much longer ones.
     with graph.group("Streaming"):
         streamed = graph.node(
             "FewStepStream", model=model["model"], positive=model["positive"], latent_image=model["latent"], vae=model["vae"],
-            window_frames=6, seed=1,
+            window_frames=7, sink_frames=1, seed=1,
         )  # fmt: skip
     show_report(graph, streamed)
     with graph.group("Video"):
