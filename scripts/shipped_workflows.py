@@ -946,8 +946,8 @@ def demo_stream(schema: Schema) -> Graph:
     graph = Graph(schema, "Demo, streamed frame by frame", "demo_stream", """
 ## Video that is shown while it is made, on any computer
 
-The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations, the first one 8, and one more to be remembered; it \
-is decoded and shown on the sampler before the next one is begun.
+The causal one of the tiny models that come with this pack. Each latent frame takes 4 evaluations, the first one 8, and one more to be \
+remembered; it is decoded and shown on the sampler before the next one is begun.
 
 `window_frames` is 7 and `sink_frames` 1: the model sees seven latent frames at once, the first one of the clip always among them, so a \
 clip may be as long as you like. It was trained on clips of 33 frames and drifts on much longer ones.
