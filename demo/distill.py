@@ -103,10 +103,10 @@ class Paths:
         return [*(chunk[name][rows].float() for name in names), teacher.embed(chunk["ids"][rows])]
 
 
-def velocity(model: torch.nn.Module, x: Tensor, steps: Tensor, context: Tensor) -> Tensor:
-    """The student's velocity for states x (B, 16, T, 8, 8) at SIGMAS[steps]."""
+def velocity(model: torch.nn.Module, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+    """The student's velocity for states x (B, 16, T, 8, 8) at noise levels sigma (B,)."""
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        return model(x, SIGMAS.to(x.device)[steps] * 1000, context).float()
+        return model(x, sigma.to(x.device) * 1000, context).float()
 
 
 def ode_step_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
@@ -116,15 +116,15 @@ def ode_step_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Ten
     sigmas = SIGMAS.to(paths.device)
     length = (sigmas[steps] - sigmas[steps + 1]).view(-1, 1, 1, 1, 1)
     target = (paths[rows, steps] - paths[rows, steps + 1]) / length
-    return (velocity(model, paths[rows, steps], steps, context) - target).square().mean()
+    return (velocity(model, paths[rows, steps], sigmas[steps], context) - target).square().mean()
 
 
 def ode_rollout_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
     """Error of the end of the student's own four steps from noise, with gradients through all of them."""
     x = paths[:, 0]
     for step in range(STEPS):
-        steps = torch.full((len(x),), step)
-        x = x - (SIGMAS[step] - SIGMAS[step + 1]).item() * velocity(model, x, steps, context)
+        sigma = SIGMAS[step].expand(len(x))
+        x = x - (SIGMAS[step] - SIGMAS[step + 1]).item() * velocity(model, x, sigma, context)
     return (x - paths[:, -1]).square().mean()
 
 
@@ -137,7 +137,8 @@ def lcm_loss(model: torch.nn.Module, starts: Tensor, ends: Tensor, context: Tens
     rows = torch.arange(len(starts))
     steps = rows % STEPS
     x = starts[rows, steps]
-    denoised = x - SIGMAS.to(x.device)[steps].view(-1, 1, 1, 1, 1) * velocity(model, x, steps, context)
+    sigma = SIGMAS.to(x.device)[steps]
+    denoised = x - sigma.view(-1, 1, 1, 1, 1) * velocity(model, x, sigma, context)
     return (denoised - ends[rows, steps]).square().mean()
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 import clips
 import host
 import teacher
-from distill import add_deltas, train_deltas, write_lora
+from distill import add_deltas, train_deltas, velocity, write_lora
 from teacher import GRID, SIGMAS, STEPS
 from train_base import PICTURE_WORK, build_model, word_table
 
@@ -149,9 +149,7 @@ def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Ten
         return torch.randn(len(context), 16, 1, 8, 8, generator=generator).to(context.device)
 
     def denoised(sigma: float) -> Tensor:
-        timestep = torch.full((len(x),), sigma * 1000, device=x.device)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            return x - sigma * model(x, timestep, context).float()
+        return x - sigma * velocity(model, x, torch.full((len(x),), sigma), context)
 
     substeps = STEPS * teacher.SUBSTEPS // FIRST_STEPS
     sigmas = GRID[::substeps].tolist()
