@@ -63,7 +63,8 @@ class FewStepDemo(io.ComfyNode):
                              tooltip="Length of the clip. 17 is what it was trained on; 1 gives a picture."),
                 io.Combo.Input("variant", options=list(VARIANTS), default="base",
                                tooltip="base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of its accelerators. "
-                                       "causal makes one frame after another in 4 steps each, for the Streaming Sampler."),
+                                       "causal makes one frame after another, the first in 8 steps and every other in 4, for the "
+                                       "Streaming Sampler."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For the Accelerator Loader, or KSampler with 50 steps at CFG 5."),
