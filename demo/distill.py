@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import host
@@ -90,6 +90,19 @@ def write_lora(model: torch.nn.Module, path: Path, description: dict) -> None:
     save_file(tensors, path, metadata={"format": "pt", "fewstep_demo": json.dumps(description)})
 
 
+def read_lora(model: torch.nn.Module, path: Path) -> None:
+    """Put what write_lora wrote back into a model that has gone through add_deltas."""
+    tensors, weights = load_file(path), trained_state(model)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            layer, kind = name.rsplit(".", 1)
+            if ".parametrizations." in name:
+                layer = layer.split(".parametrizations.")[0]
+                weight.copy_(tensors[f"diffusion_model.{layer}.lora_{kind}.weight"])
+            else:
+                weight.add_(tensors[f"diffusion_model.{layer}.{'diff_b' if kind == 'bias' else 'diff'}"])
+
+
 class Paths:
     """Random batches out of the teacher's chunks, all of one chunk so that lengths agree."""
 
@@ -150,8 +163,11 @@ def student_loss(kind: str, model: torch.nn.Module, batches: Paths, rolls_out: b
     return (ode_rollout_loss if rolls_out else ode_step_loss)(model, paths.to(device), context.to(device))
 
 
-def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps: int, checkpoint: Path) -> None:
-    """Train what add_deltas added until `steps`, from the checkpoint if there is one. loss_at(step) draws its own batch."""
+def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps: int, checkpoint: Path, rate: float = 1.0) -> None:
+    """Train what add_deltas added until `steps`, from the checkpoint if there is one. loss_at(step) draws its own batch.
+
+    rate: multiple of the peak learning rates.
+    """
     optimizer = MuonAdamW(model, lambda name, _: ".parametrizations." in name, MUON_RATE, ADAM_RATE)
     state = host.load_checkpoint(checkpoint)
     first = 0
@@ -164,7 +180,7 @@ def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps
     for step in range(first, steps):
         loss = loss_at(step)
         loss.backward()
-        optimizer.step(warm_up_then_decay(step, steps))
+        optimizer.step(rate * warm_up_then_decay(step, steps))
         recent.append(loss.item())
         if (step + 1) % 25 == 0:
             pace = (time.monotonic() - started) / (step + 1 - first)

@@ -7,7 +7,8 @@ A low-rank delta on the base for the host's CausalWanModel. Two losses, each at 
 * the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its target is the picture
   at which a guided teacher arrives from there, the base trained on by `train_base.py --pictures`;
 * every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
-  enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass.
+  enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass. That the size
+  is the first frame's, and not that of the frame before, is learned from a past of another size.
 """
 
 import argparse
@@ -24,23 +25,27 @@ from torch import Tensor
 import clips
 import host
 import teacher
-from distill import add_deltas, train_deltas, velocity, write_lora
+from distill import add_deltas, read_lora, train_deltas, velocity, write_lora
 from teacher import GRID, SIGMAS, STEPS
 from train_base import PICTURE_WORK, build_model, word_table
 
 log = logging.getLogger("demo")
 
+ASSET = host.ASSETS / "fewstep_demo_causal.safetensors"
 SEED = 4
 PICTURE_SEED = 30_000  # of the first batch of sentences
 RANK = 64
 FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
 CLIPS = 1000
 BATCH = 16
-PICTURE_BATCH = 64
+PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
 SINK_SHARE = 0.75  # of the batches with a window, where the first frame stays in sight
+GO_ON_RATE = 0.2  # of the learning rates, from weights that are good already
+RESIZED_SHARE = 0.6  # of those, where the past has its shape in another size than the first frame
+RESIZE = 1.25  # at most that factor, or one by it
 MOST_GAP = 30  # latent frames by which it is put further back than it is
 FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
 PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
@@ -107,11 +112,13 @@ def teacher_forced(
     return out[:, :, frames:].float()
 
 
-def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Velocity error of every frame but the first, each at its own one of the four sigmas.
+def clip_loss(model: torch.nn.Module, latent: Tensor, other: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+    """Velocity error of every frame but the first, each at its own one of the four sigmas. other: the clips in another size.
 
     The past it is given is the true one slightly noised, made again by the model itself from none to MOST_REMAKES times:
-    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip.
+    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip. Or, where
+    the first frame stays in sight, it is the other clip's behind that frame, which alone tells the true size then: taken from
+    the frame before, sizes would drift.
     """
 
     def draw(*shape: int) -> Tensor:
@@ -124,11 +131,13 @@ def clip_loss(model: torch.nn.Module, latent: Tensor, context: Tensor, generator
         return steps, SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1), noise
 
     batch, _, frames = latent.shape[:3]
-    view = View(WINDOWS[int(draw(1) * len(WINDOWS))])
+    view, past, remakes = View(WINDOWS[int(draw(1) * len(WINDOWS))]), latent, int(draw(1) * (MOST_REMAKES + 1))
     if view.window < frames and draw(1) < SINK_SHARE:
         view = replace(view, has_sink=True, gap=int(draw(1) * (MOST_GAP + 1)))
-    past = latent.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(batch, 1, 1, 1, 1))
-    for _ in range(int(draw(1) * (MOST_REMAKES + 1))):
+        if draw(1) < RESIZED_SHARE:
+            past, remakes = torch.cat([latent[:, :, :1], other[:, :, 1:]], 2), 0
+    past = past.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(batch, 1, 1, 1, 1))
+    for _ in range(remakes):
         with torch.no_grad():
             steps, sigma, noise = draw_noise()
             noisy = past.lerp(noise, sigma)
@@ -169,32 +178,44 @@ def load_causal_base(device: str) -> torch.nn.Module:
     return model.requires_grad_(False).to(device)
 
 
-def encode_long_clips(count: int, path: Path, device: str) -> tuple[Tensor, list[clips.Scene]]:
-    """Latents (N, 16, 9, 8, 8) of clips that go on after the base's training length, and their scenes."""
-    rng = random.Random(SEED)
-    scenes = [clips.draw_scene(rng) for _ in range(count)]
+def encode_clips(scenes: list[clips.Scene], path: Path, device: str) -> Tensor:
+    """Latents (N, 16, 9, 8, 8) of clips that go on after the base's training length."""
     saved = host.load_checkpoint(path)
-    if saved is not None and len(saved["latents"]) == count:
-        return saved["latents"].float(), scenes
+    if saved is not None and len(saved["latents"]) == len(scenes):
+        return saved["latents"].float()
     vae, latents = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), []
-    for begin in range(0, count, 10):
+    for begin in range(0, len(scenes), 10):
         latents.append(host.encode(vae, clips.render(scenes[begin : begin + 10], FRAMES) / 2 + 0.5).half())
     host.save_checkpoint(path, latents=torch.cat(latents))
-    return torch.cat(latents).float(), scenes
+    return torch.cat(latents).float()
+
+
+def resized(scene: clips.Scene, rng: random.Random) -> clips.Scene:
+    """The same scene with a shape that is larger or smaller."""
+    return replace(scene, radius=scene.radius * RESIZE ** rng.uniform(-1, 1))
 
 
 class LongClips:
-    """Random batches of long clips with their sentences."""
+    """Random batches of long clips with their sentences, and the same clips with shapes of another size."""
 
-    def __init__(self, latents: Tensor, scenes: list[clips.Scene], seed: int):
-        self.latents, self.scenes, self.table = latents, scenes, word_table()
-        self.rng = random.Random(seed)
+    def __init__(self, count: int, folder: Path, device: str):
+        rng = random.Random(SEED)
+        self.scenes = [clips.draw_scene(rng) for _ in range(count)]
+        self.latents = encode_clips(self.scenes, folder / "long-latents.pt", device)
+        self.resized = encode_clips([resized(scene, rng) for scene in self.scenes], folder / "long-latents-resized.pt", device)
+        self.rng, self.table = random.Random(SEED), word_table()
 
-    def draw(self, size: int) -> tuple[Tensor, Tensor]:
-        """Latents (B, 16, 9, 8, 8) and word embeddings (B, L, 4096)."""
+    def draw(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, 16, 9, 8, 8), those of the same clips in another size, and word embeddings (B, L, 4096).
+
+        Either may be the resized ones: the model's own first frames have shapes of more sizes than the scenes have.
+        """
         chosen = self.rng.sample(range(len(self.latents)), size)
         sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
-        return self.latents[chosen], self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
+        words = torch.tensor([clips.word_ids(sentence) for sentence in sentences])
+        pair = [self.latents[chosen], self.resized[chosen]]
+        self.rng.shuffle(pair)
+        return *pair, self.table[words]
 
 
 def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
@@ -209,20 +230,21 @@ def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
 
 
 def train(
-    steps: int, long_clips: LongClips, pictures: torch.nn.Module, device: str, checkpoint: Path
+    steps: int, long_clips: LongClips, pictures: torch.nn.Module, device: str, checkpoint: Path, goes_on: bool
 ) -> torch.nn.Module:
     model = load_causal_base(device)
     add_deltas(model, RANK)
+    if goes_on:
+        read_lora(model, ASSET)
     model.to(device)
     generator = torch.Generator().manual_seed(SEED)
 
     def loss_at(step: int) -> Tensor:
-        latent, context = long_clips.draw(BATCH)
-        following = clip_loss(model, latent.to(device), context.to(device), generator)
+        following = clip_loss(model, *(part.to(device) for part in long_clips.draw(BATCH)), generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
         return following + opening_loss(model, pictures, teacher.embed(sentences).to(device), generator)
 
-    train_deltas(model, loss_at, steps, checkpoint)
+    train_deltas(model, loss_at, steps, checkpoint, GO_ON_RATE if goes_on else 1.0)
     return model
 
 
@@ -230,20 +252,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--go-on", action="store_true", help="start from the shipped weights rather than from the base's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
     options = parser.parse_args()
     host.connect(options.device)
 
-    latents, scenes = encode_long_clips(options.clips, options.cache / "long-latents.pt", options.device)
+    long_clips = LongClips(options.clips, options.cache, options.device)
     pictures = load_picture_teacher(options.cache / PICTURE_WORK.checkpoint, options.device)
-    model = train(options.steps, LongClips(latents, scenes, SEED), pictures, options.device, options.cache / "causal.pt")
+    checkpoint = options.cache / "causal.pt"
+    model = train(options.steps, long_clips, pictures, options.device, checkpoint, options.go_on)
     description = {
         "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
         "sampler": "ar_video", "frames_per_block": 1, "first_block_steps": FIRST_STEPS, "guidance_distilled": PICTURE_CFG,
         "transformer_config": {"causal_ar": True},
     }  # fmt: skip
-    write_lora(model, host.ASSETS / "fewstep_demo_causal.safetensors", description)
+    write_lora(model, ASSET, description)
     log.info("metadata: %s", json.dumps(description))
 
 

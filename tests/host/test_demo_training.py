@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import in_host
 
 with in_host.demo_scripts():
     import clips
+    import distill
     import measure
     import teacher
     import train_base
@@ -68,6 +70,29 @@ def test_the_mask_lets_each_frame_see_what_the_cache_would_hold():
 
 def test_a_sink_put_further_back_spoils_no_frame_that_sees_more_of_it():
     assert [train_causal.View(4, has_sink=True, gap=gap).first for gap in (0, 7)] == [1, 4]
+
+
+def test_a_resized_scene_differs_in_its_size_alone():
+    rng = random.Random(3)
+    scenes = [clips.draw_scene(rng) for _ in range(200)]
+    others = [train_causal.resized(scene, rng) for scene in scenes]
+    factors = [other.radius / scene.radius for scene, other in zip(scenes, others, strict=True)]
+    assert min(factors) < 0.85 and max(factors) > 1.2 and 1 / train_causal.RESIZE <= min(factors) <= max(factors) <= train_causal.RESIZE
+    assert all(replace(other, radius=scene.radius) == scene for scene, other in zip(scenes, others, strict=True))
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+def test_a_student_that_was_written_is_read_back(tmp_path):
+    student, other = train_causal.load_causal_base("cpu"), train_causal.load_causal_base("cpu")
+    for model in (student, other):
+        distill.add_deltas(model, 4)
+    generator = torch.Generator().manual_seed(0)
+    for weight in distill.trained_state(student).values():
+        weight.add_(0.01 * torch.randn(weight.shape, generator=generator))
+    distill.write_lora(student, tmp_path / "student.safetensors", {})
+    distill.read_lora(other, tmp_path / "student.safetensors")
+    for name, weight in distill.trained_state(student).items():
+        assert torch.allclose(weight, distill.trained_state(other)[name], atol=2e-3), name
 
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
