@@ -157,7 +157,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
     layers = set(fitting.values())
     # The host tries every name a weight may have in a file, in a dozen formats: only those that are in this one are asked for.
-    present = {layer: target for layer, target in key_map.items() if layer in layers}
+    present = {layer: target for layer, target in key_map.items() if layer in layers and _weight_at(model.model, target) is not None}
     unknown = sorted(layers - present.keys())
     not_needed = tuple(layer for layer in unknown if _is_not_needed(layer, model.model.diffusion_model))
 
@@ -192,10 +192,16 @@ def _weight_shape(module: torch.nn.Module, target: Any) -> tuple[int, ...] | Non
 
     None for part of a fused one, which the host names by a tuple, and where it has none.
     """
-    if not isinstance(target, str):
-        return None
-    weight = comfy.utils.get_attr(module, target)
+    weight = _weight_at(module, target) if isinstance(target, str) else None
     return tuple(weight.shape) if isinstance(weight, torch.nn.Parameter) else None
+
+
+def _weight_at(module: torch.nn.Module, target: Any) -> Tensor | None:
+    """What the host's name for the place of a layer stands for; it has names for places that not every model has."""
+    try:
+        return comfy.utils.get_attr(module, target if isinstance(target, str) else target[0])
+    except AttributeError:
+        return None
 
 
 def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:

@@ -142,6 +142,14 @@ def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
     assert not coverage.not_needed
 
 
+def test_a_layer_that_the_host_has_a_name_for_and_the_model_no_weight_is_lost(unets):
+    """The first residual blocks of a UNet keep their width and have no shortcut."""
+    shortcut = "lora_unet_down_blocks_0_resnets_0_conv_shortcut"
+    tensors = {f"{shortcut}.lora_down.weight": torch.ones(1, 8, 1, 1), f"{shortcut}.lora_up.weight": torch.ones(8, 1, 1, 1)}
+    _, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
+    assert (coverage.applied, coverage.lost) == (0, (shortcut,))
+
+
 # ---------------------------------------------------------------- refusals: expected, found, what to do
 
 
