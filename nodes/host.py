@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +89,11 @@ def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str
             yield from _first_shapes(child, f"{path}{name}.")
 
 
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, as the arithmetic sees it: quantised formats pack several values into one stored number."""
+    return {key: tuple(value.shape) for key, value in module.named_parameters()}
+
+
 def file_of(model) -> tuple[str, str | None]:
     """(name, path) of the file a MODEL was loaded from, the name with its folders inside models/; ("", None) if unknown."""
     origin = getattr(model, "cached_patcher_init", None)
@@ -152,18 +157,20 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     """(model with the LoRA on it, Coverage). The host's own code reads and applies it; the model given is not changed."""
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora = comfy.lora_convert.convert_lora(dict(tensors))
-    shapes = {key: tuple(tensor.shape) for key, tensor in lora.items()}
-    misfit = misfits(shapes, lambda layer: _weight_shape(model.model, key_map.get(layer)))
+    shapes = shapes_of(model.model)
+    misfit = misfits({key: tuple(tensor.shape) for key, tensor in lora.items()}, lambda layer: _weight_shape(key_map.get(layer), shapes))
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
     layers = set(fitting.values())
     # The host tries every name a weight may have in a file, in a dozen formats: only those that are in this one are asked for.
-    present = {layer: target for layer, target in key_map.items() if layer in layers and _weight_at(model.model, target) is not None}
+    # It also has names for places that not every model has, such as the shortcut of a block that keeps its width.
+    present = {layer: target for layer, target in key_map.items()
+               if layer in layers and (target if isinstance(target, str) else target[0]) in shapes}
     unknown = sorted(layers - present.keys())
     not_needed = tuple(layer for layer in unknown if _is_not_needed(layer, model.model.diffusion_model))
 
     patched = model.clone()
     patches = comfy.lora.load_lora({key: lora[key] for key, layer in fitting.items() if layer in present}, present)
-    bare = {key for key in patches if isinstance(key, str) and _is_bare(model.model, key)}
+    bare = _bare_parameters(shapes) & set(patches)
     patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
     for key in bare:
         patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
@@ -171,13 +178,17 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     return patched, Coverage(len(present), not_needed, lost, tuple(sorted(misfit)))
 
 
-def _is_bare(module: torch.nn.Module, key: str) -> bool:
-    """Whether a parameter is held by a module that has others below it, such as the modulation of a Wan block.
+def _bare_parameters(names: Iterable[str]) -> set[str]:
+    """Of all parameters, those held directly by a module that has others below it, such as the modulation of a Wan block.
 
-    The host takes weight patches for those and never applies them: its loading visits leaf modules only.
+    The host takes weight patches for them and never applies them: its loading visits leaf modules only.
     """
-    holder = comfy.utils.get_attr(module, key.rpartition(".")[0])
-    return next(holder.children(), None) is not None
+    holders = {name: name.rpartition(".")[0] for name in names}
+    above = {""}
+    for path in set(holders.values()):
+        while (path := path.rpartition(".")[0]) not in above:
+            above.add(path)
+    return {name for name, holder in holders.items() if holder in above}
 
 
 def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn.Parameter:
@@ -187,21 +198,9 @@ def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn
     return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
 
 
-def _weight_shape(module: torch.nn.Module, target: Any) -> tuple[int, ...] | None:
-    """Shape of the weight a layer goes on, as the arithmetic sees it: quantised formats pack several values into one stored number.
-
-    None for part of a fused one, which the host names by a tuple, and where it has none.
-    """
-    weight = _weight_at(module, target) if isinstance(target, str) else None
-    return tuple(weight.shape) if isinstance(weight, torch.nn.Parameter) else None
-
-
-def _weight_at(module: torch.nn.Module, target: Any) -> Tensor | None:
-    """What the host's name for the place of a layer stands for; it has names for places that not every model has."""
-    try:
-        return comfy.utils.get_attr(module, target if isinstance(target, str) else target[0])
-    except AttributeError:
-        return None
+def _weight_shape(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Shape of the weight a layer goes on. None for part of a fused one, which the host names by a tuple, and where it has none."""
+    return shapes.get(target) if isinstance(target, str) else None
 
 
 def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
