@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -110,10 +109,7 @@ class Recognition:
 
 def read_header(path: str | Path) -> Header:
     """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
-    path = Path(path)
-    with _opened(path), path.open("rb") as file:
-        # The format's own library hands a header on tensor by tensor, a slice of the file for each: reading it again is quicker.
-        content, size = json.loads(file.read(_header_length(file))), path.stat().st_size
+    content, size = _content_of(Path(path))
     metadata = content.pop("__metadata__", None) or {}
     start = size - max((entry["data_offsets"][1] for entry in content.values()), default=0)  # nothing may follow the last
     shapes, stored = {}, {}
@@ -125,13 +121,14 @@ def read_header(path: str | Path) -> Header:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The header's own string map alone. Raises FileProblem as read_header does."""
-    with _opened(Path(path)) as file:
-        return file.metadata() or {}
+    return _content_of(Path(path))[0].get("__metadata__") or {}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file as the format's own library opens it, which finds a header in order, and the tensors all there, or refuses it."""
+def _content_of(path: Path) -> tuple[dict[str, Any], int]:
+    """(the header as the file has it, bytes of the whole file), after the format's own library found it in order.
+
+    That library hands a header on tensor by tensor, a slice of the file for each, which takes longer than reading it again.
+    """
     if not path.is_file():
         raise FileProblem(f"{path.name} is not there. Expected a .safetensors file in the models folder.")
     if path.suffix.lower() not in (".safetensors", ".sft"):
@@ -140,20 +137,16 @@ def _opened(path: Path) -> Iterator[Any]:
     size = path.stat().st_size
     if size == 0:
         raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
-    try:
-        with path.open("rb") as file:
-            length = _header_length(file)
-        if length > min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"its header should be {length} bytes long")
-        with safe_open(path, framework="np") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
-                          "Either the download broke off or it is another kind of file: download it again.") from None
-
-
-def _header_length(file: BinaryIO) -> int:
-    return int.from_bytes(file.read(8), "little")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if length > min(size - 8, LARGEST_HEADER):
+                raise ValueError(f"its header should be {length} bytes long")
+            with safe_open(path, framework="np"):
+                return json.loads(file.read(length)), size
+        except (SafetensorError, OSError, ValueError) as error:
+            raise FileProblem(f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
+                              "Either the download broke off or it is another kind of file: download it again.") from None
 
 
 @lru_cache(maxsize=1 << 14)  # the same few thousand keys are asked for three times while a file is attached

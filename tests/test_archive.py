@@ -33,8 +33,8 @@ FLAGGED = {
 # What the syntax trees may name, however it is spelled: nothing of this opens a connection, starts a program, runs text as code or
 # unpickles. ComfyUI's own modules are as safe as ComfyUI.
 MODULES = {
-    "__future__", "collections", "contextlib", "copy", "dataclasses", "difflib", "enum", "functools", "inspect", "itertools", "json",
-    "logging", "math", "os", "pathlib", "re", "statistics", "sys", "time", "types", "typing",
+    "__future__", "collections", "copy", "dataclasses", "difflib", "enum", "functools", "inspect", "itertools", "json", "logging", "math",
+    "os", "pathlib", "re", "statistics", "sys", "time", "types", "typing",
     "matplotlib", "safetensors", "torch", "torchmetrics", "torchvision", "tqdm",
     "comfy", "comfy_api", "comfy_execution", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview",
 }  # fmt: skip
