@@ -8,30 +8,42 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import http.client
 import json
 import threading
 import time
 import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
 
-# Where a node keeps its prompt, and by which inputs one comes from a sampler to it.
-TEXT_INPUTS = ("text", "prompt")
+# Where a node keeps its prompt (core's encoders of several texts name them after their text encoders), and by which inputs one comes
+# from a sampler to it.
+TEXT_INPUTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama", "bert", "mt5xl", "qwen25_7b")
+# Where core's Text, Text (Multiline) and Int nodes keep what they hand on: no prompt and no seed unless a link from one leads there.
+VALUE_INPUT = "value"
 CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
 SEED_INPUTS = ("seed", "noise_seed")
 # Endings that a result may have here. The server's own file names are never used as paths.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 RETURN_SECONDS = 120.0
 POLL_SECONDS = 1.0
+# A job during which the server died once more than this is taken for the cause.
+MOST_RESTARTS = 2
+# A server that is not there, or went while it answered: the last three are answers that were cut short.
+AWAY = (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError)
 
 
 class BatchError(ValueError):
     """A request that cannot be run. The message says what was expected, what was found and what to do."""
+
+
+class StoreError(RuntimeError):
+    """The output folder cannot be written to: no job can be kept, whatever the servers do."""
 
 
 # ---------------------------------------------------------------- jobs
@@ -60,7 +72,8 @@ class Job:
 class Result:
     """What became of a job. seconds: the server's own, from start to end; None where it answered from its cache.
 
-    is_first: the first run of its workflow on its server, which loads the model. error: empty for success. files: in the output folder.
+    is_first: the first run of its workflow on its server, which loads the model. restarts: how often the server died during the job and
+    came back. error: empty for success. files: in the output folder.
     """
 
     id: str
@@ -74,6 +87,7 @@ class Result:
     sampling_seconds: float | None = None
     files: tuple[str, ...] = ()
     error: str = ""
+    restarts: int = 0
 
 
 def read_workflow(path: Path) -> Workflow:
@@ -126,12 +140,19 @@ def filled(workflow: Workflow, text: str, seed: int) -> Prompt:
     prompt = {id: {**node, "inputs": dict(node["inputs"])} for id, node in workflow.prompt.items()}
     for node, name in text_inputs(workflow):
         prompt[node]["inputs"][name] = text
-    seeded = [(node, name) for node in prompt.values() for name in SEED_INPUTS if isinstance(node["inputs"].get(name), int)]
-    if not seeded:
-        raise BatchError(f"{workflow.name} has no seed to set: no node has a number in {' or '.join(SEED_INPUTS)}.")
-    for node, name in seeded:
-        node["inputs"][name] = seed
+    for node, name in seed_inputs(workflow):
+        prompt[node]["inputs"][name] = seed
     return prompt
+
+
+def seed_inputs(workflow: Workflow) -> list[tuple[str, str]]:
+    """(node, input) of every seed: where a node has it as a number, or where the link that it has instead leads."""
+    prompt = workflow.prompt
+    places = ((id, name) for id, node in prompt.items() for name in SEED_INPUTS if name in node["inputs"])
+    found = {place for id, name in places for place in _written(prompt, id, name, SEED_INPUTS, int)}
+    if not found:
+        raise BatchError(f"{workflow.name} has no seed to set: no number lies behind a node's {' or '.join(SEED_INPUTS)}.")
+    return sorted(found)
 
 
 def text_inputs(workflow: Workflow) -> list[tuple[str, str]]:
@@ -155,12 +176,25 @@ def _texts_behind(prompt: Prompt, start: str) -> Iterator[tuple[str, str]]:
             continue
         seen.add(node)
         inputs = prompt[node]["inputs"]
-        texts = [name for name in TEXT_INPUTS if isinstance(inputs.get(name), str)]
-        yield from ((node, name) for name in texts)
-        linked = [name for name in TEXT_INPUTS if is_link(inputs.get(name))]
+        texts = {place for name in TEXT_INPUTS for place in _written(prompt, node, name, TEXT_INPUTS, str)}
+        yield from texts
         if not texts:
-            waiting += [inputs[name][0] for name in (*linked, *CONDITIONING_INPUTS) if is_link(inputs.get(name))]
-            waiting += [inputs["value"][0]] if is_link(inputs.get("value")) else []
+            waiting += [inputs[name][0] for name in CONDITIONING_INPUTS if is_link(inputs.get(name))]
+
+
+def _written(prompt: Prompt, node: str, name: str, names: Sequence[str], kind: type) -> Iterator[tuple[str, str]]:
+    """(node, input) where the value of an input is written: there, or wherever its link leads, as a value or under one of these names."""
+    waiting, seen = [(node, name)], set()
+    while waiting:
+        place = node, name = waiting.pop()
+        if place in seen or node not in prompt:
+            continue
+        seen.add(place)
+        value = prompt[node]["inputs"].get(name)
+        if isinstance(value, kind):
+            yield place
+        elif is_link(value):
+            waiting += [(value[0], behind) for behind in (*names, VALUE_INPUT)]
 
 
 def is_link(value: Any) -> bool:
@@ -193,15 +227,19 @@ class Store:
         self.write_bytes(f"{result.id}.json", json.dumps(asdict(result), indent=1).encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """In one step: a broken-off run leaves nothing that looks whole."""
-        self.results.mkdir(parents=True, exist_ok=True)
+        """In one step: a broken-off run leaves nothing that looks whole. Raises StoreError, as for a full disk."""
         partial = self.results / f"{name}.partial"
-        partial.write_bytes(data)
-        partial.replace(self.results / name)
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(self.results / name)
+        except OSError as error:
+            raise StoreError(f"{self.results} cannot be written to: {error.strerror or error}") from error
 
     def is_done(self, job: Job) -> bool:
+        """Whether the job succeeded and what it made is still there."""
         result = self.read(job)
-        return result is not None and not result.error
+        return result is not None and not result.error and all((self.results / Path(name).name).is_file() for name in result.files)
 
 
 # ---------------------------------------------------------------- running
@@ -213,12 +251,16 @@ class ServerGone(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers that stopped answering."""
+    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers that stopped answering.
+
+    stopped: why the call ended before its jobs did, empty where it did not.
+    """
 
     done: int
     failed: int
     left: int
     gone: tuple[str, ...]
+    stopped: str = ""
 
 
 class Pool:
@@ -254,6 +296,7 @@ class Batch:
     return_seconds: float
     finished: list[Result]
     gone: list[str]
+    stopped: list[str]
 
     def work(self, url: str) -> None:
         """Run jobs on one server, one at a time, until none is left or the server is gone."""
@@ -271,6 +314,9 @@ class Batch:
                 self.gone.append(url)
                 self.say(f"{url} stopped answering ({error}); its job goes back to the queue")
                 return
+            except StoreError as error:
+                self.stopped.append(str(error))
+                return
             finally:
                 self.pool.finish(back)
 
@@ -280,7 +326,7 @@ def run_all(
 ) -> Outcome:
     """Run what is not done yet on all servers at once. A job whose server dies goes to another."""
     todo = [job for job in jobs if not store.is_done(job)]
-    batch = Batch(Pool(todo), store, say, return_seconds, [], [])
+    batch = Batch(Pool(todo), store, say, return_seconds, [], [], [])
     say(f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on {len(servers)} server{'s' * (len(servers) > 1)}")
     threads = [threading.Thread(target=batch.work, args=(url,), daemon=True) for url in servers]
     for thread in threads:
@@ -288,7 +334,8 @@ def run_all(
     for thread in threads:
         thread.join()
     failed = sum(bool(result.error) for result in batch.finished)
-    return Outcome(len(batch.finished) - failed, failed, len(todo) - len(batch.finished), tuple(batch.gone))
+    left = len(todo) - len(batch.finished)
+    return Outcome(len(batch.finished) - failed, failed, left, tuple(batch.gone), "; ".join(dict.fromkeys(batch.stopped)))
 
 
 def in_words(result: Result) -> str:
@@ -301,22 +348,28 @@ def seconds_in_words(seconds: float | None) -> str:
 
 
 def run_job(client: Client, job: Job, store: Store, is_first: bool, return_seconds: float, say: Callable[[str], None]) -> Result:
-    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays away."""
+    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays away, StoreError if it cannot be kept."""
     blank = Result(job.id, job.workflow, job.text, job.seed, client.url)
+    restarts = 0
     while True:
         try:
             entry = followed(client, job)
-            return finished_result(client, job, store, entry, is_first)
+            made = [(item["filename"], client.file(item)) for item in pictures(entry)]
+            break
         except PromptRefused as error:
-            return Result(**{**asdict(blank), "error": f"refused by the server: {refusal_in_words(error.body)}"})
+            return replace(blank, restarts=restarts, error=f"refused by the server: {refusal_in_words(error.body)}")
         except JobFailed as error:
-            return Result(**{**asdict(blank), "error": str(error)})
-        except (OSError, json.JSONDecodeError) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                return Result(**{**asdict(blank), "error": f"HTTP {error.code} from the server"})
+            return replace(blank, restarts=restarts, error=str(error))
+        except urllib.error.HTTPError as error:
+            return replace(blank, restarts=restarts, error=f"HTTP {error.code} from the server")
+        except AWAY as error:
             say(f"{client.url} does not answer ({error}); waiting {return_seconds:g} s for it")
             await_server(client, return_seconds, error)
-            is_first = True
+            restarts += 1
+            if restarts > MOST_RESTARTS:
+                return replace(blank, restarts=restarts, error=f"the server died on this job {restarts} times: {error}")
+    # Outside the try: a full disk is not a server that went away.
+    return finished_result(job, store, entry, made, replace(blank, is_first=is_first or restarts > 0, restarts=restarts))
 
 
 def followed(client: Client, job: Job) -> dict[str, Any]:
@@ -344,24 +397,23 @@ def await_server(client: Client, seconds: float, cause: Exception) -> None:
         try:
             client.get("/system_stats")
             return
-        except (OSError, ValueError):
+        except AWAY:
             continue
     raise ServerGone(str(cause)) from cause
 
 
-def finished_result(client: Client, job: Job, store: Store, entry: dict[str, Any], is_first: bool) -> Result:
-    """The result of a finished job, what it made fetched and kept."""
+def finished_result(job: Job, store: Store, entry: dict[str, Any], made: Sequence[tuple[str, bytes]], blank: Result) -> Result:
+    """The result of a finished job, what it made kept. made: (the server's file name, bytes)."""
     reports = [report for report in outputs(entry, "fewstep_report") if "evaluations" in report and "seconds" in report]
     files = []
-    for number, item in enumerate(pictures(entry)):
-        name = f"{job.id}.{number}{suffix_of(item['filename'])}"
-        store.write_bytes(name, client.file(item))
+    for number, (filename, data) in enumerate(made):
+        name = f"{job.id}.{number}{suffix_of(filename)}"
+        store.write_bytes(name, data)
         files.append(name)
-    return Result(
-        job.id, job.workflow, job.text, job.seed, client.url, seconds=seconds_of(entry, job), is_first=is_first,
+    return replace(
+        blank, seconds=seconds_of(entry, job), files=tuple(files),
         evaluations=sum(report["evaluations"] for report in reports) if reports else None,
-        sampling_seconds=sum(report["seconds"] for report in reports) if reports else None,
-        files=tuple(files))
+        sampling_seconds=sum(report["seconds"] for report in reports) if reports else None)
 
 
 def pictures(entry: dict[str, Any]) -> list[dict[str, str]]:
@@ -380,10 +432,16 @@ def suffix_of(filename: str) -> str:
 def seconds_of(entry: dict[str, Any], job: Job) -> float | None:
     """The server's seconds from start to end; None where it had the sampled latent in its cache."""
     messages = dict(entry["status"]["messages"])
-    seeded = {id for id, node in job.prompt.items() if any(name in node["inputs"] for name in SEED_INPUTS)}
-    if seeded & set(messages.get("execution_cached", {}).get("nodes", [])):
+    if samplers(job.prompt) & set(messages.get("execution_cached", {}).get("nodes", [])):
         return None
     return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+
+
+def samplers(prompt: Prompt) -> set[str]:
+    """The nodes that sample: with a seed of their own, or with the noise of a node that has it, which stays cached between prompts."""
+    given = {id: node["inputs"]["noise"][0] for id, node in prompt.items() if is_link(node["inputs"].get("noise"))}
+    seeded = {id for id, node in prompt.items() if any(name in node["inputs"] for name in SEED_INPUTS)}
+    return (seeded - set(given.values())) | set(given)
 
 
 def refusal_in_words(body: Any) -> str:

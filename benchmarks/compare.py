@@ -8,12 +8,14 @@ Each runs every prompt (one a line) with every seed. The folder then holds resul
 it. The same command run again does only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
 --server several times to spread the jobs.
 
-Needs torch, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once this pack's requirements.txt is installed.
+Needs torch, torchvision, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once this pack's requirements.txt is
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +25,12 @@ sys.path.append(str(ROOT / "scripts"))
 
 import batch  # noqa: E402
 
+# What the report cannot be made without, asked for before a server works for nothing.
+NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: everything is there. 1: something failed or is left; the report holds what is done. 2: the request is wrong."""
+    """0: everything is there. 1: something failed, is left or cannot be compared; the report holds the rest. 2: the request is wrong."""
     options = parsed(arguments)
     try:
         servers = [batch.checked_url(url) for url in options.server]
@@ -34,19 +39,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise batch.BatchError("Two workflow files have the same name, so the report could not tell them apart. Rename one.")
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), seeds)
+        refuse_missing_modules()
     except (batch.BatchError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
+        complain(error)
         return 2
-    import report_page  # needs torch and torchmetrics, and says so before a server works for nothing
+    import report_page  # needs torch: only now is it known to be there
 
     store = batch.Store(options.out)
     outcome = batch.run_all(jobs, servers, store, say, options.wait)
-    page = report_page.write(store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome)
-    print(f"{page}\n{page.with_name('results.csv')}")
+    if outcome.stopped:
+        complain(f"{outcome.stopped}. What is done is kept; the same command goes on from there once that is mended.")
+    try:
+        written = report_page.write(store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome)
+    except OSError as error:
+        complain(f"the report cannot be written: {error}")
+        return 1
+    print(f"{written.page}\n{written.page.with_name('results.csv')}")
     if outcome.failed or outcome.left:
         print(f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these and no others.", file=sys.stderr)
-        return 1
-    return 0
+    if written.not_compared:
+        print(f"{written.not_compared} could not be compared: the report says why.", file=sys.stderr)
+    return 1 if outcome.failed or outcome.left or written.not_compared else 0
+
+
+def refuse_missing_modules() -> None:
+    """Raise BatchError where this Python cannot make the report."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise batch.BatchError(f"{', '.join(missing)} cannot be imported by {sys.executable}. Run this with ComfyUI's own Python, after "
+                               f"installing this pack's requirements there: python -m pip install -r {ROOT / 'requirements.txt'}")
+
+
+def complain(what: object) -> None:
+    print(f"compare: {what}", file=sys.stderr)
 
 
 def say(line: str) -> None:
@@ -61,7 +86,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, default=1, help="how many seeds for each prompt (default 1)")
     parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--out", required=True, type=Path, help="folder for results and report")
-    parser.add_argument("--price-per-hour", type=float, default=0.0, help="of the machine, for the price of each picture or clip")
+    parser.add_argument("--price-per-hour", type=float, default=0.0, help="of the machine, for the price of each picture or clip saved")
     parser.add_argument("--wait", type=float, default=batch.RETURN_SECONDS, help="seconds to wait for a server that stopped answering")
     return parser.parse_args(arguments)
 

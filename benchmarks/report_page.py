@@ -6,6 +6,7 @@ Everything that came from outside (prompts, names, messages of a server) is esca
 from __future__ import annotations
 
 import base64
+import collections
 import csv
 import html
 import io
@@ -28,8 +29,8 @@ import pack  # noqa: F401  makes comfyui_fewstep importable
 
 CLIPS = frozenset({".mp4", ".webm"})
 COLUMNS = (
-    "workflow", "prompt", "seed", "server", "seconds", "is_first", "evaluations", "sampling_seconds", "price", "psnr", "ssim", "lpips",
-    "temporal_difference", "files", "error",
+    "workflow", "prompt", "seed", "server", "seconds", "is_first", "restarts", "evaluations", "sampling_seconds", "price_each", "psnr",
+    "ssim", "lpips", "temporal_difference", "files", "error",
 )  # fmt: skip
 COLOURS = ("#5b6770", "#2e9e5b", "#2a7fba", "#c0692b", "#8a55b5", "#b03060")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -51,8 +52,16 @@ class Row:
     trouble: str = ""
 
 
-def write(store: Store, jobs: Sequence[Job], workflows: Sequence[str], price_per_hour: float, outcome: Outcome) -> Path:
-    """Write both files from all that is done so far; the path of the page."""
+@dataclass(frozen=True)
+class Written:
+    """page: its path. not_compared: jobs that are done and whose pictures could not be compared."""
+
+    page: Path
+    not_compared: int
+
+
+def write(store: Store, jobs: Sequence[Job], workflows: Sequence[str], price_per_hour: float, outcome: Outcome) -> Written:
+    """Write both files from all that is done so far."""
     results = {job.id: store.read(job) for job in jobs}
     references = {(job.text, job.seed): results[job.id] for job in jobs if job.workflow == workflows[0]}
     rows, sheets = [], []
@@ -64,7 +73,7 @@ def write(store: Store, jobs: Sequence[Job], workflows: Sequence[str], price_per
     write_csv(store.folder / "results.csv", rows, price_per_hour)
     page = store.folder / "report.html"
     page.write_text(rendered(rows, workflows, price_per_hour, outcome, sheets), encoding="utf-8")
-    return page
+    return Written(page, sum(bool(row.trouble) for row in rows))
 
 
 # ---------------------------------------------------------------- quality
@@ -77,27 +86,42 @@ def judged(store: Store, job: Job, result: Result | None, reference: Result | No
     try:
         before, after = frames_of(store, reference), frames_of(store, result)
         quality = compare(before, after)
-    except ValueError as error:
-        return Row(job, result, trouble=str(error)), ""
-    sheet = draw_sheet(before, after, quality, (first, job.workflow))
+        sheet = draw_sheet(before, after, quality, (first, job.workflow))
+    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: torch's, as for memory that is not there
+        return Row(job, result, trouble=f"not compared: {error or type(error).__name__}"), ""
     words = f"{job.workflow} against {first}, seed {job.seed}: {job.text}"
     return Row(job, result, quality), f"<figure>{picture(sheet, words)}<figcaption>{html.escape(words)}</figcaption></figure>"
 
 
 def frames_of(store: Store, result: Result) -> Tensor:
-    """(N, H, W, 3) of all the pictures or clips a job made. Raises ValueError where there are none."""
-    frames = [frame for name in result.files for frame in _frames(store.results / Path(name).name)]
+    """(N, H, W, 3) of all the pictures or clips a job made. Raises ValueError where there are none, or none that can be compared."""
+    frames = [frame for name in result.files for frame in read_frames(store.results / Path(name).name)]
     if not frames:
-        raise ValueError("it saved neither a picture nor a clip")
+        raise ValueError(f"{result.workflow} saved neither a picture nor a clip")
+    sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})
+    if len(sizes) > 1:
+        found = " and ".join(f"{width} x {height}" for width, height in sizes)
+        raise ValueError(f"{result.workflow} saved several sizes, {found}: leave it one save node, for the size that is to be compared")
     return torch.stack(frames)
 
 
-def _frames(path: Path) -> list[Tensor]:
-    if path.suffix in CLIPS:
-        import av
+def read_frames(path: Path) -> list[Tensor]:
+    """(H, W, 3) in 0..1 of a picture, or of every frame of a clip. Raises ValueError for a file that is gone or damaged."""
+    try:
+        return _clip_frames(path) if path.suffix in CLIPS else _picture_frames(path)
+    except Exception as error:  # decoders raise whatever they met: SyntaxError, EOFError, struct.error, DecompressionBombError, ...
+        raise ValueError(f"{path.name} in {path.parent.name}/ cannot be read ({type(error).__name__}: {error}); delete it, and the same "
+                         "command makes it again") from error
 
-        with av.open(str(path)) as clip:
-            return [as_tensor(frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
+
+def _clip_frames(path: Path) -> list[Tensor]:
+    import av
+
+    with av.open(str(path)) as clip:
+        return [as_tensor(frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
+
+
+def _picture_frames(path: Path) -> list[Tensor]:
     with Image.open(path) as image:
         return [as_tensor(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
 
@@ -122,10 +146,17 @@ def csv_values(row: Row, price_per_hour: float) -> list[Any]:
     job, result, quality = row.job, row.result, row.quality
     if result is None:
         return [job.workflow, job.text, job.seed, *[""] * (len(COLUMNS) - 4), "not run"]
-    price = result.seconds * price_per_hour / 3600 if price_per_hour and result.seconds is not None else ""
+    price = price_each([result], price_per_hour)
     figures = ["", "", "", ""] if quality is None else [quality.psnr, quality.ssim, quality.lpips, quality.temporal]
-    return [job.workflow, job.text, job.seed, result.server, result.seconds, result.is_first, result.evaluations, result.sampling_seconds,
-            price, *figures, " ".join(result.files), result.error or row.trouble]
+    return [job.workflow, job.text, job.seed, result.server, result.seconds, result.is_first, result.restarts, result.evaluations,
+            result.sampling_seconds, price, *figures, " ".join(result.files), result.error or row.trouble]
+
+
+def price_each(results: Sequence[Result], price_per_hour: float) -> float | None:
+    """Of one picture or clip that these runs saved; None without a price, or where nothing was timed or saved."""
+    timed = [result for result in results if result.seconds is not None]
+    saved = sum(len(result.files) for result in timed)
+    return sum(result.seconds for result in timed) * price_per_hour / 3600 / saved if price_per_hour and saved else None
 
 
 def as_cell(value: Any) -> Any:
@@ -146,7 +177,8 @@ def rendered(rows: Sequence[Row], workflows: Sequence[str], price_per_hour: floa
         f"<p>{sum(is_done(row) for row in rows)} of {len(rows)} jobs done.{troubles_in_words(rows, outcome)}</p>",
         "<h2>Time and cost</h2>", time_table(rows, workflows, price_per_hour),
         "<p class=note>Seconds are the server's own for the whole workflow. The first run of each workflow on each server loads the model "
-        "and is left out where there are others; runs that the server answered from its cache have no seconds.</p>",
+        "and is left out where there are others; runs that the server answered from its cache have no seconds."
+        f"{' The price is of each picture or clip that a run saved.' if price_per_hour else ''}</p>",
         picture(latency_plot(rows, workflows), "seconds of every run"),
         "<h2>Quality</h2>", quality_table(rows, workflows),
         f"<p class=note>Against {html.escape(workflows[0])}, same prompt and seed. A distilled model may paint a prompt well and "
@@ -166,15 +198,33 @@ def is_done(row: Row) -> bool:
 def troubles_in_words(rows: Sequence[Row], outcome: Outcome) -> str:
     missing = sum(row.result is None for row in rows)
     failed = sum(row.result is not None and bool(row.result.error) for row in rows)
-    said = [f"<b class=bad>{failed} failed</b>"] * bool(failed) + [f"<b class=bad>{missing} not run</b>"] * bool(missing)
+    not_compared = sum(bool(row.trouble) for row in rows)
+    counted = [f"<b class=bad>{count} {what}</b>" for count, what in
+               ((failed, "failed"), (missing, "not run"), (not_compared, "not compared")) if count]
     gone = [f"servers that stopped answering: {html.escape(', '.join(outcome.gone))}"] if outcome.gone else []
-    return f" {'; '.join([*said, *gone])}. The same command again runs what is missing." if said or gone else ""
+    said = "; ".join([*counted, *gone, *restarts_in_words(rows)])
+    again = " The same command again runs what is missing." if failed or missing else ""
+    return f" {said}.{again}" if said else ""
+
+
+def restarts_in_words(rows: Sequence[Row]) -> list[str]:
+    """Servers that were away during a job and came back, of all runs so far."""
+    times: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        if row.result is not None:
+            times[row.result.server] += row.result.restarts
+    back = [f"{html.escape(server)} {count} time{'s' * (count > 1)}" for server, count in sorted(times.items()) if count]
+    return [f"servers that stopped answering during a job and came back: {', '.join(back)}"] if back else []
+
+
+def warm_runs(rows: Sequence[Row], workflow: str) -> list[Result]:
+    """A workflow's timed runs without those that load the model, where there are others."""
+    timed = [row.result for row in rows if row.result and is_done(row) and row.job.workflow == workflow and row.result.seconds is not None]
+    return [result for result in timed if not result.is_first] or timed
 
 
 def warm_seconds(rows: Sequence[Row], workflow: str) -> list[float]:
-    """Seconds of a workflow's runs without those that load the model, where there are others."""
-    timed = [row.result for row in rows if is_done(row) and row.job.workflow == workflow and row.result.seconds is not None]
-    return [result.seconds for result in timed if not result.is_first] or [result.seconds for result in timed]
+    return [result.seconds for result in warm_runs(rows, workflow) if result.seconds is not None]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -193,7 +243,8 @@ def time_table(rows: Sequence[Row], workflows: Sequence[str], price_per_hour: fl
             continue
         median = statistics.median(seconds)
         slow = slow or median
-        price = [f"{statistics.mean(seconds) * price_per_hour / 3600:.4g}"] if price_per_hour else []
+        each = price_each(warm_runs(rows, workflow), price_per_hour)
+        price = ["" if each is None else f"{each:.4g}"] if price_per_hour else []
         times = [median, percentile(seconds, 0.9), percentile(seconds, 0.99), max(seconds)]
         lines.append([workflow, str(len(seconds)), " or ".join(f"{count:g}" for count in evaluations), *(f"{time:.2f} s" for time in times),
                       f"{slow / median:.2f}x" if median else "", *price])

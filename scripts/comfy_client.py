@@ -19,6 +19,10 @@ Prompt = dict[str, dict[str, Any]]
 Event = dict[str, Any]
 
 
+# What a gateway answers for a server that is not there.
+GATEWAY_ERRORS = frozenset({502, 503, 504})
+
+
 class PromptRefused(RuntimeError):
     """The server did not take the workflow (HTTP 400); `body` is its answer."""
 
@@ -62,9 +66,13 @@ class Client:
         return json.loads(self.fetch(path))
 
     def fetch(self, path: str) -> bytes:
-        """The bytes at a path."""
-        with OPENER.open(self.url + path, timeout=self.timeout) as answer:
-            return answer.read()
+        """The bytes at a path. Raises ConnectionError where a gateway answers for a server that is not there."""
+        try:
+            with OPENER.open(self.url + path, timeout=self.timeout) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            refuse_gateway(error.code)
+            raise
 
     def post(self, path: str, data: Any) -> tuple[int, Any]:
         """(HTTP status, answer) of posting JSON; an error status is an answer too."""
@@ -78,8 +86,9 @@ class Client:
                 return error.code, decoded(error.read())
 
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
-        """Queue a workflow in API format and return its id."""
+        """Queue a workflow in API format and return its id. Raises PromptRefused, and ConnectionError as fetch does."""
         status, body = self.post("/prompt", {"prompt": prompt, "client_id": client_id})
+        refuse_gateway(status)
         if status != 200:
             raise PromptRefused(f"HTTP {status}" if body is None else body)
         return str(body["prompt_id"])
@@ -126,6 +135,11 @@ class Client:
     def file(self, item: dict[str, str]) -> bytes:
         """The bytes of a file that a job's outputs name ({"filename", "subfolder", "type"})."""
         return self.fetch("/view?" + urllib.parse.urlencode(item))
+
+
+def refuse_gateway(status: int) -> None:
+    if status in GATEWAY_ERRORS:
+        raise ConnectionError(f"HTTP {status} from a gateway")
 
 
 def outputs(entry: dict[str, Any], kind: str) -> list[Any]:

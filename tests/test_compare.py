@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -16,6 +23,7 @@ pytest.importorskip("matplotlib", reason="requirements.txt is not installed")
 
 from comfyui_fewstep.quality import metrics, sheet
 from comfyui_fewstep.quality.metrics import Quality, compare, temporal_difference
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -24,8 +32,20 @@ import batch  # noqa: E402
 import compare as program  # noqa: E402
 import report_page  # noqa: E402
 
+from comfy_client import Client  # noqa: E402
+
 IMAGE = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
 CLIP = torch.rand(5, 48, 64, 3, generator=torch.Generator().manual_seed(1))
+
+
+def png(image: torch.Tensor) -> bytes:
+    """(H, W, 3) in 0..1 as a file."""
+    file = io.BytesIO()
+    Image.fromarray((image * 255).byte().numpy()).save(file, "png")
+    return file.getvalue()
+
+
+PICTURE = png(IMAGE[0])
 
 
 # ---------------------------------------------------------------- figures
@@ -135,10 +155,22 @@ def test_prompt_and_seed_are_set_where_they_belong() -> None:
     assert WORKFLOW.prompt["2"]["inputs"]["text"] == "old"
 
 
-def test_a_prompt_that_comes_from_a_text_node_is_found_there() -> None:
+def test_a_prompt_and_a_seed_that_come_from_other_nodes_are_set_there() -> None:
+    # tests/host/test_compare.py asks the host whether its nodes have these inputs.
     nodes = {**WORKFLOW.prompt, "2": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["1", 1]}},
-             "9": {"class_type": "PrimitiveString", "inputs": {"text": "old"}}}
-    assert batch.text_inputs(batch.Workflow("x", nodes)) == [("9", "text")]
+             "5": {"class_type": "KSampler", "inputs": {"seed": ["10", 0], "positive": ["3", 0]}},
+             "9": {"class_type": "PrimitiveString", "inputs": {"value": "old"}},
+             "10": {"class_type": "PrimitiveInt", "inputs": {"value": 7}},
+             "11": {"class_type": "PrimitiveString", "inputs": {"value": "a folder"}},
+             "12": {"class_type": "PrimitiveInt", "inputs": {"value": 8}}}
+    prompt = batch.filled(batch.Workflow("x", nodes), "new", 99)
+    assert [prompt[node]["inputs"]["value"] for node in ("9", "10", "11", "12")] == ["new", 99, "a folder", 8]
+
+
+def test_every_text_of_an_encoder_is_set_also_one_that_comes_from_elsewhere() -> None:
+    nodes = {**WORKFLOW.prompt, "2": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "old", "text_l": ["9", 0]}},
+             "9": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}}}
+    assert batch.text_inputs(batch.Workflow("x", nodes)) == [("2", "text_g"), ("9", "value")]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem)
@@ -192,17 +224,10 @@ def test_a_servers_file_names_are_read_for_their_ending_alone(name, suffix) -> N
     assert batch.suffix_of(name) == suffix
 
 
-def test_what_a_server_sends_is_kept_under_our_own_name(tmp_path) -> None:
-    class Sender:
-        url = "http://a"
-
-        def file(self, item):
-            return b"data"
-
-    entry = {"outputs": {"6": {"images": [{"filename": "../../../evil.png", "subfolder": "/etc", "type": "output"}]}},
-             "status": {"messages": [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]}}
+def test_what_a_server_sends_is_kept_under_our_own_name(servers, tmp_path) -> None:
+    server = servers(filename="../../../evil.png")
     job = batch.make_job(WORKFLOW, "a", 1)
-    result = batch.finished_result(Sender(), job, batch.Store(tmp_path / "out"), entry, False)
+    result = run(server, job, batch.Store(tmp_path / "out"))
     assert result.files == (f"{job.id}.0.png",) and result.seconds == 2.5
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [f"out/results/{job.id}.0.png"]
 
@@ -211,6 +236,18 @@ def test_a_run_answered_from_the_cache_has_no_seconds() -> None:
     entry = {"status": {"messages": [["execution_start", {"timestamp": 0}], ["execution_cached", {"nodes": ["5"]}],
                                      ["execution_success", {"timestamp": 5}]]}}
     assert batch.seconds_of(entry, batch.make_job(WORKFLOW, "a", 1)) is None
+
+
+def test_a_cached_noise_node_is_no_cached_run() -> None:
+    # SamplerCustomAdvanced: with another prompt and the same seed, RandomNoise stays cached and the sampler runs.
+    inputs = {"noise": ["8", 0], "guider": ["9", 0], "latent_image": ["7", 0]}
+    job = replace(batch.make_job(WORKFLOW, "a", 1), prompt={
+        "8": {"class_type": "RandomNoise", "inputs": {"noise_seed": 1}},
+        "5": {"class_type": "SamplerCustomAdvanced", "inputs": inputs}})
+    messages = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": 5000}]]
+    for cached, seconds in ((["8"], 5.0), (["8", "5"], None)):
+        entry = {"status": {"messages": [*messages, ["execution_cached", {"nodes": cached}]]}}
+        assert batch.seconds_of(entry, job) == seconds
 
 
 def test_a_result_that_was_cut_short_counts_as_nothing(tmp_path) -> None:
@@ -254,16 +291,174 @@ def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
     assert (outcome.done, outcome.left, sorted(outcome.gone)) == (0, 3, ["http://a", "http://b"])
 
 
+# ---------------------------------------------------------------- servers that fail
+
+
+class Answers(BaseHTTPRequestHandler):
+    """The part of ComfyUI's HTTP API that the batch client uses. `trouble` of the server may answer in its place."""
+
+    server: StandIn
+
+    def do_GET(self) -> None:
+        if self.server.trouble(self):
+            return
+        kind = urlsplit(self.path).path.split("/")[1]
+        if kind == "view":
+            self.answer(PICTURE)
+        else:
+            self.answer(json.dumps({"history": self.server.history, "queue": {"queue_running": [], "queue_pending": []}}.get(kind, {})))
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.trouble(self):
+            return
+        self.server.queued += 1
+        self.server.history["job"] = self.server.entry
+        self.answer(json.dumps({"prompt_id": "job"}))
+
+    def answer(self, body: str | bytes, status: int = 200, cut: int = 0) -> None:
+        """cut: how many of the promised bytes are never sent."""
+        data = body if isinstance(body, bytes) else body.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) - cut])
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+class StandIn(ThreadingHTTPServer):
+    """Finishes every job at once, having saved one picture. trouble: answers a request itself and says so, or leaves it to the rest."""
+
+    def __init__(self, trouble: Callable[[Answers], bool], filename: str):
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.trouble, self.queued, self.history = trouble, 0, {}
+        messages = [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]
+        self.entry = {"outputs": {"6": {"images": [{"filename": filename, "subfolder": "/etc", "type": "output"}]}},
+                      "status": {"status_str": "success", "messages": messages}}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def servers(monkeypatch) -> Iterator[Callable[..., StandIn]]:
+    """Starts stand-in servers: servers(trouble, filename)."""
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
+    started: list[StandIn] = []
+
+    def start(trouble: Callable[[Answers], bool] = lambda request: False, filename: str = "a.png") -> StandIn:
+        started.append(server := StandIn(trouble, filename))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def run(server: StandIn, job: batch.Job, store: batch.Store) -> batch.Result:
+    return batch.run_job(Client(server.url), job, store, False, 5.0, lambda line: None)
+
+
+def times(number: int, path: str, answer: Callable[[Answers], None]) -> Callable[[Answers], bool]:
+    """Trouble with the first so many requests of a path."""
+    left = [number]
+
+    def trouble(request: Answers) -> bool:
+        if not request.path.startswith(path) or left[0] == 0:
+            return False
+        left[0] -= 1
+        answer(request)
+        return True
+
+    return trouble
+
+
+def cut_short(request: Answers) -> None:
+    request.answer(PICTURE, cut=10)
+    request.close_connection = True
+
+
+def killed(request: Answers) -> None:
+    """The job kills its server, and whoever watches over the server starts it again: it answers and has forgotten the job."""
+    request.server.history.clear()
+    request.answer("{}")
+
+
+@pytest.mark.parametrize(("path", "answer"), [
+    ("/view", cut_short), ("/history", killed),
+    *((path, lambda request, code=code: request.answer("away", code)) for path in ("/view", "/history", "/prompt")
+      for code in (502, 503, 504)),
+])
+def test_a_server_that_was_away_for_a_moment_is_waited_for_and_the_job_done(servers, tmp_path, path, answer) -> None:
+    job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
+    result = run(servers(times(1, path, answer)), job, store)
+    assert (result.error, result.restarts, result.is_first) == ("", 1, True)
+    assert (store.results / result.files[0]).read_bytes() == PICTURE
+
+
+def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(servers, tmp_path) -> None:
+    # Killed at each of the first three runs, seen by two requests for the history each.
+    server = servers(times(6, "/history", killed))
+    jobs, store = batch.make_jobs([WORKFLOW], ["deadly", "harmless"], [1]), batch.Store(tmp_path)
+    outcome = batch.run_all(jobs, [server.url], store, lambda line: None, 5.0)
+    assert (outcome.done, outcome.failed, outcome.left) == (1, 1, 0) and server.queued == 4
+    assert store.read(jobs[0]).error.startswith("the server died on this job 3 times") and not store.read(jobs[1]).error
+
+
+def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
+    server = servers(times(1, "/view", lambda request: request.answer("", 404)))
+    result = run(server, batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path))
+    assert result.error == "HTTP 404 from the server"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's own")
+def test_a_full_disk_ends_the_run_and_says_so(servers, tmp_path, capsys) -> None:
+    server, arguments = servers(), command_line(tmp_path, ["a", "b"])
+    store = batch.Store(tmp_path / "out")
+    store.results.mkdir(parents=True)
+    for job in batch.make_jobs([batch.Workflow("w", WORKFLOW.prompt)], ["b"], [1]):
+        (store.results / f"{job.id}.0.png.partial").symlink_to("/dev/full")
+    assert program.main(["--server", server.url, *arguments]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written to: No space left on device" in said and "1 not run" in said
+    assert server.queued == 2  # the second is not tried again and again
+    assert "1 of 2 jobs done" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the program
+
+
+def command_line(folder: Path, prompts: list[str]) -> list[str]:
+    """Of one workflow, w, and these prompts, without a server."""
+    (folder / "w.json").write_text(json.dumps(WORKFLOW.prompt))
+    (folder / "p.txt").write_text("\n".join(prompts) + "\n")
+    return ["--workflow", str(folder / "w.json"), "--prompts", str(folder / "p.txt"), "--out", str(folder / "out")]
+
+
+def test_a_python_without_torch_is_told_before_anything_runs(tmp_path) -> None:
+    # -S: without the site-packages, so without everything that is not Python's own.
+    command = [sys.executable, "-S", str(ROOT / "benchmarks" / "compare.py"), "--server", "http://127.0.0.1:9"]
+    ended = subprocess.run([*command, *command_line(tmp_path, ["a"])], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("compare: torch, torchvision, torchmetrics, matplotlib, PIL cannot be imported")
+    assert "requirements.txt" in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- the page
 
 
-def done(store, job, image, **more) -> None:
-    from PIL import Image
-
-    name = f"{job.id}.0.png"
-    store.results.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((image * 255).byte().numpy()).save(store.results / name)
-    store.write(batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=(name,), **more))
+def done(store, job, *images, **more) -> None:
+    """A job that saved these pictures, (H, W, 3) or the bytes of a file."""
+    names = tuple(f"{job.id}.{number}.png" for number in range(len(images)))
+    for name, image in zip(names, images):
+        store.write_bytes(name, image if isinstance(image, bytes) else png(image))
+    store.write(batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=names, **more))
 
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
@@ -279,7 +474,7 @@ def written(tmp_path) -> tuple[str, str]:
         done(store, job, IMAGE[0] * (0.9 if fast else 1.0), seconds=(1.0 if fast else 10.0) + number, evaluations=4.0 if fast else 100.0,
              sampling_seconds=1.0, is_first=number in (0, 4))
     store.write(batch.Result(jobs[6].id, "fast", jobs[6].text, 1, "http://a", error="KSampler: <i>out of memory</i>"))
-    page = report_page.write(store, jobs, ["slow<b>", "fast"], 2.0, batch.Outcome(6, 1, 1, ("http://gone<",)))
+    page = report_page.write(store, jobs, ["slow<b>", "fast"], 2.0, batch.Outcome(6, 1, 1, ("http://gone<",))).page
     return page.read_text(encoding="utf-8"), (tmp_path / "results.csv").read_text(encoding="utf-8")
 
 
@@ -306,14 +501,65 @@ def test_the_figures_on_the_page_leave_out_the_first_run(tmp_path) -> None:
 
 
 def test_the_table_holds_every_job_and_no_formula(tmp_path) -> None:
-    import csv
-    import io
-
     rows = list(csv.DictReader(io.StringIO(written(tmp_path)[1])))
     assert len(rows) == 8
     assert rows[2]["prompt"] == "'=1+1"
     assert float(rows[4]["psnr"]) > 15 and rows[0]["psnr"] == ""
     assert rows[6]["error"].startswith("KSampler") and rows[7]["error"] == "not run"
+
+
+BAD_OUTPUTS = {
+    "no picture": ((b"<html>502</html>",), "cannot be read (UnidentifiedImageError"),
+    "cut short": ((PICTURE[: len(PICTURE) // 2],), "cannot be read (OSError: image file is truncated"),
+    "deleted": ((), "cannot be read (FileNotFoundError"),
+    "two sizes": ((IMAGE[0], IMAGE[0][:40]), "fast saved several sizes, 64 x 40 and 64 x 48: leave it one save node"),
+}
+
+
+@pytest.mark.parametrize(("images", "words"), BAD_OUTPUTS.values(), ids=BAD_OUTPUTS)
+def test_a_result_that_cannot_be_read_is_that_jobs_trouble_alone(tmp_path, images, words) -> None:
+    store = batch.Store(tmp_path)
+    slow = batch.Workflow("slow", WORKFLOW.prompt)
+    jobs = batch.make_jobs([slow, WORKFLOW], ["a"], [1, 2])
+    for job in jobs[:3]:
+        done(store, job, IMAGE[0] * 0.9, seconds=1.0)
+    done(store, jobs[3], *images, seconds=1.0)
+    if not images:
+        store.write(replace(store.read(jobs[3]), files=("gone.png",)))
+    written = report_page.write(store, jobs, ["slow", "fast"], 0.0, batch.Outcome(4, 0, 0, ()))
+    assert written.not_compared == 1
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
+    assert [row["psnr"] for row in rows] == ["", "", "inf", ""] and words in rows[3]["error"]
+    assert [row["error"] for row in rows[:3]] == [""] * 3
+    page = written.page.read_text(encoding="utf-8")
+    assert "1 not compared" in page and words in page and page.count("<figure>") == 1
+
+
+def test_a_job_whose_result_was_deleted_is_run_again(tmp_path) -> None:
+    store, job = batch.Store(tmp_path), batch.make_job(WORKFLOW, "a", 1)
+    done(store, job, IMAGE[0])
+    assert store.is_done(job)
+    (store.results / store.read(job).files[0]).unlink()
+    assert not store.is_done(job)
+
+
+def test_the_price_is_of_each_picture_that_was_saved(tmp_path) -> None:
+    store, (job,) = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1])
+    done(store, job, *[IMAGE[0]] * 4, seconds=36.0)
+    page = report_page.write(store, [job], ["fast"], 2.0, batch.Outcome(1, 0, 0, ())).page.read_text(encoding="utf-8")
+    # 36 s at 2 an hour are 0.02, for four pictures.
+    assert "<td>0.005</td>" in page
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8")))
+    assert float(row["price_each"]) == pytest.approx(0.005)
+
+
+def test_a_server_that_came_back_is_told_on_the_page_of_every_later_call(tmp_path) -> None:
+    store, jobs = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
+    for job, restarts in zip(jobs, (0, 1, 2)):
+        done(store, job, IMAGE[0], restarts=restarts)
+    page = report_page.write(store, jobs, ["fast"], 0.0, batch.Outcome(0, 0, 0, ())).page.read_text(encoding="utf-8")
+    assert "servers that stopped answering during a job and came back: http://a 3 times." in page
+    assert "The same command again" not in page  # nothing is missing
 
 
 def test_percentiles_are_values_that_occurred() -> None:
