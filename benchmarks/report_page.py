@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pack  # noqa: F401  makes comfyui_fewstep importable, so it comes before what is imported from there
+
+# isort: split
+
 import torch
 from batch import Job, Outcome, Result, Store
 from comfyui_fewstep.quality.figure import new_figure
@@ -24,8 +28,6 @@ from comfyui_fewstep.quality.metrics import Quality, compare, lpips_missing
 from comfyui_fewstep.quality.sheet import draw_sheet, plain
 from PIL import Image, ImageSequence
 from torch import Tensor
-
-import pack  # noqa: F401  makes comfyui_fewstep importable
 
 CLIPS = frozenset({".mp4", ".webm"})
 COLUMNS = (

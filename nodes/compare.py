@@ -13,8 +13,9 @@ from .report import Report
 
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
-ROW = re.compile(r"^\| (?P<name>[^|]+?) \| (?P<value>.*) \|$", re.MULTILINE)
-NUMBER = re.compile(r"\d+(\.\d+)?")
+# A line of two cells: the other tables of a report have more.
+ROW = re.compile(r"^\| (?P<name>[^|\n]+?) \| (?P<value>(?:\\\||[^|\n])*) \|$", re.MULTILINE)
+NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 SMALL_TEMPORAL = "Frame differences are compared because the batch has several pictures; for pictures that are no clip, ignore them."
 
 
@@ -45,7 +46,8 @@ class FewStepCompare(io.ComfyNode):
     @classmethod
     def execute(cls, reference, candidate, reference_report: str, candidate_report: str) -> io.NodeOutput:
         quality = compare(reference, candidate)
-        report = describe(quality, len(reference), rows_of(reference_report), rows_of(candidate_report))
+        costs = rows_of(reference_report), rows_of(candidate_report)
+        report = describe(quality, len(reference), with_price(*costs), with_price(*reversed(costs)))
         sheet = contact_sheet(reference, candidate, quality)
         return io.NodeOutput(sheet, report.markdown, ui=report.publish(cls.hidden))
 
@@ -53,6 +55,21 @@ class FewStepCompare(io.ComfyNode):
 def rows_of(report: str) -> dict[str, str]:
     """The rows of a report of this pack, by name; empty for any other text."""
     return {match["name"]: match["value"].replace("\\|", "|") for match in ROW.finditer(report)}
+
+
+def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+    """The rows, with the other side's price scaled by seconds where they have none: an hour of the machine costs both the same."""
+    price, factor = number_of(other, "price"), speedup(other, rows)
+    if "price" in rows or price is None or not factor:
+        return rows
+    unit = NUMBER.sub("", other["price"], count=1)
+    return {**rows, "price": f"{price / factor:.4g}{unit} (scaled by seconds)"}
+
+
+def number_of(rows: dict[str, str], name: str) -> float | None:
+    """The number that a row starts with, as in "4.26 (predicted)"."""
+    found = NUMBER.match(rows.get(name, ""))
+    return float(found[0]) if found else None
 
 
 def describe(quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]) -> CompareReport:
@@ -75,10 +92,8 @@ def describe(quality: Quality, frames: int, reference: dict[str, str], candidate
 
 def speedup(reference: dict[str, str], candidate: dict[str, str]) -> float | None:
     """Seconds of the reference over the candidate's, where both reports say them."""
-    seconds = [NUMBER.match(rows.get("seconds", "")) for rows in (reference, candidate)]
-    if not all(seconds) or float(seconds[1][0]) == 0:
-        return None
-    return float(seconds[0][0]) / float(seconds[1][0])
+    slow, fast = number_of(reference, "seconds"), number_of(candidate, "seconds")
+    return slow / fast if slow is not None and fast else None
 
 
 @dataclass(frozen=True)

@@ -833,6 +833,7 @@ The tiny model that comes with this pack, four times with the same seed, side by
 4. with the accelerator, but CFG left at 5: what guidance does to a model that has it built in
 
 The sheet shows the first two, the difference, and the figures; the reports below say how far each of the others is from the first.
+KSampler has no report of its own: Step Budget's stands for the first, with the seconds it predicts for 50 steps with guidance.
 """, seeds="fixed")
     with graph.group("Demo model"):
         model = graph.node("FewStepDemo")
@@ -851,14 +852,15 @@ The sheet shows the first two, the difference, and the figures; the reports belo
     with graph.group("4 steps accelerated, CFG left at 5", below=True):
         guided = graph.node("KSampler", GUIDED, model=fast["model"], steps=4, cfg=5.0, **core)
         guided_frames = graph.node("VAEDecode", samples=guided["LATENT"], vae=model["vae"])
+    with graph.group("What the 50 steps cost"):
+        budget = graph.node("FewStepBudget", model=model["model"], latent_image=model["latent"], experience="batch")
+    reference = {"reference": full_frames["IMAGE"], "reference_report": budget["report"]}
     with graph.group("Compare"):
-        compared = graph.node(
-            "FewStepCompare", QUICK, reference=full_frames["IMAGE"], candidate=quick_frames["IMAGE"], candidate_report=quick["report"]
-        )
+        compared = graph.node("FewStepCompare", QUICK, **reference, candidate=quick_frames["IMAGE"], candidate_report=quick["report"])
         graph.node("PreviewAny", "Report", source=compared["report"])
     with graph.group("Compare the others", below=True):
         for title, frames in ((PLAIN, plain_frames), (GUIDED, guided_frames)):
-            other = graph.node("FewStepCompare", title, reference=full_frames["IMAGE"], candidate=frames["IMAGE"])
+            other = graph.node("FewStepCompare", title, **reference, candidate=frames["IMAGE"])
             graph.node("PreviewAny", "Report", source=other["report"])
     with graph.group("Sheet"):
         graph.node("SaveImage", images=compared["sheet"], filename_prefix=f"few-step/{graph.slug}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from small_models import write_wan, write_wan_vae
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
+import batch  # noqa: E402
 import compare as program  # noqa: E402
 
 
@@ -62,8 +65,31 @@ def test_unlike_sizes_are_refused() -> None:
         FewStepCompare.execute(torch.rand(1, 64, 64, 3), torch.rand(1, 64, 32, 3), "", "")
 
 
+BUDGET = Report("Step Budget", "", (
+    ("steps", "50"), ("evaluations", "100"), ("seconds", "25 (predicted)"), ("price", "8.4e-05 for each clip"),
+)).markdown + "\n\n| way | steps | seconds |\n|---|---|---|\n| seconds | 4 | 1 |"  # fmt: skip
+
+
+def test_a_step_budgets_report_stands_for_a_core_samplers_and_lends_its_price() -> None:
+    image = torch.rand(1, 64, 64, 3)
+    report = FewStepCompare.execute(image, image.clone(), BUDGET, CANDIDATE).args[1]
+    # 0.5 s of 25 s: a fiftieth of the price, and fifty times as fast.
+    assert "| seconds | 25 (predicted) | 0.50 (0.125 per pass) |" in report
+    assert "| price | 8.4e-05 for each clip | 1.68e-06 for each clip (scaled by seconds) |" in report
+    assert "50.00x the reference's" in report
+    swapped = FewStepCompare.execute(image, image.clone(), CANDIDATE, BUDGET).args[1]
+    assert "| price | 1.68e-06 for each clip (scaled by seconds) | 8.4e-05 for each clip |" in swapped
+
+
+@pytest.mark.parametrize(("reference", "candidate"), [(REFERENCE, CANDIDATE), (BUDGET, ""), ("", BUDGET), (BUDGET, BUDGET)])
+def test_no_price_is_made_up(reference: str, candidate: str) -> None:
+    image = torch.rand(1, 64, 64, 3)
+    assert "scaled" not in FewStepCompare.execute(image, image.clone(), reference, candidate).args[1]
+
+
 def test_rows_come_back_from_a_report_as_they_went_in() -> None:
     assert rows_of(CANDIDATE)["CFG"] == "1 | locked"
+    assert rows_of(BUDGET)["seconds"] == "25 (predicted)"  # and not the line of the table below
     assert speedup(rows_of(REFERENCE), {}) is None
     assert speedup(rows_of(REFERENCE), {"seconds": "0.00 (0)"}) is None
 
@@ -72,13 +98,15 @@ def test_rows_come_back_from_a_report_as_they_went_in() -> None:
 
 
 def workflow(steps: int) -> dict:
-    """A small Wan clip of five frames through core's sampler."""
+    """A small Wan clip of five frames through core's sampler, its prompt and seed from core's Text and Int nodes."""
     return {
+        "20": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a prompt"}},
+        "21": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "wan21_t2v.safetensors", "weight_dtype": "default"}},
-        "2": {"class_type": "TestPrompt", "inputs": {"text": "a prompt", "width": 4096}},
+        "2": {"class_type": "TestPrompt", "inputs": {"text": ["20", 0], "width": 4096}},
         "3": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 64, "height": 64, "length": 5, "batch_size": 1}},
         "4": {"class_type": "KSampler", "inputs": {
-            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": 1, "steps": steps,
+            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": ["21", 0], "steps": steps,
             "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}},
         "5": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_vae.safetensors"}},
         "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["5", 0]}},
@@ -96,18 +124,18 @@ def base(tmp_path: Path) -> Path:
 
 def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp_path: Path, capsys) -> None:
     out, port = tmp_path / "report", free_port()
-    arguments = request(tmp_path, f"http://127.0.0.1:{port}", out)
+    url = f"http://127.0.0.1:{port}"
+    arguments = request(tmp_path, url, out)
     packs = {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"}
-    codes: list[int] = []
-    with running_server(host, base, port=port, packs=packs) as server:
-        client = threading.Thread(target=lambda: codes.append(program.main(arguments)), daemon=True)
-        client.start()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running_server(host, base, port=port, packs=packs))
+        client = stack.enter_context(subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "compare.py"), *arguments]))
+        stack.callback(client.kill)
         wait_for(lambda: len(results(out)) >= 3)
         kill(server)
         before = {path: path.read_bytes() for path in results(out)}
-    with running_server(host, base, port=port, packs=packs) as server:
-        client.join(timeout=600)
-        assert codes == [1]  # the failing prompt, and only it
+        server = stack.enter_context(running_server(host, base, port=port, packs=packs))
+        assert client.wait(timeout=400) == 1  # the failing prompt, and only it
         assert {path: path.read_bytes() for path in before} == before  # what was done before is not done again
         rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
         assert len(rows) == 2 * 3 * 2 == len(results(out))
@@ -116,7 +144,9 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         assert all(float(row["seconds"]) > 0 for row in rows if not row["error"])
         compared = [row for row in rows if row["psnr"]]
         assert len(compared) == 2 * 2 and all(float(row["temporal_difference"]) > 0 for row in compared)
+        assert sum(int(row["restarts"]) for row in rows) == 1
         page = (out / "report.html").read_text(encoding="utf-8")
+        assert f"servers that stopped answering during a job and came back: {url} 1 time." in page
         assert "8 of 12 jobs done" in page and "<b>not bold</b>" not in page and "this prompt fails" in page
 
         capsys.readouterr()
@@ -124,6 +154,22 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         assert "12 jobs, 8 done before, 4 to do on 1 server" in capsys.readouterr().out
         keep(out)
         assert server.is_alive
+
+
+@pytest.mark.parametrize("node", [
+    "CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSD3", "CLIPTextEncodeFlux", "CLIPTextEncodeHiDream", "CLIPTextEncodeHunyuanDiT",
+    "CLIPTextEncodeKandinsky5", "TextEncodeQwenImageEdit", "PrimitiveString", "PrimitiveStringMultiline",
+])
+def test_every_text_of_cores_nodes_is_taken_for_a_prompt(server: Server, node: str) -> None:
+    schema = server.client.get(f"/object_info/{node}")[node]
+    texts = [name for kind in ("required", "optional") for name, (what, *_) in schema["input"].get(kind, {}).items() if what == "STRING"]
+    encoder = {"class_type": node, "inputs": {name: "old" for name in texts}}
+    # A node that gives text away is behind an encoder.
+    graph = {"1": encoder} if schema["output"] != ["STRING"] else {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": ["2", 0]}},
+                                                                    "2": encoder}
+    sampler = {"class_type": "KSampler", "inputs": {"positive": ["1", 0], "seed": 1}}
+    prompt = batch.filled(batch.Workflow("x", {**graph, "3": sampler}), "new", 5)
+    assert texts and next(one for one in prompt.values() if one["class_type"] == node)["inputs"] == {name: "new" for name in texts}
 
 
 def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(host, base: Path, server: Server, tmp_path: Path, capsys) -> None:
