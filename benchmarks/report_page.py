@@ -41,6 +41,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em}table{border-collapse:collapse;margin:1em 0}
 th,td{padding:.3em .7em;border-bottom:1px solid #dde3e7;text-align:right}th:first-child,td:first-child{text-align:left}
 img{max-width:100%;height:auto}figure{margin:1.2em 0}figcaption{color:#55636d;font-size:.9em}.bad{color:#b3261e}.note{color:#55636d}
+table.words td,table.words th{text-align:left}table.words td:last-child{overflow-wrap:anywhere}
 """
 
 
@@ -109,11 +110,14 @@ def frames_of(store: Store, result: Result) -> Tensor:
 
 def read_frames(path: Path) -> list[Tensor]:
     """(H, W, 3) in 0..1 of a picture, or of every frame of a clip. Raises ValueError for a file that is gone or damaged."""
+    name = f"{path.parent.name}/{path.name}"
     try:
         return _clip_frames(path) if path.suffix in CLIPS else _picture_frames(path)
+    except FileNotFoundError:
+        raise ValueError(f"{name} is gone; the same command makes it again") from None
     except Exception as error:  # decoders raise whatever they met: SyntaxError, EOFError, struct.error, DecompressionBombError, ...
-        raise ValueError(f"{path.name} in {path.parent.name}/ cannot be read ({type(error).__name__}: {error}); delete it, and the same "
-                         "command makes it again") from error
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} cannot be read ({what}); delete it, and the same command makes it again") from error
 
 
 def _clip_frames(path: Path) -> list[Tensor]:
@@ -270,14 +274,14 @@ def mean_and_span(values: Sequence[float]) -> str:
 def failures(rows: Sequence[Row]) -> str:
     bad = [[row.job.workflow, str(row.job.seed), row.job.text, (row.result.error if row.result else "not run") or row.trouble]
            for row in rows if not is_done(row) or row.trouble]
-    return f"<h2 class=bad>What went wrong</h2>{table(['workflow', 'seed', 'prompt', 'what'], bad)}" if bad else ""
+    return f"<h2 class=bad>What went wrong</h2>{table(['workflow', 'seed', 'prompt', 'what'], bad, 'words')}" if bad else ""
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "figures") -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(head, "th") + "".join(line(cells, "td") for cells in lines) + "</table>"
+    return f"<table class={kind}>" + line(head, "th") + "".join(line(cells, "td") for cells in lines) + "</table>"
 
 
 # ---------------------------------------------------------------- plots

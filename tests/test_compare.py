@@ -511,7 +511,7 @@ def test_the_table_holds_every_job_and_no_formula(tmp_path) -> None:
 BAD_OUTPUTS = {
     "no picture": ((b"<html>502</html>",), "cannot be read (UnidentifiedImageError"),
     "cut short": ((PICTURE[: len(PICTURE) // 2],), "cannot be read (OSError: image file is truncated"),
-    "deleted": ((), "cannot be read (FileNotFoundError"),
+    "deleted": ((), "results/gone.png is gone; the same command makes it again"),
     "two sizes": ((IMAGE[0], IMAGE[0][:40]), "fast saved several sizes, 64 x 40 and 64 x 48: leave it one save node"),
 }
 
