@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_fewstep.nodes.compare import FewStepCompare, rows_of, speedup
+from comfyui_fewstep.nodes.compare import FewStepCompare, number_of, rows_of, speedup
 from comfyui_fewstep.nodes.report import Report
 
 from comfy_client import outputs
@@ -211,6 +211,24 @@ def test_both_nodes_run_in_a_graph_and_their_data_land_in_the_history(server: Se
     assert reports["Step Budget"]["measured"] and reports["Step Budget"]["seconds_per_evaluation"] > 0
     assert reports["Speed-Quality Compare"]["ssim"] < 1
     assert "Wan" in reports["Speed-Quality Compare"]["reference"]["model"]
+
+
+def test_the_reports_of_the_real_nodes_are_read_row_by_row(server: Server) -> None:
+    """The shipped comparison with a price and a short full run: Step Budget's report against the Few-Step Sampler's."""
+    graph = json.loads((ROOT / "workflows" / "api" / "demo_compare.json").read_text(encoding="utf-8"))
+    by_class = {node["class_type"]: id for id, node in graph.items()}
+    graph[by_class["FewStepBudget"]]["inputs"]["price_per_hour"] = 1.0
+    compared = next(id for id, node in graph.items() if node["class_type"] == "FewStepCompare"
+                    and node["inputs"]["candidate_report"] == [by_class["FewStepSampler"], 1])
+    reference = graph[graph[compared]["inputs"]["reference"][0]]["inputs"]["samples"][0]
+    graph[reference]["inputs"]["steps"] = 2
+    # The server runs what an output needs; here that is this comparison alone.
+    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("SaveImage", "SaveAnimatedWEBP", "PreviewAny")}
+    entry = server.client.run({**graph, "preview": {"class_type": "PreviewImage", "inputs": {"images": [compared, 0]}}})
+    data = entry["outputs"][compared]["fewstep_report"][0]
+    assert data["candidate"]["accelerator"] == "fewstep-demo-4step" and data["candidate"]["steps"] == "4"
+    assert number_of(data["candidate"], "evaluations") == 4 and number_of(data["candidate"], "seconds") > 0
+    assert number_of(data["reference"], "price") > 0 and data["reference"]["price"].endswith(" for each clip")
 
 
 def request(folder: Path, url: str, out: Path) -> list[str]:
