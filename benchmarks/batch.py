@@ -24,9 +24,9 @@ from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
 # Where a node keeps its prompt (core's encoders of several texts name them after their text encoders), and by which inputs one comes
 # from a sampler to it.
 TEXT_INPUTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama", "bert", "mt5xl", "qwen25_7b")
+CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
 # Where core's Text, Text (Multiline) and Int nodes keep what they hand on: no prompt and no seed unless a link from one leads there.
 VALUE_INPUT = "value"
-CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
 SEED_INPUTS = ("seed", "noise_seed")
 # Endings that a result may have here. The server's own file names are never used as paths.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
@@ -72,7 +72,7 @@ class Job:
 class Result:
     """What became of a job. seconds: the server's own, from start to end; None where it answered from its cache.
 
-    is_first: the first run of its workflow on its server, which loads the model. restarts: how often the server died during the job and
+    is_first: the first run of its workflow on its server, which loads the model. restarts: how often the server was away during the job and
     came back. error: empty for success. files: in the output folder.
     """
 
