@@ -229,6 +229,11 @@ def test_the_reports_of_the_real_nodes_are_read_row_by_row(server: Server) -> No
     assert data["candidate"]["accelerator"] == "fewstep-demo-4step" and data["candidate"]["steps"] == "4"
     assert number_of(data["candidate"], "evaluations") == 4 and number_of(data["candidate"], "seconds") > 0
     assert number_of(data["reference"], "price") > 0 and data["reference"]["price"].endswith(" for each clip")
+    # As many as the comparison's own full run has: 50 steps with both prompts.
+    assert data["reference"]["steps"] == "50" and data["reference"]["evaluations"] == "100"
+    assert data["reference"]["seconds"].endswith(" (predicted)") and data["speedup"] == pytest.approx(
+        number_of(data["reference"], "seconds") / number_of(data["candidate"], "seconds"))
+    assert data["candidate"]["price"].endswith(" for each clip (scaled by seconds)")
 
 
 def request(folder: Path, url: str, out: Path) -> list[str]:
