@@ -18,13 +18,14 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
+import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, TimestepBlock, forward_timestep_embed
 from torch import Tensor
 
 from ..motion.keys import renamed
 from ..motion.module import Architecture, MotionModule, TemporalTransformer
-from .host import MOTION_KEY
+from .host import MOTION_KEY, with_linear_betas
 
 # The length of the clips AnimateDiff was trained on (sample_n_frames in its training configuration), and the overlap that
 # ComfyUI's own context windows propose for it.
@@ -190,17 +191,20 @@ class ClipWindows(comfy.context_windows.IndexListContextHandler):
 def control_in(window, control, frames: int):
     """A ControlNet, with those chained before it, as it applies to one window of a clip of `frames`."""
     previous = control.previous_controlnet and control_in(window, control.previous_controlnet, frames)
-    hint = control.cond_hint_original
-    has_own_pictures = hint is not None and frames > 1 and hint.shape[0] == frames
-    if previous is control.previous_controlnet and not has_own_pictures:
+    if previous is control.previous_controlnet and not has_picture_per_frame(control, frames):
         return control
     part = copy.copy(control)
     part.previous_controlnet = previous
-    if has_own_pictures:
+    if has_picture_per_frame(control, frames):
         # What the ControlNet and the T2I adapter keep of pictures they have seen.
         part.cond_hint = part.control_input = None
-        part.cond_hint_original = window.get_tensor(hint)
+        part.cond_hint_original = window.get_tensor(control.cond_hint_original)
     return part
+
+
+def has_picture_per_frame(control, frames: int) -> bool:
+    hint = control.cond_hint_original
+    return hint is not None and frames > 1 and hint.shape[0] == frames
 
 
 @dataclass(frozen=True)
@@ -226,9 +230,11 @@ def check_latent(executor, noise: Tensor, *args, **kwargs):
     guider = executor.class_obj
     motion = motion_of(guider.model_patcher)
     refuse_latent(motion, noise.shape[0])
+    refuse_schedule(guider.model_patcher)
     handler = guider.model_options.get("context_handler")
     if handler is not None:
         refuse_windows(motion, noise.shape[0], handler)
+        refuse_controls(noise.shape[0], handler, guider.conds)
     refuse_hidden(guider.model_options["transformer_options"]["patches"]["forward_timestep_embed_patch"])
     return executor(noise, *args, **kwargs)
 
@@ -251,6 +257,16 @@ def refuse_latent(motion: Motion, rows: int) -> None:
                          f"Module Loader to {rows} for one clip, or batch_size to a multiple of {motion.frames}.")
 
 
+def refuse_schedule(model) -> None:
+    """Refuse a noise schedule that another node set behind the loader, on SD 1.5's own betas."""
+    sigmas = model.get_model_object("model_sampling").sigmas
+    expected = with_linear_betas(model).get_model_object("model_sampling").sigmas
+    if not torch.allclose(sigmas.to(expected), expected, rtol=1e-3):
+        raise ValueError(f"A node behind the Motion Module Loader put another noise schedule on this model: it begins at sigma "
+                         f"{float(sigmas[-1]):.2f}, where AnimateDiff was trained from {float(expected[-1]):.2f}. Put that node "
+                         "(ModelSamplingDiscrete) before the Motion Module Loader.")
+
+
 def refuse_windows(motion: Motion, rows: int, handler) -> None:
     """handler: the host's context window handler, ours or another node's."""
     if handler.dim != 0:
@@ -265,3 +281,24 @@ def refuse_windows(motion: Motion, rows: int, handler) -> None:
     if seen > motion.positions:
         raise ValueError(f"{motion.name} can see {motion.positions} frames at once, and the context windows on this model show it {seen}. "
                          f"Set context_length to {WINDOW_FRAMES} in the Context Windows node.")
+
+
+def refuse_controls(rows: int, handler, conds: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Refuse ControlNets with a picture for each frame where the host's own windows would show every window the first ones.
+
+    conds: a guider's conditionings by name.
+    """
+    if rows <= handler.context_length or isinstance(handler, ClipWindows):
+        return
+    controls = (control for each in conds.values() for cond in each or () for control in chain_of(cond.get("control")))
+    if any(has_picture_per_frame(control, rows) for control in controls):
+        raise ValueError(f"A ControlNet has a picture for each of the {rows} frames, and the context windows of the Context Windows node "
+                         "show every window the first ones. Leave that node out: the Motion Module Loader cuts a clip that is too long "
+                         "for its module in windows itself, each with its own pictures.")
+
+
+def chain_of(control) -> Iterator[Any]:
+    """A ControlNet and those chained before it; nothing for None."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet

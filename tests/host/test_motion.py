@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfyui_fewstep.loras.accelerator import Kind
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host, motion, motion_patch, sampler
@@ -152,14 +153,16 @@ def test_the_weights_are_the_hosts_to_load_and_to_offload(sd15, lightning):
     assert not comfy.model_management.loaded_models()
 
 
-def test_partly_loaded_weights_give_the_same_clip(sd15, lightning):
+def test_partly_loaded_weights_give_the_same_result(sd15, lightning):
     moving = with_lightning(sd15)
-    whole = core_run(moving)
     (weights,) = moving.get_additional_models()
+    comfy.model_management.load_models_gpu([weights])
+    whole, loaded = evaluate(moving), weights.loaded_size()
     weights.detach()
-    # One byte of room: every layer is brought in when it is used.
+    # One byte of room: every layer is brought in when it is used. Evaluated directly, as a sampling run would load it whole again.
     weights.load(torch.device("cpu"), lowvram_model_memory=1)
-    assert torch.equal(core_run(moving), whole)
+    assert weights.loaded_size() < 0.1 * loaded
+    assert torch.equal(evaluate(moving), whole)
 
 
 def test_the_motion_module_takes_the_precision_of_the_model(lightning, monkeypatch):
@@ -361,22 +364,25 @@ LONG = 40
 WINDOWS = [range(16), range(12, 28), range(24, 40)]
 
 
-def windows_by_hand(moving, x, sigma, positive, controls=None):
+def windows_by_hand(moving, x, sigma, positive, controls=None, cfg=1.0):
     """The denoised clip of one evaluation in windows of 16, blended with weights that fall towards each window's ends."""
     short = moving.clone()
     del short.model_options["context_handler"]
+    prompts, more = positive[0]
     total, weights = torch.zeros_like(x), torch.zeros(LONG, 1, 1, 1)
     pyramid = torch.tensor([*range(1, 9), *range(8, 0, -1)], dtype=torch.float32).reshape(-1, 1, 1, 1)
-    for window in WINDOWS:
-        part = positive if controls is None else controlled(positive, *controls[:1], controls[1][list(window)])
+    for window in map(list, WINDOWS):
+        part = [[prompts[window] if prompts.shape[0] == LONG else prompts, more]]
+        if controls is not None:
+            part = controlled(part, controls[0], controls[1][window])
         inner = short.clone()
         inner.attachments[motion_patch.MOTION_KEY] = motion_patch.Motion("", 16, 32)
-        total[list(window)] += pyramid * denoised(inner, x[list(window)], sigma, part)
-        weights[list(window)] += pyramid
+        total[window] += pyramid * denoised(inner, x[window], sigma, part, cfg)
+        weights[window] += pyramid
     return total / weights
 
 
-def denoised(model, x, sigma, positive):
+def denoised(model, x, sigma, positive, cfg=1.0):
     """One evaluation through the host's guider. x: at noise level sigma."""
     result = []
 
@@ -385,20 +391,33 @@ def denoised(model, x, sigma, positive):
         return result[0]
 
     start = x
-    comfy.sample.sample_custom(model, torch.zeros_like(x), 1.0, comfy.samplers.KSAMPLER(once), torch.tensor([sigma, 0.0]), positive,
-                               positive, torch.zeros_like(x), disable_pbar=True)
+    comfy.sample.sample_custom(model, torch.zeros_like(x), cfg, comfy.samplers.KSAMPLER(once), torch.tensor([sigma, 0.0]), positive,
+                               conditioning(model, seed=9), torch.zeros_like(x), disable_pbar=True)
     return result[0]
 
 
-@pytest.mark.parametrize("with_control", [False, True])
-def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightning, with_control):
+def long_noise():
+    return 5 * torch.randn(LONG, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def picture_per_frame():
+    return torch.rand(LONG, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("prompts", [1, LONG])
+def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightning, prompts, cfg):
     moving = with_lightning(sd15, frames=LONG)
-    x = 5 * torch.randn(LONG, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    positive = conditioning(sd15, seed=1)
-    net, hint = control_net(), torch.rand(LONG, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    controls = (net, hint) if with_control else None
-    actual = denoised(moving, x, 5.0, controlled(positive, net, hint) if with_control else positive)
-    torch.testing.assert_close(actual, windows_by_hand(moving, x, 5.0, positive, controls), rtol=1e-4, atol=1e-4)
+    positive = [[torch.cat([conditioning(sd15, seed=seed)[0][0] for seed in range(prompts)]), {}]]
+    actual = denoised(moving, long_noise(), 5.0, positive, cfg)
+    torch.testing.assert_close(actual, windows_by_hand(moving, long_noise(), 5.0, positive, cfg=cfg), rtol=1e-4, atol=1e-4)
+
+
+def test_each_window_of_a_clip_sees_its_own_control_pictures(sd15, lightning):
+    moving, positive = with_lightning(sd15, frames=LONG), conditioning(sd15, seed=1)
+    net, hint = control_net(), picture_per_frame()
+    actual = denoised(moving, long_noise(), 5.0, controlled(positive, net, hint))
+    torch.testing.assert_close(actual, windows_by_hand(moving, long_noise(), 5.0, positive, (net, hint)), rtol=1e-4, atol=1e-4)
 
 
 def test_windows_are_counted_and_reported(sd15, lightning):
@@ -506,6 +525,43 @@ def test_windows_that_the_module_cannot_see_are_refused(sd15, lightning):
     for length, seen in ((32, 33),) * before + ((36, 36 + before), (64, LONG)):
         assert f"show it {seen}" in refusal(core_run, windowed(length, 0), LONG)
     assert "dimension 2" in refusal(core_run, windowed(16, 2), LONG)
+
+
+def others_windows(model, length):
+    """The model under the host's Context Windows node, without its fix for causal models."""
+    windowed = ContextWindowsManualNode.execute(model, length, 4, "standard_static", 1, False, "pyramid", 0, False).result[0]
+    windowed.model_options["context_handler"].causal_window_fix = False
+    return windowed
+
+
+def test_a_control_picture_per_frame_under_another_nodes_windows_is_refused(sd15, lightning):
+    positive, net = conditioning(sd15, seed=1), control_net()
+    first = with_lightning(others_windows(sd15, 16), frames=LONG)
+    behind = others_windows(with_lightning(sd15, frames=LONG), 16)
+    each = controlled(positive, net, picture_per_frame())
+    chained = controlled(positive, net, picture_per_frame()[:1], previous=each[0][1]["control"])
+    for model in (first, behind):
+        for control in (each, chained):
+            assert "show every window the first ones" in refusal(denoised, model, long_noise(), 5.0, control)
+    # One picture for all is the same in every window, and a clip that fits in one window is not cut.
+    same = controlled(positive, net, picture_per_frame()[:1])
+    expected = denoised(with_lightning(sd15, frames=LONG), long_noise(), 5.0, same)
+    torch.testing.assert_close(denoised(first, long_noise(), 5.0, same), expected, rtol=1e-4, atol=1e-4)
+    whole = with_lightning(others_windows(sd15, 16), frames=16)
+    denoised(whole, long_noise()[:16], 5.0, controlled(positive, net, picture_per_frame()[:16]))
+
+
+@pytest.mark.parametrize("sampling", ["eps", "lcm"])
+def test_a_noise_schedule_is_put_on_before_the_motion_module_not_behind_it(sd15, models, sampling):
+    save(models / "animatediff_models" / "mm_v3.safetensors", motion_adapter(has_middle=False, size=0.3).state_dict())
+    scheduled = ModelSamplingDiscrete().patch(sd15, sampling, False)[0]
+    before = with_lightning(scheduled, "mm_v3.safetensors")
+    assert float(before.get_model_object("model_sampling").sigma_max) == pytest.approx(25.1, abs=0.1)
+    assert torch.isfinite(core_run(before)).all()
+    # The node builds its schedule on SD 1.5's own betas.
+    behind = ModelSamplingDiscrete().patch(with_lightning(sd15, "mm_v3.safetensors"), sampling, False)[0]
+    message = refusal(core_run, behind)
+    assert "sigma 14.61" in message and "before the Motion Module Loader" in message
 
 
 def test_a_patch_that_hides_the_motion_is_refused(sd15, lightning):
