@@ -172,6 +172,18 @@ def test_the_motion_module_takes_the_precision_of_the_model(lightning, monkeypat
     assert {p.dtype for p in weights.model.parameters()} == {torch.bfloat16}
 
 
+def test_half_precision_is_the_same_clip_roughly(sd15, lightning):
+    half = unet_patcher("sd15")
+    half.model.diffusion_model.to(torch.bfloat16).dtype = torch.bfloat16
+    moving = with_lightning(half)
+    (weights,) = moving.get_additional_models()
+    assert {p.dtype for p in weights.model.parameters()} == {torch.bfloat16}
+    exact, still = core_run(with_lightning(sd15), steps=1), core_run(sd15, steps=1)
+    # bfloat16 has 8 bits; some thirty layers lie in a row.
+    error = (core_run(moving, steps=1) - exact).norm() / exact.norm()
+    assert error < 0.05 < (still - exact).norm() / exact.norm()
+
+
 # --- two motion models ------------------------------------------------------------------------------------------------
 
 
