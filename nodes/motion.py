@@ -75,6 +75,7 @@ def attach(model, motion_name: str, frames: int):
     path = host.model_path(FOLDER, motion_name)
     if path is None:
         raise FileProblem(f"{motion_name} is not in models/{FOLDER}. Put the file there, or choose another.")
+    refuse_pickle(motion_name)
     header = read_header(path)
     file = inspect(header.shapes, motion_name)
     refuse_model(model, file, motion_name)
@@ -88,6 +89,16 @@ def attach(model, motion_name: str, frames: int):
         patched = host.with_record(host.with_model_sampling(patched, record), record)
     patched = host.with_linear_betas(patched)
     return patched, describe(patched, file, evidence)
+
+
+def refuse_pickle(motion_name: str) -> None:
+    # The authors' first releases are .ckpt files; each has been published by them as .safetensors since.
+    ending = os.path.splitext(motion_name)[1].lower()
+    if ending not in (".safetensors", ".sft"):
+        raise FileProblem(f"{motion_name} is a {ending} file, which can carry code and is never opened here. The same modules are on "
+                          "Hugging Face as diffusion_pytorch_model.safetensors: v1, v2 and v3 in guoyww/animatediff-motion-adapter-v1-5, "
+                          "-v1-5-2 and -v1-5-3, AnimateLCM in wangfuyun/AnimateLCM. Download that one and put it here under a name that "
+                          f"says what it is, such as {os.path.splitext(motion_name)[0]}.safetensors.")
 
 
 def refuse_model(model, file: MotionFile, motion_name: str) -> None:

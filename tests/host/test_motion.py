@@ -12,6 +12,7 @@ import comfy.controlnet
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.utils
 import pytest
 import torch
@@ -370,6 +371,28 @@ def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
     torch.testing.assert_close(run(lora_first)[0], run(motion_first)[0], rtol=1e-4, atol=1e-4)
 
 
+def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
+    save(models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors", motion_adapter(positions=64, size=0.3).state_dict())
+    lora = write_lora(models / "loras" / "AnimateLCM_sd15_t2v_lora.safetensors", sd15, "kohya-diffusers", only="attn").tensors
+
+    def with_lora(model):
+        return comfy.sd.load_lora_for_models(model, None, lora, 0.8, 0)[0]
+
+    before = with_lightning(with_lora(sd15), "AnimateLCM_sd15_t2v.safetensors")
+    behind = with_lora(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))
+    clip, report = run(before)
+    assert report["accelerators"] == ["animatelcm-sd15"]
+    torch.testing.assert_close(run(behind)[0], clip, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(clip, run(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))[0], atol=1e-2)
+
+
+def test_cores_loader_takes_a_motion_lora_and_changes_nothing(sd15, lightning):
+    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
+    lora = {f"{place}.to_q_lora.down.weight": torch.ones(4, 32), f"{place}.to_q_lora.up.weight": torch.ones(32, 4)}
+    moving = with_lightning(sd15)
+    assert torch.equal(core_run(comfy.sd.load_lora_for_models(moving, None, lora, 1.0, 0)[0]), core_run(moving))
+
+
 # --- long clips -------------------------------------------------------------------------------------------------------
 
 LONG = 40
@@ -488,7 +511,8 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
     (folder / "broken.safetensors").write_bytes(whole[: len(whole) // 2])
     assert "not a complete .safetensors file" in refusal(motion.attach, sd15, "broken.safetensors", 16)
     (folder / "mm_sd_v15_v2.ckpt").write_bytes(b"PK")
-    assert "can carry code" in refusal(motion.attach, sd15, "mm_sd_v15_v2.ckpt", 16)
+    pickled = refusal(motion.attach, sd15, "mm_sd_v15_v2.ckpt", 16)
+    assert "can carry code" in pickled and "guoyww/animatediff-motion-adapter-v1-5" in pickled and "mm_sd_v15_v2.safetensors" in pickled
     assert "is not in models/animatediff_models" in refusal(motion.attach, sd15, "nothing.safetensors", 16)
     place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
     save(folder / "zoom-in.safetensors",
@@ -606,6 +630,13 @@ def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned
     assert report.data["accelerator"] == record.id and record.id in report.markdown
     _, data = run(moving)
     assert data["evaluations"] == record.default_steps
+
+
+@pytest.mark.parametrize("positions", [32, 64])
+def test_animatelcm_in_diffusers_layout_is_recognised_by_its_name(sd15, models, positions):
+    # The authors' .safetensors file is a converter's, position encodings written out.
+    save(models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors", motion_adapter(positions=positions, size=0.3).state_dict())
+    assert host.accelerator_of(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors")).id == "animatelcm-sd15"
 
 
 @pytest.mark.parametrize(("name", "version"), [("mm_sd_v15_v2.safetensors", "AnimateDiff v2"), ("v3_sd15_mm.safetensors", "AnimateDiff v3"),
