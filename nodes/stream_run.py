@@ -34,7 +34,8 @@ class StreamRun:
     """What a run left. samples: (B, C, frames, H, W) as other nodes take latents, the given frames first. images: (B, frames, H, W, 3).
 
     seconds, first_seconds: from the start of sampling to its end and to the first finished block, decoded where there is a VAE.
-    first_frames: pictures there at that moment. cache_bytes: of keys and values. is_interrupted: the user stopped it.
+    first_frames: pictures there at that moment. cache_bytes: of keys and values. peak_bytes: the most memory of the device in use
+    meanwhile, models included, where it counts that (CUDA and ROCm). is_interrupted: the user stopped it.
     """
 
     samples: Tensor | None = None
@@ -45,6 +46,7 @@ class StreamRun:
     first_frames: int = 0
     blocks: int = 0
     cache_bytes: int = 0
+    peak_bytes: int | None = None
     is_interrupted: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -58,6 +60,9 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
     batch, channels, _, height, width = shape
     decoder = FrameDecoder(vae, shape) if vae is not None and can_decode_frames(vae) else None
     screen = Screen(model, plan, show, has_pictures=decoder is not None)
+    counts_memory = model.load_device.type == "cuda"
+    if counts_memory:
+        torch.cuda.reset_peak_memory_stats(model.load_device)
     started = time.perf_counter()
     made: list[Tensor] = []
 
@@ -97,6 +102,8 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
     run.samples = samples.to(**host.between_nodes())
     if vae is not None:
         run.images = decoder.pictures(run.samples.shape[2]) if decoder is not None and not decoder.has_failed else vae.decode(run.samples)
+    if counts_memory:
+        run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
     return run
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import nodes as core
 import small_models
+from left_behind import live_bytes
 
 pytestmark = pytest.mark.skipif(not small_models.HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
 
@@ -271,6 +272,42 @@ def test_memory_of_the_cache_is_flat_in_length_with_a_window(causal, text):
     short, long = (run(model, text, video(frames), window=4, sink=1)[2] for frames in (6, 60))
     assert short["cache_bytes"] == long["cache_bytes"] == 4 * 2 * 4 * 16 * 256 * 4
     assert run(model, text, video(60))[2]["cache_bytes"] == 15 * long["cache_bytes"]
+
+
+def test_all_memory_of_a_run_is_flat_in_length_with_a_window(causal, text, monkeypatch):
+    """Every tensor there is beyond those before the run, the frames made so far not counted: they are the result."""
+    model = with_settings(causal, FRAMES)
+    after = stream_run.Screen.after_block
+
+    def most_held(frames, **window):
+        latent, held = video(frames), []
+        before = live_bytes()
+
+        def count(self, run, made, seconds):
+            if run.blocks % (frames // 4) == 0:
+                held.append(live_bytes() - before - made * 16 * SIDE * SIDE * 4)
+            after(self, run, made, seconds)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stream_run.Screen, "after_block", count)
+            run(model, text, latent, **window)
+        assert len(held) == 4
+        return max(held)
+
+    run(model, text, video(1))  # the host keeps the model it has loaded
+    short, long = (most_held(frames, window=4, sink=1) for frames in (12, 120))
+    # 4 layers of keys and values, 4 frames of 16 tokens, 256 wide, float32.
+    assert short > 4 * 2 * 4 * 16 * 256 * 4, "the cache is among it"
+    assert long == pytest.approx(short, rel=0.05)
+    assert most_held(32) > 5 * short, "without a window it grows"
+
+
+def test_peak_memory_is_told_where_the_device_counts_it(causal, text):
+    _, _, report = run(with_settings(causal, FRAMES), text, video(2))
+    if causal.load_device.type == "cuda":
+        assert report["peak_bytes"] > report["cache_bytes"]
+    else:
+        assert report["peak_bytes"] is None
 
 
 def test_the_host_is_asked_for_room_for_the_cache_and_for_decoding(causal, text, vae, monkeypatch):
