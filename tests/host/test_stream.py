@@ -26,11 +26,12 @@ from torch import Tensor
 import nodes as core
 import small_models
 from left_behind import live_bytes
+from small_loras import write_lora
 
 pytestmark = pytest.mark.skipif(not small_models.HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
 
 CHUNKS, FRAMES = CATALOG["self-forcing-dmd"], CATALOG["causal-forcing-framewise"]
-ONE_STEP = CATALOG["causal-forcing-plus-framewise-1step"]
+ONE_STEP, CAUSVID = CATALOG["causal-forcing-plus-framewise-1step"], CATALOG["causvid-1-3b-causal"]
 SIDE = 8
 
 
@@ -82,8 +83,9 @@ class Reference:
         self.network = model.model.diffusion_model.float()
         self.context = self.network.text_embedding(text[0][0].float())
         self.blocks = blocks
-        # For every frame the frames it sees: those of its own block, the latest before it and the sinks.
-        self.seen = {}
+        # For every frame the frames it sees: those of its own block, the latest before it and the sinks. Given frames that the window
+        # has left behind are in no block; nothing sees them.
+        self.seen = {frame: {frame} for frame in range(blocks[-1].end)}
         remembered: list[int] = []
         for block in blocks:
             gone = max(0, len(remembered) + block.frames - window.frames) if window.frames else 0
@@ -143,7 +145,8 @@ def reference(model, text, record, frames, window=Window(), start=None, seed=3):
         return model.model.process_latent_out(latent)
 
 
-@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5), (ONE_STEP, 5)], ids=["chunks", "frames", "1step"])
+@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5), (ONE_STEP, 5), (CAUSVID, 6)],
+                         ids=["chunks", "frames", "1step", "causvid"])
 def test_equals_full_causal_attention_without_a_cache(causal, text, record, frames):
     latent, _, report = run(with_settings(causal, record), text, video(frames))
     assert torch.allclose(latent, reference(causal, text, record, frames), atol=1e-4)
@@ -164,13 +167,27 @@ def test_a_window_as_long_as_the_clip_changes_nothing_and_a_shorter_one_does(cau
     assert not torch.allclose(whole, run(model, text, video(5), window=2)[0], atol=1e-2)
 
 
-def test_a_start_equals_attention_to_its_frames(causal, text):
-    start = clip_of(1, seed=5)
-    latent, _, report = run(with_settings(causal, CHUNKS), text, video(7), start_latent=start)
-    assert torch.allclose(latent, reference(causal, text, CHUNKS, 7, start=start["samples"]), atol=1e-4)
-    assert torch.allclose(latent[:, :, :1], start["samples"], atol=1e-5)
-    # The picture once, two blocks of four steps, one context pass between them.
-    assert report["evaluations"] == 1 + 4 + 1 + 4 and report["given_frames"] == 1
+@pytest.mark.parametrize(("record", "frames", "given", "window", "read"), [
+    (CHUNKS, 7, 1, Window(), [1]),
+    (CHUNKS, 9, 6, Window(), [3, 3]),
+    # A frame over stands alone.
+    (CHUNKS, 10, 4, Window(), [1, 3]),
+    (FRAMES, 6, 3, Window(), [1, 1, 1]),
+    # The block made and the sink leave room for two: frame 0, which is the sink, and frames 2 and 3 are read, frame 1 is not.
+    (FRAMES, 8, 4, Window(4, 1), [1, 1, 1]),
+    # Room for one block before the one made: of three given ones the last is read.
+    (CHUNKS, 12, 9, Window(6), [3]),
+])  # fmt: skip
+def test_a_start_equals_attention_to_its_frames(causal, text, record, frames, given, window, read):
+    start = clip_of(given, seed=5)
+    latent, _, report = run(with_settings(causal, record), text, video(frames), window=window.frames, sink=window.sink, start_latent=start)
+    assert torch.allclose(latent, reference(causal, text, record, frames, window, start=start["samples"]), atol=1e-4)
+    assert torch.allclose(latent[:, :, :given], start["samples"], atol=1e-5)
+    plan = make_stream_plan(record, frames, lambda t: t / 1000, given, window=window)
+    assert [block.frames for block in plan.blocks if block.is_given] == read
+    # Every given block that is read once, every made one in four steps, and a context pass between any two of those.
+    made = (frames - given) // record.causal.frames_per_block
+    assert report["evaluations"] == len(read) + 4 * made + made - 1 and report["given_frames"] == given
 
 
 def test_positions_counted_anew_change_nothing(causal, text, monkeypatch):
@@ -531,6 +548,23 @@ def test_a_host_without_causal_wan_is_named(causal, text, monkeypatch):
 def test_the_few_step_sampler_points_here(causal, text):
     with pytest.raises(PlanError, match="Use the Streaming Sampler"):
         FewStepSampler.execute(with_settings(causal, CHUNKS), text, video(6), 3, 0, 1.0)
+
+
+# ---------------------------------------------------------------- LoRAs for ordinary Wan
+
+
+@pytest.mark.parametrize(("name", "id"), [
+    ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", "causvid-14b-8step-lora"),
+    ("Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", "causvid-1-3b-8step-lora"),
+])  # fmt: skip
+def test_a_causvid_lora_runs_on_ordinary_wan_under_the_few_step_sampler(models, text, name, id):
+    ordinary = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors"))
+    write_lora(models / "loras" / name, ordinary, "native", rank=4)
+    fast, _ = accelerator.attach(ordinary, name, accelerator.AUTO, 1.0)
+    output = FewStepSampler.execute(fast, text, video(3), 1, 0, 1.0)
+    report = output.ui["fewstep_report"][0]
+    assert (report["accelerators"], report["sampler"], report["evaluations"]) == ([id], "uni_pc", 8)
+    assert torch.isfinite(output.args[0]["samples"]).all()
 
 
 # ---------------------------------------------------------------- files
