@@ -59,21 +59,42 @@ def test_a_clip_is_made_in_four_evaluations_and_reported(server, motion_folder):
     assert reports["Few-Step Sampler"]["evaluations"] == 4
 
 
-def test_with_and_without_motion_in_one_graph(server, motion_folder):
-    # The branch without the node gives what it gives in a graph of its own.
-    still = {
+def still_prompt(clip):
+    """The clip's model without motion, a branch of that graph in a graph of its own."""
+    return {name: clip[name] for name in ("model", "text", "size")} | {
         "still": node("KSampler", model=["model", 0], positive=["text", 0], negative=["text", 0], latent_image=["size", 0], seed=4,
                       steps=2, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0),
         "still_out": node("TestLatentReport", samples=["still", 0]),
     }
-    both = clip_prompt(seed=8) | still
-    alone = {name: both[name] for name in ("model", "text", "size", "still", "still_out")}
-    together = server.client.run(both)["outputs"]
-    server.client.forget()
-    assert together["still_out"] == server.client.run(alone)["outputs"]["still_out"]
-    server.client.forget()
+
+
+def test_with_and_without_motion_in_one_graph(server, motion_folder):
     moving = clip_prompt(seed=8)
+    together = server.client.run(moving | still_prompt(moving))["outputs"]
+    server.client.forget()
+    assert together["still_out"] == server.client.run(still_prompt(moving))["outputs"]["still_out"]
+    server.client.forget()
     assert together["out"] == server.client.run(moving)["outputs"]["out"]
+
+
+def test_an_interrupted_clip_leaves_the_branch_without_motion_as_it_was(server, motion_folder):
+    moving = clip_prompt(seed=8)
+    expected = server.client.run(still_prompt(moving))["outputs"]["still_out"]
+    # From here on the server keeps one model, which the interrupted clip and the branch after it share.
+    server.client.forget()
+    slow, seen = clip_prompt(seed=8), []
+    slow["size"] = node("EmptyLatentImage", width=512, height=512, batch_size=4)
+
+    def stop(event):
+        steps = event["data"]["nodes"].get("clip", {}).get("value", 0) if event["type"] == "progress_state" else 0
+        if 1 <= steps < 4 and not seen:
+            seen.append(steps)
+            server.client.interrupt()
+
+    with pytest.raises(JobFailed) as stopped:
+        server.client.run(slow, stop)
+    assert stopped.value.is_interruption and seen
+    assert server.client.run(still_prompt(moving))["outputs"]["still_out"] == expected
 
 
 def test_a_latent_of_another_length_fails_with_words_and_the_server_goes_on(server, motion_folder):
