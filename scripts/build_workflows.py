@@ -28,7 +28,7 @@ from locale_texts import LOCALES, english, locale_files
 from node_schema import SNAPSHOT, Schema
 from pack import project_value
 from shipped_workflows import all_graphs, blueprints
-from workflow_graph import OUR_PREFIX, Graph, Model
+from workflow_graph import OUR_PREFIX, Converted, Graph, Model
 
 ROOT = Path(__file__).resolve().parent.parent
 EDITOR = ROOT / "workflows"
@@ -102,12 +102,17 @@ def built_files(schema: Schema) -> dict[Path, str]:
     return files
 
 
+def link_to(model: Model) -> str:
+    made = ", converted as the note says" if isinstance(model, Converted) else ""
+    return f"[{model.name}]({model.url}) in `{model.directory}`{made}"
+
+
 def overview(graphs: Iterable[Graph]) -> str:
     """A page with every workflow, its API file and the model files it needs."""
     rows = []
     for graph in graphs:
         models = {value.name: value for node in graph.nodes for value in node.values.values() if isinstance(value, Model)}
-        links = "<br>".join(f"[{model.name}]({model.url}) in `{model.directory}`" for model in models.values())
+        links = "<br>".join(link_to(model) for model in models.values())
         editor, api = f"../workflows/{quote(graph.title)}.json", f"../workflows/api/{graph.slug}.json"
         rows.append(f"| [{graph.title}]({editor}) | {graph.steps} | [{graph.slug}]({api}) | {links or 'none: they come with the pack'} |")
     return OVERVIEW_HEAD + "\n".join(rows) + "\n"

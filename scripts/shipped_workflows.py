@@ -7,11 +7,12 @@ from the catalogue itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from blueprint import Blueprint, Exposed
 from node_schema import Schema
 from pack import CATALOG
-from workflow_graph import Graph, Model, Output, Placed
+from workflow_graph import Converted, Graph, Model, Output, Placed
 
 HUGGING_FACE = "https://huggingface.co"
 WAN21 = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
@@ -36,6 +37,7 @@ UMT5 = file("text_encoders", WAN21, "split_files/text_encoders/umt5_xxl_fp8_e4m3
 WAN_VAE = file("vae", WAN21, "split_files/vae/wan_2.1_vae.safetensors")
 WAN21_T2V = file("diffusion_models", WAN21, "split_files/diffusion_models/wan2.1_t2v_14B_fp8_scaled.safetensors")
 WAN21_I2V = file("diffusion_models", WAN21, "split_files/diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors")
+SELF_FORCING = Converted("self_forcing_dmd.safetensors", CATALOG["self-forcing-dmd"].files[0].url, "diffusion_models")
 CAUSAL_FORCING = accelerator_file("causal-forcing-framewise", "causal_forcing-framewise.safetensors")
 CLIP_VISION = file("clip_vision", WAN21, "split_files/clip_vision/clip_vision_h.safetensors")
 CLIP_L = file("text_encoders", "comfyanonymous/flux_text_encoders", "clip_l.safetensors")
@@ -69,6 +71,7 @@ WAN_PROMPT = (
     "soft golden light between the trees"
 )
 IMAGE_PROMPT = "a lighthouse on a rocky coast at sunset, waves breaking, warm light in the windows, detailed, photograph"
+NEXT_PROMPT = "The red fox stops in a clearing, looks up and sits down in the snow, the camera comes to rest beside it"
 MOTION_PROMPT = "The scene comes to life: gentle natural motion, the camera moves slowly forward"
 
 
@@ -873,27 +876,36 @@ KSampler has no report of its own: Step Budget's stands for the first, with the 
     return graph
 
 
-def causal_models(graph: Graph) -> tuple[Placed, Placed, Placed]:
-    """(model with its record, text encoder, VAE) of the one causal release that is published as ComfyUI loads it."""
+def causal_models(graph: Graph, file: Model = CAUSAL_FORCING, record: str = "causal-forcing-framewise") -> tuple[Placed, Placed, Placed]:
+    """(model with its record, text encoder, VAE), by default of the one causal release that is published as ComfyUI loads it."""
     with graph.group("Models"):
-        model = graph.node("UNETLoader", unet_name=CAUSAL_FORCING)
+        model = graph.node("UNETLoader", unet_name=file)
         clip, vae = wan_text_and_vae(graph)
     with graph.group("Accelerator"):
-        fast = accelerate(graph, model, None, "causal-forcing-framewise")
+        fast = accelerate(graph, model, None, record)
     return fast, clip, vae
+
+
+def stream(graph: Graph, model: Placed, positive: Output, vae: Placed, length: int = 81, **more: Any) -> Placed:
+    """A clip of so many frames, shown while it is made."""
+    size = graph.node("EmptyHunyuanLatentVideo", "Video size", width=832, height=480, length=length)
+    return graph.node(
+        "FewStepStream", model=model["model"], positive=positive, latent_image=size["LATENT"], vae=vae["VAE"], seed=1, **more
+    )
+
+
+def save_streamed(graph: Graph, streamed: Placed) -> None:
+    show_report(graph, streamed)
+    with graph.group("Video"):
+        video = graph.node("CreateVideo", images=streamed["images"], fps=16)
+        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
 
 
 def stream_video(graph: Graph, model: Placed, positive: Output, vae: Placed, **more: Output) -> None:
     """Make, show and save a clip of five seconds."""
     with graph.group("Streaming"):
-        size = graph.node("EmptyHunyuanLatentVideo", "Video size", width=832, height=480, length=81)
-        streamed = graph.node(
-            "FewStepStream", model=model["model"], positive=positive, latent_image=size["LATENT"], vae=vae["VAE"], seed=1, **more
-        )
-    show_report(graph, streamed)
-    with graph.group("Video"):
-        video = graph.node("CreateVideo", images=streamed["images"], fps=16)
-        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+        streamed = stream(graph, model, positive, vae, **more)
+    save_streamed(graph, streamed)
 
 
 def causal_stream(schema: Schema) -> Graph:
@@ -908,8 +920,8 @@ frames in view for good.
 
 **Interrupt** keeps the blocks that are finished.
 
-**Self Forcing** and the chunk-wise models run in the same graph: convert their .pt file with `scripts/mark_causal.py` of this pack's \
-repository, load it, and set `accelerator` to auto.
+**Self Forcing** has a workflow of its own; the other models run in this graph. Convert their .pt file with `scripts/mark_causal.py` of \
+this pack's repository, load it, and set `accelerator` to auto.
 
 The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
 """)
@@ -941,6 +953,53 @@ The model is distilled itself, so `lora_name` is **none**. 4 steps for each fram
         start = graph.node("VAEEncode", pixels=sized["IMAGE"], vae=vae["VAE"])
         positive = prompt_box(graph, clip["CLIP"], MOTION_PROMPT)
     stream_video(graph, fast, positive, vae, start_latent=start["LATENT"])
+    return graph
+
+
+def self_forcing_stream(schema: Schema) -> Graph:
+    graph = Graph(schema, "Self Forcing T2V stream", "self_forcing_stream", """
+## Video that is shown while it is made, three latent frames at a time
+
+Self Forcing is a causal Wan model. With the VAE connected, each finished block of three latent frames (12 of video) is decoded and shown \
+on the sampler at once.
+
+**The model** is published as `self_forcing_dmd.pt`, which ComfyUI cannot load as a causal model. Convert it once, with ComfyUI's Python: \
+`python mark_causal.py self_forcing_dmd.pt self_forcing_dmd.safetensors`. The script is in `scripts/` of this pack's repository.
+
+**Length**: 9, 21, 33, ..., 81 frames, whole blocks. Beyond that set `window_frames` to 21 or less.
+
+**Interrupt** keeps the blocks that are finished.
+
+The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG locked to 1**.
+""")
+    fast, clip, vae = causal_models(graph, SELF_FORCING, "self-forcing-dmd")
+    with graph.group("Prompt", below=True):
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+    stream_video(graph, fast, positive, vae)
+    return graph
+
+
+def causal_continued(schema: Schema) -> Graph:
+    graph = Graph(schema, "Causal Forcing continued clip", "causal_forcing_continued", """
+## A clip that goes on with another prompt
+
+The first sampler makes five seconds; the second one reads them as `start_latent` and makes five more, with a prompt of its own. Its \
+latent and its images are the whole clip.
+
+**length** of the second video size counts the first clip's frames too: 161 are 81 and 80 new ones.
+
+**window_frames** is 21, as many latent frames as the model was trained on, and `sink_frames` 1. With this window you may go on as often \
+as you like: another sampler, or the saved latent of this one.
+
+The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
+""")
+    fast, clip, vae = causal_models(graph)
+    with graph.group("First five seconds"):
+        first = stream(graph, fast, prompt_box(graph, clip["CLIP"], WAN_PROMPT), vae)
+    with graph.group("Five more"):
+        positive = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
+        streamed = stream(graph, fast, positive, vae, 161, start_latent=first["latent"], window_frames=21, sink_frames=1)
+    save_streamed(graph, streamed)
     return graph
 
 
@@ -992,6 +1051,8 @@ WORKFLOWS: tuple[Callable[[Schema], Graph], ...] = (
     wan22_first_last,
     causal_stream,
     causal_from_picture,
+    causal_continued,
+    self_forcing_stream,
     ltx2,
     hunyuan15,
     animatediff,

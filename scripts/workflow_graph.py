@@ -45,6 +45,11 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Converted(Model):
+    """A file that people make from the one at `url`, as the graph's note says; the dialog must not offer that one in its place."""
+
+
+@dataclass(frozen=True)
 class Output:
     """A node's output, to connect to an input."""
 
@@ -200,7 +205,7 @@ class Graph:
         self, node: Placed, order: int, links: list[list[Any]], pack: dict[str, str], host_version: str
     ) -> dict[str, Any]:
         arriving = {link[4]: link[0] for link in links if link[3] == node.id}
-        models = [value for value in node.values.values() if isinstance(value, Model)]
+        models = [value for value in node.values.values() if isinstance(value, Model) and not isinstance(value, Converted)]
         origin = pack if node.is_ours else {"cnr_id": "comfy-core", "ver": host_version}
         return {
             "id": node.id,

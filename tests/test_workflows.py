@@ -11,7 +11,7 @@ import pytest
 import build_workflows
 import node_schema
 from shipped_workflows import all_graphs
-from workflow_graph import Graph, Model, Output
+from workflow_graph import Converted, Graph, Model, Output
 
 SCHEMA = node_schema.load()
 GRAPHS = all_graphs(SCHEMA)
@@ -22,6 +22,10 @@ MODEL_FOLDERS = {
 }  # fmt: skip
 SHIPPED_FILE = "fewstep_demo"
 OUTPUT_NODES = {"SaveImage", "SaveVideo"}
+
+# Files that nobody publishes as ComfyUI takes them, and the graph that loads them.
+CONVERTED = {value.name: graph for graph in GRAPHS.values() for node in graph.nodes for value in node.values.values()
+             if isinstance(value, Converted)}
 
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
@@ -98,7 +102,13 @@ def test_missing_models_can_be_offered(graph: Graph) -> None:
 
 
 def is_download(value: str) -> bool:
-    return value.endswith(MODEL_ENDINGS) and not value.startswith(SHIPPED_FILE)
+    return value.endswith(MODEL_ENDINGS) and not value.startswith(SHIPPED_FILE) and value not in CONVERTED
+
+
+def test_a_file_that_must_be_converted_is_said_to_be() -> None:
+    assert set(CONVERTED) == {"self_forcing_dmd.safetensors"}
+    for name, graph in CONVERTED.items():
+        assert name in graph.note and "mark_causal.py" in graph.note
 
 
 @each_graph

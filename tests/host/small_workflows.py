@@ -21,7 +21,7 @@ from small_models import UNETS, load_model, unet_patcher, write_wan, write_wan_v
 
 Prompt = dict[str, dict[str, Any]]
 
-SMALL_INPUTS = {"width": 64, "height": 64, "length": 5, "fps": 8}
+SMALL_INPUTS = {"width": 64, "height": 64, "fps": 8}
 FRAMES = 4
 TEXT_ENCODERS = {"CLIPTextEncode", "TextEncodeQwenImageEditPlus"}
 TEXT_LOADERS = {"CLIPLoader", "DualCLIPLoader", "LTXAVTextEncoderLoader", "CLIPVisionLoader", "CLIPVisionEncode"}
@@ -36,12 +36,14 @@ class Family:
     """How the workflows of one architecture are made small.
 
     lora_layout: the published one of its accelerators. has_files: its model and VAE are small files that the host loads.
+    lengths: what becomes of a workflow's different clip lengths, the shortest first.
     """
 
     architecture: str
     text_width: int
     lora_layout: str
     has_files: bool = False
+    lengths: tuple[int, ...] = (5,)
 
     def patcher(self, models: Path):
         if self.architecture in UNETS:
@@ -56,7 +58,8 @@ SDXL = Family("sdxl", 2048, "kohya-diffusers")
 WAN_T2V = Family("wan21_t2v", 4096, "native", has_files=True)
 WAN21_I2V = Family("wan21_i2v", 4096, "native", has_files=True)
 WAN22_I2V = Family("wan22_i2v", 4096, "native", has_files=True)
-WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True)
+# Three latent frames, which is a block of Self Forcing, and where a clip is continued three more.
+WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True, lengths=(9, 21))
 QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
@@ -83,6 +86,8 @@ FAMILIES = {
     "wan22_flf2v_lightning": WAN22_I2V,
     "causal_forcing_stream": WAN_CAUSAL,
     "causal_forcing_i2v_stream": WAN_CAUSAL,
+    "causal_forcing_continued": WAN_CAUSAL,
+    "self_forcing_stream": WAN_CAUSAL,
     "flux1_dev_hyper_sd": Family("Flux", 64, "native"),
     "flux1_schnell": Family("FluxSchnell", 64, "native"),
     "flux2_klein": Family("Flux2", 64, "native"),
@@ -142,9 +147,12 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
     """The same workflow for small models and small pictures."""
     small = copy.deepcopy(prompt)
     # A comparison needs pictures, whatever is on them; what it compares here is two colours and the samplers' reports.
+    lengths = sorted({node["inputs"]["length"] for node in small.values() if "length" in node["inputs"]})
     is_comparison = any(node["class_type"] == "FewStepCompare" for node in small.values())
     for id, node in small.items():
         shrink_inputs(node["inputs"])
+        if "length" in node["inputs"]:
+            node["inputs"]["length"] = family.lengths[lengths.index(node["inputs"]["length"])]
         if node["class_type"] in TEXT_ENCODERS:
             replace(node, "TestConditioning", width=family.text_width, length=16, seed=0)
         if node["class_type"] in MODEL_LOADERS and not family.has_files:
