@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,15 @@ def run_once(server: Server, prompt: dict[str, Any], base: Path) -> dict[str, An
     say(f"finished in {time.monotonic() - started:.0f} s")
     for path in results(entry, base):
         say(f"result: {path}")
-    for report in outputs(entry, "fewstep_report"):
-        print(f"\n{report['node']}: {report['summary']}")
-        print(json.dumps({name: value for name, value in report.items() if name not in ("node", "summary")}, indent=2))
+    print_reports(outputs(entry, "fewstep_report"))
     return entry
 
 
 def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> None:
     """Run DEMO.workflow twice, loading and measuring, print the table and draw the sheet and the animation."""
     say("loading the models")
-    server.client.run(prompt, timeout=3600)
+    server.client.run(prompt, Progress(prompt), timeout=3600)
+    say("again with another seed, this time measured")
     for node in prompt.values():
         if "seed" in node["inputs"]:
             node["inputs"]["seed"] += 1
@@ -118,6 +117,14 @@ def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> 
     subprocess.run([str(host.python), str(ROOT / "scripts" / f"{SHEET}.py"), str(animated), *WAYS], check=True)
     for suffix in ("png", "webp"):
         say(f"result: {animated.parent / f'{SHEET}.{suffix}'}")
+    print_reports(report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler")
+
+
+def print_reports(reports: Iterable[dict[str, Any]]) -> None:
+    """What nodes of this pack reported: the summary, and the figures as data."""
+    for report in reports:
+        print(f"\n{report['node']}: {report['summary']}")
+        print(json.dumps({name: value for name, value in report.items() if name not in ("node", "summary")}, indent=2))
 
 
 def results(entry: dict[str, Any], base: Path) -> list[Path]:
@@ -189,7 +196,7 @@ class Clock(Progress):
             if self.current:
                 self.seconds[self.current] = now - self.since
             self.current, self.since = str(event["data"].get("node") or ""), now
-            super().__call__(event)
+        super().__call__(event)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it covers), host (real ComfyUI, in
 process and over HTTP), browser (the real frontend in Chromium); with --oldest, as continuous integration has it, oldest (the host
-tier once more on the oldest ComfyUI that is supported). A ComfyUI is provided by scripts/host.py, with everything the tests need,
+tier once more on the oldest ComfyUI that is supported). FEWSTEP_ALL_WORKFLOWS=1 in the environment runs every shipped workflow in
+the host tiers, and not only the quick ones. A ComfyUI is provided by scripts/host.py, with everything the tests need,
 on the first run.
 """
 
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy_server import link_folder
@@ -27,6 +28,8 @@ from host import DEFAULT_VERSION, OLDEST_VERSION, ROOT, Host, HostError, ensure_
 TESTS = ROOT / "tests"
 # exit status of pytest when it found no test to run
 NOTHING_COLLECTED = 5
+# Set, it has tests/host/test_workflows_run.py run every workflow.
+ALL_WORKFLOWS = "FEWSTEP_ALL_WORKFLOWS"
 # Of the lines in these folders, at least this share, in per cent, has to be run by the pure tier.
 COVERED, LEAST_COVERAGE = ("samplers", "loras"), 95
 
@@ -42,6 +45,8 @@ class Outcome:
 
 def static_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """ruff over everything, mypy over the pure packages."""
+    if missing := [name for name in ("ruff", "mypy") if not runs(host.python, f"import {name}")]:
+        return Outcome("static", None, f"{' and '.join(missing)} not installed in {host.python}")
     ruff = run([host.python, "-m", "ruff", "check", "."])
     mypy = run_mypy(host)
     words = [f"{name} {'clean' if code == 0 else 'found problems'}" for name, code in (("ruff", ruff), ("mypy", mypy))]
@@ -71,7 +76,8 @@ def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
 
 def host_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """The nodes in a real ComfyUI, in this process and in a server of its own."""
-    return run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
+    outcome = run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
+    return replace(outcome, words=outcome.words + workflows_left_out())
 
 
 def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -85,7 +91,14 @@ def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
         return Outcome("oldest", None, f"ComfyUI {OLDEST_VERSION} could not be built here: {str(error).splitlines()[0]}")
     print(f"ComfyUI {oldest.version} at {oldest.root}", flush=True)
     # Full width tells nothing about a host that the newest one has not told.
-    return run_pytest("oldest", oldest, [str(TESTS / "host"), "-m", "not slow"], options, COMFYUI_PATH=str(oldest.root))
+    outcome = run_pytest("oldest", oldest, [str(TESTS / "host"), "-m", "not slow"], options, COMFYUI_PATH=str(oldest.root))
+    slow = f"; without the slow tests (`--host {OLDEST_VERSION} --tier host` runs them)"
+    return replace(outcome, words=outcome.words + slow + workflows_left_out())
+
+
+def workflows_left_out() -> str:
+    """What to say of the workflows that a host tier does not run."""
+    return "" if os.environ.get(ALL_WORKFLOWS) else f"; only the quick workflows ({ALL_WORKFLOWS}=1 runs all)"
 
 
 def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -163,6 +176,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def not_asked_for(options: argparse.Namespace) -> list[Outcome]:
+    """The tiers that a run without arguments leaves out."""
+    return [] if options.tier or options.oldest else [Outcome("oldest", None, "--oldest not given")]
+
+
 def main() -> int:
     options = parse_arguments(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -178,7 +196,7 @@ def main() -> int:
         print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
         outcomes.append(TIERS[tier](host, options))
     print()
-    for outcome in outcomes:
+    for outcome in [*outcomes, *not_asked_for(options)]:
         verdict = {True: "passed", False: "FAILED", None: "left out"}[outcome.passed]
         print(f"{outcome.tier:8}{verdict:9} {outcome.words}")
     return 1 if any(outcome.passed is False for outcome in outcomes) else 0

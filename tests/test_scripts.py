@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -137,6 +139,33 @@ def test_pip_failure_shows_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(host.HostError, match="(?s)pip install failed.*no-such-folder"):
         host.run_pip(Path(sys.executable), ["install", str(tmp_path / "no-such-folder")], log=tmp_path / "log")
     assert "no-such-folder" in (tmp_path / "log").read_text()
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/test.py, whose name is also that of Python's own tests."""
+    spec = importlib.util.spec_from_file_location("fewstep_test_script", Path(host.__file__).with_name("test.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_static_tier_is_left_out_where_its_tools_are_not_installed(runner: ModuleType, tmp_path: Path) -> None:
+    nowhere = host.Host(tmp_path, tmp_path / "python", "0.30.0")
+    outcome = runner.static_tier(nowhere, runner.parse_arguments([]))
+    assert (outcome.passed, outcome.words) == (None, f"ruff and mypy not installed in {nowhere.python}")
+
+
+def test_what_a_run_leaves_out_is_listed_with_what_runs_it(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    (oldest,) = runner.not_asked_for(runner.parse_arguments([]))
+    assert (oldest.tier, oldest.passed, oldest.words) == ("oldest", None, "--oldest not given")
+    assert not runner.not_asked_for(runner.parse_arguments(["--oldest"]))
+    monkeypatch.delenv(runner.ALL_WORKFLOWS, raising=False)
+    assert "FEWSTEP_ALL_WORKFLOWS=1 runs all" in runner.workflows_left_out()
+    monkeypatch.setenv(runner.ALL_WORKFLOWS, "1")
+    assert not runner.workflows_left_out()
 
 
 @pytest.mark.parametrize("name", STDLIB_ONLY)

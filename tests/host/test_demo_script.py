@@ -20,6 +20,9 @@ def test_the_demo_shows_what_acceleration_gains_and_costs(server, host, capsys):
     assert full > 3 * fast, "even a busy machine is faster with 4 evaluations than with 100"
     psnr = {way: float(rows[way][3].split()[0]) for way in script.WAYS[1:]}
     assert max(psnr, key=psnr.get) == "4 steps accelerated"
+    # Loading the models and measuring both show their steps, and the sampler's report is the last word.
+    assert printed.count("4 steps accelerated: step 4 of 4") == 2 and printed.count("50 steps, CFG 5: step 50 of 50") == 2
+    assert "Few-Step Sampler: 4 steps, 4 evaluations" in printed[printed.rindex("result: "):]
 
     folder = server.base / "output" / "few-step"
     with Image.open(folder / "demo_sheet.png") as sheet, Image.open(folder / "demo_sheet.webp") as animation:
