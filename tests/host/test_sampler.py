@@ -6,20 +6,27 @@ import math
 
 import comfy.sample
 import comfy.samplers
+import comfy.utils
+import latent_preview
 import pytest
 import torch
+from comfyui_fewstep.loras.accelerator import Base, ConsistencyGrid, Expert, Kind, ShiftedFlow, Solver, Trailing
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
-from comfyui_fewstep.samplers.plan import PlanError
+from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan
 from comfyui_fewstep.samplers.solvers import seeded_noise
-from diffusers import EulerDiscreteScheduler, LCMScheduler
+from diffusers_sigmas import scheduler_of, sigmas_of_scheduler
 
 import nodes as core
 import small_models
 from small_loras import write_lora
 
-SD_SCALE = 0.18215
+# What small_models.py makes of a base.
+HERE = {
+    Base.SD15: "sd15", Base.SDXL: "sdxl", Base.SSD1B: "ssd1b",
+    Base.WAN_T2V: "wan21_t2v", Base.WAN21_I2V: "wan21_i2v", Base.WAN22_I2V: "wan22_i2v",
+}  # fmt: skip
 
 
 def with_settings(model, id: str):
@@ -57,6 +64,18 @@ def wan_text():
     return small_models.conditioning(length=6)
 
 
+@pytest.fixture(scope="module")
+def small(unets, models):
+    """A small model of each base in HERE."""
+    wans = {base: small_models.load_model(small_models.write_wan(models / "diffusion_models" / f"{HERE[base]}.safetensors", HERE[base]))
+            for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V)}
+    return {base: unets[HERE[base]] for base in (Base.SD15, Base.SDXL, Base.SSD1B)} | wans
+
+
+def assert_within(ours, theirs, bound):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=bound)
+
+
 def image(batch=1, size=8, **more):
     return {"samples": torch.zeros(batch, 4, size, size), **more}
 
@@ -80,17 +99,18 @@ def test_equals_core_ksampler_at_the_same_sigmas_and_noise(unets, text, id, samp
     model = with_settings(unets["sd15"], id)
     ours, report = run(model, text, image(2))
     theirs = core.KSampler().sample(model, 3, 4, 1.0, sampler, "simple", text, text, image(2))[0]["samples"]
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.equal(ours, theirs)
     assert report["evaluations"] == 4 and report["rows"] == 8 and report["forward_passes"] == 4
 
 
-def test_two_experts_equal_two_chained_core_samplers(wan_pair, wan_text):
-    ours, report = run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_two_experts_equal_two_chained_core_samplers(wan_pair, wan_text, batch):
+    ours, report = run(wan_pair[0], wan_text, video(batch=batch), model_low_noise=wan_pair[1])
     advanced = core.KSamplerAdvanced()
-    half = advanced.sample(wan_pair[0], "enable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, video(), 0, 2, "enable")[0]
+    half = advanced.sample(wan_pair[0], "enable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, video(batch=batch), 0, 2, "enable")[0]
     theirs = advanced.sample(wan_pair[1], "disable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, half, 2, 4, "disable")[0]
-    assert torch.allclose(ours, theirs["samples"], atol=1e-5)
-    assert report["evaluations"] == 4 and report["switch_step"] == 2
+    assert_within(ours, theirs["samples"], 1e-5)  # a latent handed on is scaled out and in again
+    assert (report["evaluations"], report["rows"], report["switch_step"]) == (4, 4 * batch, 2)
 
 
 def test_a_second_run_is_bit_identical(lcm, text, wan_pair, wan_text):
@@ -112,12 +132,12 @@ def test_the_schedule_node_feeds_core_samplers_the_same_run(lcm, text):
 # ---------------------------------------------------------------- equal to diffusers
 
 
-def analytic(model):
-    """The model with its network replaced by the exact eps of Gaussian data, through the host's own option for it."""
+def analytic(model, output):
+    """The model with its network replaced by the exact answer for Gaussian data, through the host's own option for it."""
     def denoise(apply_model, args):
-        sampling = model.get_model_object("model_sampling")
         x, sigma = args["input"], args["timestep"]
-        return sampling.calculate_denoised(sigma, gaussian_eps(x, sigma.view(-1, 1, 1, 1)), x)
+        sigma_of_row = sigma.view(-1, *[1] * (x.ndim - 1))
+        return model.get_model_object("model_sampling").calculate_denoised(sigma, output(x, sigma_of_row), x)
 
     patched = model.clone()
     patched.set_model_unet_function_wrapper(denoise)
@@ -129,25 +149,70 @@ def gaussian_eps(x, sigma):
     return x * sigma / (0.25 + sigma**2)
 
 
-@pytest.mark.parametrize("steps", [2, 4, 8])
-@pytest.mark.parametrize(("prefix", "scheduler"), [("lcm", LCMScheduler), ("hyper", EulerDiscreteScheduler)])
-def test_final_latents_equal_diffusers(unets, text, prefix, scheduler, steps):
-    id = "lcm-lora-sd15" if prefix == "lcm" else f"hyper-sd15-{steps}step-lora"
-    ours, _ = run(analytic(with_settings(unets["sd15"], id)), text, image(), steps=steps)
+def gaussian_flow(x, sigma):
+    """The same data as a flow: D = x·(1 - sigma)·s² / ((1 - sigma)²·s² + sigma²), u = (x - D) / sigma."""
+    data = x * (1 - sigma) * 0.25 / ((1 - sigma) ** 2 * 0.25 + sigma**2)
+    return (x - data) / sigma
 
-    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    reference = scheduler(**options, **({"timestep_spacing": "trailing"} if prefix == "hyper" else {}))
-    reference.set_timesteps(steps)
-    sigmas = [math.sqrt((1 - reference.alphas_cumprod[int(t)]) / reference.alphas_cumprod[int(t)]) for t in reference.timesteps]
-    # The host starts at full noise from a variance of 1 + sigma².
-    x = comfy.sample.prepare_noise(image()["samples"], 3) * math.sqrt(1 + sigmas[0] ** 2)
-    sample = x if prefix == "hyper" else x / math.sqrt(1 + sigmas[0] ** 2)
+
+@pytest.mark.parametrize(
+    ("id", "steps"),
+    [*(("lcm-lora-sd15", steps) for steps in CATALOG["lcm-lora-sd15"].steps),
+     *((f"hyper-sd15-{steps}step-lora", steps) for steps in (2, 4, 8)),
+     *((f"hyper-sd15-{steps}step-cfg-lora", steps) for steps in (8, 12))],
+)
+def test_final_latents_equal_diffusers(unets, text, id, steps):
+    model, record = with_settings(unets["sd15"], id), CATALOG[id]
+    ours, _ = run(analytic(model, gaussian_eps), text, image(), steps=steps, negative=text if record.is_guided else None)
+
+    reference = scheduler_of(record.schedule, steps)
+    sigmas = sigmas_of_scheduler(reference)
+    # LCMScheduler keeps latents of variance 1, the Euler one of variance 1 + sigma², from which the host starts too.
+    is_lcm = record.solver is Solver.LCM
+    sample = comfy.sample.prepare_noise(image()["samples"], 3) * (1.0 if is_lcm else math.sqrt(1 + sigmas[0] ** 2))
     generator = torch.Generator().manual_seed(3 + 1)  # the host's default_noise_sampler on the CPU
-    for t, sigma in zip(reference.timesteps, sigmas, strict=True):
+    for t, sigma in zip(reference.timesteps, sigmas[:-1], strict=True):
         scaled = reference.scale_model_input(sample, t)
-        x = sample if prefix == "hyper" else scaled * math.sqrt(1 + sigma**2)
+        x = scaled * math.sqrt(1 + sigma**2) if is_lcm else sample
         sample = reference.step(gaussian_eps(x, sigma), t, sample, generator=generator).prev_sample
-    assert torch.allclose(ours, sample / SD_SCALE, atol=1e-4)
+    assert_within(ours, model.model.process_latent_out(sample), 2e-5)
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_final_video_latents_equal_diffusers_flow(wan_pair, wan_text, experts):
+    if experts == 2:
+        models = [analytic(model, gaussian_flow) for model in wan_pair]
+        ours, _ = run(models[0], wan_text, video(), model_low_noise=models[1])
+    else:
+        single = with_settings(wan_pair[0], "wan21-t2v-lightx2v-4step")
+        ours, _ = run(analytic(single, gaussian_flow), wan_text, video())
+
+    reference = scheduler_of(ShiftedFlow(5.0), 4)
+    sample = comfy.sample.prepare_noise(video()["samples"], 3)
+    for t, sigma in zip(reference.timesteps, reference.sigmas[:-1], strict=True):
+        sample = reference.step(gaussian_flow(sample, sigma), t, sample).prev_sample
+    assert_within(ours, wan_pair[0].model.process_latent_out(sample), 2e-5)
+
+
+@pytest.mark.parametrize(("record", "steps"), [
+    pytest.param(record, steps, id=f"{record.id}-{steps}") for record in CATALOG.values()
+    if record.bases[0] in HERE and record.expert is None and record.kind is not Kind.MOTION_MODULE
+    and isinstance(record.schedule, Trailing | ConsistencyGrid | ShiftedFlow) for steps in record.steps])
+def test_the_schedule_node_gives_the_sigmas_of_diffusers(small, record, steps):
+    model = with_settings(small[record.bases[0]], record.id)
+    sigmas = FewStepSchedule.execute(model, steps, 1.0).args[0]
+    assert sigmas.tolist() == pytest.approx(sigmas_of_scheduler(scheduler_of(record.schedule, steps)), rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("high", "low"), [
+    pytest.param(record, low, id=record.id) for record in CATALOG.values() if record.expert is Expert.HIGH_NOISE
+    and isinstance(record.schedule, ShiftedFlow) and (low := CATALOG.get(record.id.replace("-high", "-low")))])
+def test_two_experts_run_on_the_sigmas_of_diffusers(small, high, low):
+    model = with_settings(small[high.bases[0]], high.id)
+    for steps in high.steps:
+        plan = make_expert_plan(high, low, steps, 1.0, host.sigma_of(model))
+        expected = sigmas_of_scheduler(scheduler_of(high.schedule, steps))
+        assert plan.sigmas == pytest.approx(expected, rel=0, abs=1e-5)
 
 
 # ---------------------------------------------------------------- everything core KSampler takes
@@ -160,7 +225,7 @@ def test_a_masked_run_keeps_the_unmasked_part_and_equals_core(hyper, text):
     latent = {"samples": source, "noise_mask": mask}
     ours, _ = run(hyper, text, latent)
     theirs = core.KSampler().sample(hyper, 3, 4, 1.0, "euler", "simple", text, text, latent)[0]["samples"]
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.equal(ours, theirs)
     assert torch.allclose(ours[..., 4:], source[..., 4:], atol=1e-4)
 
 
@@ -179,7 +244,7 @@ def test_denoise_below_1_equals_core_at_the_same_sigmas(hyper, text):
     sigmas = comfy.samplers.calculate_sigmas(hyper.get_model_object("model_sampling"), "simple", 4)[2:]
     noise = comfy.sample.prepare_noise(source, 3)
     theirs = comfy.sample.sample_custom(hyper, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, text, text, source, seed=3)
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.equal(ours, theirs)
     assert report["evaluations"] == 2 and "last 2 of the 4" in report["notes"][0]
 
 
@@ -190,7 +255,7 @@ def test_two_experts_below_denoise_1_start_in_the_low_noise_expert(wan_pair, wan
     noise = comfy.sample.prepare_noise(source, 3)
     euler = comfy.samplers.sampler_object("euler")
     theirs = comfy.sample.sample_custom(wan_pair[1], noise, 1.0, euler, sigmas, wan_text, wan_text, source, seed=3)
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.equal(ours, theirs)
     assert report["switch_step"] == 0
 
 
@@ -285,6 +350,34 @@ def test_tcd_runs_on_the_host_with_its_own_noise(unets, text):
     four, report = run(model, text, image(), steps=4)
     assert report["evaluations"] == 4
     assert torch.isfinite(one).all() and torch.isfinite(four).all()
+
+
+# ---------------------------------------------------------------- what is shown while it runs
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every (value, total, picture) that goes to the host's progress hook, with the previews it makes without a decoder."""
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total, preview)))
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    return seen
+
+
+def assert_four_pictures(shown):
+    assert [(value, total) for value, total, _ in shown] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    pictures = [preview[1].tobytes() for _, _, preview in shown]
+    assert len(set(pictures)) == 4, "each step shows what it has come to"
+
+
+def test_every_step_is_shown_with_a_picture(lcm, text, shown):
+    run(lcm, text, image())
+    assert_four_pictures(shown)
+
+
+def test_two_experts_are_shown_as_one_run(wan_pair, wan_text, shown):
+    run(wan_pair[0], wan_text, video(), model_low_noise=wan_pair[1])
+    assert_four_pictures(shown)
 
 
 # ---------------------------------------------------------------- refusals reach the node
