@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
@@ -151,6 +152,39 @@ def test_a_layer_that_the_host_has_a_name_for_and_the_model_no_weight_is_lost(un
     tensors = {f"{shortcut}.lora_down.weight": torch.ones(1, 8, 1, 1), f"{shortcut}.lora_up.weight": torch.ones(8, 1, 1, 1)}
     _, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
     assert (coverage.applied, coverage.lost) == (0, (shortcut,))
+
+
+# ---------------------------------------------------------------- what the report says
+
+
+def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_matter(unets, models):
+    file = models / "loras" / "lcm-lora-sdv1-5.safetensors"
+    written = write_lora(file, unets["sd15"], "kohya-diffusers", rank=4, only="attn")
+    text, lost = "lora_te_text_model_encoder_layers_0_self_attn_q_proj", "lora_unet_down_blocks_0_resnets_0_conv_shortcut"
+    ends = {".lora_down.weight": (4, 8), ".lora_up.weight": (8, 4)}
+    save_file(written.tensors | {layer + end: torch.ones(shape) for layer in (text, lost) for end, shape in ends.items()}, file)
+    _, report = accelerator.attach(unets["sd15"], file.name, accelerator.AUTO, 1.0)
+    data, applied = report.data, len(written.pairs)
+    assert (data["layers_applied"], data["layers_lost"], data["layers_not_needed"]) == (applied, 1, 1)
+    assert f"1 layers of real weight were lost: the model has no place for {lost}." in report.notes
+    assert f"1 layers do not matter for this model ({text})." in report.notes
+    assert f"{applied} layers at strength 1, 1 LOST" in report.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "choice", "words"),
+    [
+        (WAN_FILES[1][1], 0, accelerator.AUTO, "from the name, within what the header allows: "),
+        ("renamed.safetensors", 739_472_104, accelerator.AUTO, "certain: "),  # the size of the published file and of no other
+        ("renamed.safetensors", 0, WAN_FILES[1][2], "as chosen: chosen by hand; "),
+    ],
+)
+def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, choice, words):
+    written = write_lora(models / "loras" / name, wans["wan21_i2v"], "native", only="attn")
+    record, recognition = accelerator.identify(replace(read_header(written.path), size=size), name, choice)
+    assert record.id == WAN_FILES[1][2]
+    rows = dict(accelerator.describe(record, recognition, None, (), name, 1.0).rows)
+    assert rows["recognised"].startswith(words)
 
 
 # ---------------------------------------------------------------- refusals: expected, found, what to do
