@@ -2,7 +2,7 @@
 
 Model files are written under the very names a workflow asks for. What the host detects at full size only is built small in
 the server (TestModel), text encoders become random conditioning (TestConditioning), and where no small VAE exists the latent
-is reported instead of decoded (TestLatentReport).
+is reported (TestLatentReport) and plain pictures are shown and saved in its place (EmptyImage).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TEXT_ENCODERS = {"CLIPTextEncode", "TextEncodeQwenImageEditPlus"}
 TEXT_LOADERS = {"CLIPLoader", "DualCLIPLoader", "LTXAVTextEncoderLoader", "CLIPVisionLoader", "CLIPVisionEncode"}
 MODEL_LOADERS = {"CheckpointLoaderSimple", "UNETLoader"}
 DECODERS = {"VAEDecode", "VAEDecodeTiled"}
-# What has nothing to do where the latent is not decoded.
-AFTER_DECODING = {"SaveImage", "CreateVideo", "SaveVideo", "LTXVAudioVAELoader", "LTXVAudioVAEDecode"}
+# What a sound is decoded with, which cannot be made small; a video may go without sound.
+SOUND_DECODERS = {"LTXVAudioVAELoader", "LTXVAudioVAEDecode"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True, lengths=(9, 
 QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
-QUICK = ("sd15_lcm", "wan22_t2v_lightning", "wan22_i2v_lightning")
+QUICK = (
+    "sd15_lcm", "animatediff_lightning", "sdxl_lightning", "sdxl_hyper_sd", "wan21_t2v_lightx2v", "wan22_t2v_lightning",
+    "wan22_i2v_lightning", "causal_forcing_stream",
+)  # fmt: skip
 
 # Workflow -> family. The demo is not here: it runs as it is shipped.
 FAMILIES = {
@@ -146,10 +149,9 @@ MAKERS: dict[str, Callable[[Path, str, Family], None]] = {
 def shrink(prompt: Prompt, family: Family) -> Prompt:
     """The same workflow for small models and small pictures."""
     small = copy.deepcopy(prompt)
-    # A comparison needs pictures, whatever is on them; what it compares here is two colours and the samplers' reports.
     lengths = sorted({node["inputs"]["length"] for node in small.values() if "length" in node["inputs"]})
-    is_comparison = any(node["class_type"] == "FewStepCompare" for node in small.values())
-    for id, node in small.items():
+    is_video = any(node["class_type"] == "CreateVideo" for node in small.values())
+    for id, node in list(small.items()):
         shrink_inputs(node["inputs"])
         if "length" in node["inputs"]:
             node["inputs"]["length"] = family.lengths[lengths.index(node["inputs"]["length"])]
@@ -161,13 +163,11 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
             replace(node, "ImageScale", image=node["inputs"]["image"], upscale_method="area", width=64, height=64, crop="disabled")
         elif node["class_type"] == "LTXVEmptyLatentAudio":
             replace(node, "TestAudioLatent")
-        elif node["class_type"] in DECODERS and is_comparison:
-            replace(node, "EmptyImage", width=64, height=64, batch_size=1, color=0x102030 * int(id))
         elif node["class_type"] in DECODERS and not family.has_files:
-            replace(node, "TestLatentReport", samples=node["inputs"]["samples"])
-    drop(small, lambda node: node["class_type"] in TEXT_LOADERS)
-    if not family.has_files and not is_comparison:
-        drop(small, lambda node: node["class_type"] in AFTER_DECODING)
+            small[f"{id}-latent"] = {"class_type": "TestLatentReport", "inputs": {"samples": node["inputs"]["samples"]}}
+            # A colour of its own: what a comparison compares here is two colours and the samplers' reports.
+            replace(node, "EmptyImage", width=64, height=64, batch_size=FRAMES if is_video else 1, color=0x102030 * int(id))
+    drop(small, lambda node: node["class_type"] in TEXT_LOADERS | SOUND_DECODERS)
     return small
 
 
