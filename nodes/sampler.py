@@ -92,6 +92,7 @@ class FewStepSchedule(io.ComfyNode):
     @classmethod
     def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
         models, records, _ = accelerated(model, None)
+        refuse_expert(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         sigmas = torch.tensor(plan.sigmas, dtype=torch.float32)
         return io.NodeOutput(sigmas, host.host_sampler(plan), plan.cfg, plan.steps)
@@ -128,6 +129,13 @@ def refuse_causal(record: Accelerator | None) -> None:
     if record is not None and record.causal is not None:
         raise PlanError(f"{record.id} is causal: it makes {record.causal.frames_per_block} latent frames at a time, each block after the "
                         "one before. Use the Streaming Sampler, or core's SamplerARVideo with the sigmas of the Few-Step Schedule.")
+
+
+def refuse_expert(record: Accelerator | None) -> None:
+    """Raise for one of Wan 2.2's two experts, in the words of a node that has no input for the other."""
+    if record is not None and record.expert is not None:
+        raise PlanError(f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and the Few-Step Schedule takes one model, "
+                        "which makes the whole video. For two experts use the Few-Step Sampler.")
 
 
 def refusal(recognition: Recognition) -> str:

@@ -393,6 +393,12 @@ def test_the_low_noise_input_refuses_the_high_noise_expert(wan_pair, wan_text):
         run(wan_pair[1], wan_text, video(), model_low_noise=wan_pair[0])
 
 
+def test_the_schedule_node_names_the_node_that_takes_two_experts(wan_pair):
+    with pytest.raises(PlanError, match="Few-Step Schedule takes one model.*use the Few-Step Sampler") as refused:
+        FewStepSchedule.execute(wan_pair[0], 0, 1.0)
+    assert "model_low_noise" not in str(refused.value), "an input that this node does not have"
+
+
 def test_a_cfg_in_the_api_prompt_is_refused(hyper, text):
     from comfy_api.v0_0_2 import io
 
