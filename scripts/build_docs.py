@@ -1,4 +1,7 @@
-"""Write docs/accelerators.md from the catalogue. `--check` only says whether it is current (exit status 1 if not)."""
+"""Write docs/accelerators.md and README.md's table of families from the catalogue.
+
+`--check` only says whether they are current (exit status 1 if not).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pack  # noqa: F401  (imports the repository as comfyui_fewstep)
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "accelerators.md"
+README = ROOT / "README.md"
 
 HEAD = """# Accelerators
 
@@ -24,6 +28,7 @@ family. Files whose name is not known link to their repository.
 """
 OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run as they were distilled.\n"
 OUTRO_ALIKE = "## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses them and says why.\n"
+FAMILY_COLUMNS = "| family | bases | steps | kind |"
 COLUMNS = ("id", "base", "steps", "sampler", "sigmas", "CFG", "strength", "licence")
 
 
@@ -32,16 +37,42 @@ def document() -> str:
     from comfyui_fewstep.loras.catalog import CATALOG
     from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
 
-    families: dict[str, list[Any]] = {}
-    for record in CATALOG.values():
-        families.setdefault(record.family, []).append(record)
-    parts = [HEAD, f"{len(CATALOG)} accelerators in {len(families)} families, "
+    parts = [HEAD, f"{len(CATALOG)} accelerators in {len(families())} families, "
                    f"{sum(len(record.files) for record in CATALOG.values())} published files.\n"]
-    for family, records in families.items():
+    for family, records in families().items():
         parts += [f"## {family}\n", *section(records)]
     parts += [OUTRO_ALIKE, *(f"- {other.id} ({words(base.value for base in other.bases)}): {other.reason}." for other in LOOK_ALIKES), ""]
     parts += [OUTRO_LEFT, *(f"- `{name}`: {reason}." for name, reason in LEFT_OUT.items())]
     return "\n".join(parts) + "\n"
+
+
+def families() -> dict[str, list[Any]]:
+    """Family -> its records, in the catalogue's order."""
+    from comfyui_fewstep.loras.catalog import CATALOG
+
+    found: dict[str, list[Any]] = {}
+    for record in CATALOG.values():
+        found.setdefault(record.family, []).append(record)
+    return found
+
+
+def readme() -> str:
+    """README.md with its table of families as the catalogue has it now."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(FAMILY_COLUMNS)
+    return before + "\n".join([FAMILY_COLUMNS, "|---|---|---|---|", *family_rows()]) + "\n\n" + rest.partition("\n\n")[2]
+
+
+def family_rows() -> Iterator[str]:
+    """A family in one row: what it runs on, in how many steps, and as what kind of file."""
+    for family, records in families().items():
+        steps = sorted({count for record in records for count in record.steps})
+        is_range = len(steps) > 2 and steps == list(range(steps[0], steps[-1] + 1))
+        yield "| " + " | ".join((
+            family,
+            ", ".join(dict.fromkeys(base.value for record in records for base in record.bases)),
+            f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
+            ", ".join(dict.fromkeys(record.kind.value for record in records)),
+        )) + " |"  # fmt: skip
 
 
 def section(records: list[Any]) -> Iterator[str]:
@@ -103,14 +134,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
     arguments = parser.parse_args()
-    page = document()
+    pages = {TARGET: document(), README: readme()}
     if arguments.check:
-        is_current = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == page
-        print(f"{TARGET.relative_to(ROOT)} is {'current' if is_current else 'not current: run python scripts/build_docs.py'}")
-        return 0 if is_current else 1
+        stale = [path.relative_to(ROOT) for path, page in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != page]
+        print(f"{', '.join(map(str, stale))} not current: run python scripts/build_docs.py" if stale else "all current")
+        return 1 if stale else 0
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(page, encoding="utf-8", newline="\n")
-    print(f"wrote {TARGET.relative_to(ROOT)}, {len(page.splitlines())} lines")
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8", newline="\n")
+        print(f"wrote {path.relative_to(ROOT)}, {len(page.splitlines())} lines")
     return 0
 
 

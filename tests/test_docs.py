@@ -1,4 +1,4 @@
-"""docs/accelerators.md is what the catalogue says, now."""
+"""docs/accelerators.md and README.md's table are what the catalogue says, now."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ import build_docs
 
 def test_the_page_of_accelerators_is_current():
     assert build_docs.TARGET.read_text(encoding="utf-8") == build_docs.document(), "run python scripts/build_docs.py"
+
+
+def test_the_table_of_the_readme_is_current_and_has_every_family():
+    page = build_docs.README.read_text(encoding="utf-8")
+    assert page == build_docs.readme(), "run python scripts/build_docs.py"
+    assert [family for family in {record.family for record in CATALOG.values()} if f"\n| {family} | " not in page] == []
 
 
 def test_every_record_and_every_file_is_on_it():
