@@ -24,11 +24,15 @@ from host import DEFAULT_VERSION, ROOT, Host, HostError, default_cache, digest, 
 from stand_in_models import make_model, place
 
 
+class ModelsMissing(RuntimeError):
+    """A workflow of models that are not here; the message names them and says what to do."""
+
+
 @dataclass(frozen=True)
 class Demo:
     """Which workflow is shown, and which models stand in for the ones it names.
 
-    models: input of a node -> (model folder, what make_models.py makes for it), for workflows of models that cannot be had here.
+    models: file name -> (model folder, what make_models.py makes for it), for the workflows of models that can be stood in for.
     inputs: settings of a node class that are changed for the CPU.
     note: what has to be said about such stand-ins.
     """
@@ -41,12 +45,16 @@ class Demo:
 
 DEMO = Demo(
     workflow=ROOT / "workflows" / "api" / "demo_compare.json",
-    models={"ckpt_name": ("checkpoints", "sd15-checkpoint"), "lora_name": ("loras", "sd15-lcm-lora")},
+    models={
+        "DreamShaper_8_pruned.safetensors": ("checkpoints", "sd15-checkpoint"),
+        "lcm-lora-sdv1-5.safetensors": ("loras", "sd15-lcm-lora"),
+    },
     inputs={"EmptyLatentImage": {"width": 256, "height": 256}},
     note="These models have the real architecture but random weights: expect a picture that looks like noise.",
 )
 
 
+MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf")
 # Titles of the nodes of DEMO.workflow that sample, in the order of its side-by-side clip.
 WAYS = ("50 steps, CFG 5", "4 steps accelerated", "4 steps plain", "4 steps accelerated, CFG 5")
 SAMPLERS = ("KSampler", "FewStepSampler")
@@ -65,7 +73,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         run_demo(options.workflow, options.version, options.cache or default_cache())
-    except (HostError, ServerError, PromptRefused, JobFailed) as error:
+    except (HostError, ServerError, PromptRefused, JobFailed, ModelsMissing) as error:
         say(f"error: {error}")
         return 1
     return 0
@@ -156,15 +164,33 @@ def report_of(entry: dict[str, Any], node: str) -> dict[str, Any]:
 
 
 def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: Path) -> bool:
-    """Put a model of ours wherever the workflow names one that is missing, under that name; whether there was one."""
-    has_stand_ins = False
-    for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if name in DEMO.models and isinstance(value, str) and not (ROOT / "demo" / "loras" / value).exists():
-                folder, kind = DEMO.models[name]
-                place(make_model(host, kind, cache), models / folder / value)
-                has_stand_ins = True
-    return has_stand_ins
+    """Put a model of ours wherever the workflow names one that it can stand in for, under that name; whether there was one.
+
+    Raises ModelsMissing for a workflow of other models: a stand-in of another architecture would only fail later.
+    """
+    named = model_names(prompt)
+    missing = [name for name in named if name not in DEMO.models and not is_at_hand(name, models)]
+    if missing:
+        raise ModelsMissing(
+            f"this workflow needs {', '.join(missing)}, and only {' and '.join(DEMO.models)} can be stood in for. Put the files "
+            f"into the folders of {models}, or run a workflow of the pack's own models: workflows/api/demo*.json."
+        )
+    stand_ins = [name for name in named if name in DEMO.models]
+    for name in stand_ins:
+        folder, kind = DEMO.models[name]
+        place(make_model(host, kind, cache), models / folder / name)
+    return bool(stand_ins)
+
+
+def model_names(prompt: Mapping[str, Any]) -> list[str]:
+    """Every model file that a workflow names, once."""
+    values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
+    return list(dict.fromkeys(value for value in values if value.endswith(MODEL_ENDINGS)))
+
+
+def is_at_hand(name: str, models: Path) -> bool:
+    """Whether a model file comes with the pack, or somebody put it into one of the demo's model folders."""
+    return (ROOT / "demo" / "loras" / name).is_file() or any((folder / name).is_file() for folder in models.glob("*"))
 
 
 class Progress:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import demo
 import host
 
 STDLIB_ONLY = ("host.py", "comfy_server.py", "comfy_client.py", "websocket_reader.py", "test.py", "demo.py")
@@ -139,6 +140,28 @@ def test_pip_failure_shows_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(host.HostError, match="(?s)pip install failed.*no-such-folder"):
         host.run_pip(Path(sys.executable), ["install", str(tmp_path / "no-such-folder")], log=tmp_path / "log")
     assert "no-such-folder" in (tmp_path / "log").read_text()
+
+
+def api_workflow(name: str) -> dict:
+    return json.loads((host.ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_demo_refuses_a_workflow_of_models_it_cannot_stand_in_for(tmp_path: Path) -> None:
+    nowhere, wan = host.Host(tmp_path, tmp_path / "python", "0.30.0"), api_workflow("wan21_t2v_lightx2v")
+    with pytest.raises(demo.ModelsMissing, match="needs .*wan.*Put the files"):
+        demo.provide_models(nowhere, wan, tmp_path / "models", tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing was made"
+    names = demo.model_names(wan)
+    assert len(names) == 4, "model, LoRA, text encoder and VAE"
+    (tmp_path / "models" / "any").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "models" / "any" / name).touch()
+    assert not demo.provide_models(nowhere, wan, tmp_path / "models", tmp_path), "somebody's own files need no stand-in"
+
+
+def test_demo_stands_in_for_the_models_of_a_shipped_workflow() -> None:
+    assert set(demo.model_names(api_workflow("sd15_lcm"))) == set(demo.DEMO.models)
+    assert all(demo.is_at_hand(name, Path("none")) for name in demo.model_names(api_workflow("demo_compare")))
 
 
 @pytest.fixture
