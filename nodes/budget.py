@@ -29,22 +29,28 @@ from ..samplers.budget import (
     Way,
     Work,
     allowance_of,
+    block_sizes,
     candidates,
     choose,
     full_run_of,
+    given_blocks,
+    in_steps,
     known_ways,
     levers,
     pitfalls,
     seconds_in_words,
+    streaming_cost,
 )
 from . import declared, host
 from .accelerator import recognise_foreign
-from .measure import is_guidance_distilled, measure
+from .measure import is_guidance_distilled, measure, measure_blocks
 from .report import Report
+from .stream import refuse_not_causal
 
 # Frames a second at which a family's clips play, where the model was trained for one; 24 for the others.
 FRAME_RATES = {base: 16.0 for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V, Base.WAN_VACE, Base.WAN_CAUSAL)} | {Base.LTXV: 25.0}
 OTHER_FRAME_RATE = 24.0
+DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
 
 
@@ -87,14 +93,12 @@ class FewStepBudget(io.ComfyNode):
                 price_per_hour: float) -> io.NodeOutput:
         subject = look_at(model, latent_image)
         allowance = allowance_of(experience, seconds, subject.work)
-        is_measured = seconds_per_evaluation == 0
-        cost = measure(subject.model, latent_image) if is_measured else Cost(seconds_per_evaluation, 2 * seconds_per_evaluation)
+        cost = cost_of(subject, latent_image, seconds_per_evaluation)
         options = (cost, subject.work, subject.is_negative_forced)
         choice = choose(candidates(subject.record, subject.full_run, *options), allowance)
-        ways = known_ways(subject.base, subject.width, subject.full_run, declared.known().records.values(), *options,
-                          subject.record)
-        report = describe(subject, experience, cost, choice, ways, price_per_hour, is_measured)
-        chart = draw(cost, choice, ways, subject)
+        ways = known_ways(subject.base, subject.width, subject.full_run, subject.catalogue, *options, subject.record)
+        report = describe(subject, experience, cost, choice, ways, price_per_hour, is_measured=seconds_per_evaluation == 0)
+        chart = as_image(draw(cost, choice, ways, subject))
         return io.NodeOutput(choice.way.steps, choice.way.target_speedup, report.markdown, chart, ui=report.publish(cls.hidden))
 
 
@@ -103,12 +107,16 @@ class FewStepBudget(io.ComfyNode):
 
 @dataclass(frozen=True)
 class Subject:
-    """The model and the work, as far as a budget depends on them. notes: how the accelerator was recognised, or why it was not."""
+    """The model and the work, as far as a budget depends on them. catalogue: the accelerators that may go on it.
+
+    notes: how the accelerator was recognised, or why it was not.
+    """
 
     model: ModelPatcher
     base: Base | None
     width: int | None
     record: Accelerator | None
+    catalogue: tuple[Accelerator, ...]
     full_run: StepRange | None
     work: Work
     machine: Machine
@@ -119,8 +127,14 @@ class Subject:
 def look_at(model: ModelPatcher, latent: Mapping[str, Tensor]) -> Subject:
     base = host.base_of(model)
     record, notes = carried_by(model)
-    return Subject(model, base, host.width_of(model), record, full_run_of(base, is_guidance_distilled(model)), work_of(model, latent),
-                   machine_of(model), host.negative_branch_forced(model), notes)
+    return Subject(model, base, host.width_of(model), record, catalogue_of(model), full_run_of(base, is_guidance_distilled(model)),
+                   work_of(model, latent), machine_of(model), host.negative_branch_forced(model), notes)
+
+
+def catalogue_of(model) -> tuple[Accelerator, ...]:
+    """Every accelerator known here. The demo model's are for it alone, and it has no others."""
+    is_demo = host.facts_of(model) is not None
+    return tuple(record for record in declared.known().records.values() if (record.family == DEMO_FAMILY) == is_demo)
 
 
 def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
@@ -146,8 +160,20 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     frames = first.shape[2] if first.ndim == 5 else 1
     if frames == 1:
         return Work(first.shape[0])
-    played = (frames - 1) * host.frames_per_latent_frame(model) + 1
-    return Work(first.shape[0], frames, played / FRAME_RATES.get(host.base_of(model), OTHER_FRAME_RATE))
+    played, facts = (frames - 1) * host.frames_per_latent_frame(model) + 1, host.facts_of(model)
+    rate = facts.frame_rate if facts else FRAME_RATES.get(host.base_of(model), OTHER_FRAME_RATE)
+    return Work(first.shape[0], frames, played / rate)
+
+
+def cost_of(subject: Subject, latent: Mapping[str, Tensor], given: float) -> Cost:
+    """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of one block; 0 for not given."""
+    causal = subject.record.causal if subject.record else None
+    if causal is None:
+        return Cost(given, 2 * given) if given else measure(subject.model, latent)
+    refuse_not_causal(subject.model)
+    streams = [record for record in subject.catalogue if subject.base in record.bases] + [subject.record]
+    size = causal.frames_per_block
+    return streaming_cost(given_blocks(given, size, block_sizes(streams)) if given else measure_blocks(subject.model, latent, streams), size)
 
 
 def machine_of(model) -> Machine:
@@ -194,37 +220,54 @@ def is_of(record: Accelerator, folder: str, name: str) -> bool:
 
 def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways: Sequence[Way], price_per_hour: float,
              is_measured: bool) -> BudgetReport:
-    way = choice.way
-    fits = (f"misses the allowance of {seconds_in_words(choice.allowance)} by {seconds_in_words(choice.misses)}" if choice.misses
-            else f"fits {seconds_in_words(choice.allowance)}")
+    way, files = choice.way, found_files(ways)
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     price = way.price(price_per_hour, subject.work)
     name = way.records[0].id if way.records else subject.base.value if subject.base else "not known here"
-    origin = f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}" if is_measured else "as given"
-    todo = [f"{number}. {text}" for number, text in enumerate(levers(choice, ways, subject.machine), 1)]
+    todo = [f"{number}. {text}" for number, text in enumerate(levers(choice, ways, subject.machine, subject.work, files), 1)]
     mind = [f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)]
     return BudgetReport(
         node="Step Budget",
-        summary=f"{way.steps} steps{speed}: about {seconds_in_words(way.seconds)}, {fits}",
+        summary=f"{in_steps(way.steps)}{speed}: about {seconds_in_words(way.seconds)}, {choice}",
         rows=(
             ("model", name),
             ("experience", f"{experience}: {EXPERIENCES[experience].words}; {seconds_in_words(choice.allowance)} allowed"),
-            ("seconds per evaluation", f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"),
-            ("steps", f"{way.steps}{speed}, {way.evaluations} evaluations"),
-            ("predicted", f"{seconds_in_words(way.seconds)}: {fits}"),
+            ("seconds per evaluation", cost_in_words(subject, cost, is_measured)),
+            # Speed-Quality Compare reads the next rows, as it reads a sampler's.
+            ("steps", str(way.steps)),
+            *((("target_speedup", f"{way.target_speedup:g}"),) if way.target_speedup > 1 else ()),
+            ("evaluations", str(way.evaluations)),
+            ("seconds", f"{in_figures(way.seconds)} (predicted)"),
             *((("price", f"{price:.4g} for each {subject.work.noun}"),) if price_per_hour else ()),
+            ("allowance", str(choice)),
             *((("first block of the stream", seconds_in_words(way.first_block)),) if way.first_block is not None else ()),
         ),
         notes=subject.notes,
         sections=(
-            table(ways, subject, choice.allowance, price_per_hour),
+            table(ways, subject, files, choice.allowance, price_per_hour),
             "\n".join(["**What to do, in this order**", "", *todo]),
             "\n".join(["**Mind**", "", *mind]),
         ),
         data={**choice_data(choice, ways), "experience": experience, "accelerator": subject.record.id if subject.record else None,
               "seconds_per_evaluation": cost.evaluation, "seconds_per_guided_step": cost.guided_step, "measured": is_measured,
-              "price": price},
+              "seconds_per_block": {str(size): [block.first, block.last] for size, block in cost.blocks.items()}, "price": price},
     )
+
+
+def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
+    """The figures that the predictions rest on, and where they come from."""
+    origin = f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}" if is_measured else "as given"
+    if subject.record is None or subject.record.causal is None:
+        return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"
+    block = cost.blocks[subject.record.causal.frames_per_block]
+    if is_measured:
+        return f"{block.first:.3g} in the first block of the stream, {block.last:.3g} in the last ({origin})"
+    return f"{block.first:.3g} ({origin}, for one block; later blocks look at more frames and cost more, so a stream's seconds are rough)"
+
+
+def in_figures(seconds: float) -> str:
+    """Three figures or more, never as a power of ten: 0.0431, 4.26, 1200."""
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
 
 
 def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
@@ -249,9 +292,8 @@ class BudgetReport(Report):
         return "\n\n".join([super().markdown, *self.sections])
 
 
-def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hour: float) -> str:
-    """Every way to run the model, a line each."""
-    found = found_files(ways)
+def table(ways: Sequence[Way], subject: Subject, files: Mapping[str, str], allowance: float, price_per_hour: float) -> str:
+    """Every way to run the model, a line each. files: as found_files says."""
     price = [f"price per {subject.work.noun}"] if price_per_hour else []
     head = ["way", "file", "there", "licence", "steps", "evaluations", "seconds", *price, "factor", "fits"]
     full = next((way.seconds for way in ways if way.method is Method.FULL), None)
@@ -259,24 +301,26 @@ def table(ways: Sequence[Way], subject: Subject, allowance: float, price_per_hou
     for way in ways:
         cost = [f"{way.price(price_per_hour, subject.work):.4g}"] if price_per_hour else []
         factor = "" if full is None else f"{full / way.seconds:.1f}x"
-        rows.append([*_identity(way, subject.full_run, found), str(way.steps), str(way.evaluations), f"{way.seconds:.3g}", *cost, factor,
+        rows.append([*_identity(way, subject, files), str(way.steps), str(way.evaluations), in_figures(way.seconds), *cost, factor,
                      "yes" if way.seconds <= allowance else "no"])
     lines = ["| " + " | ".join(_cells(row)) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(["**Every way to run this model**", "", *lines])
 
 
-def _identity(way: Way, full_run: StepRange | None, found: Mapping[str, str]) -> list[str]:
+def _identity(way: Way, subject: Subject, found: Mapping[str, str]) -> list[str]:
     """Name, file, whether it is there, licence."""
     if not way.records:
-        guided = " and guidance" if full_run.is_guided else ""
+        guided = " and guidance" if subject.full_run.is_guided else ""
         return [f"full steps{guided}" + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.method is Method.SKIP else ""), "", "", ""]
     names = [record.id for record in way.records]
     files = [found.get(record.id) or next((file.name for file in record.files if file.name), record.files[0].repo if record.files else "")
              for record in way.records]
-    there = "yes" if all(name in found for name in names) else "no"
+    there = f"{'yes' if all(name in found for name in names) else 'no'} ({_folder(way)})"
+    if way.records == (subject.record,):
+        there = "yes (on the model)"
     made_for = f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
     what = "streaming" if way.method is Method.STREAM else way.records[0].kind.value
-    return [f"{' + '.join(names)}{made_for}, {what}", " + ".join(files), f"{there} ({_folder(way)})", str(way.records[0].licence)]
+    return [f"{' + '.join(names)}{made_for}, {what}", " + ".join(files), there, str(way.records[0].licence)]
 
 
 def _folder(way: Way) -> str:
@@ -293,26 +337,30 @@ def _cells(row: Sequence[str]) -> list[str]:
 COLOURS = {Method.FULL: "#5b6770", Method.SKIP: "#2a7fba", Method.ACCELERATOR: "#2e9e5b", Method.STREAM: "#8a55b5"}
 
 
-def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Tensor:
-    """Predicted seconds against evaluations, both on logarithmic axes, and the allowance. (1, H, W, 3)"""
+def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Any:
+    """A matplotlib Figure: predicted seconds against evaluations, both on logarithmic axes, and the allowance."""
     figure = new_figure(1000, 620)
     axes = figure.subplots()
-    everything = [*ways, choice.way]
+    # The choice stands for itself where it is none of the ways at their own steps.
+    everything = [*ways, *([] if choice.way in ways else [choice.way])]
     span = [0.7, 1.6 * max(way.evaluations for way in everything)]
     axes.plot(span, [cost.evaluation * count for count in span], color="#c9d1d6", zorder=1,
               label=f"{cost.evaluation:.3g} s an evaluation, one prompt")
     for method, colour in COLOURS.items():
-        points = Counter((way.evaluations, way.seconds) for way in ways if way.method is method)
+        points = Counter((way.evaluations, way.seconds) for way in everything if way.method is method)
         if points:
             evaluations, seconds = zip(*points)
             axes.scatter(evaluations, seconds, s=70, color=colour, zorder=3, label=method.value)
         for (evaluations, seconds), count in points.items():
             axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9,
                           color=colour)
+    allowed = f"allowed: {seconds_in_words(choice.allowance)}"
     if math.isfinite(choice.allowance):
-        axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=f"allowed: {seconds_in_words(choice.allowance)}")
+        axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=allowed)
+    else:
+        axes.plot([], [], linestyle="none", label=allowed)
     axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
-                 label=f"chosen: {choice.way.steps} steps, {seconds_in_words(choice.way.seconds)}")
+                 label=f"chosen: {in_steps(choice.way.steps)}, {seconds_in_words(choice.way.seconds)}")
     axes.set(xscale="log", yscale="log", xlim=span, ylabel="predicted seconds for one run",
              xlabel="evaluations for each sample; in a stream, each sees one block",
              title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}")
@@ -321,7 +369,7 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> T
         axis.set_minor_formatter(lambda value, _: "")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(loc="best", fontsize=9)
-    return as_image(figure)
+    return figure
 
 
 def _point_name(method: Method, count: int) -> str:

@@ -42,6 +42,7 @@ WORDS = "demo.word_embeddings"
 # The shift it was trained to be sampled at; the host's own for Wan is 8.
 SHIFT = 5.0
 LATENT_SIDE = 8  # 64 pixels
+FRAME_RATE = 8.0  # at which the workflows with it play its clips
 
 
 class FewStepDemo(io.ComfyNode):
@@ -111,11 +112,13 @@ def load_model(variant: str, disable_dynamic: bool = False):
     chosen = VARIANTS[variant]
     tensors, metadata = host.load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)
+    facts = host.ModelFacts(json.loads(metadata["fewstep_demo"])["sentence_length"], FRAME_RATE)
     if chosen.config:
         host.require_causal_wan()
         metadata = {**metadata, "config": json.dumps(chosen.config)}
     model = host.load_diffusion_model(tensors, metadata, disable_dynamic)
     model.cached_patcher_init = (load_model, (variant,))
+    model.set_attachments(host.FACTS_KEY, facts)
     model = host.with_shift(model, SHIFT)
     if chosen.delta:
         delta, _ = host.load_tensors(str(FOLDER / chosen.delta))

@@ -42,6 +42,7 @@ from ..samplers.solvers import sample_tcd
 RECORD_KEY = "fewstep.accelerator"
 RUN_KEY = "fewstep.run"
 MOTION_KEY = "fewstep.motion"
+FACTS_KEY = "fewstep.facts"
 
 # The host's detected architecture, by the name of its configuration class.
 BASES = {
@@ -63,6 +64,19 @@ BASES = {
 def accelerator_of(model) -> Accelerator | None:
     """The record an Accelerator Loader attached to this MODEL or to one it was cloned from."""
     return model.get_attachment(RECORD_KEY)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the host cannot tell of the pack's own demo model. text_tokens: the length of every prompt. frame_rate: frames a second."""
+
+    text_tokens: int
+    frame_rate: float
+
+
+def facts_of(model) -> ModelFacts | None:
+    """The demo model's own facts, None for every other model."""
+    return model.get_attachment(FACTS_KEY)
 
 
 def base_of(model) -> Base | None:

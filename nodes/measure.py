@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import comfy.nested_tensor
@@ -17,9 +17,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..loras.accelerator import Base
-from ..samplers.budget import BudgetError, Cost
+from ..loras.accelerator import Accelerator, Base
+from ..samplers.budget import BlockCost, BudgetError, Cost
+from ..samplers.causal import Block, StreamPlan, Window
 from . import host
+from .stream_run import CachedFrames, add_to_loading
 
 TIMED = 5
 # A warm-up this slow says that the next evaluations will be long too: two of them are enough.
@@ -72,6 +74,45 @@ def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Co
     return Cost(evaluation, max(evaluation, guided_step))
 
 
+def measure_blocks(model, latent, records: Iterable[Accelerator], clock: Callable[[], float] = time.perf_counter) -> dict[int, BlockCost]:
+    """Seconds of an evaluation of one block of a causal model, for every size of block that these accelerators make.
+
+    The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its start, and one at its end.
+    """
+    prompt = empty_prompt(model)
+    shape = host.fitted_latent(model, latent).shape
+    by_size = {record.causal.frames_per_block: record for record in records if record.causal is not None}
+    progress = comfy.utils.ProgressBar(2 * (TIMED + 1) * len(by_size))
+    costs = {size: _block_cost(model, shape, record, prompt, progress, clock) for size, record in sorted(by_size.items())}
+    progress.update_absolute(progress.total)
+    return costs
+
+
+@torch.no_grad()
+def _block_cost(model, shape: torch.Size, record: Accelerator, prompt, progress, clock: Callable[[], float]) -> BlockCost:
+    """shape: (B, C, frames, H, W) of the whole clip."""
+    batch, channels, frames, height, width = shape
+    size = min(record.causal.frames_per_block, frames)
+    first, last = Block(0, size), Block(frames - size, size)
+    plan = StreamPlan(record, frames, 0, (first, last), Window())
+    run, medians = host.RunLog(), []
+    guider = host.guider_for(model, 1.0, prompt, None, run)
+    add_to_loading(guider, plan, shape, None)
+
+    def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
+        memory = CachedFrames(denoise, extra_args or {}, plan, shape, x.device, lambda *_: None)
+        for block in dict.fromkeys((first, last)):
+            # The block at the end sees as many keys as frames stand before it; what they hold does not change what they cost.
+            memory.keep(Block(0, block.start))
+            memory.make_room(block)
+            medians.append(_median(lambda sigma, block=block: memory.evaluate(x, float(sigma), block), sigmas, run, progress, clock))
+        return x
+
+    noise = _noise_like(torch.empty(batch, channels, size, height, width))
+    guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(evaluate), _sigmas_of(model), disable_pbar=True, seed=0)
+    return BlockCost(medians[0], max(medians))
+
+
 def is_guidance_distilled(model) -> bool:
     """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such a model runs at CFG 1."""
     return bool(getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False))
@@ -87,11 +128,13 @@ def empty_prompt(model) -> list:
                           "seconds per pass in the sampler's report or its it/s in the console, and enter them in "
                           "seconds_per_evaluation.")
     width = network.get_submodule(text.layer).in_features if text.layer else model.model.model_config.unet_config["context_dim"]
+    facts = host.facts_of(model)
+    tokens = text.tokens if facts is None else facts.text_tokens
     pooled = _pooled_width(model)
     beside = {"pooled_output": None if pooled is None else torch.zeros(1, pooled)}
     if text.has_mask:
-        beside["attention_mask"] = torch.ones(1, text.tokens, dtype=torch.long)
-    return [[torch.zeros(1, text.tokens, width), beside]]
+        beside["attention_mask"] = torch.ones(1, tokens, dtype=torch.long)
+    return [[torch.zeros(1, tokens, width), beside]]
 
 
 def _pooled_width(model) -> int | None:
@@ -103,29 +146,39 @@ def _pooled_width(model) -> int | None:
 
 def _seconds(model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]) -> float:
     """Median seconds of a step after a warm-up, with one prompt or with two."""
-    run, seconds = host.RunLog(), []
+    run, medians = host.RunLog(), []
     guider = host.guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
-        for sigma in sigmas[:-1]:
-            calls, started = run.calls, clock()
-            denoised = denoise(x, sigma.expand(x.shape[0]), **(extra_args or {}))
-            denoised.flatten()[0].item()  # waits for the device, whichever it is
-            # A skip node may have answered in place of the network.
-            if run.calls > calls:
-                seconds.append(clock() - started)
-            # The host stops an interrupted run where progress is told.
-            progress.update(1)
-            if seconds and seconds[0] > SLOW_SECONDS and len(seconds) > TIMED_SLOW:
-                break
+        medians.append(_median(lambda sigma: denoise(x, sigma.expand(x.shape[0]), **(extra_args or {})), sigmas, run, progress, clock))
         return x
 
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", TIMED + 1)
-    guider.sample(_noise_like(samples), samples, comfy.samplers.KSAMPLER(evaluate), sigmas, disable_pbar=True, seed=0)
+    guider.sample(_noise_like(samples), samples, comfy.samplers.KSAMPLER(evaluate), _sigmas_of(model), disable_pbar=True, seed=0)
+    return medians[0]
+
+
+def _median(evaluate: Callable[[Tensor], Tensor], sigmas: Tensor, run: host.RunLog, progress, clock: Callable[[], float]) -> float:
+    """Median seconds of an evaluation at these noise levels, the first being the warm-up. Raises BudgetError where none can be timed."""
+    seconds: list[float] = []
+    for sigma in sigmas[:-1]:
+        calls, started = run.calls, clock()
+        evaluate(sigma).flatten()[0].item()  # waits for the device, whichever it is
+        # A skip node may have answered in place of the network.
+        if run.calls > calls:
+            seconds.append(clock() - started)
+        # The host stops an interrupted run where progress is told.
+        progress.update(1)
+        if seconds and seconds[0] > SLOW_SECONDS and len(seconds) > TIMED_SLOW:
+            break
     if len(seconds) < 2:
         raise BudgetError("A node on this model answered in place of the network, so nothing could be measured. Connect the model as it "
                           "is before that node.")
     return statistics.median(seconds[1:])
+
+
+def _sigmas_of(model) -> Tensor:
+    """Noise levels of a warm-up and of the evaluations that are timed."""
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", TIMED + 1)
 
 
 def _noise_like(samples: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ those of the accelerator on the model, or the step range of a model that has non
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from ..loras.accelerator import Accelerator, Base, Expert
+from .skip.forecast import STOCHASTIC_SPEEDUP
 from .skip.run import LEAST_EVALUATIONS
 
 # Step Skip up to here was measured to be nearer to the full run than as many plain steps are (benchmarks/skip.py).
@@ -67,15 +68,43 @@ def allowance_of(experience: str, seconds: float, work: Work) -> float:
 
 
 @dataclass(frozen=True)
+class BlockCost:
+    """Seconds of one evaluation of a stream's block: of the first, which sees itself alone, and of the last, which sees the whole clip.
+
+    A context pass is an evaluation like any other.
+    """
+
+    first: float
+    last: float
+
+    def at(self, block: int, blocks: int) -> float:
+        """Of block 0, 1, ...: every block adds its keys to those that are looked at, so the seconds lie on a straight line."""
+        return self.first if blocks == 1 else self.first + (self.last - self.first) * block / (blocks - 1)
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Seconds on one machine, model and size. evaluation: one forward pass of the whole latent batch. guided_step: of a step
-    with both prompts, which the host runs in one pass where memory allows; at most twice an evaluation."""
+    """Seconds on one machine, model and size. evaluation: one forward pass of the whole latent batch, of a stream's block half-way
+    through the clip. guided_step: of a step with both prompts, which the host runs in one pass where memory allows; at most twice an
+    evaluation. blocks: of a causal model, by the latent frames of a block."""
 
     evaluation: float
     guided_step: float
+    blocks: Mapping[int, BlockCost] = field(default_factory=dict)
 
     def step(self, is_guided: bool) -> float:
         return self.guided_step if is_guided else self.evaluation
+
+
+def streaming_cost(blocks: Mapping[int, BlockCost], size: int) -> Cost:
+    """The cost of a causal model whose accelerator makes `size` latent frames at a time."""
+    half_way = (blocks[size].first + blocks[size].last) / 2
+    return Cost(half_way, half_way, blocks)
+
+
+def given_blocks(seconds: float, size: int, sizes: Iterable[int]) -> dict[int, BlockCost]:
+    """What blocks of several sizes cost where only the average evaluation of one size is known: in proportion, and all blocks alike."""
+    return {other: BlockCost(seconds * other / size, seconds * other / size) for other in {size, *sizes}}
 
 
 # ---------------------------------------------------------------- the undistilled run
@@ -176,21 +205,20 @@ def accelerated_way(records: tuple[Accelerator, ...], steps: int, cost: Cost, wo
 
 
 def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
-    """A causal model, block by block: each but the last is evaluated once more for the memory of the blocks after it.
-
-    A block is taken to cost its share of an evaluation of all frames. Attention to earlier blocks alone is less than that.
-    """
+    """A causal model, block by block: each but the last is evaluated once more for the memory of the blocks after it."""
     causal = record.causal
     assert causal is not None
-    size = min(causal.frames_per_block, work.latent_frames)
-    blocks = math.ceil(work.latent_frames / size)
+    block = cost.blocks[causal.frames_per_block]
+    blocks = math.ceil(work.latent_frames / causal.frames_per_block)
     first = causal.first_block_steps or steps
-    evaluations = first + (blocks - 1) * (steps + 1)
-    block = cost.evaluation * size / work.latent_frames
-    # Frames evaluated: in the steps of the first block and of the others, and in the context pass that stands before each of these.
-    shares = first * size + steps * (work.latent_frames - size) + (blocks - 1) * size
-    seconds = cost.evaluation * shares / work.latent_frames
-    return Way(Method.STREAM, steps, evaluations, seconds, records=(record,), first_block=first * block)
+    counts = [first, *[steps] * (blocks - 1)]
+    seconds = sum((count + (n < blocks - 1)) * block.at(n, blocks) for n, count in enumerate(counts))
+    return Way(Method.STREAM, steps, sum(counts) + blocks - 1, seconds, records=(record,), first_block=first * block.first)
+
+
+def block_sizes(records: Iterable[Accelerator]) -> set[int]:
+    """Latent frames that the causal ones among these make at a time."""
+    return {record.causal.frames_per_block for record in records if record.causal is not None}
 
 
 def candidates(record: Accelerator | None, run: StepRange | None, cost: Cost, work: Work, is_negative_forced: bool = False) -> list[Way]:
@@ -218,11 +246,20 @@ class Choice:
     def misses(self) -> float:
         return max(0.0, self.way.seconds - self.allowance)
 
+    def __str__(self) -> str:
+        """Whether it fits, in words."""
+        if self.misses:
+            return f"misses the allowance of {seconds_in_words(self.allowance)} by {seconds_in_words(self.misses)}"
+        return "any time is allowed" if math.isinf(self.allowance) else f"fits {seconds_in_words(self.allowance)}"
+
 
 def choose(ways: Sequence[Way], allowance: float) -> Choice:
-    """The first that fits, of ways from the most faithful to the cheapest; else the cheapest, and by how much it misses."""
+    """The first that fits, of ways from the most faithful to the cheapest; else the cheapest, and by how much it misses.
+
+    Of several that cost the same and do not fit, the one of fewest steps: 20 steps and 21 at 2x both make ten evaluations.
+    """
     fitting = (way for way in ways if way.seconds <= allowance)
-    return Choice(next(fitting, min(ways, key=lambda way: way.seconds)), allowance)
+    return Choice(next(fitting, min(ways, key=lambda way: (way.seconds, way.steps))), allowance)
 
 
 def known_ways(
@@ -231,9 +268,10 @@ def known_ways(
 ) -> list[Way]:
     """Every way to run a model of this base and size, the slowest first. Accelerators at their own step count.
 
-    carried: the accelerator on the model, listed whatever its size is said to be.
+    carried: the accelerator on the model, listed whatever its size is said to be. A stream is left out where its blocks have no cost.
     """
-    records = {record.id: record for record in catalogue if base in record.bases and _is_size(record, width)}
+    records = {record.id: record for record in catalogue
+               if base in record.bases and _is_size(record, width) and block_sizes((record,)) <= cost.blocks.keys()}
     if carried is not None:
         records[carried.id] = carried
     full = [] if run is None else [full_way(run, run.most, 1.0, cost), full_way(run, run.most, MOST_SPEEDUP, cost)]
@@ -273,9 +311,9 @@ class Machine:
     faster: str = ""
 
 
-def levers(choice: Choice, ways: Sequence[Way], machine: Machine) -> list[str]:
-    """What to pull, in this order, and what each brings here."""
-    return [_quantise(machine), _skip(choice.way), _distil(choice, ways),
+def levers(choice: Choice, ways: Sequence[Way], machine: Machine, work: Work, there: Collection[str] = ()) -> list[str]:
+    """What to pull, in this order, and what each brings here. there: ids of the accelerators that are at hand."""
+    return [_quantise(machine), _skip(choice.way), _distil(choice, ways, work, there),
             "Quantising goes with either of the others. Skipping and distilling exclude each other: an accelerator's few steps "
             "leave nothing to skip."]
 
@@ -290,14 +328,16 @@ def _quantise(machine: Machine) -> str:
 
 
 def _skip(way: Way) -> str:
-    if way.method in (Method.ACCELERATOR, Method.STREAM) or way.steps <= LEAST_EVALUATIONS:
+    if way.steps <= LEAST_EVALUATIONS:
         return f"Skip: nothing to gain at {way.steps} steps; it pays above {LEAST_EVALUATIONS}."
+    if way.records:
+        return f"Skip: not with an accelerator; it was distilled to make every one of its {way.steps} steps."
     if way.target_speedup > 1.0:
         return f"Skip: put Step Skip on the model with target_speedup {way.target_speedup:g}; the step count above counts on it."
     return f"Skip: not needed for this allowance; Step Skip would bring up to {MOST_SPEEDUP:g}x at {way.steps} steps."
 
 
-def _distil(choice: Choice, ways: Sequence[Way]) -> str:
+def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[str]) -> str:
     if choice.way.records:
         return f"Distil: done, the model carries {choice.way.records[0].id}."
     distilled = [way for way in ways if way.records]
@@ -305,37 +345,62 @@ def _distil(choice: Choice, ways: Sequence[Way]) -> str:
         return "Distil: no accelerator is known here for this model."
     fitting = [way for way in distilled if way.seconds <= choice.allowance]
     if choice.misses and fitting:
-        best = fitting[0]
-        return (f"Distil: {len(fitting)} of the accelerators in the table fit, for example {best.records[0].id} at {best.steps} "
-                f"steps, about {seconds_in_words(best.seconds)}.")
+        best = min(fitting, key=lambda way: _trouble(way, there))
+        found = f"{len(fitting)} of the accelerators in the table fit, for example" if len(fitting) > 1 else "what fits is"
+        words = f"Distil: {found} {best.records[0].id} at {in_steps(best.steps)}, about {seconds_in_words(best.seconds)}."
+        return " ".join([words, *_pitfalls_of(best, work)])
     if choice.misses:
         return (f"Distil: no accelerator fits either; the fastest takes about {seconds_in_words(distilled[-1].seconds)}. A smaller "
                 "picture or a shorter clip is what is left.")
     return "Distil: not needed for this allowance."
 
 
+def _trouble(way: Way, there: Collection[str]) -> tuple[bool, bool]:
+    """What stands before an accelerator, the greater first: a download, then a licence that does not allow everything."""
+    return (not all(record.id in there for record in way.records),
+            not all(record.licence.commercial is True for record in way.records))
+
+
 def pitfalls(choice: Choice, experience: str, work: Work, is_negative_forced: bool = False) -> list[str]:
     """What goes wrong with this choice, where something does."""
     way, found = choice.way, ["Text encoding and the VAE are not in these figures, nor is loading the model."]
-    for record in way.records:
-        if not record.is_guided:
-            found.append(f"{record.id} runs at CFG 1 and only there: any other value burns the picture and doubles the time.")
-        if record.licence.commercial is not True:
-            found.append(f"Licence of {record.id}: {record.licence}.")
-        if record.expert is not None:
-            found.append("Wan 2.2 changes experts once in a run; where both do not fit into memory, the swap comes on top.")
+    found += _pitfalls_of(way, work)
     if is_negative_forced:
         found.append("Another patch on the model has the negative prompt evaluated at CFG 1 too: every step costs two evaluations.")
-    if way.records and way.steps <= VERY_FEW_STEPS:
-        motion = ", and less motion" if work.clip_seconds else ""
-        found.append(f"{way.steps} step{'s' * (way.steps > 1)}: expect soft fine detail{motion}.")
+    if way.target_speedup > STOCHASTIC_SPEEDUP:
+        slower = way.seconds * way.target_speedup / STOCHASTIC_SPEEDUP
+        found.append(f"target_speedup {way.target_speedup:g} is for samplers that follow the ODE, such as euler. Those that inject noise "
+                     f"(ancestral, SDE, LCM) get {STOCHASTIC_SPEEDUP:g}x from Step Skip at most and take about {seconds_in_words(slower)}.")
+    if way.method is Method.STREAM:
+        found.append("The stream is reckoned with window_frames 0, which sees the whole clip: a window makes its later blocks cheaper.")
     if experience == "live" and work.clip_seconds is not None and way.method is not Method.STREAM:
         found.append("Live video needs a causal model (Self Forcing and its kin): any other shows nothing before the whole clip is done.")
     return found
 
 
+def _pitfalls_of(way: Way, work: Work) -> list[str]:
+    """Those that come with the accelerator of a way."""
+    found = []
+    for record in way.records:
+        if not record.is_guided:
+            found.append(f"{record.id} runs at CFG 1 and only there: any other value burns the picture and doubles the time.")
+        if record.licence.commercial is not True:
+            found.append(f"Licence of {record.id}: {record.licence}.")
+    if any(record.expert is not None for record in way.records):
+        found.append("Wan 2.2 changes experts once in a run; where both do not fit into memory, the swap comes on top.")
+    if way.records and way.steps <= VERY_FEW_STEPS:
+        motion = ", and less motion" if work.clip_seconds else ""
+        found.append(f"{in_steps(way.steps)}: expect soft fine detail{motion}.")
+    return found
+
+
+def in_steps(count: int) -> str:
+    """1 step, 4 steps."""
+    return f"{count} step{'s' * (count != 1)}"
+
+
 def seconds_in_words(seconds: float) -> str:
-    """0.0431 s, 4.26 s, 43 s, 7 min 10 s."""
+    """0.0431 s, 4.26 s, 43 s, 7 min 10 s; any time for infinity."""
     if math.isinf(seconds):
         return "any time"
     if seconds < 10:

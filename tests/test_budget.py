@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from comfyui_fewstep.loras.accelerator import Base, Causal
@@ -11,7 +12,9 @@ from comfyui_fewstep.samplers.budget import (
     EXPERIENCES,
     MOST_SPEEDUP,
     STEP_RANGES,
+    BlockCost,
     BudgetError,
+    Choice,
     Cost,
     Machine,
     Method,
@@ -23,14 +26,16 @@ from comfyui_fewstep.samplers.budget import (
     choose,
     full_run_of,
     full_way,
+    given_blocks,
     known_ways,
     levers,
     pitfalls,
     seconds_in_words,
+    streaming_cost,
 )
 from comfyui_fewstep.samplers.causal import make_stream_plan
 
-COST = Cost(evaluation=0.5, guided_step=0.9)
+COST = Cost(evaluation=0.5, guided_step=0.9, blocks={1: BlockCost(0.05, 0.11), 3: BlockCost(0.1, 0.22)})
 PICTURE = Work(samples=1)
 CLIP = Work(samples=1, latent_frames=21, clip_seconds=81 / 16)
 ALLOWANCES = (0.001, 0.4, 0.5, 0.51, 1.0, 2.0, 3.9, 4.0, 5.0, 20.0, 1e9, math.inf)
@@ -87,6 +92,44 @@ def test_every_base_has_an_answer_within_its_range(base, is_guidance_distilled) 
         assert run.least <= way.steps <= run.most
         assert 1.0 <= way.target_speedup <= MOST_SPEEDUP
         assert run.is_guided == (way.evaluations > way.steps / way.target_speedup + 1)
+        _assert_most_faithful(way, run, allowance)
+
+
+def _assert_most_faithful(way, run, allowance) -> None:
+    """Reckoned without `candidates`: no run of more steps and no lesser skipping fits as well; where none fits, it is the cheapest."""
+    seconds = COST.guided_step if run.is_guided else COST.evaluation
+
+    def cost_of(steps: int, speedup: float) -> float:
+        return round(steps / speedup) * seconds
+
+    if cost_of(way.steps, way.target_speedup) > allowance:
+        assert way.seconds == min(cost_of(steps, 2.0) for steps in range(run.least, run.most + 1))
+        return
+    if way.steps < run.most:
+        assert way.target_speedup == 2.0 and cost_of(way.steps + 1, 2.0) > allowance
+    elif way.target_speedup > 1.0:
+        assert cost_of(run.most, way.target_speedup - 0.05) > allowance
+
+
+CHEAPEST = [
+    # is_guided, allowance, steps, target_speedup, misses: of 20 to 50 steps, 20 and 21 at 2x both make ten evaluations (10.5 is even 10)
+    (True, 9.0, 21, 2.0, 0.0),  # they fit: the more faithful of the two
+    (True, 8.9, 20, 2.0, 0.1),  # they do not: the fewest steps
+    (True, 1.0, 20, 2.0, 8.0),
+    (True, 10.0, 22, 2.0, 0.0),  # 11 made: 9.9 s; 23 would be 11.5, an even 12
+    (True, 45.0, 50, 1.0, 0.0),
+    (False, 5.0, 21, 2.0, 0.0),
+    (False, 4.9, 20, 2.0, 0.1),
+    (False, 25.0, 50, 1.0, 0.0),
+    (False, 24.9, 50, 1.05, 0.0),  # 48 made: 24 s
+]
+
+
+@pytest.mark.parametrize(("is_guided", "allowance", "steps", "speedup", "misses"), CHEAPEST)
+def test_of_two_that_cost_the_same_and_do_not_fit_it_takes_fewer_steps(is_guided, allowance, steps, speedup, misses) -> None:
+    choice = choose(candidates(None, StepRange(20, 50, is_guided), COST, PICTURE), allowance)
+    assert (choice.way.steps, choice.way.target_speedup) == (steps, pytest.approx(speedup))
+    assert choice.misses == pytest.approx(misses)
 
 
 def test_candidates_fall_in_cost() -> None:
@@ -123,17 +166,47 @@ def test_a_stream_pays_for_every_block_and_its_context_pass() -> None:
     record = CATALOG["self-forcing-dmd"]
     assert record.causal == Causal(frames_per_block=3)
     way = accelerated_way((record,), 4, COST, CLIP)
-    # 21 frames in 7 blocks of 4 steps, with a context pass between each two; each evaluation sees 3 of 21 frames.
+    # 21 frames in 7 blocks of 4 steps, with a context pass between each two.
     assert way.evaluations == 34 == make_stream_plan(record, 21, lambda timestep: timestep / 1000).evaluations
-    assert way.seconds == pytest.approx(34 * 0.5 / 7)
-    assert way.first_block == pytest.approx(4 * 0.5 / 7)
+    # An evaluation of the blocks costs 0.10, 0.12 ... 0.20 s, five of each, and 0.22 s, four: 4.5 + 0.88.
+    assert way.seconds == pytest.approx(5.38)
+    assert way.first_block == pytest.approx(0.4)
 
 
-def test_a_stream_whose_last_block_is_short_costs_what_its_frames_cost() -> None:
-    way = accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, 20, 5.0))
-    assert way.evaluations == 34
-    # Every one of the 20 frames is evaluated four times, and the 18 before the last block, which has 2, once more.
-    assert way.seconds == pytest.approx((4 * 20 + 18) / 20 * 0.5)
+def test_a_first_block_of_more_steps_is_paid_for() -> None:
+    record = CATALOG["fewstep-demo-causal"]
+    way = accelerated_way((record,), 4, COST, Work(1, 3, 9 / 8))
+    assert way.evaluations == 8 + 1 + 4 + 1 + 4 == make_stream_plan(record, 3, lambda timestep: timestep / 1000).evaluations
+    # 0.05, 0.08 and 0.11 s an evaluation, context passes on all but the last.
+    assert way.seconds == pytest.approx(9 * 0.05 + 5 * 0.08 + 4 * 0.11)
+    assert way.first_block == pytest.approx(8 * 0.05)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_stream_of_one_block_has_no_context_pass(frames) -> None:
+    way = accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, frames, 1.0))
+    assert (way.evaluations, way.seconds) == (4, pytest.approx(0.4))
+
+
+def test_a_length_that_is_no_whole_number_of_blocks_is_reckoned_as_the_next_longer_one() -> None:
+    ways = [accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, frames, 5.0)) for frames in (20, 21)]
+    assert ways[0] == ways[1]
+
+
+def test_a_given_cost_is_that_of_a_block_of_the_accelerator_at_hand() -> None:
+    cost = streaming_cost(given_blocks(0.3, 3, {1, 3}), 3)
+    assert (cost.evaluation, cost.blocks) == (0.3, {1: BlockCost(pytest.approx(0.1), pytest.approx(0.1)), 3: BlockCost(0.3, 0.3)})
+    assert accelerated_way((CATALOG["self-forcing-dmd"],), 4, cost, CLIP).seconds == pytest.approx(34 * 0.3)
+
+
+def test_a_measured_stream_is_told_by_its_block_half_way() -> None:
+    assert streaming_cost({3: BlockCost(0.1, 0.3)}, 3).evaluation == pytest.approx(0.2)
+
+
+def test_a_stream_whose_blocks_have_no_cost_is_not_listed() -> None:
+    cost = Cost(0.5, 0.9, {1: BlockCost(0.05, 0.11)})
+    listed = [way.records[0] for way in known_ways(Base.WAN_CAUSAL, None, None, RECORDS, cost, CLIP)]
+    assert listed and all(record.causal.frames_per_block == 1 for record in listed)
 
 
 def test_steps_outside_the_record_are_refused() -> None:
@@ -169,7 +242,7 @@ def test_the_levers_say_what_would_fit() -> None:
     run = full_run_of(Base.SDXL, False)
     ways = known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE)
     choice = choose(candidates(None, run, COST, PICTURE), 2.0)
-    quantise, skip, distil, stack = levers(choice, ways, Machine(16, "FP8"))
+    quantise, skip, distil, stack = levers(choice, ways, Machine(16, "FP8"), PICTURE)
     assert "FP8" in quantise
     assert "target_speedup 2" in skip
     assert "fit, for example" in distil
@@ -180,8 +253,71 @@ def test_the_levers_say_what_would_fit() -> None:
 def test_the_levers_own_up_when_nothing_fits() -> None:
     run = full_run_of(Base.SDXL, False)
     choice = choose(candidates(None, run, COST, PICTURE), 0.1)
-    distil = levers(choice, known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE), Machine(8))[2]
+    distil = levers(choice, known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE), Machine(8), PICTURE)[2]
     assert "no accelerator fits either" in distil and "0.5 s" in distil
+
+
+def test_the_accelerator_named_is_one_that_is_there_then_one_that_may_be_sold() -> None:
+    names = ("sdxl-turbo", "hyper-sdxl-1step-lora", "sdxl-lightning-4step-lora", "dmd2-sdxl-4step-lora")
+    records = [CATALOG[name] for name in names]
+    run = full_run_of(Base.SDXL, False)
+    choice = choose(candidates(None, run, COST, PICTURE), 2.0)
+    ways = known_ways(Base.SDXL, None, run, records, COST, PICTURE)
+
+    def named(*there: str) -> str:
+        return levers(choice, ways, Machine(16), PICTURE, there)[2].partition("for example ")[2]
+
+    free = [record.id for record in records if record.licence.commercial is True]
+    bound = [record.id for record in records if record.licence.commercial is False]
+    assert free and bound
+    assert named().startswith(tuple(free))
+    # On disk comes first, whatever it is; of two on disk the one that is free.
+    for name in names:
+        assert named(name).startswith(f"{name} at ")
+    assert named(bound[0], free[0]).startswith(free[0])
+
+
+def test_the_accelerator_named_comes_with_its_pitfalls() -> None:
+    run = full_run_of(Base.SDXL, False)
+    choice = choose(candidates(None, run, COST, PICTURE), 2.0)
+
+    def named(id: str) -> str:
+        return levers(choice, known_ways(Base.SDXL, None, run, [CATALOG[id]], COST, PICTURE), Machine(16), PICTURE)[2]
+
+    turbo, hyper = named("sdxl-turbo"), named("hyper-sdxl-1step-lora")
+    assert turbo.startswith("Distil: what fits is sdxl-turbo at 4 steps, about 2 s.")
+    assert "CFG 1 and only there" in turbo and "NON-COMMERCIAL" in turbo and "soft fine detail" not in turbo
+    assert "hyper-sdxl-1step-lora at 1 step, about 0.5 s." in hyper and "1 step: expect soft fine detail." in hyper
+
+
+FULL_RUN = full_way(StepRange(20, 50), 50, 1.0, COST)
+SKIP_LEVERS = [
+    (accelerated_way((CATALOG["lcm-lora-sdxl"],), 4, COST, PICTURE), "Skip: nothing to gain at 4 steps; it pays above 10."),
+    (replace(FULL_RUN, method=Method.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
+     "Skip: not with an accelerator; it was distilled to make every one of its 12 steps."),
+    (full_way(StepRange(20, 50), 50, 1.5, COST),
+     "Skip: put Step Skip on the model with target_speedup 1.5; the step count above counts on it."),
+    (FULL_RUN, "Skip: not needed for this allowance; Step Skip would bring up to 2x at 50 steps."),
+]
+
+
+@pytest.mark.parametrize(("way", "words"), SKIP_LEVERS)
+def test_the_skip_lever_says_what_skipping_would_bring(way, words) -> None:
+    assert levers(Choice(way, math.inf), [], Machine(16), PICTURE)[1] == words
+
+
+@pytest.mark.parametrize(("speedup", "seconds"), [(1.6, None), (1.65, "28 s"), (2.0, "28 s")])
+def test_a_target_that_noisy_samplers_do_not_reach_is_a_pitfall(speedup, seconds) -> None:
+    # 50 guided steps at 1.65x are 30 made in 27 s, at 2x 25 in 22.5 s; at 1.6x both would take 28 s.
+    told = " ".join(pitfalls(Choice(full_way(StepRange(20, 50), 50, speedup, COST), math.inf), "batch", PICTURE))
+    assert ("get 1.6x from Step Skip at most" in told) == (seconds is not None)
+    assert seconds is None or f"take about {seconds}." in told
+
+
+def test_a_choice_says_in_words_whether_it_fits() -> None:
+    assert str(Choice(FULL_RUN, math.inf)) == "any time is allowed"
+    assert str(Choice(FULL_RUN, 50.0)) == "fits 50 s"
+    assert str(Choice(FULL_RUN, 40.0)) == "misses the allowance of 40 s by 5 s"
 
 
 @pytest.mark.parametrize(("machine", "words"), [
@@ -189,7 +325,7 @@ def test_the_levers_own_up_when_nothing_fits() -> None:
 ])
 def test_quantising_is_advised_only_where_it_pays(machine, words) -> None:
     choice = choose(candidates(CATALOG["lcm-lora-sd15"], None, COST, PICTURE), 1.0)
-    assert words in levers(choice, [], machine)[0]
+    assert words in levers(choice, [], machine, PICTURE)[0]
 
 
 def test_pitfalls_are_those_of_the_choice() -> None:
@@ -202,7 +338,8 @@ def test_pitfalls_are_those_of_the_choice() -> None:
     video = choose(candidates(None, STEP_RANGES[Base.WAN_T2V], COST, CLIP), 1.0)
     assert "needs a causal model" in " ".join(pitfalls(video, "live", CLIP))
     stream = choose(candidates(CATALOG["self-forcing-dmd"], None, COST, CLIP), 1.0)
-    assert "needs a causal model" not in " ".join(pitfalls(stream, "live", CLIP))
+    told = " ".join(pitfalls(stream, "live", CLIP))
+    assert "needs a causal model" not in told and "window_frames 0" in told
 
 
 def test_the_method_is_named_after_what_is_done() -> None:
