@@ -2,16 +2,15 @@
 
     python benchmarks/budget.py [--rounds 5] [--cpu-time]
 
-Each round measures a fresh cost and then runs the sampler, so that a drift of the machine's speed meets both. The error is that of
-the median round; on a machine that does something else at the same time, it is that of the machine. There, and without a GPU,
---cpu-time counts the seconds that this process really had.
+Each round measures a fresh cost and then runs the sampler, so that a drift of the machine's speed meets both. Prediction, real time
+and error are those of the median round; on a machine that does something else at the same time, the error is that of the machine.
+There, and without a GPU, --cpu-time counts the seconds that this process really had.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ in_host.enter()
 
 import torch  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
-from comfyui_fewstep.nodes import budget, host  # noqa: E402
-from comfyui_fewstep.nodes.measure import measure  # noqa: E402
+from comfyui_fewstep.nodes import accelerator, budget, demo, host  # noqa: E402
 from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
 from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip  # noqa: E402
-from comfyui_fewstep.samplers.budget import allowance_of, candidates, choose  # noqa: E402
+from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
+from comfyui_fewstep.samplers.budget import Method, allowance_of, candidates, choose  # noqa: E402
 from comfyui_fewstep.samplers.skip.run import Settings  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
@@ -40,13 +39,13 @@ Latent = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A model at a size, and how long it may take in evaluations: 0 takes batch's, full steps."""
+    """A model at a size, and how long it may take in evaluations: 0 takes batch's, full steps. prompts: with and against."""
 
     name: str
     model: Any
     latent: Latent
     evaluations: float
-    length: int  # of the text, in tokens
+    prompts: tuple[Any, Any]
 
 
 def cases(folder: Path) -> list[Case]:
@@ -57,18 +56,45 @@ def cases(folder: Path) -> list[Case]:
     fast_wan = host.with_record(host.with_model_sampling(wan, record), record)
     unet, lightning = unet_patcher("sdxl"), CATALOG["sdxl-lightning-8step-lora"]
     fast_unet = host.with_record(host.with_model_sampling(unet, lightning), lightning)
+    streaming = CATALOG["self-forcing-dmd"]
+    causal = load_model(write_wan(folder / "causal.safetensors", "wan21_causal"))
+    causal = host.with_record(host.with_model_sampling(causal, streaming), streaming)
+    texts = prompts(wan, 512)
     return [
-        Case("small Wan, LightX2V 4 steps", fast_wan, clip, 5, 512),
-        Case("small SDXL, Lightning 8 steps", fast_unet, image, 9, 77),
-        Case("small Wan, full steps and guidance", wan, clip, 0, 512),
-        Case("small Wan, full steps with Step Skip", wan, clip, 60, 512),
+        Case("small Wan, LightX2V 4 steps", fast_wan, clip, 5, texts),
+        Case("small SDXL, Lightning 8 steps", fast_unet, image, 9, prompts(unet, 77)),
+        Case("small Wan, full steps and guidance", wan, clip, 0, texts),
+        Case("small Wan, full steps with Step Skip", wan, clip, 60, texts),
+        *(Case(f"small causal Wan, {frames} latent frames of {side} x {side}", causal, {"samples": torch.zeros(1, 16, frames, side, side)},
+               0, texts) for frames, side in ((9, 24), (21, 24), (9, 40))),
+        *demo_cases(),
     ]
+
+
+def prompts(model, length: int) -> tuple[Any, Any]:
+    """length: of the text, in tokens."""
+    return conditioning(model, seed=0, length=length), conditioning(model, seed=1, length=length)
+
+
+def demo_cases() -> list[Case]:
+    """The demo model at the length it was trained on, and its stream at a longer one too. An evaluation takes milliseconds."""
+    demo.offer_loras()
+    cases = []
+    for name, variant, lora, frames in (
+        ("full steps and guidance", "base", "", 17), ("4 steps", "base", "fewstep-demo-4step", 17),
+        ("streamed, 17 frames", "causal", "", 17), ("streamed, 65 frames", "causal", "", 65),
+    ):  # fmt: skip
+        model, positive, negative, _, latent = demo.FewStepDemo.execute("a red circle moving right", frames, variant).args
+        if lora:
+            model, _ = accelerator.attach(model, CATALOG[lora].files[0].name, "auto", 1.0)
+        cases.append(Case(f"demo model, {name}", model, latent, 0, (positive, negative)))
+    return cases
 
 
 def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
     """(predicted, real) seconds."""
     subject = budget.look_at(case.model, case.latent)
-    cost = measure(case.model, case.latent, clock)
+    cost = budget.cost_of(subject, case.latent, 0, clock)
     allowance = allowance_of("batch", case.evaluations * cost.evaluation, subject.work)
     way = choose(candidates(subject.record, subject.full_run, cost, subject.work), allowance).way
     return way.seconds, timed(run_of(case, way), clock)
@@ -76,7 +102,9 @@ def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
 
 def run_of(case: Case, way) -> Callable[[], object]:
     """The sampler at the chosen steps: ours for an accelerator, else core's with Step Skip where it was counted on."""
-    positive, negative = (conditioning(case.model, seed, length=case.length) for seed in (0, 1))
+    positive, negative = case.prompts
+    if way.method is Method.STREAM:
+        return lambda: FewStepStream.execute(case.model, positive, case.latent, 1, 0, 0, 0)
     if way.records:
         return lambda: FewStepSampler.execute(case.model, positive, case.latent, 1, way.steps, 1.0)
     model = case.model
@@ -92,15 +120,20 @@ def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - started
 
 
+def error_of(pair: tuple[float, float]) -> float:
+    predicted, real = pair
+    return predicted / real - 1
+
+
 def tables(rounds: int, folder: Path, cpu_time: bool = False) -> list[Table]:
     clock = time.process_time if cpu_time else time.perf_counter
     table = Table("Step Budget: its prediction against the real run", ("run", "predicted", "real", "error", "target"))
     for case in cases(folder):
         pairs = [round_of(case, clock) for _ in range(rounds + 1)][1:]  # the first warms up
-        errors = [predicted / real - 1 for predicted, real in pairs]
-        predicted, real = (statistics.median(column) for column in zip(*pairs))
-        error = statistics.median(errors)
-        table.row(case.name, f"{predicted:.3f} s", f"{real:.3f} s", f"{error:+.1%} ({min(errors):+.1%} to {max(errors):+.1%})",
+        pairs.sort(key=error_of)
+        predicted, real = pairs[len(pairs) // 2]
+        least, error, most = (error_of(pair) for pair in (pairs[0], (predicted, real), pairs[-1]))
+        table.row(case.name, f"{predicted:.3f} s", f"{real:.3f} s", f"{error:+.1%} ({least:+.1%} to {most:+.1%})",
                   Target("within 10 %", abs(error) <= 0.1))
     return [table]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,15 +166,16 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     return Work(first.shape[0], frames, played / rate)
 
 
-def cost_of(subject: Subject, latent: Mapping[str, Tensor], given: float) -> Cost:
+def cost_of(subject: Subject, latent: Mapping[str, Tensor], given: float, clock: Callable[[], float] = time.perf_counter) -> Cost:
     """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of one block; 0 for not given."""
     causal = subject.record.causal if subject.record else None
     if causal is None:
-        return Cost(given, 2 * given) if given else measure(subject.model, latent)
+        return Cost(given, 2 * given) if given else measure(subject.model, latent, clock)
     refuse_not_causal(subject.model)
     streams = [record for record in subject.catalogue if subject.base in record.bases] + [subject.record]
     size = causal.frames_per_block
-    return streaming_cost(given_blocks(given, size, block_sizes(streams)) if given else measure_blocks(subject.model, latent, streams), size)
+    blocks = given_blocks(given, size, block_sizes(streams)) if given else measure_blocks(subject.model, latent, streams, clock)
+    return streaming_cost(blocks, size)
 
 
 def machine_of(model) -> Machine:
