@@ -343,16 +343,15 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
     """A matplotlib Figure: predicted seconds against evaluations, both on logarithmic axes, and the allowance."""
     figure = new_figure(1000, 620)
     axes = figure.subplots()
-    # The choice stands for itself where it is none of the ways at their own steps.
-    everything = [*ways, *([] if choice.way in ways else [choice.way])]
+    everything = [*ways, choice.way]
     span = [0.7, 1.6 * max(way.evaluations for way in everything)]
     axes.plot(span, [cost.evaluation * count for count in span], color="#c9d1d6", zorder=1,
               label=f"{cost.evaluation:.3g} s an evaluation, one prompt")
     for method, colour in COLOURS.items():
-        points = Counter((way.evaluations, way.seconds) for way in everything if way.method is method)
-        if points:
-            evaluations, seconds = zip(*points)
-            axes.scatter(evaluations, seconds, s=70, color=colour, zorder=3, label=method.value)
+        drawn = sorted({(way.evaluations, way.seconds) for way in everything if way.method is method})
+        if drawn:
+            axes.scatter(*zip(*drawn), s=70, color=colour, zorder=3, label=method.value)
+        points = Counter((way.evaluations, way.seconds) for way in ways if way.method is method)
         for (evaluations, seconds), count in points.items():
             axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9,
                           color=colour)
@@ -363,6 +362,10 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
         axes.plot([], [], linestyle="none", label=allowed)
     axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
                  label=f"chosen: {in_steps(choice.way.steps)}, {seconds_in_words(choice.way.seconds)}")
+    skipping = f" at {choice.way.target_speedup:g}x" if choice.way.target_speedup > 1 else ""
+    # On the other side than the ways' own names.
+    axes.annotate(f"{in_steps(choice.way.steps)}{skipping}", (choice.way.evaluations, choice.way.seconds), (-12, 8),
+                  textcoords="offset points", horizontalalignment="right", fontsize=9, color="#c0392b")
     axes.set(xscale="log", yscale="log", xlim=span, ylabel="predicted seconds for one run",
              xlabel="evaluations for each sample; in a stream, each sees one block",
              title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}")

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
+import time
 
 import comfy.supported_models
+import comfy.utils
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import budget, host, measure
 from comfyui_fewstep.nodes.budget import FewStepBudget
+from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip
-from comfyui_fewstep.samplers.budget import BudgetError, Cost, Method
+from comfyui_fewstep.nodes.stream import FewStepStream
+from comfyui_fewstep.samplers.budget import BlockCost, BudgetError, Choice, Cost, Method
+from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.run import Settings
 
 from small_loras import write_lora
-from small_models import WANS, RandomWeights, load_model, shapes_of, write_flux, write_wan
+from small_models import HAS_CAUSAL_WAN, WANS, RandomWeights, conditioning, load_model, shapes_of, write_flux, write_wan
 
 IMAGE = {"samples": torch.zeros(1, 4, 8, 8)}
 VIDEO = {"samples": torch.zeros(1, 16, 3, 8, 8)}
@@ -79,6 +85,151 @@ def test_a_slow_model_is_evaluated_three_times(unets) -> None:
     assert cost.evaluation == 20
     assert len(rows) == 3  # a warm-up and two; both prompts are taken to cost twice as much
     assert cost.guided_step == 2 * cost.evaluation
+
+
+def progress_of(call) -> list[tuple[int, int]]:
+    """(value, total) of every time the host is told how far it is."""
+    told, before = [], comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *rest, **more: told.append((value, total)))
+    try:
+        call()
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+    return told
+
+
+def test_the_progress_bar_moves_with_every_evaluation(unets) -> None:
+    model = unets["sd15"].clone()
+
+    def forward(apply, options):
+        time.sleep(0.11)  # the host passes on ten updates a second at most
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    model.set_model_unet_function_wrapper(forward)
+    # A warm-up and five, with one prompt and with two; a slow model has three in all, and then the bar is full too.
+    assert list(dict.fromkeys(progress_of(lambda: measure.measure(model, IMAGE)))) == [(count, 12) for count in range(1, 13)]
+    seconds = itertools.count(step=20)
+    slow = progress_of(lambda: measure.measure(model, IMAGE, clock=lambda: next(seconds)))
+    assert slow == [(1, 12), (2, 12), (3, 12), (12, 12)]
+
+
+needs_causal_wan = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+
+
+class Timepiece:
+    """A clock that only evaluations move, by an amount that grows with the keys that are looked at.
+
+    starts, frames, tokens: of each evaluation, where its block begins, its latent frames, and the length of the text.
+    """
+
+    def __init__(self, seconds: float = 0.1, seconds_per_key: float = 0.001):
+        self.now, self.seconds, self.seconds_per_key = 0.0, seconds, seconds_per_key
+        self.starts: list[int] = []
+        self.frames: list[int] = []
+        self.tokens: list[int] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def on(self, model):
+        """The model, moving this clock."""
+        timed = model.clone()
+
+        def forward(apply, options):
+            conditions = options["c"]
+            state, (_, _, frames, height, width) = conditions["transformer_options"].get("ar_state"), options["input"].shape
+            before = state["kv_caches"][0]["end"] if state else 0
+            self.starts.append(state["start_frame"] if state else 0)
+            self.frames.append(frames)
+            self.tokens.append(conditions["c_crossattn"].shape[1])
+            self.now += self.seconds + self.seconds_per_key * (before + frames * height * width // 4)
+            return apply(options["input"], options["timestep"], **conditions)
+
+        timed.set_model_unet_function_wrapper(forward)
+        return timed
+
+
+def clip_of(frames: int) -> dict[str, torch.Tensor]:
+    return {"samples": torch.zeros(1, 16, frames, 4, 4)}
+
+
+def self_forcing(folder):
+    record = CATALOG["self-forcing-dmd"]
+    causal = load_model(write_wan(folder / "causal.safetensors", "wan21_causal"))
+    return host.with_record(host.with_model_sampling(causal, record), record)
+
+
+@needs_causal_wan
+def test_a_causal_model_is_measured_with_an_empty_cache_and_with_a_full_one(tmp_path) -> None:
+    clock = Timepiece()
+    costs = measure.measure_blocks(clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock)
+    # A warm-up and five each, of the block at the start and of the one at the end, behind six frames of four keys.
+    assert clock.starts == [0] * 6 + [6] * 6
+    assert clock.frames == [3] * 12
+    assert costs == {3: BlockCost(pytest.approx(0.1 + 0.012), pytest.approx(0.1 + 0.036))}
+
+
+@needs_causal_wan
+def test_a_slow_causal_model_is_evaluated_three_times_a_block(tmp_path) -> None:
+    clock = Timepiece(seconds=20.0)
+    measure.measure_blocks(clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock)
+    assert clock.starts == [0] * 3 + [6] * 3
+
+
+@needs_causal_wan
+def test_a_clip_of_one_block_is_measured_once(tmp_path) -> None:
+    clock, model = Timepiece(), self_forcing(tmp_path)
+    told = progress_of(lambda: measure.measure_blocks(clock.on(model), clip_of(3), [CATALOG["self-forcing-dmd"]], clock))
+    assert clock.starts == [0] * 6
+    assert told[-1] == (12, 12)
+
+
+@needs_causal_wan
+@pytest.mark.parametrize("frames", [3, 9, 21])
+def test_a_stream_takes_what_was_predicted(tmp_path, frames) -> None:
+    clock = Timepiece()
+    assert_predicted(clock, clock.on(self_forcing(tmp_path)), conditioning(length=6), clip_of(frames))
+
+
+@needs_causal_wan
+@pytest.mark.parametrize("length", [1, 17, 65])
+def test_the_demo_models_stream_takes_what_was_predicted(length) -> None:
+    model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", length, "causal").args
+    clock = Timepiece()
+    assert_predicted(clock, clock.on(model), positive, latent)
+    assert set(clock.tokens) == {positive[0][0].shape[1]}  # measured with text as long as its own
+
+
+def assert_predicted(clock: Timepiece, model, positive, latent) -> None:
+    """That the Streaming Sampler moves the clock by as much as was predicted, and to the first block as well."""
+    subject = budget.look_at(model, latent)
+    cost = budget.cost_of(subject, latent, 0, clock)
+    way = budget.choose(budget.candidates(subject.record, None, cost, subject.work), math.inf).way
+    before, evaluated = clock.now, len(clock.starts)
+    with torch.inference_mode():
+        FewStepStream.execute(model, positive, latent, 1, 0, 0, 0)
+    assert len(clock.starts) - evaluated == way.evaluations
+    assert clock.now - before == pytest.approx(way.seconds)
+
+
+@needs_causal_wan
+def test_a_streaming_accelerator_on_a_model_that_is_not_causal_is_refused(tmp_path) -> None:
+    wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
+    with pytest.raises(PlanError, match="needs a causal model"):
+        run(host.with_record(wan, CATALOG["self-forcing-dmd"]), VIDEO)
+
+
+def test_the_demo_model_is_measured_with_text_as_long_as_its_own() -> None:
+    model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", 5, "base").args
+    clock = Timepiece()
+    measure.measure(clock.on(model), latent, clock)
+    assert set(clock.tokens) == {positive[0][0].shape[1]} == {10}
+
+
+def test_wan_is_measured_with_text_as_long_as_the_host_makes_it(tmp_path) -> None:
+    clock = Timepiece()
+    measure.measure(clock.on(load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))), VIDEO, clock)
+    assert set(clock.tokens) == {512}
 
 
 def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> None:
@@ -161,6 +312,17 @@ def test_measured_mode_gives_steps_a_report_and_a_chart(unets) -> None:
     json.dumps(data)
 
 
+def test_the_costs_are_rows_of_their_own(unets) -> None:
+    model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
+    rows = run(model, IMAGE, seconds=5.0, evaluation=0.5, price=3.6)[2].split("\n\n")[0].splitlines()
+    # 8 steps at half a second are 4 s, and 3.6 an hour are a thousandth a second.
+    assert rows[5:9] == ["| steps | 8 |", "| evaluations | 8 |", "| seconds | 4 (predicted) |", "| price | 0.004 for each picture |"]
+    assert rows[9] == "| allowance | fits 5 s |"
+    full = run(unets["sd15"], IMAGE, "batch", seconds=1500, evaluation=20.0)[2].split("\n\n")[0].splitlines()
+    # 50 guided steps at 40 s: at 1.35x 37 are made in 1480 s, and no power of ten stands for that.
+    assert full[5:9] == ["| steps | 50 |", "| target_speedup | 1.35 |", "| evaluations | 74 |", "| seconds | 1480 (predicted) |"]
+
+
 def test_the_accelerator_decides_which_steps_there_are(unets) -> None:
     model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
     # At half a second an evaluation, 5 s are 10 steps: LCM was distilled for 8 at most. 2.2 s are 4, 0.1 s are none.
@@ -179,13 +341,36 @@ def test_batch_runs_the_full_steps_and_leaves_nothing_out(unets) -> None:
     assert "price per picture" in report
 
 
-def test_the_table_lists_every_accelerator_of_the_base_with_its_file_and_licence(unets) -> None:
-    report = run(unets["sdxl"], IMAGE, evaluation=0.5)[2]
+def table_of(report: str) -> dict[str, dict[str, str]]:
+    """The table of all ways: what stands first in a line, up to its first comma -> its other cells by the column's name."""
+    lines = report.partition("**Every way to run this model**")[2].split("\n\n")[1].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    assert all(len(row) == len(head) for row in rows)
+    return {row[0].partition(",")[0].partition(" (on ")[0]: dict(zip(head[1:], row[1:])) for row in rows}
+
+
+def test_the_table_says_what_every_way_costs(unets) -> None:
+    table = table_of(run(unets["sdxl"], IMAGE, seconds=10.0, evaluation=0.5, price=3.6)[2])
+    # A guided step is given as two evaluations, a second: 50 steps are 50 s, 25 of them 25 s.
+    expected = {"full steps and guidance": (50, 100, 50.0), "full steps and guidance + Step Skip 2x": (50, 50, 25.0)}
     for record in CATALOG.values():
-        lines = [line for line in report.splitlines() if line.startswith("|") and f" {record.id}" in line]
         if host.base_of(unets["sdxl"]) in record.bases:
-            assert any(record.licence.name in line for line in lines), record.id
-    assert "full steps and guidance + Step Skip 2x" in report
+            evaluations = record.default_steps * (1 if record.cfg == 1.0 else 2)
+            expected[record.id] = (record.default_steps, evaluations, evaluations * 0.5)
+    assert table.keys() == expected.keys()
+    for name, (steps, evaluations, seconds) in expected.items():
+        row = table[name]
+        assert (row["steps"], row["evaluations"], float(row["seconds"])) == (str(steps), str(evaluations), seconds), name
+        assert float(row["price per picture"]) == pytest.approx(seconds / 1000)
+        assert row["factor"] == f"{50 / seconds:.1f}x"
+        assert row["fits"] == ("yes" if seconds <= 10 else "no")
+
+
+def test_the_table_names_the_file_and_the_licence_of_every_accelerator(unets) -> None:
+    for id, row in table_of(run(unets["sdxl"], IMAGE, evaluation=0.5)[2]).items():
+        if id in CATALOG:
+            assert row["licence"] == str(CATALOG[id].licence)
+            assert row["file"] in {name for file in CATALOG[id].files for name in (file.name, file.repo)}
 
 
 def test_a_file_in_the_loras_folder_is_found_under_its_published_name(unets, models) -> None:
@@ -237,6 +422,38 @@ def test_a_causal_model_streams(tmp_path) -> None:
     assert data["evaluations"] == 4  # one block of three frames: four steps, and no later block that needs its keys
     assert "first block of the stream" in report
     assert {way["method"] for way in data["ways"]} == {Method.STREAM.value}
+    assert "a stream's seconds are rough" in report
+
+
+@needs_causal_wan
+def test_a_measured_stream_says_what_its_first_and_its_last_block_cost(tmp_path) -> None:
+    report, _, data = run(self_forcing(tmp_path), clip_of(9))[2:]
+    first, last = data["seconds_per_block"]["3"]
+    assert 0 < first <= last and data["seconds_per_evaluation"] == pytest.approx((first + last) / 2)
+    assert f"{first:.3g} in the first block of the stream, {last:.3g} in the last (measured now on" in report
+    # Frame-wise models make one frame at a time, which has a cost of its own.
+    assert data["seconds_per_block"].keys() == {"1", "3"}
+
+
+@needs_causal_wan
+def test_the_demo_models_stream_is_there_and_has_only_its_own_accelerators() -> None:
+    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "causal").args
+    table = table_of(run(model, latent, "live", evaluation=0.01)[2])
+    assert table.keys() == {"fewstep-demo-causal"}
+    assert table["fewstep-demo-causal"]["there"] == "yes (on the model)"
+
+
+def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) -> None:
+    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "base").args
+    of_demo = {id for id in table_of(run(model, latent, evaluation=0.1)[2]) if id in CATALOG}
+    assert of_demo == {"fewstep-demo-4step", "fewstep-demo-lcm"}
+    wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
+    assert of_demo.isdisjoint(table_of(run(wan, VIDEO, evaluation=0.1)[2]))  # though they have no width of their own
+
+
+def test_the_demo_models_clip_plays_as_in_its_workflows() -> None:
+    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "base").args
+    assert budget.work_of(model, latent).clip_seconds == pytest.approx(17 / 8)
 
 
 def test_an_ordinary_lora_of_another_loader_changes_nothing_but_is_told(unets) -> None:
@@ -267,9 +484,44 @@ def test_weights_are_measured_as_they_lie_in_memory(unets) -> None:
     assert budget.machine_of(unets["sd15"]).weight_bits == 32
 
 
-def test_the_chart_is_drawn_for_every_kind_of_way(unets) -> None:
-    subject = budget.look_at(unets["sd15"], IMAGE)
-    ways = budget.known_ways(subject.base, None, subject.full_run, CATALOG.values(), Cost(0.1, 0.2), subject.work)
-    for allowance in (0.001, float("inf")):
-        choice = budget.choose(budget.candidates(None, subject.full_run, Cost(0.1, 0.2), subject.work), allowance)
-        assert budget.draw(Cost(0.1, 0.2), choice, ways, subject).shape == (1, 620, 1000, 3)
+def test_the_chart_draws_the_time_allowed_and_rings_the_choice(unets) -> None:
+    _, choice, axes = chart(unets["sd15"], 6.0)
+    assert points_of(axes, "chosen: 50 steps, 6 s") == [(choice.way.evaluations, choice.way.seconds)] == [(60, 6.0)]  # 30 steps made
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert set(lines["allowed: 6 s"].get_ydata()) == {6.0}
+    # One prompt's evaluations lie on the grey line.
+    assert [y / x for x, y in lines["0.1 s an evaluation, one prompt"].get_xydata()] == pytest.approx([0.1, 0.1])
+
+
+def test_the_chart_has_a_point_for_every_way_and_for_the_choice(unets) -> None:
+    ways, choice, axes = chart(unets["sd15"], 6.0)
+    for method in (Method.FULL, Method.SKIP, Method.ACCELERATOR):
+        drawn = sorted({(way.evaluations, way.seconds) for way in [*ways, choice.way] if way.method is method})
+        assert drawn and points_of(axes, method.value) == drawn
+    # The choice has a dot and a name of its own: it is neither the full run nor the one at 2x.
+    names = [text.get_text() for text in axes.texts]
+    assert names.count("full") == 1 and names.count("skip") == 1
+    assert names.count("50 steps at 1.65x") == 1 and len(points_of(axes, Method.SKIP.value)) == 2
+    counts = [int(name.split()[0]) for name in names if "accelerator" in name]
+    assert sum(counts) == sum(way.method is Method.ACCELERATOR for way in ways)
+
+
+def test_the_chart_says_when_any_time_is_allowed(unets) -> None:
+    _, _, axes = chart(unets["sd15"], math.inf)
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "allowed: any time" in legend
+    assert "chosen: 50 steps, 10 s" in legend
+
+
+def chart(model, allowance: float) -> tuple[list, Choice, object]:
+    """(the ways, the choice among full runs, the axes) at 0.1 s an evaluation and 0.2 s a guided step."""
+    subject, cost = budget.look_at(model, IMAGE), Cost(0.1, 0.2)
+    ways = budget.known_ways(subject.base, None, subject.full_run, subject.catalogue, cost, subject.work)
+    choice = budget.choose(budget.candidates(None, subject.full_run, cost, subject.work), allowance)
+    return ways, choice, budget.draw(cost, choice, ways, subject).axes[0]
+
+
+def points_of(axes, label: str) -> list[tuple[float, float]]:
+    """Where the dots with this name in the legend lie."""
+    (dots,) = [collection for collection in axes.collections if collection.get_label() == label]
+    return [(x, y) for x, y in dots.get_offsets().tolist()]
