@@ -129,6 +129,21 @@ def measuring(folder: Path) -> Scene:
     return Scene((model,), run)
 
 
+def measuring_blocks(folder: Path) -> Scene:
+    """The same for a causal model, by the seconds that each look at the clock adds: six evaluations of the first block, six of the last."""
+    if not small_models.HAS_CAUSAL_WAN:
+        pytest.skip("this ComfyUI has no causal Wan")
+    model = small_models.load_model(small_models.write_wan(folder / "diffusion_models" / "faults_causal.safetensors", "wan21_causal"))
+    latent = {"samples": torch.zeros(1, 16, 6, 4, 4)}
+
+    def run() -> Tensor:
+        seconds = itertools.count()
+        cost = measure.measure_blocks(model, latent, [CATALOG["self-forcing-dmd"]], clock=lambda: 0.01 * next(seconds))[3]
+        return torch.tensor([cost.first, cost.last])
+
+    return Scene((model,), run)
+
+
 def demonstration(folder: Path) -> Scene:
     """The demo model with its own accelerator."""
     demo.offer_loras()
@@ -171,6 +186,7 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "stream": lambda folder: streaming(folder, is_decoded=False),
     "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
     "budget": measuring,
+    "budget, stream": measuring_blocks,
     "demo": demonstration,
 }
 
