@@ -52,10 +52,27 @@ def test_an_accelerator_is_never_given_steps_it_was_not_distilled_for(record, ex
             choice = choose(ways, allowance)
             assert choice.way.steps in record.steps
             assert choice.way.target_speedup == 1.0
+            expected = {steps: seconds_of(record, steps, work) for steps in record.steps}
+            assert {way.steps: way.seconds for way in ways} == pytest.approx(expected)
             fitting = [way.steps for way in ways if way.seconds <= allowance]
             # The most steps that fit; where none does, the fewest there are, and the miss to the last digit.
             assert choice.way.steps == (max(fitting) if fitting else record.steps[0])
             assert choice.misses == (0.0 if fitting else choice.way.seconds - allowance)
+
+
+def seconds_of(record, steps: int, work: Work) -> float:
+    """What a run costs at COST, reckoned from what the record says and by sums of series."""
+    if record.causal is None:
+        return steps * (0.5 if record.cfg == 1.0 else 0.9)
+    first, last = {1: (0.05, 0.11), 3: (0.1, 0.22)}[record.causal.frames_per_block]
+    blocks = max(1, work.latent_frames // record.causal.frames_per_block)
+    opening = (record.causal.first_block_steps or steps) * first
+    if blocks == 1:
+        return opening
+    stride = (last - first) / (blocks - 1)
+    in_steps = steps * (blocks - 1) * (first + stride + last) / 2
+    in_context = (blocks - 1) * (first + last - stride) / 2
+    return opening + in_steps + in_context
 
 
 FULL_CHOICES = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Base
@@ -53,6 +55,17 @@ def test_the_same_prompt_is_the_same_conditioning_and_another_is_another():
     assert torch.equal(embedded("a red circle"), embedded("A RED circle."))
     assert not torch.equal(embedded("a red circle"), embedded("a blue circle"))
     assert torch.equal(embedded(""), FewStepDemo.execute("a red circle", 1, "base").args[2][0][0])
+
+
+def test_its_clips_play_as_fast_in_every_workflow_with_it():
+    shipped = [json.loads(path.read_text(encoding="utf-8")) for path in (demo.FOLDER.parent / "workflows" / "api").glob("demo*.json")]
+    rates = [node["inputs"]["fps"] for workflow in shipped for node in workflow.values() if "fps" in node["inputs"]]
+    assert len(rates) >= len(shipped) > 0 and set(rates) == {demo.FRAME_RATE}
+
+
+def test_what_the_host_cannot_tell_travels_with_the_model(red_circle):
+    facts = host.facts_of(red_circle[0].clone())
+    assert facts == host.ModelFacts(text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE)
 
 
 def test_an_unknown_word_is_refused_with_the_vocabulary():
