@@ -1,8 +1,9 @@
 """From a .safetensors header to what the file is. Only the header is read: milliseconds on a file of any size.
 
 Evidence is weighed in this order: the tensors (kind, base architecture, size, rank), the file's exact size, its metadata, its
-path last. Several repositories publish under one name, and any trainer may write "pytorch_lora_weights.safetensors", so a
-path can only choose among records that the tensors allow, and a generic name chooses nothing. Nor does a base alone: an
+name last. Several repositories publish under one name, and any trainer may write "pytorch_lora_weights.safetensors", so a
+name can only choose among records that the tensors allow. Folders are their owner's order, an undistilled model beside the
+distilled one, so they speak only where the name is generic or several records share it. Nor does a base alone choose: an
 ordinary LoRA for that base would look the same, so something must speak for an accelerator before one is recognised.
 """
 
@@ -32,8 +33,9 @@ LORA_ENDINGS = (*DOWN_ENDINGS, *UP_ENDINGS, ".lora_mid.weight")
 DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff_m")
 OTHER_ENDINGS = (".alpha", ".dora_scale", *DIFFERENCE_ENDINGS, ".set_weight", ".reshape_weight", ".w_norm", ".b_norm")
 
-# Every trainer and several of the repositories write these: they say nothing about which release a file is.
-GENERIC_NAMES = ("pytorch_lora_weights", "adapter_model", "diffusion_pytorch_model", "high_noise_model", "low_noise_model", "model")
+# Every trainer and several of the repositories name files by these alone, which say nothing about which release a file is.
+GENERIC_WORDS = frozenset({"adapter", "bf16", "diffusers", "diffusion", "fp16", "fp32", "fp8", "high", "lora", "low", "model", "noise",
+                           "pytorch", "transformer", "unet", "weights"})
 
 ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
 TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
@@ -235,13 +237,19 @@ def recognise_lora(
     found: Fingerprint, metadata: Mapping[str, str], path: str, size: int, records: Iterable[Accelerator]
 ) -> Recognition:
     """The record of a LoRA by its fingerprint and what else is known; an empty path and size 0 say nothing."""
+    records = tuple(records)
     possible = fitting(found, records)
     if not possible:
         return Recognition(found, None, (), found.evidence, False)
     decided, reason = _by_content(found, size, possible)
     if decided is not None:
         return Recognition(found, decided, (decided,), (*found.evidence, reason), True)
-    named, reason = _by_names(possible, metadata, path)
+    borrowed = _borrowed_name(found, records, possible, metadata, path)
+    if borrowed:
+        return Recognition(found, None, (), (*found.evidence, borrowed), False)
+    named, reason = _by_title(possible, metadata)
+    if not reason:
+        named, reason = _by_path(possible, path)
     evidence = (*found.evidence, reason) if reason else found.evidence
     return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)
 
@@ -253,14 +261,21 @@ def recognise_model(
     bases = (base,) if base else ()
     words = f"model: {base.value if base else 'an architecture that is not known here'}" + (f", width {width}" if width else "")
     found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (words,))
+    records = tuple(records)
     possible = fitting(found, records)
-    named, reason = _by_names(possible, metadata, path)
+    borrowed = _borrowed_name(found, records, possible, metadata, path)
+    if borrowed:
+        return Recognition(found, None, (), (*found.evidence, borrowed), False)
+    named, reason = _by_title(possible, metadata)
+    if not reason:
+        # Before the words of the name: "krea2_raw" lies beside "krea2_turbo".
+        said = _words_of(_stem_of(path))
+        alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(said, other.name_words, other.name_excludes)), None)
+        if alike is not None:
+            return Recognition(found, None, possible, found.evidence, False, alike)
+        named, reason = _by_path(possible, path)
     evidence = (*found.evidence, reason) if reason else found.evidence
-    if reason and len(named) == 1:
-        return Recognition(found, named[0], named, evidence, False)
-    said = _words_of(path)
-    alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(said, other.name_words, other.name_excludes)), None)
-    return Recognition(found, None, named, evidence, False, alike if not reason else None)
+    return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)
 
 
 def fitting(found: Fingerprint, records: Iterable[Accelerator]) -> tuple[Accelerator, ...]:
@@ -288,24 +303,57 @@ def _by_content(found: Fingerprint, size: int, records: tuple[Accelerator, ...])
     return None, ""
 
 
-def _by_names(
-    records: tuple[Accelerator, ...], metadata: Mapping[str, str], path: str
-) -> tuple[tuple[Accelerator, ...], str]:
-    """Records that the title in the metadata, then the path, speaks for, and how; all and no reason when neither does."""
+def _borrowed_name(
+    found: Fingerprint, records: tuple[Accelerator, ...], possible: tuple[Accelerator, ...], metadata: Mapping[str, str], path: str
+) -> str:
+    """In words, whose published name the file bears against what its tensors are; empty where it bears none.
+
+    The words of such a name may well speak for a record that the tensors allow: Hyper-SD15-8steps for Hyper-SDXL's.
+    """
+    names = [*(metadata.get(name, "") for name in TITLE_METADATA), path]
+    if any(_published_as(possible, name) for name in names):
+        return ""
+    others = [record for record in records if record.kind is found.kind and not record.only_by_choice]
+    owner = next((record for name in names for record in _published_as(others, name)), None)
+    return "" if owner is None else f"its name is that of {owner.id}, which is for {' or '.join(base.value for base in owner.bases)}" + (
+        f", width {owner.width}" if owner.width else "")
+
+
+def _by_title(records: tuple[Accelerator, ...], metadata: Mapping[str, str]) -> tuple[tuple[Accelerator, ...], str]:
+    """Records that the title in the metadata speaks for, and how; all and no reason when it says nothing."""
     for name in TITLE_METADATA:
         title = metadata.get(name, "")
-        named = _named_by(records, title)
+        named = _published_as(records, title) or _named_by(records, title)
         if named:
             return named, f"metadata {name}: {title!r}"
+    return records, ""
+
+
+def _by_path(records: tuple[Accelerator, ...], path: str) -> tuple[tuple[Accelerator, ...], str]:
+    """Records that the file's name speaks for, and how; all and no reason when it says nothing."""
+    published = _published_as(records, path)
+    if published:
+        return published, f"file name: published as {path.replace(chr(92), '/').rpartition('/')[2]}"
     stem = _stem_of(path)
-    published = tuple(record for record in records if stem in {_stem_of(file.name) for file in record.files})
-    if stem and published and stem not in GENERIC_NAMES:
-        # One name in two folders of a repository: the folder decides, if it came along.
-        return _named_by(published, path) or published, f"file name: published as {path.replace(chr(92), '/').rpartition('/')[2]}"
-    named = _named_by(records, path)
+    said = path if is_generic(stem) else stem
+    named = _named_by(records, said)
     if not named:
         return records, ""
-    return named, f"path: the words {', '.join(sorted(_words_of(path) & _vocabulary(named)))}"
+    return named, f"path: the words {', '.join(sorted(_words_of(said) & _vocabulary(named)))}"
+
+
+def is_generic(stem: str) -> bool:
+    """Whether a file's name without its ending says nothing about which release it is."""
+    return set(re.findall(r"[a-z0-9]+", stem.lower())) <= GENERIC_WORDS
+
+
+def _published_as(records: Iterable[Accelerator], path: str) -> tuple[Accelerator, ...]:
+    """Records with a file of this name. One name in two folders of a repository: the folder decides, if it came along."""
+    stem = _stem_of(path)
+    if is_generic(stem):
+        return ()
+    published = tuple(record for record in records if any(_stem_of(file.name) == stem for file in record.files))
+    return _named_by(published, path) or published
 
 
 def _stem_of(path: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 from comfyui_fewstep.loras.accelerator import Base, Kind
 from comfyui_fewstep.loras.architecture import flat
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import GENERIC_NAMES, inspect, recognise, recognise_model
+from comfyui_fewstep.loras import fingerprint
+from comfyui_fewstep.loras.fingerprint import inspect, recognise, recognise_model
 from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
 
 RECORDS = list(CATALOG.values())
@@ -24,7 +25,7 @@ def named_files(records):
 
 
 def is_generic(file) -> bool:
-    return file.name.rsplit(".", 1)[0] in GENERIC_NAMES
+    return fingerprint.is_generic(file.name.rsplit(".", 1)[0])
 
 
 # ---------------------------------------------------------------- by name, within what the header allows
@@ -67,11 +68,21 @@ def test_a_record_that_is_a_recipe_is_never_recognised():
                 assert recipe not in found.candidates and found.record in (*owners, None)
 
 
+ORDINARY_LORAS = (
+    "my_style.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "x/portrait-v2.safetensors",
+    "turbo_car_style.safetensors", "porsche_turbo.safetensors", "snail_turbo_pixar.safetensors", "turbo_granny_cartoon.safetensors",
+    "turbo_911_porsche.safetensors", "lightning bolts 8 steps of zen.safetensors", "fun_in_8_steps.safetensors",
+    # Folders are named after the model that their LoRAs are for.
+    "krea2-turbo/portrait.safetensors", "flux2 turbo/portrait.safetensors", "SDXL-Lightning 4 steps/portrait.safetensors",
+    "lcm/portrait.safetensors", "wan 5b turbo/portrait.safetensors",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
 def test_an_ordinary_lora_is_never_taken_for_an_accelerator(base):
     # Nothing in it or about it speaks for one, even where the base has one accelerator alone.
     layers = layers_of(base, WIDTHS.get(base, 0))
-    for name in ("my_style.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "x/portrait-v2.safetensors"):
+    for name in ORDINARY_LORAS:
         found = recognise(header(layers, rank=16), name, RECORDS)
         assert found.record is None, found.evidence
 
@@ -129,7 +140,21 @@ def test_no_name_makes_a_file_of_one_base_an_accelerator_of_another():
         seen = set(inspect(shown).bases)
         for record in LORAS:
             if not seen & set(record.bases):
-                accepted += [(base.name, record.id) for file in record.files if recognise(shown, file.path, RECORDS).record is record]
+                for file in record.files:
+                    # Not the file's own record, nor any other: its name may say what another record's words say.
+                    found = recognise(shown, file.path, RECORDS).record
+                    accepted += [(base.name, file.path, found.id)] if found is not None and file not in found.files else []
+    assert accepted == []
+
+
+def test_no_name_makes_a_model_of_one_base_the_distilled_one_of_another():
+    models = [record for record in MODELS if not record.only_by_choice]
+    accepted = []
+    for base in {base for record in models for base in record.bases}:
+        for record in models:
+            for file in record.files if base not in record.bases else ():
+                found = recognise_model(base, None, {}, file.path, RECORDS).record
+                accepted += [(base.name, file.path, found.id)] if found is not None and file not in found.files else []
     assert accepted == []
 
 
@@ -140,7 +165,8 @@ def test_no_name_makes_a_file_of_one_size_an_accelerator_of_another():
         for width in others if record.width else ():
             shown = header(layers_of(record.bases[0], width))
             tried += 1
-            accepted += [(record.id, width) for file in record.files if recognise(shown, file.name, RECORDS).record is record]
+            found = [recognise(shown, file.name, RECORDS).record for file in record.files]
+            accepted += [(record.id, width, one.id) for one in found if one is not None]
     assert accepted == [] and tried > 5
 
 
@@ -210,7 +236,11 @@ def test_every_distilled_model_is_recognised_by_its_file(record, file):
         (Base.HUNYUAN15, "hunyuanvideo1.5_480p_t2v_distilled.safetensors", "hunyuan15-cfg-distilled"),
         (Base.FLUX2, "flux-2-klein-base-4b-fp8.safetensors", "flux2-klein-base"),
         (Base.Z_IMAGE, "z_image_bf16.safetensors", "z-image-base"),
+        (Base.Z_IMAGE, "z-image-de-turbo_bf16.safetensors", "z-image-de-turbo"),
+        (Base.Z_IMAGE, "Z-Image-Turbo/z_image_bf16.safetensors", "z-image-base"),
         (Base.KREA2, "krea2_raw_fp8.safetensors", "krea2-raw"),
+        (Base.KREA2, "krea2-turbo/krea2_raw_bf16.safetensors", "krea2-raw"),
+        (Base.HUNYUAN15, "step distilled/hunyuanvideo1.5_480p_t2v_distilled.safetensors", "hunyuan15-cfg-distilled"),
     ],
 )
 def test_look_alikes_are_told_from_few_step_models(base, name, id):
@@ -230,3 +260,53 @@ def test_an_undistilled_model_is_not_recognised(name):
     for base in Base:
         found = recognise_model(base, None, {}, name, RECORDS)
         assert found.record is None, (base, found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        (Base.SDXL, "SDXL-Turbo/sd_xl_base_1.0.safetensors"),
+        (Base.LTXAV, "ltx-2-19b-distilled/ltx-2-19b-dev.safetensors"),
+        (Base.WAN_T2V, "lightx2v_4step/wan2.1_t2v_14B_fp16.safetensors"),
+    ],
+)
+def test_the_folder_of_a_distilled_model_distils_no_other(base, path):
+    found = recognise_model(base, None, {}, path, RECORDS)
+    assert found.record is None, found.evidence
+    # Where the name itself is generic, the folder is all there is.
+    folder = path.rpartition("/")[0]
+    assert recognise_model(base, None, {}, f"{folder}/diffusion_pytorch_model.safetensors", RECORDS).evidence[-1].startswith("path: ")
+
+
+def test_a_file_called_image_is_no_z_image():
+    assert recognise_model(Base.Z_IMAGE, None, {}, "my_image_model.safetensors", RECORDS).look_alike is None
+
+
+def test_a_title_alone_tells_a_distilled_model():
+    for id in ("sdxl-turbo", "z-image-turbo", "wan21-i2v-lightx2v-4step-model", "ltx23-22b-distilled"):
+        record = CATALOG[id]
+        title = record.files[0].name.removesuffix(".safetensors")
+        found = recognise_model(record.bases[0], width_for(record) or None, {"modelspec.title": title}, "a1.safetensors", RECORDS)
+        assert found.record is record and found.evidence[-1] == f"metadata modelspec.title: {title!r}"
+    # A title that says nothing leaves it open.
+    assert recognise_model(Base.SDXL, None, {"modelspec.title": "my merge"}, "a1.safetensors", RECORDS).record is None
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "owner"),
+    [
+        (Base.SDXL, "Hyper-SD15-8steps-lora.safetensors", "hyper-sd15-8step-lora"),
+        (Base.SDXL, "Qwen-Image-Lightning-4steps-V1.0.safetensors", "qwen-image-lightning-4step-lora"),
+        (Base.FLUX, "Wan21_AccVid_T2V_14B_lora_rank32_fp16.safetensors", "accvideo-wan21-t2v-lora"),
+    ],
+)
+def test_a_lora_with_anothers_published_name_is_refused_naming_both(base, name, owner):
+    found = recognise(header(layers_of(base, WIDTHS.get(base, 0))), name, RECORDS)
+    assert found.record is None and not found.candidates
+    assert base.value in found.evidence[0] and f"its name is that of {owner}, which is for" in found.evidence[-1]
+
+
+def test_a_model_with_anothers_published_name_is_refused_naming_both():
+    found = recognise_model(Base.WAN_T2V, 5120, {}, "wan2.1_i2v_480p_lightx2v_4step.safetensors", RECORDS)
+    assert found.record is None
+    assert "its name is that of wan21-i2v-lightx2v-4step-model, which is for Wan 2.1 image-to-video" in found.evidence[-1]

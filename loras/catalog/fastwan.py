@@ -69,6 +69,7 @@ RECORDS = (
         id="wan22-5b-turbo-lora",
         kind=Kind.LORA,
         files=(PublishedFile(KIJAI, "LoRAs/Wan22-Turbo/Wan22_TI2V_5B_Turbo_lora_rank_64_fp16.safetensors", 64),),
+        name_words=("turbo", "5b|ti2v"),
     ),
     turbo(
         id="wan22-5b-turbo",

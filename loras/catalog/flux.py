@@ -105,7 +105,7 @@ RECORDS = (
             PublishedFile("ByteZSzn/Flux.2-Turbo-ComfyUI", "Flux_2-Turbo-LoRA_comfyui.safetensors"),
             PublishedFile("Comfy-Org/flux2-dev", "split_files/loras/Flux2TurboComfyv2.safetensors"),
         ),
-        name_words=("turbo|flux2turbocomfyv2",),
+        name_words=("turbo|flux2turbocomfyv2", "flux|flux2|flux2turbocomfyv2"),
         name_excludes=("alpha",),
         sources=("github mcmonkeyprojects/SwarmUI docs/Model Support.md", f"{TEMPLATES} image_flux2.json"),
         notes=("The official template runs it on FLUX.2's own schedule; here it runs on the list it was published with.",),

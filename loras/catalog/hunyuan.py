@@ -102,6 +102,6 @@ RECORDS = (
         id="hunyuan15-i2v-step-distilled-lora",
         schedule=ShiftedFlow(4.0),
         files=(PublishedFile(REPACK, "Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors", 32),),
-        name_words=("i2v", "step"),
+        name_words=("i2v", "step", "distilled"),
     ),
 )

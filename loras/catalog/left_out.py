@@ -28,8 +28,12 @@ LOOK_ALIKES = (
         "the klein base files are not distilled: 20 to 50 steps at CFG 4 to 5. The file without base in its name is",
     ),
     LookAlike(
-        "z-image-base", (Base.Z_IMAGE,), ("image|zimage",), ("turbo", "distill"),
+        "z-image-base", (Base.Z_IMAGE,), ("z|zimage", "image|zimage"), ("turbo", "deturbo", "distill", "distilled"),
         "Z-Image is not distilled; Z-Image-Turbo is, or put a distillation LoRA on it",
+    ),
+    LookAlike(
+        "z-image-de-turbo", (Base.Z_IMAGE,), ("turbo|deturbo", "de|deturbo"), (),
+        "its distillation was undone, for training: it takes 20 steps and more with guidance. Z-Image-Turbo is the few-step one",
     ),
     LookAlike(
         "krea2-raw", (Base.KREA2,), ("raw",), (),

@@ -40,7 +40,7 @@ RECORDS = (
         steps=(8,),
         schedule=SHIFT_6,
         files=(PublishedFile(REPO, "minimax_h3_fl2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),),
-        name_words=("fl2v", "768p"),
+        name_words=("fl2v", "768p", "turbo"),
     ),
     turbo(
         id="minimax-h3-fl2v-4step-768p-lora",
@@ -50,7 +50,7 @@ RECORDS = (
             PublishedFile(REPO, f"minimax_h3_fl2v_turbo_4step_v1.{version}_768p_comfyui_bf16.safetensors")
             for version in (0, 1, 2)
         ),
-        name_words=("fl2v", "768p"),
+        name_words=("fl2v", "768p", "turbo"),
         name_excludes=("sla",),
         notes=("LightX2V counts 5 points for these 4 evaluations.",),
     ),
@@ -77,7 +77,7 @@ RECORDS = (
                 caution="a PEFT file in diffusers names, which the host does not map to this model: take a _comfyui one",
             ),
         ),
-        name_words=("fl2v", "1"),
+        name_words=("fl2v", "1", "turbo"),
         name_excludes=("768p", "comfyui"),
         sources=("github vllm-project/vllm-omni pull request 7062",),
         notes=("It carries no alpha: 8 of rank 128 is its scale.",),
@@ -90,7 +90,7 @@ RECORDS = (
         files=(
             PublishedFile("Comfy-Org/MiniMax-H3", "loras/minimax_h3_ref2v_turbo_4step_v0.1_comfyui_bf16.safetensors"),
         ),
-        name_words=("ref2v",),
+        name_words=("ref2v", "turbo"),
         notes=("For the reference-to-video model.",),
     ),
     turbo(
@@ -98,7 +98,7 @@ RECORDS = (
         steps=(8,),
         schedule=SHIFT_12,
         files=(PublishedFile(REPO, "minimax_h3_ref2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),),
-        name_words=("ref2v", "768p"),
+        name_words=("ref2v", "768p", "turbo"),
         notes=("For the reference-to-video model. Its shift is not that of the other 768p file.",),
     ),
     turbo(
@@ -107,7 +107,7 @@ RECORDS = (
         default_steps=8,
         schedule=SHIFT_12,
         files=(PublishedFile("larryvrh/MiniMax-H3-Turbo-Lora", "minimax_h3_turbo_v4_step600_ema.safetensors", 64),),
-        name_words=("turbo", "v4"),
+        name_words=("turbo", "v4", "h3|minimax"),
         sources=("third-party MiniMax-H3 file catalogue", "file name seen in public repositories"),
         unverified=("trained shift: 12 and 3 are taken", "licence", "header of the published file"),
     ),

@@ -26,6 +26,7 @@ def lightning_lora(steps: int) -> Accelerator:
         kind=Kind.LORA,
         steps=(steps,),
         files=(PublishedFile(REPO, f"sdxl_lightning_{steps}step_lora.safetensors"),),
+        name_words=("lightning", "sdxl|xl|lora"),
         notes=("The card prefers the full distilled model on the SDXL base itself; the LoRA is for other SDXL checkpoints.",),
         unverified=("key format, alpha and rank of the published file",),
     )
