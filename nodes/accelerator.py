@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 
@@ -17,6 +18,7 @@ from ..loras.fingerprint import (
     FileProblem,
     Header,
     Recognition,
+    alpha_in,
     fitting,
     lora_fingerprint,
     read_header,
@@ -98,12 +100,15 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     path = host.lora_path(lora_name)
     if path is None:
         raise FileProblem(f"{lora_name} is not in models/loras. Put the file there, or choose another.")
+    if not math.isfinite(strength):
+        raise ValueError(f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was released at.")
     known = declared.known()
     header = read_header(path)
     record, recognition = identify(header, lora_name, accelerator, known)
     refuse_other_base(model, record, lora_name, known)
     refuse_distilled_model(model, record, lora_name)
     refuse_other_expert(model, record, lora_name)
+    refuse_foreign_accelerator(model, record)
     refuse_damaged(path, header)
 
     tensors, metadata = host.load_tensors(path)
@@ -209,10 +214,22 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
 
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
+        unknown = len(coverage.lost) + len(coverage.not_needed)
         why = (f"{len(coverage.misfit)} layers have another width than the model's, such as {coverage.misfit[0]}" if coverage.misfit
-               else f"none of its {len(coverage.lost) + len(coverage.not_needed)} layers is in this model")
+               else f"none of its {unknown} layers is in this model" if unknown else "none of its layers holds a change of a weight")
         raise ValueError(f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably made for another size "
-                         "or variant of the base; nothing was attached.")
+                         "or variant of the base; nothing was attached. Choose the file made for this model, or connect the model it "
+                         "was made for.")
+
+
+def refuse_foreign_accelerator(model, record: Accelerator) -> None:
+    """Raise where another loader put an accelerator on the model, and `record` is one itself. Styles may be there, any number."""
+    found = foreign_accelerator(model)
+    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
+    if found is None or (record.kind is Kind.MOTION_MODULE and record.family == found.record.family):
+        return
+    raise ValueError(f"This model already carries {found.record.id}, which another loader put on it ({'; '.join(found.evidence)}), and "
+                     f"{record.id} is an accelerator itself. Two accelerators on one model spoil each other: take one of them out.")
 
 
 # ---------------------------------------------------------------- a model that is itself distilled
@@ -237,9 +254,8 @@ def attach_distilled(model, accelerator: str):
     name = host.file_of(model)[0] or "The connected model"
     refuse_left_out(name)
     record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
-    if recognition.look_alike is not None:
-        raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
     if record is None:
+        refuse_look_alike(recognition, name)
         refuse_unmarked(model, recognise_distilled(model, Base.WAN_CAUSAL).record, name)
         candidates = _ids(fitting(recognition.fingerprint, known.records.values()))
         raise ValueError(f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
@@ -247,8 +263,14 @@ def attach_distilled(model, accelerator: str):
                          + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
     refuse_unmarked(model, record, name)
     refuse_other_model(record, recognition, name)
+    refuse_foreign_accelerator(model, record)
     patched = host.with_record(host.with_model_sampling(model, record), record)
     return patched, describe(record, recognition, None, known.problems, name, 1.0)
+
+
+def refuse_look_alike(recognition: Recognition, name: str) -> None:
+    if recognition.look_alike is not None:
+        raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
 
 
 def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
@@ -275,26 +297,55 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     """What accelerator another loader left on a MODEL, and what to tell about it; None where nothing there can be one.
 
-    The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name.
+    The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name. Raises
+    ValueError for what would run otherwise than it was distilled.
     """
-    distilled = recognise_distilled(model)
-    if distilled.record is not None:
+    distilled, found = recognise_distilled(model), foreign_accelerator(model)
+    if distilled.record is not None and (found is None or distilled.record.id not in found.record.for_distilled):
+        refuse_foreign_accelerator(model, distilled.record)
         # A distilled model needs no LoRA: those on it are the user's own styles.
         return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    lora = host.foreign_lora(model)
-    if lora is None:
+    loras = host.foreign_loras(model)
+    if not loras:
+        refuse_look_alike(distilled, host.file_of(model)[0])
         return None, ()
-    found = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
-    recognition = recognise_lora(found, lora.metadata, "", 0, CATALOG.values())
+    if len(loras) > 1:
+        raise ValueError("No accelerator is attached to this model, and several LoRAs of other loaders are on it, which cannot be "
+                         "told apart any more. Load the accelerator's LoRA with the Accelerator Loader, the others as before.")
+    lora, known = loras[0], declared.known()
+    recognition = recognise_patches(lora, known)
     record = recognition.record
     if record is None:
         return recognition, ()
-    refuse_other_base(model, record, "The LoRA that another loader put on the model", declared.known())
+    refuse_other_base(model, record, "The LoRA that another loader put on the model", known)
+    refuse_unscaled(lora, record)
     notes = ["Recognised from what another loader left on the model; its file was not seen, so nothing in it could be repaired."]
     if lora.strengths != (record.strength,):
         strengths = ", ".join(f"{strength:g}" for strength in lora.strengths)
         notes.append(f"It was attached at strength {strengths}; {record.id} was released at {record.strength:g}.")
     return recognition, tuple(notes)
+
+
+def foreign_accelerator(model) -> Recognition | None:
+    """The first accelerator known here among the LoRAs that other loaders put on a MODEL, with its record."""
+    loras = host.foreign_loras(model)
+    known = declared.known() if loras else None
+    return next((found for lora in loras if (found := recognise_patches(lora, known)).record is not None), None)
+
+
+def recognise_patches(lora: host.ForeignLora, known: declared.Known) -> Recognition:
+    """What another loader's LoRA is. Of several the host keeps one file's title alone, and not whose: it speaks for each."""
+    found = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
+    return recognise_lora(found, lora.metadata, "", 0, known.records.values())
+
+
+def refuse_unscaled(lora: host.ForeignLora, record: Accelerator) -> None:
+    """Raise where the release's alpha is not among the tensors, so that the other loader took the rank for it."""
+    stated = alpha_in(lora.metadata)
+    alpha = record.missing_alpha if stated is None else stated
+    if alpha is not None and lora.alpha == "absent" and lora.ranks != (alpha,):
+        raise ValueError(f"The LoRA that another loader put on the model is {record.id}, whose file has no alpha among its tensors: that "
+                         f"loader took its rank for alpha, which is {alpha:g}. Load it with the Accelerator Loader, which takes {alpha:g}.")
 
 
 # ---------------------------------------------------------------- words

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterization, ShiftedFlow, Solver, TwoClockFlow
 from ..loras.architecture import measure
-from ..loras.fingerprint import layer_of, weights_as_layers
+from ..loras.fingerprint import DIFFERENCE_ENDINGS, layer_of, weights_as_layers
 from ..loras.fit import misfits
 from ..samplers.plan import PlanError, SamplingPlan
 from ..samplers.solvers import sample_tcd
@@ -43,6 +43,8 @@ RECORD_KEY = "fewstep.accelerator"
 RUN_KEY = "fewstep.run"
 MOTION_KEY = "fewstep.motion"
 FACTS_KEY = "fewstep.facts"
+# The patches that this pack put on a MODEL, to tell them from those of other loaders.
+PATCHES_KEY = "fewstep.patches"
 
 # The host's detected architecture, by the name of its configuration class.
 BASES = {
@@ -159,7 +161,7 @@ def sigma_of(model) -> Callable[[float], float]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a LoRA's layers on one model. The tuples hold layer names of the file."""
+    """What became of a LoRA's layers on one model. applied: layers that change a weight or a bias. The tuples hold layer names."""
 
     applied: int
     not_needed: tuple[str, ...]
@@ -188,8 +190,17 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
     for key in bare:
         patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
+    patched.set_attachments(PATCHES_KEY, (*(model.get_attachment(PATCHES_KEY) or ()), *patches.values()))
     lost = tuple(layer for layer in unknown if layer not in not_needed)
-    return patched, Coverage(len(present), not_needed, lost, tuple(sorted(misfit)))
+    return patched, Coverage(sum(_is_patched(target, patches) for target in present.values()), not_needed, lost, tuple(sorted(misfit)))
+
+
+def _is_patched(target: Any, patches: Mapping[Any, Any]) -> bool:
+    """Whether the host made a patch of a layer: of its weight, or of the bias beside it. A layer of nothing but an alpha has none."""
+    if target in patches:
+        return True
+    name = target if isinstance(target, str) else target[0]
+    return f"{name.removesuffix('.weight')}.bias" in patches
 
 
 def _bare_parameters(names: Iterable[str]) -> set[str]:
@@ -294,23 +305,42 @@ class ForeignLora:
     metadata: Mapping[str, str]
 
 
-def foreign_lora(model) -> ForeignLora | None:
-    """The one LoRA among a MODEL's patches. Raises ValueError where there are several: they cannot be told apart."""
-    if not model.patches:
-        return None
-    if any(len(patches) > 1 for patches in model.patches.values()):
-        raise ValueError("No accelerator is attached to this model, and several LoRAs of other loaders are on it, which cannot be "
-                         "told apart any more. Load the accelerator's LoRA with the Accelerator Loader, the others as before.")
-    patches = {key: patches[0] for key, patches in model.patches.items()}
-    pairs = {key: patch[1].weights for key, patch in patches.items() if isinstance(patch[1], comfy.weight_adapter.LoRAAdapter)}
-    layers = {key.removesuffix(".weight"): (up.shape[0], down.shape[1]) for key, (up, down, *_) in pairs.items()}
+def foreign_loras(model) -> tuple[ForeignLora, ...]:
+    """The LoRAs that other loaders left among a MODEL's patches, in no order.
+
+    The host gives all pairs of one file one set of the keys it read, and so tells the files apart. What is no pair, such as a
+    merge of models or a file of whole differences, comes as a LoRA without layers where it is all there is.
+    """
+    own = {id(patch) for patch in model.get_attachment(PATCHES_KEY) or ()}
+    foreign = [(key, patch) for key, patches in model.patches.items() for patch in patches if id(patch[1]) not in own]
+    files: dict[int, list[tuple[str, Any]]] = {}
+    for key, patch in foreign:
+        if isinstance(patch[1], comfy.weight_adapter.LoRAAdapter):
+            files.setdefault(id(patch[1].loaded_keys), []).append((key, patch))
+    metadata = model.get_attachment("lora_metadata") or {}
+    if foreign and not files:
+        return (ForeignLora({}, (), "absent", True, tuple(sorted({patch[0] for _, patch in foreign})), metadata),)
+    return tuple(_foreign_lora(pairs, metadata) for pairs in files.values())
+
+
+def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> ForeignLora:
+    """pairs: (name of the model's weight, the host's patch) of one file. metadata: of the file loaded last, perhaps another."""
+    layers: dict[str, tuple[int, int]] = {}
+    ranks, has_alpha = set(), False
+    for key, patch in pairs:
+        up, down, alpha = patch[1].weights[:3]
+        layer = key.removesuffix(".weight")
+        # Pairs for the parts of one fused weight add up to it.
+        layers[layer] = (layers.get(layer, (0, 0))[0] + up.shape[0], down.shape[1])
+        ranks.add(down.shape[0])
+        has_alpha |= alpha is not None
     return ForeignLora(
         layers=layers,
-        ranks=tuple(sorted({down.shape[0] for _, down, *_ in pairs.values()})),
-        alpha="tensors" if any(alpha is not None for _, _, alpha, *_ in pairs.values()) else "absent",
-        has_differences=len(pairs) < len(patches),
-        strengths=tuple(sorted({patch[0] for patch in patches.values()})),
-        metadata=model.get_attachment("lora_metadata") or {},
+        ranks=tuple(sorted(ranks)),
+        alpha="tensors" if has_alpha else "absent",
+        has_differences=any(key.endswith(DIFFERENCE_ENDINGS) for key in pairs[0][1][1].loaded_keys),
+        strengths=tuple(sorted({patch[0] for _, patch in pairs})),
+        metadata=metadata,
     )
 
 

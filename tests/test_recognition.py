@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from comfyui_fewstep.loras import fingerprint
 from comfyui_fewstep.loras.accelerator import Base, Kind
 from comfyui_fewstep.loras.architecture import flat
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras import fingerprint
 from comfyui_fewstep.loras.fingerprint import inspect, recognise, recognise_model
 from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
 

@@ -31,8 +31,8 @@ UNVERIFIED = ("key format and rank of the published file",)
 KEEPS_GUIDANCE = "Distilled with guidance kept: the card gives CFG 5 to 8, so it runs at 5 and needs a negative."
 
 hyper = partial(
-    Accelerator, family="Hyper-SD", kind=Kind.LORA, licence=LICENCE, name_words=("hyper",), name_excludes=("cfg", "lightning"), sources=(CARD,),
-    unverified=UNVERIFIED,
+    Accelerator, family="Hyper-SD", kind=Kind.LORA, licence=LICENCE, name_words=("hyper",), name_excludes=("cfg", "lightning"),
+    sources=(CARD,), unverified=UNVERIFIED,
 )
 
 # File-name stem and catalogue prefix of each base.
