@@ -54,6 +54,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "axes_dim": [16, 56, 56], "theta": 256, "qkv_bias": True, "guidance_embed": False, "byt5": True, "meanflow": False,
         "use_cond_type_embedding": True, "vision_in_dim": 1152, "meanflow_sum": True,
     },
+    "Krea2": {
+        "image_model": "krea2", "features": 256, "channels": 16, "patch": 2, "layers": 1, "heads": 2, "kvheads": 1, "txtlayers": 2,
+        "txtdim": 64, "txtheads": 2, "txtkvheads": 2,
+    },
 }  # fmt: skip
 SMALL["FluxSchnell"] = {**SMALL["Flux"], "guidance_embed": False}
 

@@ -17,6 +17,7 @@ from comfy_extras.nodes_custom_sampler import SDTurboScheduler
 from comfy_extras.nodes_flux import Flux2Scheduler
 from comfyui_fewstep.loras.accelerator import Base, HostSpacedFlow, Kind, ShiftedFlow, Solver
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
 from comfyui_fewstep.nodes import accelerator, host, sampler
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
@@ -111,15 +112,56 @@ def test_a_model_record_is_refused_for_a_lora_file(distilled, models):
         accelerator.attach(distilled, "some.safetensors", "wan21-t2v-lightx2v-4step-model", 1.0)
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "reason"),
-    [("Flux2", "flux-2-klein-base-4b.safetensors", "the klein base files are not distilled")],
-)
-def test_a_look_alike_is_refused_with_the_reason(small, name, file, reason):
-    model = small[name].clone()
-    model.cached_patcher_init = (None, (f"/models/diffusion_models/{file}", {}))
-    with pytest.raises(ValueError, match=f"{file} only looks like a few-step model: {reason}"):
+def under_the_name(model, file):
+    """The model as the host's loader leaves one of this file."""
+    named = model.clone()
+    named.cached_patcher_init = (None, (f"/models/diffusion_models/{file}", {}))
+    return named
+
+
+LOOKING_DISTILLED = {
+    "flux-2-klein-base-4b.safetensors": ("Flux2", "flux2-klein-4b", "the klein base files are not distilled"),
+    "z_image_bf16.safetensors": ("ZImage", "z-image-turbo", "Z-Image is not distilled; Z-Image-Turbo is"),
+    "z-image-de-turbo_bf16.safetensors": ("ZImage", "z-image-turbo", "its distillation was undone"),
+    "krea2_raw_fp8_scaled.safetensors": ("Krea2", "krea2-turbo", "Krea-2 Raw is not distilled"),
+    "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors":
+        ("HunyuanVideo15", "hunyuan15-480p-i2v-step-distilled", "its guidance is distilled and its steps are not"),
+}  # fmt: skip
+
+
+def test_every_look_alike_family_is_tried():
+    bases = {host.BASES[name] for name, _, _ in LOOKING_DISTILLED.values()}
+    assert bases == {base for other in LOOK_ALIKES for base in other.bases}
+
+
+@pytest.mark.parametrize("file", LOOKING_DISTILLED)
+def test_a_look_alike_is_refused_with_the_reason_unless_its_record_is_chosen(small, file):
+    name, id, reason = LOOKING_DISTILLED[file]
+    model = under_the_name(small[name], file)
+    refusal = f"{file} only looks like a few-step model: {reason}"
+    with pytest.raises(ValueError, match=refusal):
+        accelerator.FewStepAccelerator.execute(model, "none", "auto", 1.0)
+    with pytest.raises(ValueError, match=refusal):
+        # The sampler alone, without our loader.
+        sampler.FewStepSampler.execute(model, text_conditioning(name), {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
+    chosen = accelerator.FewStepAccelerator.execute(model, "none", id, 1.0).args[0]
+    assert host.accelerator_of(chosen).id == id, "a name may mislead: what is chosen by hand is taken"
+
+
+def test_a_model_with_anothers_published_name_is_refused_naming_both(models):
+    file = "wan2.1_i2v_480p_lightx2v_4step.safetensors"
+    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / file))
+    with pytest.raises(ValueError, match="text-to-video.*its name is that of wan21-i2v-lightx2v-4step-model, .*image-to-video"):
         accelerator.attach_distilled(model, "auto")
+
+
+def test_a_lora_with_anothers_published_name_is_refused_naming_both(unets, models):
+    file = "Hyper-SD15-8steps-lora.safetensors"
+    write_lora(models / "loras" / file, unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    with pytest.raises(ValueError, match="LoRA for SDXL.*its name is that of hyper-sd15-8step-lora, which is for SD 1.5"):
+        accelerator.attach(unets["sdxl"], file, "auto", 1.0)
+    attached, _ = accelerator.attach(unets["sdxl"], file, "hyper-sdxl-8step-lora", 1.0)
+    assert host.accelerator_of(attached).id == "hyper-sdxl-8step-lora"
 
 
 def test_the_sampler_recognises_a_distilled_model_without_a_loader(distilled):
@@ -340,6 +382,43 @@ def test_embedded_guidance_is_left_alone_and_shown(small):
     assert "2, as the graph sets it" in guided.args[1] and "| CFG | 1 (locked) |" in guided.args[1]
     assert not torch.equal(plain.args[0]["samples"], guided.args[0]["samples"]), "the network was given what the graph sets"
     assert guided.ui["fewstep_report"][0]["evaluations"] == 8, "it costs nothing"
+
+
+# ---------------------------------------------------------------- what is applied, and what is not
+
+
+def alphas_alone(model, path, count):
+    """A file with an alpha for real layers, nothing to go with it, and one pair for a layer that no model has."""
+    names = [key.removesuffix(".weight") for key in model.model.state_dict() if key.endswith("attn1.to_q.weight")]
+    tensors = {f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}.alpha": torch.tensor(4.0) for name in names[:count]}
+    pair = {f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")}
+    save_file({**tensors, **pair}, path)
+    return tensors
+
+
+def test_alphas_alone_are_no_applied_layers(unets, models):
+    path = models / "loras" / "alphas.safetensors"
+    tensors = alphas_alone(unets["sd15"], path, 2)
+    assert len(tensors) == 2
+    patched, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
+    assert (coverage.applied, patched.patches) == (0, {})
+    with pytest.raises(ValueError, match="does not fit the connected model.*Choose the file made for this model"):
+        accelerator.refuse_misfit(coverage, "alphas.safetensors", CATALOG["lcm-lora-sd15"])
+
+
+def test_a_bias_alone_is_an_applied_layer(unets):
+    name = next(key for key in unets["sd15"].model.state_dict() if key.endswith("attn1.to_out.0.bias"))
+    bias = unets["sd15"].model.state_dict()[name]
+    layer = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".bias").replace(".", "_")
+    patched, coverage = host.attach_lora(unets["sd15"], {f"{layer}.diff_b": torch.ones_like(bias)}, 1.0)
+    assert coverage.applied == 1 and list(patched.patches) == [name]
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_no_number_is_refused(unets, models, strength):
+    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", unets["sd15"], "kohya-diffusers", only="attn1|attn2")
+    with pytest.raises(ValueError, match="It must be a finite number; 1 is the strength"):
+        accelerator.attach(unets["sd15"], "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15", strength)
 
 
 # ---------------------------------------------------------------- scales

@@ -115,6 +115,122 @@ def test_a_model_with_nothing_on_it_is_refused_as_before(sdxl):
         run(sdxl, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
 
 
+# ---------------------------------------------------------------- one accelerator on a model, whoever put it there
+
+LIGHTNING = "sdxl_lightning_4step_lora"
+SECOND = "already carries sdxl-lightning-4step-lora, which another loader put on it.*Two accelerators on one model spoil each other"
+
+
+@pytest.fixture(scope="module")
+def accelerated_by_core(sdxl, models):
+    """SDXL with a Lightning LoRA of core's loader, that its title tells."""
+    write_lora(models / "loras" / "g1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata={"title": LIGHTNING})
+    return core_loaded(sdxl, "g1.safetensors")
+
+
+@pytest.fixture(scope="module")
+def styles(sdxl, models):
+    """Three LoRAs of a user's own, one with a title."""
+    for number, title in ((1, {}), (2, {"title": "my style"}), (3, {})):
+        file = models / "loras" / f"style{number}.safetensors"
+        write_lora(file, sdxl, "kohya-diffusers", only="attn2", metadata=title, seed=number, differences=number == 3)
+    return [f"style{number}.safetensors" for number in (1, 2, 3)]
+
+
+def styled(model, styles):
+    for name in styles:
+        model = core_loaded(model, name)
+    return model
+
+
+def as_sdxl_turbo(model):
+    named = model.clone()
+    named.cached_patcher_init = (None, ("/models/checkpoints/sd_xl_turbo_1.0_fp16.safetensors", {}))
+    return named
+
+
+@keeps_titles
+def test_ours_does_not_go_on_top_of_cores(accelerated_by_core, sdxl, models):
+    write_lora(models / "loras" / "Hyper-SDXL-8steps-lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        accelerator.attach(accelerated_by_core, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
+
+
+@keeps_titles
+def test_cores_does_not_go_on_top_of_ours(sdxl, accelerated_by_core, models):
+    write_lora(models / "loras" / "Hyper-SDXL-8steps-lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    ours, _ = accelerator.attach(sdxl, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
+    both = core_loaded(ours, "g1.safetensors")
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        run(both, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        sampler.FewStepSchedule.execute(both, 0, 1.0)
+
+
+@keeps_titles
+def test_cores_does_not_go_on_a_distilled_model(accelerated_by_core):
+    turbo = as_sdxl_turbo(accelerated_by_core)
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        accelerator.attach_distilled(turbo, "auto")
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        run(turbo, small_models.conditioning(turbo), torch.zeros(1, 4, 8, 8))
+
+
+@keeps_titles
+def test_a_style_beside_it_does_not_hide_cores_accelerator(accelerated_by_core, styles):
+    turbo = as_sdxl_turbo(styled(accelerated_by_core, styles[:1]))
+    with pytest.raises(ValueError, match=f"{SECOND}"):
+        accelerator.attach_distilled(turbo, "auto")
+
+
+def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, models):
+    write_lora(models / "loras" / f"{LIGHTNING}.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    under, _ = accelerator.attach(styled(sdxl, styles), f"{LIGHTNING}.safetensors", "auto", 1.0)
+    _, data = run(styled(under, styles), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    assert data["accelerators"] == ["sdxl-lightning-4step-lora"]
+    turbo, _ = accelerator.attach_distilled(as_sdxl_turbo(styled(sdxl, styles)), "auto")
+    assert host.accelerator_of(turbo).id == "sdxl-turbo"
+    _, data = run(as_sdxl_turbo(styled(sdxl, styles)), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    assert data["accelerators"] == ["sdxl-turbo"]
+
+
+def test_loras_are_told_apart_and_our_own_is_none_of_them(sdxl, styles, models):
+    write_lora(models / "loras" / f"{LIGHTNING}.safetensors", sdxl, "kohya-diffusers", rank=8, only="attn1|attn2|middle", differences=True)
+    ours, _ = accelerator.attach(sdxl, f"{LIGHTNING}.safetensors", "auto", 1.0)
+    assert host.foreign_loras(ours) == () and host.foreign_loras(sdxl) == ()
+    found = host.foreign_loras(styled(ours.clone(), styles))
+    assert len(found) == 3 and {lora.ranks for lora in found} == {(4,)}, "the one of rank 8 is ours"
+    assert [lora.has_differences for lora in found] == [False, False, True]
+
+
+# ---------------------------------------------------------------- an alpha that core did not see
+
+
+@keeps_titles
+@pytest.mark.parametrize("alpha", [None, 8.0])
+def test_an_alpha_that_the_release_lacks_is_not_the_rank(models, alpha):
+    model = small_patcher("MiniMaxH3")
+    title = {"title": CATALOG["minimax-h3-fl2v-8step-lora"].files[0].name}
+    write_lora(models / "loras" / "h1.safetensors", model, "native", rank=16, alpha=alpha, only="attn", metadata=title)
+    by_core = core_loaded(model, "h1.safetensors")
+    if alpha is None:
+        with pytest.raises(ValueError, match="minimax-h3-fl2v-8step-lora, whose file has no alpha .*is 8. Load it with"):
+            accelerator.recognise_foreign(by_core)
+    else:
+        assert accelerator.recognise_foreign(by_core)[0].record.id == "minimax-h3-fl2v-8step-lora"
+
+
+@keeps_titles
+def test_an_alpha_in_the_metadata_is_not_the_rank(sdxl, models):
+    for name, alpha in (("i1.safetensors", 1.0), ("i2.safetensors", 4.0)):
+        write_lora(models / "loras" / name, sdxl, "kohya-diffusers", rank=4, alpha=alpha, alpha_in="metadata",
+                   only="attn1|attn2|middle", metadata={"title": LIGHTNING})  # fmt: skip
+    with pytest.raises(ValueError, match="took its rank for alpha, which is 1. Load it with the Accelerator Loader"):
+        accelerator.recognise_foreign(core_loaded(sdxl, "i1.safetensors"))
+    # An alpha that is the rank changes nothing.
+    assert accelerator.recognise_foreign(core_loaded(sdxl, "i2.safetensors"))[0].record.id == "sdxl-lightning-4step-lora"
+
+
 # ---------------------------------------------------------------- declared by the user
 
 DECLARED = {"file": "mine.safetensors", "base": "SDXL", "steps": [3], "schedule": {"type": "trailing"}, "sampler": "euler", "strength": 0.5,
@@ -203,3 +319,12 @@ def test_a_declared_full_model_is_recognised(models, declare):
     model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "mine_fast.safetensors"))
     attached, _ = accelerator.attach_distilled(model, "auto")
     assert host.accelerator_of(attached).id == "my-own" and attached.get_model_object("model_sampling").shift == 7.0
+
+
+@keeps_titles
+def test_a_declared_accelerator_of_cores_loader_is_recognised(sdxl, models, declare):
+    declare(DECLARED)
+    write_lora(models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata={"title": "mine"})
+    model = core_loaded(sdxl, "mine.safetensors", 0.5)
+    _, data = run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    assert data["accelerators"] == ["my-own"] and data["steps"] == 3
