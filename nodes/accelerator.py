@@ -143,8 +143,9 @@ def identify(
     if not recognition.candidates:
         cautions = [file.caution for record in known.records.values() for file in record.files
                     if file.caution and file.name.lower() == _short(lora_name)]
-        raise ValueError(f"{lora_name} is not an accelerator known here ({'; '.join([*recognition.evidence, *cautions])}). Use the core LoRA "
-                         "loader for an ordinary LoRA, or choose its record in accelerator if it is a renamed one.")
+        evidence = "; ".join([*recognition.evidence, *cautions])
+        raise ValueError(f"{lora_name} is not an accelerator known here ({evidence}). Use the core LoRA loader for an ordinary LoRA, or "
+                         "choose its record in accelerator if it is a renamed one.")
     raise ValueError(f"{lora_name} cannot be told apart by its contents ({'; '.join(found.evidence)}) and its name does not say. "
                      f"If it is an accelerator, choose which in accelerator: {_ids(recognition.candidates)}.")
 

@@ -26,7 +26,7 @@ Sigmas are those of the default step count, for sizes that matter at 1024 x 1024
 value makes two. Strength is the release's own and multiplies the node's. What could not be confirmed is said at the end of each
 family. Files whose name is not known link to their repository.
 """
-OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run as they were distilled.\n"
+OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run here as they were distilled.\n"
 OUTRO_ALIKE = "## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses them and says why.\n"
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
 COLUMNS = ("id", "base", "steps", "sampler", "sigmas", "CFG", "strength", "licence")
@@ -117,7 +117,8 @@ def file_words(file: Any) -> str:
     rank = f", rank {file.rank}" if file.rank else ""
     caution = f", {file.caution}" if file.caution else ""
     if not file.repo:
-        return f"`{file.path}` (repository not known{rank}{caution})"
+        origin = "comes with this pack" if any(ROOT.glob(f"demo/**/{file.name}")) else "repository not known"
+        return f"`{file.path}` ({origin}{rank}{caution})"
     name = f"`{file.path}`" if file.path else "file name not known"
     return f"[{name}]({file.url}) in {file.repo} → models/{file.folder}{rank}{caution}"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
+import re
 import typing
 from pathlib import Path
 
@@ -225,6 +227,34 @@ def test_every_published_file_is_in_the_catalogue_or_left_out_for_a_reason():
     reasons = {*LEFT_OUT, "tencent/HunyuanVideo-1.5/"}  # the cfg_distilled model: a look-alike
     assert [file for file in missing if not any(file.endswith(reason) for reason in reasons) and file != "/"] == []
     assert missing.count("/") == 1, "FastVideo A14B, of which neither repository nor file is known"
+
+
+def test_every_published_file_is_one_of_the_records_it_is_mapped_to():
+    diffusers_folder = "tencent/HunyuanVideo-1.5/transformer/720p_sr_distilled (diffusers folder)"  # of which no one file is known
+    astray = [
+        (row["file"], id) for row in PUBLISHED for id in row["records"]
+        if row["file"] not in {f"{file.repo}/{file.path}" for file in CATALOG[id].files}
+    ]
+    assert astray == [(diffusers_folder, "hunyuan15-720p-sr-6step")]
+
+
+MODEL_FILE = re.compile(r"[\w.-]+\.(?:safetensors|sft|ckpt|pt|pth|gguf)")
+FEW_STEP_WORDS = re.compile(r"turbo|distill|lightning|lightx2v|schnell|_fast_|seedvr2_\d|stable_audio_3_medium\.|\d+[-_]?steps?", re.IGNORECASE)
+# Made for a few-step model, and none themselves.
+NO_ACCELERATOR = re.compile(r"controlnet|style", re.IGNORECASE)
+
+
+def test_every_few_step_model_of_the_official_templates_is_known():
+    package = importlib.util.find_spec("comfyui_workflow_templates")
+    if package is None:
+        pytest.skip("comfyui-workflow-templates is not installed")
+    folders = Path(package.origin).parent.parent.glob("comfyui_workflow_templates*")
+    texts = [path.read_text(encoding="utf-8") for folder in folders if folder.is_dir() for path in folder.rglob("*.json")]
+    named = {name for text in texts for name in MODEL_FILE.findall(text) if FEW_STEP_WORDS.search(name)}
+    named = {name.lower() for name in named if not NO_ACCELERATOR.search(name)}
+    assert len(named) > 40, "the templates were found and read"
+    known = {file.name.lower() for record in CATALOG.values() for file in record.files} | {name.lower() for name in LEFT_OUT}
+    assert sorted(named - known) == []
 
 
 @pytest.mark.parametrize(("row", "record"), published("steps"))

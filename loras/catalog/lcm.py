@@ -79,7 +79,10 @@ RECORDS = (
         files=(PublishedFile("wangfuyun/AnimateLCM", folder="animatediff_models"),),
         name_words=("animatelcm",),
         name_excludes=(),
-        notes=("A motion module with a LoRA of its own for the image layers; both are needed.",),
+        notes=(
+            "It comes with a LoRA for the image layers, AnimateLCM_sd15_t2v_lora.safetensors, and both are needed: load that LoRA with "
+            "core's Load LoRA, then this with the Motion Module Loader.",
+        ),
         unverified=("file names, licence and step counts", "header of the published file"),
     ),
 )

@@ -46,7 +46,10 @@ LOOK_ALIKES = (
 ROLLING = ("Causal Forcing's long video model: trained for Rolling Forcing, which denoises several blocks together, each at a noise "
            "level of its own, and not one block after the other")
 
-# Releases that cannot be run as they were distilled, by file name, and why.
+NO_PICTURE = "a few-step model for core's KSampler, with the settings of its template; this pack makes pictures and videos"
+SEEDVR2 = "an upscaler with nodes of its own: one step of euler at CFG 1 in core's KSampler, by the official templates"
+
+# Releases that cannot be run here as they were distilled, by file name, and why.
 LEFT_OUT = {
     "longvideo.pt": ROLLING,
     "longvideo.safetensors": ROLLING,
@@ -54,6 +57,12 @@ LEFT_OUT = {
     "MiniMax-H3-FL2VA-Acc-8Step.safetensors": "parallel decoding distillation: needs its own loader, it is no plain LoRA",
     "wan_animate_2_distill_bf16.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
     "wan_animate_2_distill_int8_convrot.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
+    "AnimateLCM_sd15_t2v_lora.safetensors":
+        "AnimateLCM's image LoRA, no accelerator by itself: load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader",
+    "stable_audio_3_medium.safetensors": f"{NO_PICTURE}: sound, 8 steps of lcm on the simple schedule at CFG 1, by the official template",
+    "seedvr2_3b_int8_convrot.safetensors": SEEDVR2,
+    "seedvr2_7b_int8_convrot.safetensors": SEEDVR2,
+    "hunyuan3d-dit-v2-mv-turbo_fp16.safetensors": f"{NO_PICTURE}: shapes in three dimensions",
     # No file name is known of it, so this line is for the reader alone.
     "(FastVideo A14B Self-Forcing)": "repository, files and whether its list is shifted are not published",
 }

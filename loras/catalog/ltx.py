@@ -59,7 +59,10 @@ RECORDS = (
     audio_video(
         id="ltx2-19b-distilled",
         kind=Kind.MODEL,
-        files=(checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled.safetensors"),),
+        files=(
+            checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled.safetensors"),
+            checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled-fp8.safetensors"),
+        ),
         name_words=("distilled", "19b"),
     ),
     audio_video(

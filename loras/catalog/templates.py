@@ -30,6 +30,12 @@ model = partial(Accelerator, kind=Kind.MODEL, licence=UNKNOWN, unverified=("lice
 lora = partial(Accelerator, kind=Kind.LORA, licence=UNKNOWN, unverified=("licence", HEADER), name_words=("turbo",))
 whole = partial(PublishedFile, folder="diffusion_models")
 
+
+
+def hidream_files(name: str) -> tuple[PublishedFile, ...]:
+    return tuple(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_{name}_{kind}.safetensors") for kind in ("fp8", "bf16"))
+
+
 hidream = partial(model, family="HiDream", solver=Solver.LCM)
 hidream_o1 = partial(hidream, bases=(Base.HIDREAM_O1,), schedule=HostSpacedFlow(3.0, "normal"), noise_clip=2.5)
 # Krea-2's own shift is written as FLUX's mu, 1.15.
@@ -38,6 +44,37 @@ boogu = partial(
     lora, family="Boogu-Image Turbo", bases=(Base.BOOGU,), default_steps=4, solver=Solver.LCM,
     schedule=HostSpacedFlow(3.16, "sgm_uniform"),
 )
+mage_flow = partial(
+    model, family="Mage-Flow Turbo", bases=(Base.MAGE_FLOW,), steps=(4,), schedule=ShiftedFlow(6.0),
+    sources=(f"{TEMPLATES} image_mage_flow_*.json",),
+)
+
+
+def mage_flow_files(name: str) -> tuple[PublishedFile, ...]:
+    return tuple(whole("Comfy-Org/Mage-Flow", f"diffusion_models/mage_flow_{name}_{kind}.safetensors") for kind in ("bf16", "int8_convrot"))
+
+
+def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
+    """PixelDiT for the latents of one family of models, at two sizes."""
+    return model(
+        id=f"pid-{latents}-4step",
+        family="PixelDiT upscaler",
+        bases=(Base.PID,),
+        steps=(4,),
+        # The list of the distillation, which the host's shift of 1.5 comes near.
+        schedule=LiteralSigmas(((0.999, 0.866, 0.634, 0.342),)),
+        solver=Solver.LCM,
+        files=tuple(
+            whole("Comfy-Org/PixelDiT", f"diffusion_models/pid_{latents}_{size}_4step_bf16.safetensors")
+            for size in ("1024_to_4096", "512_to_2048")
+        ),
+        name_words=("pid",) if excludes else ("pid", latents),
+        name_excludes=excludes,
+        sources=(f"{TEMPLATES} utility_pid_latent_upscale_dit.json", "ComfyUI 0.30.0 comfy/supported_models.py, class PiD"),
+        unverified=("licence", "that every file of PixelDiT was distilled on this one list"),
+    )
+
+
 ace_step = partial(model, family="ACE-Step 1.5 Turbo", bases=(Base.ACE_STEP15,), steps=(8,), schedule=ShiftedFlow(3.0))
 
 HIDREAM = (
@@ -47,7 +84,7 @@ HIDREAM = (
         steps=(16,),
         schedule=HostSpacedFlow(3.0, "normal"),
         licence=secondary(MIT),
-        files=(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_fast_fp8.safetensors"),),
+        files=hidream_files("fast"),
         name_words=("hidream", "fast"),
         sources=(f"{TEMPLATES} hidream_i1_fast.json",),
         unverified=(),
@@ -57,7 +94,7 @@ HIDREAM = (
         bases=(Base.HIDREAM,),
         steps=(28,),
         schedule=HostSpacedFlow(6.0, "normal"),
-        files=(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_dev_fp8.safetensors"),),
+        files=hidream_files("dev"),
         name_words=("hidream", "dev"),
         sources=(f"{TEMPLATES} hidream_i1_dev.json",),
     ),
@@ -90,7 +127,9 @@ KREA2 = (
         id="krea2-turbo",
         kind=Kind.MODEL,
         steps=(8,),
-        files=(whole("Comfy-Org/Krea-2", "diffusion_models/krea2_turbo_fp8_scaled.safetensors"),),
+        files=tuple(
+            whole("Comfy-Org/Krea-2", f"diffusion_models/krea2_turbo_{kind}.safetensors") for kind in ("fp8_scaled", "int8_convrot")
+        ),
         name_excludes=("lora",),
         sources=(f"{TEMPLATES} image_krea2_turbo_t2i.json",),
         unverified=("licence", "shift: the model's own is taken"),
@@ -164,27 +203,11 @@ IMAGE = (
         sources=(f"{TEMPLATES} image_lens_turbo_t2i.json",),
         notes=("The official template also puts a CFGNorm node on the model, without effect at CFG 1.",),
     ),
-    model(
-        id="mage-flow-turbo",
-        family="Mage-Flow Turbo",
-        bases=(Base.MAGE_FLOW,),
-        steps=(4,),
-        schedule=ShiftedFlow(6.0),
-        files=(whole("Comfy-Org/Mage-Flow", "diffusion_models/mage_flow_turbo_bf16.safetensors"),),
-        sources=(f"{TEMPLATES} image_mage_flow_*.json",),
-    ),
-    model(
-        id="pid-flux1-4step",
-        family="PixelDiT upscaler",
-        bases=(Base.PID,),
-        steps=(4,),
-        # The list of the distillation, which the host's shift of 1.5 comes near.
-        schedule=LiteralSigmas(((0.999, 0.866, 0.634, 0.342),)),
-        solver=Solver.LCM,
-        files=(whole("Comfy-Org/PixelDiT", "diffusion_models/pid_flux1_1024_to_4096_4step_bf16.safetensors"),),
-        name_words=("pid",),
-        sources=(f"{TEMPLATES} utility_pid_latent_upscale_dit.json", "ComfyUI 0.30.0 comfy/supported_models.py, class PiD"),
-    ),
+    mage_flow(id="mage-flow-turbo", files=mage_flow_files("turbo"), name_excludes=("edit",)),
+    mage_flow(id="mage-flow-edit-turbo", files=mage_flow_files("edit_turbo"), name_words=("turbo", "edit")),
+    pid("flux1", excludes=("flux2", "sd3")),
+    pid("flux2"),
+    pid("sd3"),
 )
 
 VIDEO_AND_AUDIO = (
