@@ -99,11 +99,12 @@ def _parse(text: str) -> Any:
         raise _Wrong(f"{name} is not a number here")
 
     def no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise _Wrong(f"{twice!r} stands in it twice")
-        return dict(pairs)
+        entries: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in entries:
+                raise _Wrong(f"{name!r} stands in it twice")
+            entries[name] = value
+        return entries
 
     try:
         return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twice)

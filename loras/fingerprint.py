@@ -43,8 +43,8 @@ TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
 # Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
 LARGEST_TRAINED_RANK = 256
 
-# What the format allows, in bytes.
-LARGEST_HEADER = 100_000_000
+# In bytes: some 100 000 tensors, which no real file comes near. The format's own 100 MB would take a gigabyte and many seconds.
+LARGEST_HEADER = 16_000_000
 
 MODEL_LAYER = (
     r"(^|\.)(blocks|layers|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks|double_stream_blocks"
@@ -141,8 +141,11 @@ def _content_of(path: Path) -> tuple[dict[str, Any], int]:
         raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if LARGEST_HEADER < length <= size - 8:
+            raise FileProblem(f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER} are read here: real "
+                              "LoRAs and models stay far below. Save it again without the metadata that makes it so long.")
         try:
-            if length > min(size - 8, LARGEST_HEADER):
+            if length > size - 8:
                 raise ValueError(f"its header should be {length} bytes long")
             with safe_open(path, framework="np"):
                 return json.loads(file.read(length)), size

@@ -239,9 +239,11 @@ def test_every_published_file_is_one_of_the_records_it_is_mapped_to():
 
 
 MODEL_FILE = re.compile(r"[\w.-]+\.(?:safetensors|sft|ckpt|pt|pth|gguf)")
-FEW_STEP_WORDS = re.compile(r"turbo|distill|lightning|lightx2v|schnell|_fast_|seedvr2_\d|stable_audio_3_medium\.|\d+[-_]?steps?", re.IGNORECASE)
+FEW_STEP_WORDS = re.compile(
+    r"turbo|distill|lightning|lightx2v|schnell|_fast_|seedvr2_\d|stable_audio_3_medium\.|\d+[-_]?steps?", re.IGNORECASE
+)
 # Made for a few-step model, and none themselves.
-NO_ACCELERATOR = re.compile(r"controlnet|style", re.IGNORECASE)
+NO_ACCELERATOR = re.compile(r"controlnet|style|embeddings_connector", re.IGNORECASE)
 
 
 def test_every_few_step_model_of_the_official_templates_is_known():
@@ -252,7 +254,7 @@ def test_every_few_step_model_of_the_official_templates_is_known():
     texts = [path.read_text(encoding="utf-8") for folder in folders if folder.is_dir() for path in folder.rglob("*.json")]
     named = {name for text in texts for name in MODEL_FILE.findall(text) if FEW_STEP_WORDS.search(name)}
     named = {name.lower() for name in named if not NO_ACCELERATOR.search(name)}
-    assert len(named) > 40, "the templates were found and read"
+    assert len(named) > 30, "the templates were found and read"
     known = {file.name.lower() for record in CATALOG.values() for file in record.files} | {name.lower() for name in LEFT_OUT}
     assert sorted(named - known) == []
 

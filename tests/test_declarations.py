@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import string
+import time
+from datetime import timedelta
 
 import pytest
 from comfyui_fewstep.loras.accelerator import (
@@ -194,6 +196,9 @@ def test_a_name_that_spells_no_id_is_refused(name):
 
 # ---------------------------------------------------------------- fuzzing
 
+# For each example: no declaration may keep anybody waiting, however busy the machine.
+DEADLINE = timedelta(seconds=5)
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=12,
@@ -223,19 +228,30 @@ def is_accelerator_or_refused(text: str) -> None:
     assert all(0 < steps <= 100 for steps in record.steps)
 
 
-@settings(max_examples=1500, deadline=None)
+def test_thousands_of_entries_are_refused_at_once():
+    # Every node's list of accelerators reads every declaration again, the wrong ones too.
+    text = json.dumps({f"{number:x}": 0 for number in range(7000)}, separators=(",", ":"))
+    assert len(text) < LARGEST_FILE
+    started = time.process_time()
+    with pytest.raises(DeclarationError, match="is no entry"):
+        parse_declaration(text, "many.fewstep.json")
+    # Comparing each name with all others, 7000 names took 1 s and more.
+    assert time.process_time() - started < 0.25
+
+
+@settings(max_examples=1500, deadline=DEADLINE)
 @given(PLAUSIBLE)
 def test_any_entries_are_an_accelerator_or_one_error(entries):
     is_accelerator_or_refused(json.dumps(entries))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=DEADLINE)
 @given(st.text(max_size=300) | JSON_VALUES.map(json.dumps))
 def test_any_text_is_an_accelerator_or_one_error(text):
     is_accelerator_or_refused(text)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=DEADLINE)
 @given(st.data())
 def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
     text = json.dumps({**MINIMAL, "gamma": 0.3, "licence": {"name": "MIT", "commercial": None}})

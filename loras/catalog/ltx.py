@@ -62,6 +62,9 @@ RECORDS = (
         files=(
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled.safetensors"),
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled-fp8.safetensors"),
+            PublishedFile(
+                "Kijai/LTXV2_comfy", "diffusion_models/ltx-2-19b-distilled_transformer_only_bf16.safetensors", folder="diffusion_models"
+            ),
         ),
         name_words=("distilled", "19b"),
     ),
