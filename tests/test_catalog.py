@@ -204,13 +204,19 @@ def test_what_is_left_out_is_left_out_for_a_reason():
 # Where the catalogue differs from the list of published settings on purpose: id -> settings, and why.
 DEVIATIONS = {
     "sd35-large-turbo": ("cfg",),  # 1.2 is the ComfyUI example's: sd35-large-turbo-cfg has it
-    "causvid-14b-8step-lora": ("steps",),  # an extract of the 9-step model, run at 8 by everybody
+    # An extract of the 9-step model, run at 8 by everybody; shift 7 to 8, of which the official templates have 8.
+    "causvid-14b-8step-lora": ("steps", "shift"),
     "causvid-1-3b-8step-lora": ("steps",),  # an extract of the 3-step model, run at 8
     "fasthunyuan-6step-lora": ("default_steps",),  # 8 is recommended, 6 is what it was distilled for
     "ltxv-13b-098-distilled": ("steps",),  # the second pass's three steps are a list of their own
     "ltxv-2b-098-distilled": ("steps",),
     "minimax-h3-fl2v-4step-v0-1-lora": ("strength",),  # 0.0625 is 8/128: written as the alpha its file lacks
     "causvid-14b-causal": ("licence",),  # CausVid's own, which it derives from
+    "qwen-image-distill-full-15step": ("shift",),  # trained shift not published: the template's 3.1
+    "chronoedit-distill-lora": ("shift",),  # the template's 5 goes with 20 guided steps; 2 is Wan2GP's for eight
+    "ltxv-2b-096-distilled": ("samplers",),  # stochastic_sampling of its config, which re-noises: lcm and not euler
+    "sd-turbo": ("unverified",),  # of how another program sorts it, which no record holds
+    "causal-forcing-plus-framewise-1step": ("unverified",),  # of the list of two steps
 }
 
 
@@ -273,6 +279,32 @@ def test_the_default_is_the_recommended_count(row, record):
 def test_scales_are_the_published_ones(name):
     wrong = [case.id for case in published(name) if getattr(case.values[1], name) != case.values[0][name]]
     assert wrong == []
+
+
+def test_samplers_are_the_published_ones():
+    # Several where the sources differ or leave the choice; re-noising is lcm by the host's name.
+    assert [case.id for case in published("samplers") if case.values[1].solver.value not in case.values[0]["samplers"]] == []
+
+
+def test_shifts_are_the_published_ones():
+    def shift(record):
+        return getattr(record.schedule, "shift", getattr(record.schedule, "video_shift", None))
+
+    assert len(published("shift")) > 130
+    assert [case.id for case in published("shift") if shift(case.values[1]) != case.values[0]["shift"]] == []
+
+
+def test_what_the_sources_could_not_confirm_is_said_in_the_record():
+    assert [case.id for case in published("unverified") if not case.values[1].unverified] == []
+
+
+def test_scales_that_the_files_do_not_carry():
+    # github vllm-project/vllm-omni pull request 7062: alpha 8 of rank 128, a sixteenth of what alpha = rank gives.
+    h3 = CATALOG["minimax-h3-fl2v-4step-v0-1-lora"]
+    assert (h3.missing_alpha, h3.files[0].rank, h3.strength) == (8.0, 128, 1.0)
+    # Wan2GP's profiles: 0.8 to 1.0 at 4 steps, 0.5 to 0.7 at 8, 0.3 at 12.
+    causvid = [CATALOG[f"causvid-14b-{steps}step-lora"] for steps in (4, 8, 12)]
+    assert {record.steps[0]: record.strength for record in causvid} == {4: 0.9, 8: 0.7, 12: 0.3}
 
 
 def test_experts_are_the_published_ones():
@@ -357,6 +389,27 @@ def test_rcm_sigmas_are_tangents():
         expected = [math.tan(t) / (1 + math.tan(t)) for t in angles[:steps]]
         assert sigmas_of(CATALOG["rcm-wan21-t2v-14b"], steps) == pytest.approx([*expected, 0.0], abs=1e-5)
     assert sigmas_of(CATALOG["rcm-wan22-i2v-high"], 4)[0] == pytest.approx(200 / 201, abs=1e-6)
+
+
+    # The published list of sigma_max 80, with its five places.
+    assert sigmas_of(CATALOG["rcm-wan21-t2v-14b"], 4) == pytest.approx([0.98765, 0.93378, 0.8529, 0.60898, 0.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("id", "sigmas"),
+    [
+        # ModelTC/LightX2V configs: denoising_step_list 999, 934, ... 74 of 1000.
+        ("causvid-14b", [0.999, 0.934, 0.862, 0.756, 0.603, 0.41, 0.25, 0.14, 0.074, 0.0]),
+        ("causvid-14b-causal", [0.999, 0.934, 0.862, 0.756, 0.603, 0.41, 0.25, 0.14, 0.074, 0.0]),
+        # Lightricks/LTX-Video configs/ltxv-*-0.9.8-distilled.yaml, second_pass.
+        ("ltxv-13b-098-distilled", [0.9094, 0.725, 0.4219, 0.0]),
+        ("ltxv-2b-098-distilled", [0.9094, 0.725, 0.4219, 0.0]),
+        # ComfyUI 0.30.0 comfy/supported_models.py, the comment of class PiD.
+        *((f"pid-{latents}-4step", [0.999, 0.866, 0.634, 0.342, 0.0]) for latents in ("flux1", "flux2", "sd3")),
+    ],
+)
+def test_lists_that_no_row_of_the_published_settings_holds(id, sigmas):
+    assert sigmas_of(CATALOG[id], len(sigmas) - 1) == sigmas
 
 
 def test_two_clocks_walk_the_videos():

@@ -59,6 +59,7 @@ RECORDS = (
             PublishedFile("tianweiy/CausVid", "autoregressive_checkpoint/model.pt", folder="diffusion_models", caution=CONVERT),
         ),
         name_words=("causvid|autoregressive",),
+        unverified=("exact file name",),
     ),
     small(
         id="causvid-1-3b-bidirectional",

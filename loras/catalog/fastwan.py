@@ -45,7 +45,8 @@ def whole(repo: str, path: str = "", caution: str = "diffusers folder: convert i
 
 RECORDS = (
     model(id="fastwan21-1-3b", bases=(Base.WAN_T2V,), width=1536, files=whole("FastVideo/FastWan2.1-T2V-1.3B-Diffusers")),
-    model(id="fastwan21-14b", bases=(Base.WAN_T2V,), width=5120, files=whole("FastVideo/FastWan2.1-T2V-14B-480P-Diffusers")),
+    model(id="fastwan21-14b", bases=(Base.WAN_T2V,), width=5120, files=whole("FastVideo/FastWan2.1-T2V-14B-480P-Diffusers"),
+          unverified=("exact repository, and file name in the host",)),
     model(
         id="fastwan22-5b", bases=(Base.WAN22_TI2V,), width=3072, files=whole("FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers")
     ),

@@ -26,7 +26,7 @@ def tcd_lora(id: str, base: Base, repo: str) -> Accelerator:
         name_words=("tcd",),
         sources=("github jabir-zheng/TCD README", "github JettHu/ComfyUI-TCD README"),
         notes=(RENAME,),
-        unverified=("key format and rank of the published file",),
+        unverified=("key format and rank of the published file", *(("file name",) if base is Base.SD21 else ())),
     )
 
 

@@ -13,6 +13,8 @@ from .licences import APACHE
 KIJAI = "Kijai/WanVideo_comfy"
 MODELS = "lightx2v/Wan2.1-Distill-Models"
 
+HEADERS, KIJAI_ALPHA = "header of the published files", "alpha of Kijai's files"
+
 lightx2v = partial(
     Accelerator,
     family="LightX2V (Wan 2.1)",
@@ -22,7 +24,7 @@ lightx2v = partial(
     licence=APACHE,
     sources=("github ModelTC/LightX2V configs/ and lora adapter code",),
 )
-lightx2v_lora = partial(lightx2v, kind=Kind.LORA, unverified=("header of the published files",))
+lightx2v_lora = partial(lightx2v, kind=Kind.LORA)
 lightx2v_model = partial(
     lightx2v,
     kind=Kind.MODEL,
@@ -73,6 +75,7 @@ RECORDS = (
         files=T2V_FILES,
         name_words=("lightx2v", "t2v"),
         notes=("On Wan 2.2 the same file runs at 3.0 (high-noise) and 1.0 (low-noise): choose wan22-t2v-wan21-lora-high and -low.",),
+        unverified=(HEADERS, KIJAI_ALPHA, "whether Kijai's v2 files of rank 16 and 32 exist"),
     ),
     lightx2v_lora(
         id="wan21-i2v-lightx2v-4step",
@@ -80,6 +83,7 @@ RECORDS = (
         files=I2V_FILES,
         name_words=("lightx2v", "i2v"),
         notes=("On Wan 2.2 image-to-video its image branch is not needed: choose wan22-i2v-wan21-lora-high and -low.",),
+        unverified=(HEADERS, KIJAI_ALPHA, "whether Kijai's file of rank 8 exists", "whether the 720P repository's file is the 480P one"),
     ),
     lightx2v_model(
         id="wan21-t2v-lightx2v-4step-model",

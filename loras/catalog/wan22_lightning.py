@@ -25,6 +25,11 @@ KIJAI_OLD = "LoRAs/Wan22-Lightning/old"
 KIJAI_NEW = "LoRAs/Wan22_Lightx2v"
 
 
+UNVERIFIED_FILES = {
+    Base.WAN_T2V: "whether Kijai's v1.1 still lies in the folder old", Base.WAN22_I2V: "spelling of the files of 260412",
+}
+
+
 def t2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
     word = WORD[expert]
     # Kijai's pair of 250928 has two ranks: 128 for the high-noise expert, 64 for the low-noise one.
@@ -96,7 +101,7 @@ def lightning_lora(base: Base, expert: Expert, files: tuple[PublishedFile, ...])
         name_words=(TASK[base], "lightning|lightx2v|seko|4step"),
         sources=("github ModelTC/Wan2.2-Lightning README and config", "github ModelTC/LightX2V configs/"),
         notes=("The authors confirm slower motion from the high-noise expert's LoRA.",) if expert is Expert.HIGH_NOISE else (),
-        unverified=("headers of the published files",),
+        unverified=("headers of the published files", UNVERIFIED_FILES[base]),
     )
 
 
@@ -108,6 +113,7 @@ def whole_expert(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -
         files=files,
         name_words=(TASK[base], "lightning|lightx2v|seko|4step|4steps"),
         sources=("github ModelTC/Wan2.2-Lightning README", "github ModelTC/LightX2V configs/"),
+        unverified=("file name inside its folder",) if base is Base.WAN_T2V else (),
     )
 
 

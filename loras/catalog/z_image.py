@@ -68,5 +68,6 @@ RECORDS = (
         name_words=("udcai",),
         name_excludes=(),
         notes=("The 8-step file without its feed-forward layers, by a third party.",),
+        unverified=("licence", "sampler and shift (the base's own 3 is taken)", "rank and header of the published file"),
     ),
 )
