@@ -76,6 +76,7 @@ LAYOUTS = {
     "kohya": lambda name: tuple(f"lora_unet_{name.replace('.', '_')}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")),
     "native": lambda name: tuple(f"diffusion_model.{name}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")),
     "peft": lambda name: tuple(f"transformer.{name}.{end}" for end in ("lora_A.weight", "lora_B.weight", "alpha")),
+    "native-peft": lambda name: tuple(f"diffusion_model.{name}.{end}" for end in ("lora_A.weight", "lora_B.weight", "alpha")),
     "bare": lambda name: tuple(f"{name}.{end}" for end in ("lora_A.default.weight", "lora_B.default.weight", "alpha")),
 }
 

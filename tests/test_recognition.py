@@ -31,9 +31,10 @@ def is_generic(file) -> bool:
 # ---------------------------------------------------------------- by name, within what the header allows
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("record", "file"), named_files(RECOGNISABLE))
-def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_candidates(record, file):
-    found = recognise(header_of(record, rank=file.rank or 32), file.name, RECORDS)
+def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_candidates(record, file, layout):
+    found = recognise(header_of(record, layout, rank=file.rank or 32), file.name, RECORDS)
     if is_generic(file):
         assert found.record is None and record in found.candidates
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import comfy.lora
 import comfy.model_sampling
@@ -190,6 +191,53 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
             continue
         with pytest.raises(ValueError, match="is for .*; the connected model is "):
             accelerator.refuse_other_base(model, record, "x.safetensors", known)
+
+
+@pytest.fixture(scope="module")
+def by_name(unets, small, distilled):
+    """A small MODEL of every architecture that this ComfyUI has."""
+    return {**unets, **{name: small[name] for name in SMALL if hasattr(comfy.supported_models, name)}, "WAN21_T2V": distilled}
+
+
+ARCHITECTURES = ["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_third(by_name, models, name):
+    if name not in by_name:
+        pytest.skip(f"this ComfyUI has no {name}")
+    model, folder = under_the_name(by_name[name], "a_model.safetensors"), models / "loras"
+    written = folder / "confused.safetensors"
+    write_lora(written, model, "kohya-diffusers" if name in ("sd15", "sdxl", "ssd1b") else "native", only="attn|attention|img_mlp")
+    tried = 0
+    for record in CATALOG.values():
+        if record.kind is not Kind.LORA or record.only_by_choice or host.base_of(model) in record.bases:
+            continue
+        for file in record.files:
+            link = folder / (file.name or "nothing.safetensors")
+            link.unlink(missing_ok=True)
+            os.link(written, link)
+            tried += 1
+            with pytest.raises(ValueError, match="known|cannot be told|is for"):
+                accelerator.attach(model, link.name, "auto", 1.0)
+            link.unlink()
+    assert tried > 100
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_of_one_base_under_the_name_of_another_is_never_accepted_as_a_third(by_name, name):
+    if name not in by_name:
+        pytest.skip(f"this ComfyUI has no {name}")
+    base, tried = host.base_of(by_name[name]), 0
+    for record in CATALOG.values():
+        if record.kind is not Kind.MODEL or base in record.bases:
+            continue
+        for file in record.files:
+            if file.name:
+                tried += 1
+                with pytest.raises(ValueError, match="not known as a model that is distilled|only looks like|is a causal model"):
+                    accelerator.attach_distilled(under_the_name(by_name[name], file.path), "auto")
+    assert tried > 60
 
 
 def test_every_base_is_one_the_newest_host_detects():
