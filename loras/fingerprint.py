@@ -271,14 +271,18 @@ def recognise_model(
         return Recognition(found, None, (), (*found.evidence, borrowed), False)
     named, reason = _by_title(possible, metadata)
     if not reason:
-        # Before the words of the name: "krea2_raw" lies beside "krea2_turbo".
-        said = _words_of(_stem_of(path))
-        alike = next((other for other in LOOK_ALIKES if base in other.bases and _says(said, other.name_words, other.name_excludes)), None)
+        # After the published names and the user's own files, before the words: "distilled" alone is a look-alike's too.
+        alike = None if _published_as(possible, path) else _look_alike(base, path)
         if alike is not None:
             return Recognition(found, None, possible, found.evidence, False, alike)
         named, reason = _by_path(possible, path)
     evidence = (*found.evidence, reason) if reason else found.evidence
     return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)
+
+
+def _look_alike(base: Base | None, path: str) -> LookAlike | None:
+    words = _words_of(_stem_of(path))
+    return next((other for other in LOOK_ALIKES if base in other.bases and _says(words, other.name_words, other.name_excludes)), None)
 
 
 def fitting(found: Fingerprint, records: Iterable[Accelerator]) -> tuple[Accelerator, ...]:

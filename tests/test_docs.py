@@ -29,6 +29,14 @@ def test_every_record_and_every_file_is_on_it():
         assert str(record.licence).replace("|", "\\|") in page
 
 
+def test_the_packs_own_files_are_said_to_come_with_it():
+    # Those of an unknown repository have as little an address.
+    told = {file.name: build_docs.file_words(file) for record in CATALOG.values() for file in record.files if not file.repo}
+    own = {name for name, words in told.items() if "comes with this pack" in words}
+    assert own == {file.name for record in CATALOG.values() if record.family == "Demo" for file in record.files}
+    assert all("repository not known" in words for name, words in told.items() if name not in own)
+
+
 def test_the_page_on_declarations_knows_every_entry_and_its_examples_work():
     page = (build_docs.ROOT / "docs" / "declaring-accelerators.md").read_text(encoding="utf-8")
     assert [name for name in (*ENTRIES, *SCHEDULES, *(base.name for base in Base), *SOLVERS) if f"`{name}`" not in page] == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from comfyui_fewstep.loras import fingerprint
-from comfyui_fewstep.loras.accelerator import Base, Kind
+from comfyui_fewstep.loras.accelerator import Base, Kind, PublishedFile
 from comfyui_fewstep.loras.architecture import flat
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import inspect, recognise, recognise_model
@@ -277,6 +279,13 @@ def test_the_folder_of_a_distilled_model_distils_no_other(base, path):
     # Where the name itself is generic, the folder is all there is.
     folder = path.rpartition("/")[0]
     assert recognise_model(base, None, {}, f"{folder}/diffusion_pytorch_model.safetensors", RECORDS).evidence[-1].startswith("path: ")
+
+
+def test_a_users_own_model_goes_before_the_look_alikes():
+    own = dataclasses.replace(CATALOG["z-image-turbo"], id="mine", files=(PublishedFile("", "z_image_mine.safetensors"),))
+    found = recognise_model(Base.Z_IMAGE, None, {}, "z_image_mine.safetensors", [*RECORDS, own])
+    assert found.record is own and found.look_alike is None
+    assert recognise_model(Base.Z_IMAGE, None, {}, "z_image_mine.safetensors", RECORDS).look_alike.id == "z-image-base"
 
 
 def test_a_file_called_image_is_no_z_image():

@@ -540,6 +540,13 @@ def test_a_release_that_is_left_out_is_refused_with_the_reason(small, models):
         accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
 
 
+def test_animatelcms_image_lora_is_sent_to_cores_loader(unets, models):
+    file = "AnimateLCM_sd15_t2v_lora.safetensors"
+    write_lora(models / "loras" / file, unets["sd15"], "kohya-diffusers", only="attn")
+    with pytest.raises(ValueError, match="load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader"):
+        accelerator.attach(unets["sd15"], file, "auto", 1.0)
+
+
 def test_a_published_file_the_host_has_no_names_for_says_which_to_take(small, models):
     file = "minimax_h3_fl2v_turbo_4step_v0.1.safetensors"
     pair = {f"transformer_blocks.0.attn.x.{end}.weight": torch.zeros(8, 8) for end in ("lora_A.default", "lora_B.default")}

@@ -183,6 +183,21 @@ def test_a_style_beside_it_does_not_hide_cores_accelerator(accelerated_by_core, 
         accelerator.attach_distilled(turbo, "auto")
 
 
+@keeps_titles
+def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
+    krea = small_patcher("Krea2")
+    title = {"title": "krea2_turbo_4step_rank_64_lora"}
+    write_lora(models / "loras" / "k1.safetensors", krea, "native", only="attn", metadata=title)
+    turbo = core_loaded(krea, "k1.safetensors")
+    turbo.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    assert accelerator.recognise_foreign(turbo)[0].record.id == "krea2-turbo-4step-lora"
+    write_lora(models / "loras" / "k2.safetensors", krea, "native", only="attn", metadata={"title": "krea2_turbo_lora_rank_64_bf16"})
+    twice = core_loaded(krea, "k2.safetensors")
+    twice.cached_patcher_init = turbo.cached_patcher_init
+    with pytest.raises(ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"):
+        accelerator.recognise_foreign(twice)
+
+
 def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, models):
     write_lora(models / "loras" / f"{LIGHTNING}.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
     under, _ = accelerator.attach(styled(sdxl, styles), f"{LIGHTNING}.safetensors", "auto", 1.0)
