@@ -435,23 +435,16 @@ def test_embedded_guidance_is_left_alone_and_shown(small):
 # ---------------------------------------------------------------- what is applied, and what is not
 
 
-def alphas_alone(model, path, count):
-    """A file with an alpha for real layers, nothing to go with it, and one pair for a layer that no model has."""
-    names = [key.removesuffix(".weight") for key in model.model.state_dict() if key.endswith("attn1.to_q.weight")]
-    tensors = {f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}.alpha": torch.tensor(4.0) for name in names[:count]}
-    pair = {f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")}
-    save_file({**tensors, **pair}, path)
-    return tensors
-
-
 def test_alphas_alone_are_no_applied_layers(unets, models):
-    path = models / "loras" / "alphas.safetensors"
-    tensors = alphas_alone(unets["sd15"], path, 2)
-    assert len(tensors) == 2
-    patched, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
-    assert (coverage.applied, patched.patches) == (0, {})
-    with pytest.raises(ValueError, match="does not fit the connected model.*Choose the file made for this model"):
-        accelerator.refuse_misfit(coverage, "alphas.safetensors", CATALOG["lcm-lora-sd15"])
+    # Alphas of two real layers with nothing to go with them, and one pair for a layer that no model has.
+    names = [key.removesuffix(".weight") for key in unets["sd15"].model.state_dict() if key.endswith("attn1.to_q.weight")][:2]
+    alphas = {f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}.alpha": torch.tensor(4.0) for name in names}
+    patched, coverage = host.attach_lora(unets["sd15"], alphas, 1.0)
+    assert len(alphas) == 2 and coverage.applied == 0 and patched.patches == {} and coverage.lost == ()
+    pair = {f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")}
+    save_file({**alphas, **pair}, models / "loras" / "alphas.safetensors")
+    with pytest.raises(ValueError, match="does not fit the connected model: none of its 1 layers is in this model.*Choose the file"):
+        accelerator.attach(unets["sd15"], "alphas.safetensors", "lcm-lora-sd15", 1.0)
 
 
 def test_a_bias_alone_is_an_applied_layer(unets):
