@@ -212,6 +212,7 @@ DEVIATIONS = {
     "ltxv-2b-098-distilled": ("steps",),
     "minimax-h3-fl2v-4step-v0-1-lora": ("strength",),  # 0.0625 is 8/128: written as the alpha its file lacks
     "causvid-14b-causal": ("licence",),  # CausVid's own, which it derives from
+    "self-forcing-dmd": ("licence",),  # Apache-2.0 is the code's; the card of the weights says CC BY-NC-SA 4.0
     "qwen-image-distill-full-15step": ("shift",),  # trained shift not published: the template's 3.1
     "chronoedit-distill-lora": ("shift",),  # the template's 5 goes with 20 guided steps; 2 is Wan2GP's for eight
     "ltxv-2b-096-distilled": ("samplers",),  # stochastic_sampling of its config, which re-noises: lcm and not euler

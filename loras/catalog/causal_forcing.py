@@ -39,11 +39,12 @@ RECORDS = (
         family="Self Forcing",
         width=1536,
         causal=Causal(frames_per_block=3),
+        licence=CC_BY_NC_SA,
         files=(
             PublishedFile("gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt", folder="diffusion_models", caution=CONVERT),
         ),
         name_words=("self", "forcing"),
-        sources=("github guandeh17/Self-Forcing configs",),
+        sources=("github guandeh17/Self-Forcing configs", "huggingface gdhe17/Self-Forcing model card (licence)"),
     ),
     causal_forcing(
         id="causal-forcing-chunkwise",
