@@ -164,7 +164,9 @@ def report_of(entry: dict[str, Any], node: str) -> dict[str, Any]:
 
 
 def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: Path) -> bool:
-    """Put a model of ours wherever the workflow names one that it can stand in for, under that name; whether there was one.
+    """Put a model of ours wherever the workflow names one that it can stand in for, under that name; whether one is used.
+
+    A person's own file of that name stays, and is what the workflow runs with.
 
     Raises ModelsMissing for a workflow of other models: a stand-in of another architecture would only fail later.
     """
@@ -175,11 +177,12 @@ def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: P
             f"this workflow needs {', '.join(missing)}, and only {' and '.join(DEMO.models)} can be stood in for. Put the files "
             f"into the folders of {models}, or run a workflow of the pack's own models: workflows/api/demo*.json."
         )
-    stand_ins = [name for name in named if name in DEMO.models]
-    for name in stand_ins:
-        folder, kind = DEMO.models[name]
-        place(make_model(host, kind, cache), models / folder / name)
-    return bool(stand_ins)
+    is_used = False
+    for name in named:
+        if name in DEMO.models:
+            folder, kind = DEMO.models[name]
+            is_used |= place(make_model(host, kind, cache), models / folder / name)
+    return is_used
 
 
 def model_names(prompt: Mapping[str, Any]) -> list[str]:

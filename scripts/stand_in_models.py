@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -36,13 +37,24 @@ def made_model(host: Host, kind: str, folder: Path) -> Path:
     return path
 
 
-def place(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, without a second copy on the disk where the file system can do that."""
+def place(source: Path, target: Path) -> bool:
+    """Put `source` at `target` unless something is there already, which may be a person's own model; whether `source` is there now.
+
+    By a symbolic link, which also leads to the model that is made anew; where there are none, by a hard link or a copy.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and target.samefile(source):
-        return
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    # A link that leads nowhere is somebody's too, as on a drive that is not mounted.
+    if not os.path.lexists(target):
+        put(source.resolve(), target)
+    return target.is_file() and filecmp.cmp(source, target)
+
+
+def put(source: Path, target: Path) -> None:
+    for link in (os.symlink, os.link):
+        try:
+            link(source, target)
+            return
+        except OSError:
+            continue
+    # With its time, by which it is known again.
+    shutil.copy2(source, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import demo
 import host
+import stand_in_models
 
 STDLIB_ONLY = ("host.py", "comfy_server.py", "comfy_client.py", "websocket_reader.py", "test.py", "demo.py")
 
@@ -162,6 +164,66 @@ def test_demo_refuses_a_workflow_of_models_it_cannot_stand_in_for(tmp_path: Path
 def test_demo_stands_in_for_the_models_of_a_shipped_workflow() -> None:
     assert set(demo.model_names(api_workflow("sd15_lcm"))) == set(demo.DEMO.models)
     assert all(demo.is_at_hand(name, Path("none")) for name in demo.model_names(api_workflow("demo_compare")))
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """A cache in which the models of the demo are made already: a few bytes each, under the marker of finished ones."""
+    made = tmp_path / "cache" / "stand-in-models"
+    made.mkdir(parents=True)
+    wanted = host.digest([source.read_text(encoding="utf-8") for source in stand_in_models.MODEL_SOURCES])
+    for _, kind in demo.DEMO.models.values():
+        (made / f"{kind}.safetensors").write_bytes(b"random weights")
+        host.write_marker(made / f"{kind}.json", wanted)
+    return made
+
+
+def test_demo_keeps_a_persons_own_model_and_stands_in_for_the_others(stand_ins: Path, tmp_path: Path) -> None:
+    nowhere, workflow, models = host.Host(tmp_path, tmp_path / "python", "0.30.0"), api_workflow("sd15_lcm"), tmp_path / "models"
+    places = [models / folder / name for name, (folder, _) in demo.DEMO.models.items()]
+    own, other = places
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"a checkpoint that took an hour to download")
+    for _ in range(2):
+        assert demo.provide_models(nowhere, workflow, models, stand_ins.parent), "the LoRA is stood in for"
+        assert own.read_bytes() == b"a checkpoint that took an hour to download"
+        assert other.read_bytes() == b"random weights"
+    other.unlink()
+    other.write_bytes(b"their LoRA")
+    assert not demo.provide_models(nowhere, workflow, models, stand_ins.parent), "nothing has random weights now"
+    assert other.read_bytes() == b"their LoRA"
+
+
+def test_a_stand_in_that_was_made_anew_is_the_one_that_is_used(stand_ins: Path, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows makes symbolic links for administrators alone")
+    source, target = stand_ins / "sd15-lcm-lora.safetensors", tmp_path / "models" / "loras" / "any.safetensors"
+    assert stand_in_models.place(source, target)
+    (tmp_path / "new").write_bytes(b"better weights")
+    (tmp_path / "new").replace(source)
+    assert stand_in_models.place(source, target) and target.read_bytes() == b"better weights"
+
+
+def test_a_link_that_leads_nowhere_is_kept(stand_ins: Path, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows makes symbolic links for administrators alone")
+    link, away = tmp_path / "link.safetensors", tmp_path / "unmounted.safetensors"
+    link.symlink_to(away)
+    assert not stand_in_models.place(stand_ins / "sd15-lcm-lora.safetensors", link)
+    assert link.is_symlink() and not away.exists()
+
+
+def test_where_no_links_can_be_made_the_stand_in_is_copied_once(
+    stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("not on this file system")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    source, target = stand_ins / "sd15-lcm-lora.safetensors", tmp_path / "any.safetensors"
+    assert stand_in_models.place(source, target) and stand_in_models.place(source, target)
+    assert target.read_bytes() == b"random weights" and not target.samefile(source)
 
 
 @pytest.fixture
