@@ -328,8 +328,9 @@ def _quantise(machine: Machine) -> str:
 
 
 def _skip(way: Way) -> str:
+    # Break-even lies at 10 to 12 steps: Step Skip does at 10 what it is asked to, but nobody is advised to ask.
     if way.steps <= LEAST_EVALUATIONS:
-        return f"Skip: nothing to gain at {way.steps} steps; it pays above {LEAST_EVALUATIONS}."
+        return f"Skip: nothing to gain at {in_steps(way.steps)}; it pays above {LEAST_EVALUATIONS}."
     if way.records:
         return f"Skip: not with an accelerator; it was distilled to make every one of its {way.steps} steps."
     if way.target_speedup > 1.0:

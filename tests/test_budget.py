@@ -310,6 +310,7 @@ def test_the_accelerator_named_comes_with_its_pitfalls() -> None:
 FULL_RUN = full_way(StepRange(20, 50), 50, 1.0, COST)
 SKIP_LEVERS = [
     (accelerated_way((CATALOG["lcm-lora-sdxl"],), 4, COST, PICTURE), "Skip: nothing to gain at 4 steps; it pays above 10."),
+    (accelerated_way((CATALOG["hyper-sdxl-1step-unet"],), 1, COST, PICTURE), "Skip: nothing to gain at 1 step; it pays above 10."),
     (replace(FULL_RUN, method=Method.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
      "Skip: not with an accelerator; it was distilled to make every one of its 12 steps."),
     (full_way(StepRange(20, 50), 50, 1.5, COST),
