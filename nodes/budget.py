@@ -74,7 +74,8 @@ class FewStepBudget(io.ComfyNode):
                 io.Float.Input("seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
                                tooltip="How long one run of the sampler may take. Lower gives fewer steps. 0 takes the experience's own."),
                 io.Float.Input("seconds_per_evaluation", default=0.0, min=0.0, max=3600.0, step=0.001,
-                               tooltip="What one evaluation of the model costs. 0 measures it now, with a dozen evaluations at most."),
+                               tooltip="Seconds of one forward pass of the model at this size, in a stream of one block. 0 measures it "
+                                       "now, with two dozen evaluations at most."),
                 io.Float.Input("price_per_hour", default=0.0, min=0.0, max=10000.0, step=0.01,
                                tooltip="What the machine costs in an hour, in any currency. Higher raises the prices shown and changes "
                                        "nothing else; 0 leaves them out."),
