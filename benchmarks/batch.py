@@ -32,7 +32,7 @@ SEED_INPUTS = ("seed", "noise_seed")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 RETURN_SECONDS = 120.0
 POLL_SECONDS = 1.0
-# A job during which the server died once more than this is taken for the cause.
+# A job during which the server stopped answering once more than this is taken for the cause: it kills the server, or keeps it too busy.
 MOST_RESTARTS = 2
 # A server that is not there, or went while it answered: the last three are answers that were cut short.
 AWAY = (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError)
@@ -367,7 +367,7 @@ def run_job(client: Client, job: Job, store: Store, is_first: bool, return_secon
             await_server(client, return_seconds, error)
             restarts += 1
             if restarts > MOST_RESTARTS:
-                return replace(blank, restarts=restarts, error=f"the server died on this job {restarts} times: {error}")
+                return replace(blank, restarts=restarts, error=f"the server stopped answering {restarts} times during this job: {error}")
     # Outside the try: a full disk is not a server that went away.
     return finished_result(job, store, entry, made, replace(blank, is_first=is_first or restarts > 0, restarts=restarts))
 

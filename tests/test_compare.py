@@ -407,7 +407,7 @@ def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(serv
     jobs, store = batch.make_jobs([WORKFLOW], ["deadly", "harmless"], [1]), batch.Store(tmp_path)
     outcome = batch.run_all(jobs, [server.url], store, lambda line: None, 5.0)
     assert (outcome.done, outcome.failed, outcome.left) == (1, 1, 0) and server.queued == 4
-    assert store.read(jobs[0]).error.startswith("the server died on this job 3 times") and not store.read(jobs[1]).error
+    assert store.read(jobs[0]).error.startswith("the server stopped answering 3 times during this job: ") and not store.read(jobs[1]).error
 
 
 def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
