@@ -970,6 +970,8 @@ on the sampler at once.
 
 **Interrupt** keeps the blocks that are finished.
 
+**Licence**: the weights are CC BY-NC-SA 4.0, for non-commercial use.
+
 The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG locked to 1**.
 """)
     fast, clip, vae = causal_models(graph, SELF_FORCING, "self-forcing-dmd")
