@@ -237,10 +237,13 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_static_tier_is_left_out_where_its_tools_are_not_installed(runner: ModuleType, tmp_path: Path) -> None:
-    nowhere = host.Host(tmp_path, tmp_path / "python", "0.30.0")
+@pytest.mark.parametrize(("is_ours", "passed"), [(True, False), (False, None)])
+def test_static_tier_may_be_left_out_for_want_of_its_tools_in_a_persons_own_install_alone(
+    runner: ModuleType, tmp_path: Path, is_ours: bool, passed: bool | None
+) -> None:
+    nowhere = host.Host(tmp_path, tmp_path / "python", "0.30.0", owned=is_ours)
     outcome = runner.static_tier(nowhere, runner.parse_arguments([]))
-    assert (outcome.passed, outcome.words) == (None, f"ruff and mypy not installed in {nowhere.python}")
+    assert (outcome.passed, outcome.words) == (passed, f"ruff and mypy not installed in {nowhere.python}")
 
 
 def test_what_a_run_leaves_out_is_listed_with_what_runs_it(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
