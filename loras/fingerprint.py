@@ -305,7 +305,8 @@ def _by_content(found: Fingerprint, size: int, records: tuple[Accelerator, ...])
         return sized[0], f"size: exactly the {size} bytes of the published file"
     is_extract = found.has_differences or any(rank > LARGEST_TRAINED_RANK for rank in found.ranks)
     ranked = [record for record in records if any(file.rank is None or (file.rank,) == found.ranks for file in record.files)]
-    if is_extract and len(found.ranks) == 1 and len(ranked) == 1 and any(file.rank for file in ranked[0].files):
+    # A file of unknown rank speaks against the others, never for its own record.
+    if is_extract and len(ranked) == 1 and any((file.rank,) == found.ranks for file in ranked[0].files):
         return ranked[0], f"header: an extract of a distilled model, and only {ranked[0].id} has rank {found.ranks[0]}"
     return None, ""
 

@@ -192,6 +192,14 @@ def test_an_extract_of_a_rank_that_one_release_alone_has_tells_a_renamed_file():
     assert recognise(header_of(CATALOG["wan22-5b-turbo-lora"], rank=64), "renamed.safetensors", RECORDS).record is None
 
 
+@pytest.mark.parametrize("rank", [7, 65, 257, 300, 1000])  # the last three above what anybody trains
+@pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
+def test_an_extract_of_a_rank_that_no_release_has_proves_nothing(base, rank):
+    assert rank not in {file.rank for record in LORAS for file in record.files}
+    found = recognise(header(layers_of(base, WIDTHS.get(base, 0)), rank=rank, differences=True), "renamed.safetensors", RECORDS)
+    assert found.record is None and not found.is_certain, found.evidence
+
+
 @pytest.mark.parametrize(
     ("name", "id"),
     [
