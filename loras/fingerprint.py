@@ -337,6 +337,11 @@ def _by_title(records: tuple[Accelerator, ...], metadata: Mapping[str, str]) -> 
     return records, ""
 
 
+def is_titled_as_published(record: Accelerator, metadata: Mapping[str, str]) -> bool:
+    """Whether a title in the metadata is the name of one of the record's files; the words alone may be any LoRA's."""
+    return any(_published_as((record,), metadata.get(name, "")) for name in TITLE_METADATA)
+
+
 def _by_path(records: tuple[Accelerator, ...], path: str) -> tuple[tuple[Accelerator, ...], str]:
     """Records that the file's name speaks for, and how; all and no reason when it says nothing."""
     published = _published_as(records, path)

@@ -20,6 +20,7 @@ from ..loras.fingerprint import (
     Recognition,
     alpha_in,
     fitting,
+    is_titled_as_published,
     lora_fingerprint,
     read_header,
     read_metadata,
@@ -117,7 +118,8 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     prepared = host.with_record(host.with_model_sampling(model, record), record)
     patched, coverage = host.attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
-    return patched, describe(record, recognition, coverage, (*repaired.notes, *known.problems), lora_name, strength)
+    more = (*repaired.notes, *foreign_notes(model), *known.problems)
+    return patched, describe(record, recognition, coverage, more, lora_name, strength)
 
 
 def identify(
@@ -229,8 +231,12 @@ def refuse_foreign_accelerator(model, record: Accelerator) -> None:
     # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
     if found is None or (record.kind is Kind.MOTION_MODULE and record.family == found.record.family):
         return
-    raise ValueError(f"This model already carries {found.record.id}, which another loader put on it ({'; '.join(found.evidence)}), and "
-                     f"{record.id} is an accelerator itself. Two accelerators on one model spoil each other: take one of them out.")
+    carried = f"This model already carries {found.record.id}, which another loader put on it ({'; '.join(found.evidence)})"
+    if record.id in found.record.for_distilled:
+        raise ValueError(f"{carried}. It is made to go on {record.id} and has settings of its own: choose its file in the Accelerator "
+                         "Loader's lora_name, on the model as it comes from its loader.")
+    raise ValueError(f"{carried}, and {record.id} is an accelerator itself. Two accelerators on one model spoil each other: take one of "
+                     "them out.")
 
 
 # ---------------------------------------------------------------- a model that is itself distilled
@@ -266,12 +272,19 @@ def attach_distilled(model, accelerator: str):
     refuse_other_model(record, recognition, name)
     refuse_foreign_accelerator(model, record)
     patched = host.with_record(host.with_model_sampling(model, record), record)
-    return patched, describe(record, recognition, None, known.problems, name, 1.0)
+    more = (*look_alike_notes(recognition, name), *foreign_notes(model), *known.problems)
+    return patched, describe(record, recognition, None, more, name, 1.0)
 
 
 def refuse_look_alike(recognition: Recognition, name: str) -> None:
     if recognition.look_alike is not None:
         raise ValueError(f"{name} only looks like a few-step model: {recognition.look_alike.reason}.")
+
+
+def look_alike_notes(recognition: Recognition, name: str) -> tuple[str, ...]:
+    """What a record chosen by hand overruled."""
+    alike = recognition.look_alike
+    return () if alike is None else (f"Chosen by hand, though {name} only looks like a few-step model by its name: {alike.reason}.",)
 
 
 def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
@@ -301,20 +314,17 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name. Raises
     ValueError for what would run otherwise than it was distilled.
     """
-    distilled, found = recognise_distilled(model), foreign_accelerator(model)
-    if distilled.record is not None and (found is None or distilled.record.id not in found.record.for_distilled):
-        refuse_foreign_accelerator(model, distilled.record)
-        # A distilled model needs no LoRA: those on it are the user's own styles.
-        return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    loras = host.foreign_loras(model)
+    distilled, loras, known = recognise_distilled(model), host.foreign_loras(model), declared.known()
+    recognitions = [(lora, recognise_patches(lora, known)) for lora in loras]
+    if distilled.record is not None:
+        if not any(found.record is not None and distilled.record.id in found.record.for_distilled for _, found in recognitions):
+            refuse_foreign_accelerator(model, distilled.record)
+            # A distilled model needs no LoRA: those on it are the user's own styles.
+            return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
     if not loras:
         refuse_look_alike(distilled, host.file_of(model)[0])
         return None, ()
-    if len(loras) > 1:
-        raise ValueError("No accelerator is attached to this model, and several LoRAs of other loaders are on it, which cannot be "
-                         "told apart any more. Load the accelerator's LoRA with the Accelerator Loader, the others as before.")
-    lora, known = loras[0], declared.known()
-    recognition = recognise_patches(lora, known)
+    lora, recognition = recognitions[0] if len(recognitions) == 1 else the_accelerator_among(recognitions)
     record = recognition.record
     if record is None:
         return recognition, ()
@@ -327,11 +337,38 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     return recognition, tuple(notes)
 
 
+def the_accelerator_among(recognitions: list[tuple[host.ForeignLora, Recognition]]) -> tuple[host.ForeignLora, Recognition]:
+    """The one of several LoRAs of other loaders that is an accelerator beyond doubt. Raises ValueError where no one alone is."""
+    sure = [(lora, found) for lora, found in recognitions if is_beyond_doubt(lora, found)]
+    # Where the contents of one decide, the title that all of them share is its own.
+    decided = [(lora, found) for lora, found in sure if found.is_certain] or sure
+    if len(decided) == 1 and len({found.record.id for _, found in sure}) == 1:
+        return decided[0]
+    raise ValueError("No accelerator is attached to this model, and several LoRAs of other loaders are on it, whose names ComfyUI does "
+                     "not keep: which of them is the accelerator is not sure. Load the accelerator's LoRA with the Accelerator Loader, "
+                     "the others as before.")
+
+
 def foreign_accelerator(model) -> Recognition | None:
-    """The first accelerator known here among the LoRAs that other loaders put on a MODEL, with its record."""
+    """The first of the LoRAs that other loaders put on a MODEL that is an accelerator beyond doubt, with its record."""
     loras = host.foreign_loras(model)
     known = declared.known() if loras else None
-    return next((found for lora in loras if (found := recognise_patches(lora, known)).record is not None), None)
+    return next((found for lora in loras if is_beyond_doubt(lora, found := recognise_patches(lora, known))), None)
+
+
+def foreign_notes(model) -> tuple[str, ...]:
+    """What to tell of LoRAs that have only the words of an accelerator in their title, and so are let pass."""
+    loras = host.foreign_loras(model)
+    known = declared.known() if loras else None
+    suspected = {found.record.id: found for lora in loras
+                 if (found := recognise_patches(lora, known)).record is not None and not is_beyond_doubt(lora, found)}
+    return tuple(f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as its title may mean "
+                 f"({found.evidence[-1]}), take it out." for id, found in suspected.items())
+
+
+def is_beyond_doubt(lora: host.ForeignLora, found: Recognition) -> bool:
+    """Whether a LoRA is an accelerator by its contents or a published name. The words of a title may be a style's as well."""
+    return found.record is not None and (found.is_certain or is_titled_as_published(found.record, lora.metadata))
 
 
 def recognise_patches(lora: host.ForeignLora, known: declared.Known) -> Recognition:

@@ -27,7 +27,8 @@ value makes two. Strength is the release's own and multiplies the node's. What c
 family. Files whose name is not known link to their repository.
 """
 OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run here as they were distilled.\n"
-OUTRO_ALIKE = "## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses them and says why.\n"
+OUTRO_ALIKE = ("## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses them, unless their record is "
+               "chosen by hand, and says why.\n")
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
 COLUMNS = ("id", "base", "steps", "sampler", "sigmas", "CFG", "strength", "licence")
 

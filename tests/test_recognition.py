@@ -90,6 +90,21 @@ def test_an_ordinary_lora_is_never_taken_for_an_accelerator(base):
         assert found.record is None, found.evidence
 
 
+@pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
+def test_the_title_of_an_ordinary_lora_is_never_a_published_name(base):
+    # What refuses a second accelerator: the words of a title may be a style's, as those of the last three are.
+    for name in (*ORDINARY_LORAS, "krea2 turbo portrait lora", "hyper detail 8 steps", "lcm portrait"):
+        for field in fingerprint.TITLE_METADATA:
+            assert not any(fingerprint.is_titled_as_published(record, {field: name}) for record in RECORDS if base in record.bases), name
+
+
+def test_a_published_title_is_known_as_one():
+    record = CATALOG["sdxl-lightning-4step-lora"]
+    assert fingerprint.is_titled_as_published(record, {"ss_output_name": "sdxl_lightning_4step_lora"})
+    assert not fingerprint.is_titled_as_published(record, {"ss_output_name": "sdxl_lightning_8step_lora"})
+    assert not fingerprint.is_titled_as_published(record, {})
+
+
 # ---------------------------------------------------------------- the base, in every layout
 
 

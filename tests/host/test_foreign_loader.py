@@ -75,8 +75,28 @@ def test_several_loras_of_other_loaders_are_refused(sdxl, models):
     for name in ("d1.safetensors", "d2.safetensors"):
         write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1")
     model = core_loaded(core_loaded(sdxl, "d1.safetensors"), "d2.safetensors")
-    with pytest.raises(ValueError, match="several LoRAs of other loaders.*Accelerator Loader"):
+    with pytest.raises(ValueError, match="several LoRAs of other loaders.*which of them is the accelerator is not sure.*Accelerator Loader"):
         run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+
+
+def test_of_several_the_one_whose_contents_decide_is_taken(models):
+    ltx, record = small_patcher("LTXAV"), CATALOG["ltx23-22b-distilled-lora"]
+    rank = max(file.rank for file in record.files if file.rank)
+    for name, rank, differences in (("m1", rank, True), ("m2", 4, False), ("m3", 4, False)):
+        write_lora(models / "loras" / f"{name}.safetensors", ltx, "native", rank=rank, only="attn", differences=differences)
+    styles = core_loaded(core_loaded(ltx, "m2.safetensors"), "m3.safetensors")
+    found, notes = accelerator.recognise_foreign(core_loaded(styles, "m1.safetensors", record.strength))
+    assert found.record is record and found.is_certain
+    assert len(notes) == 1, "the strength is that of the accelerator, not of the styles"
+    with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
+        accelerator.recognise_foreign(styles)
+
+
+@keeps_titles
+def test_a_published_title_that_two_loras_share_tells_neither(sdxl, styles, accelerated_by_core, models):
+    # The style has no title of its own in its file, and so leaves the accelerator's.
+    with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
+        accelerator.recognise_foreign(core_loaded(accelerated_by_core, styles[0]))
 
 
 def test_a_style_beside_an_accelerator_of_ours_changes_nothing(sdxl, models):
@@ -196,6 +216,54 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
     twice.cached_patcher_init = turbo.cached_patcher_init
     with pytest.raises(ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"):
         accelerator.recognise_foreign(twice)
+
+
+@keeps_titles
+def test_a_lora_made_for_the_model_that_the_loader_distilled_belongs_into_the_loader(models):
+    krea = small_patcher("Krea2")
+    title = {"title": "krea2_turbo_4step_rank_64_lora"}
+    write_lora(models / "loras" / "k3.safetensors", krea, "native", only="attn", metadata=title)
+    krea.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    turbo, _ = accelerator.attach_distilled(krea, "auto")
+    # The LoRA has its own steps, which the record of the model does not hold.
+    with pytest.raises(ValueError, match="It is made to go on krea2-turbo and has settings of its own: choose its file in"):
+        sampler.accelerated(core_loaded(turbo, "k3.safetensors"), None)
+    with pytest.raises(ValueError, match="It is made to go on krea2-turbo"):
+        accelerator.attach_distilled(core_loaded(krea, "k3.safetensors"), "auto")
+    ours, _ = accelerator.attach(krea, "k3.safetensors", "auto", 1.0)
+    assert host.accelerator_of(ours).id == "krea2-turbo-4step-lora", "as the message says"
+
+
+# The words of a release, in the title of a style.
+WORDY_TITLES = [
+    ("sdxl", "hyper detail 8 steps", "hyper-sdxl-8step-lora"), ("sdxl", "lcm portrait", "lcm-lora-sdxl"),
+    ("sd15", "lcm portrait", "lcm-lora-sd15"),
+]  # fmt: skip
+
+
+@keeps_titles
+@pytest.mark.parametrize(("architecture", "title", "id"), WORDY_TITLES)
+def test_words_in_a_title_are_no_second_accelerator(unets, models, architecture, title, id):
+    base = unets[architecture]
+    file = "lcm_sd15.safetensors" if architecture == "sd15" else f"{LIGHTNING}.safetensors"
+    write_lora(models / "loras" / file, base, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(models / "loras" / "n1.safetensors", base, "kohya-diffusers", only="attn2", metadata={"ss_output_name": title})
+    styled_base = core_loaded(base, "n1.safetensors")
+    assert accelerator.recognise_patches(host.foreign_loras(styled_base)[0], declared.known()).record.id == id, "the words do say so"
+    ours, report = accelerator.attach(styled_base, file, "auto", 1.0)
+    assert any(f"If it is {id}" in note and title in note for note in report.notes)
+    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][0] is host.accelerator_of(ours)
+
+
+@keeps_titles
+def test_a_style_titled_after_the_distilled_model_it_is_for_is_let_pass(models):
+    krea = small_patcher("Krea2")
+    write_lora(models / "loras" / "n2.safetensors", krea, "native", only="attn", metadata={"ss_output_name": "krea2 turbo portrait lora"})
+    krea.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    turbo = core_loaded(krea, "n2.safetensors")
+    assert accelerator.recognise_foreign(turbo)[0].record.id == "krea2-turbo"
+    _, report = accelerator.attach_distilled(turbo, "auto")
+    assert any("If it is krea2-turbo-lora" in note for note in report.notes)
 
 
 def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, models):
