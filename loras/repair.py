@@ -39,8 +39,13 @@ def repair(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], missing_a
     if missing:
         renamed.update({f"{layer}.alpha": torch.tensor(alpha) for layer in missing})
         origin = "the release's own: its file carries none" if stated is None else "from the file's metadata"
-        notes.append(f"alpha {alpha:g} taken for {len(missing)} layers, {origin}")
+        notes.append(f"alpha {alpha:g} taken for {in_layers(len(missing))}, {origin}")
     return Repaired(renamed, tuple(notes))
+
+
+def in_layers(count: int) -> str:
+    """A count of layers in words."""
+    return f"{count} layer" if count == 1 else f"{count} layers"
 
 
 def repaired_key(key: str) -> str:
@@ -63,8 +68,8 @@ def _renamings(names: Mapping[str, str]) -> list[tuple[str, int]]:
     modulation = sum(key.endswith(".diff_m") for key in names)
     prefix = sum(name.startswith("diffusion_model.") and not key.startswith("diffusion_model.") for key, name in names.items())
     return [
-        (f"{modulation} modulation differences (.diff_m) renamed so that the host loads them", modulation),
-        (f"{prefix} keys given the diffusion_model. prefix the host expects", prefix),
+        (f"{modulation} modulation difference{'s' * (modulation > 1)} (.diff_m) renamed for the host", modulation),
+        (f"{prefix} key{'s' * (prefix > 1)} given the diffusion_model. prefix the host expects", prefix),
     ]
 
 

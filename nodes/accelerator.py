@@ -28,7 +28,7 @@ from ..loras.fingerprint import (
     recognise_lora,
     recognise_model,
 )
-from ..loras.repair import repair
+from ..loras.repair import in_layers, repair
 from . import declared, host
 from .report import Report
 
@@ -218,7 +218,9 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
         unknown = len(coverage.lost) + len(coverage.not_needed)
-        why = (f"{len(coverage.misfit)} layers have another width than the model's, such as {coverage.misfit[0]}" if coverage.misfit
+        have = "has" if len(coverage.misfit) == 1 else "have"
+        why = (f"{in_layers(len(coverage.misfit))} {have} another width than the model's, such as {coverage.misfit[0]}" if coverage.misfit
+               else "its 1 layer is not in this model" if unknown == 1
                else f"none of its {unknown} layers is in this model" if unknown else "none of its layers holds a change of a weight")
         raise ValueError(f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably made for another size "
                          "or variant of the base; nothing was attached. Choose the file made for this model, or connect the model it "
@@ -316,11 +318,12 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     """
     distilled, loras, known = recognise_distilled(model), host.foreign_loras(model), declared.known()
     recognitions = [(lora, recognise_patches(lora, known)) for lora in loras]
-    if distilled.record is not None:
-        if not any(found.record is not None and distilled.record.id in found.record.for_distilled for _, found in recognitions):
-            refuse_foreign_accelerator(model, distilled.record)
-            # A distilled model needs no LoRA: those on it are the user's own styles.
-            return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
+    if distilled.record is not None and not any(
+        found.record is not None and distilled.record.id in found.record.for_distilled for _, found in recognitions
+    ):
+        refuse_foreign_accelerator(model, distilled.record)
+        # A distilled model needs no LoRA: those on it are the user's own styles.
+        return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
     if not loras:
         refuse_look_alike(distilled, host.file_of(model)[0])
         return None, ()
@@ -395,7 +398,7 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
     evidence = "chosen by hand; " * chosen + "; ".join(recognition.evidence)
     sure = "as chosen" if chosen else "certain" if recognition.is_certain else "from the name, within what the header allows"
     total = record.strength * strength
-    attached = f"{coverage.applied} layers at strength {total:g}" if coverage else "nothing: the model itself is distilled"
+    attached = f"{in_layers(coverage.applied)} at strength {total:g}" if coverage else "nothing: the model itself is distilled"
     lost = len(coverage.lost) + len(coverage.misfit) if coverage else 0
     attached += f", {lost} LOST" if lost else ""
     guidance = () if record.embedded_guidance is None else (
@@ -426,12 +429,15 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
 
 def _coverage_notes(coverage: host.Coverage) -> list[str]:
     """What became of the layers that were not applied, one sentence for each fate."""
+    # What is said of one layer, and of several.
     fates = (
-        (coverage.lost, "layers of real weight were lost: the model has no place for {}."),
-        (coverage.misfit, "layers were lost: their width is not the model's ({})."),
-        (coverage.not_needed, "layers do not matter for this model ({})."),
+        (coverage.lost, "of real weight was lost: the model has no place for {}.",
+         "of real weight were lost: the model has no place for {}."),
+        (coverage.misfit, "was lost: its width is not the model's ({}).", "were lost: their width is not the model's ({})."),
+        (coverage.not_needed, "does not matter for this model ({}).", "do not matter for this model ({})."),
     )
-    return [f"{len(layers)} {words.format(_few(layers))}" for layers, words in fates if layers]
+    return [f"{in_layers(len(layers))} {(one if len(layers) == 1 else several).format(_few(layers))}"
+            for layers, one, several in fates if layers]
 
 
 def _short(name: str) -> str:

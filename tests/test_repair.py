@@ -39,7 +39,7 @@ def two_layers(*alphas: str) -> dict[str, torch.Tensor]:
 def test_what_was_repaired_is_told_and_the_tensors_are_the_files_own():
     given = {**two_layers("0", "1"), "blocks.0.diff_m": torch.ones(1, 6, 4)}
     repaired = repair(given, {})
-    assert repaired.notes == ("1 modulation differences (.diff_m) renamed so that the host loads them",
+    assert repaired.notes == ("1 modulation difference (.diff_m) renamed for the host",
                               "7 keys given the diffusion_model. prefix the host expects")
     assert all(repaired.tensors[repaired_key(key)] is tensor for key, tensor in given.items())
     assert repair(repaired.tensors, {}).notes == ()
@@ -54,7 +54,11 @@ def test_an_alpha_the_host_does_not_see_is_written_down_where_it_is_missing(meta
     repaired = repair(two_layers("1"), metadata, missing_alpha)
     assert repaired.tensors["diffusion_model.blocks.0.q.alpha"] == alpha
     assert repaired.tensors["diffusion_model.blocks.1.q.alpha"] == 2.0, "the file's own stays"
-    assert repaired.notes[-1] == f"alpha {alpha:g} taken for 1 layers, {origin}"
+    assert repaired.notes[-1] == f"alpha {alpha:g} taken for 1 layer, {origin}"
+
+
+def test_several_alphas_are_told_in_the_plural():
+    assert repair(two_layers(), {}, 4.0).notes[-1] == "alpha 4 taken for 2 layers, the release's own: its file carries none"
 
 
 def test_without_any_alpha_nothing_is_written_down():

@@ -30,12 +30,6 @@ model = partial(Accelerator, kind=Kind.MODEL, licence=UNKNOWN, unverified=("lice
 lora = partial(Accelerator, kind=Kind.LORA, licence=UNKNOWN, unverified=("licence", HEADER), name_words=("turbo",))
 whole = partial(PublishedFile, folder="diffusion_models")
 
-
-
-def hidream_files(name: str) -> tuple[PublishedFile, ...]:
-    return tuple(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_{name}_{kind}.safetensors") for kind in ("fp8", "bf16"))
-
-
 hidream = partial(model, family="HiDream", solver=Solver.LCM)
 hidream_o1 = partial(hidream, bases=(Base.HIDREAM_O1,), schedule=HostSpacedFlow(3.0, "normal"), noise_clip=2.5)
 # Krea-2's own shift is written as FLUX's mu, 1.15.
@@ -48,6 +42,11 @@ mage_flow = partial(
     model, family="Mage-Flow Turbo", bases=(Base.MAGE_FLOW,), steps=(4,), schedule=ShiftedFlow(6.0),
     sources=(f"{TEMPLATES} image_mage_flow_*.json",),
 )
+ace_step = partial(model, family="ACE-Step 1.5 Turbo", bases=(Base.ACE_STEP15,), steps=(8,), schedule=ShiftedFlow(3.0))
+
+
+def hidream_files(name: str) -> tuple[PublishedFile, ...]:
+    return tuple(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_{name}_{kind}.safetensors") for kind in ("fp8", "bf16"))
 
 
 def mage_flow_files(name: str) -> tuple[PublishedFile, ...]:
@@ -74,8 +73,6 @@ def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
         unverified=("licence", "that every file of PixelDiT was distilled on this one list"),
     )
 
-
-ace_step = partial(model, family="ACE-Step 1.5 Turbo", bases=(Base.ACE_STEP15,), steps=(8,), schedule=ShiftedFlow(3.0))
 
 HIDREAM = (
     hidream(

@@ -166,9 +166,20 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
     _, report = accelerator.attach(unets["sd15"], file.name, accelerator.AUTO, 1.0)
     data, applied = report.data, len(written.pairs)
     assert (data["layers_applied"], data["layers_lost"], data["layers_not_needed"]) == (applied, 1, 1)
-    assert f"1 layers of real weight were lost: the model has no place for {lost}." in report.notes
-    assert f"1 layers do not matter for this model ({text})." in report.notes
+    assert f"1 layer of real weight was lost: the model has no place for {lost}." in report.notes
+    assert f"1 layer does not matter for this model ({text})." in report.notes
     assert f"{applied} layers at strength 1, 1 LOST" in report.summary
+
+
+def test_the_fates_of_several_layers_are_told_in_the_plural():
+    coverage = host.Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
+    assert accelerator._coverage_notes(coverage) == [
+        "2 layers of real weight were lost: the model has no place for c, d.", "2 layers were lost: their width is not the model's (e, f).",
+        "2 layers do not matter for this model (a, b).",
+    ]
+    assert accelerator._coverage_notes(replace(coverage, lost=(), misfit=("e",), not_needed=())) == [
+        "1 layer was lost: its width is not the model's (e)."
+    ]
 
 
 @pytest.mark.parametrize(

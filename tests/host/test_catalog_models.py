@@ -145,8 +145,9 @@ def test_a_look_alike_is_refused_with_the_reason_unless_its_record_is_chosen(sma
     with pytest.raises(ValueError, match=refusal):
         # The sampler alone, without our loader.
         sampler.FewStepSampler.execute(model, text_conditioning(name), {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
-    chosen = accelerator.FewStepAccelerator.execute(model, "none", id, 1.0).args[0]
+    chosen, report = accelerator.attach_distilled(model, id)
     assert host.accelerator_of(chosen).id == id, "a name may mislead: what is chosen by hand is taken"
+    assert any(reason in note and note.startswith(f"Chosen by hand, though {file} only looks like") for note in report.notes)
 
 
 def test_a_model_with_anothers_published_name_is_refused_naming_both(models):
@@ -443,7 +444,7 @@ def test_alphas_alone_are_no_applied_layers(unets, models):
     assert len(alphas) == 2 and coverage.applied == 0 and patched.patches == {} and coverage.lost == ()
     pair = {f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")}
     save_file({**alphas, **pair}, models / "loras" / "alphas.safetensors")
-    with pytest.raises(ValueError, match="does not fit the connected model: none of its 1 layers is in this model.*Choose the file"):
+    with pytest.raises(ValueError, match="does not fit the connected model: its 1 layer is not in this model.*Choose the file"):
         accelerator.attach(unets["sd15"], "alphas.safetensors", "lcm-lora-sd15", 1.0)
 
 

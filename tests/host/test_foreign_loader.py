@@ -8,9 +8,11 @@ import json
 import comfy.sd
 import pytest
 import torch
+from comfyui_fewstep.loras.accelerator import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, declared, host, sampler
 from comfyui_fewstep.samplers.plan import PlanError
+from published_headers import WIDTHS, layers_of
 
 import nodes as core
 import small_models
@@ -75,25 +77,29 @@ def test_several_loras_of_other_loaders_are_refused(sdxl, models):
     for name in ("d1.safetensors", "d2.safetensors"):
         write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1")
     model = core_loaded(core_loaded(sdxl, "d1.safetensors"), "d2.safetensors")
-    with pytest.raises(ValueError, match="several LoRAs of other loaders.*which of them is the accelerator is not sure.*Accelerator Loader"):
+    with pytest.raises(ValueError, match="several LoRAs of other loaders.*which of them is .* not sure.*Accelerator Loader"):
         run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
 
 
-def test_of_several_the_one_whose_contents_decide_is_taken(models):
-    ltx, record = small_patcher("LTXAV"), CATALOG["ltx23-22b-distilled-lora"]
-    rank = max(file.rank for file in record.files if file.rank)
-    for name, rank, differences in (("m1", rank, True), ("m2", 4, False), ("m3", 4, False)):
-        write_lora(models / "loras" / f"{name}.safetensors", ltx, "native", rank=rank, only="attn", differences=differences)
-    styles = core_loaded(core_loaded(ltx, "m2.safetensors"), "m3.safetensors")
-    found, notes = accelerator.recognise_foreign(core_loaded(styles, "m1.safetensors", record.strength))
-    assert found.record is record and found.is_certain
-    assert len(notes) == 1, "the strength is that of the accelerator, not of the styles"
-    with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
-        accelerator.recognise_foreign(styles)
+def boogu_lora(rank, differences, title):
+    """What the host leaves of a LoRA for Boogu-Image, whose Turbo LoRA is the only one of rank 128."""
+    layers = {name: (outputs, inputs) for name, outputs, inputs in layers_of(Base.BOOGU, WIDTHS.get(Base.BOOGU, 0))}
+    return host.ForeignLora(layers, (rank,), "absent", differences, (1.0,), {"title": title} if title else {})
+
+
+@pytest.mark.parametrize("title", ["", "my style", CATALOG["boogu-turbo-lora"].files[0].name])
+def test_of_several_the_one_whose_contents_decide_is_taken(title):
+    loras = [boogu_lora(4, False, title), boogu_lora(128, True, title), boogu_lora(8, False, title)]
+    recognitions = [(lora, accelerator.recognise_patches(lora, declared.known())) for lora in loras]
+    lora, found = accelerator.the_accelerator_among(recognitions)
+    assert lora is loras[1] and found.record.id == "boogu-turbo-lora" and found.is_certain
+    for others in (recognitions[::2], [recognitions[1]] * 2):
+        with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
+            accelerator.the_accelerator_among(others)
 
 
 @keeps_titles
-def test_a_published_title_that_two_loras_share_tells_neither(sdxl, styles, accelerated_by_core, models):
+def test_a_published_title_that_two_loras_share_tells_neither(styles, accelerated_by_core):
     # The style has no title of its own in its file, and so leaves the accelerator's.
     with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
         accelerator.recognise_foreign(core_loaded(accelerated_by_core, styles[0]))
