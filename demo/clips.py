@@ -111,13 +111,18 @@ def _background(scene: Scene) -> Tensor:
     return 0.05 + 0.35 * y / SIDE + 0.08 * scene.phase
 
 
+def radii(scene: Scene, frames: int) -> Tensor:
+    """Of the shape in each frame, (T,) in pixels."""
+    growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
+    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(max=1)  # -1 to 1 over the training length, then constant
+    return scene.radius * GROWTH ** (growth * progress)
+
+
 def _shape_over(background: Tensor, scene: Scene, frames: int) -> Tensor:
     """One clip (3, T, H, W) in [0, 1]."""
     time = torch.arange(frames).view(-1, 1, 1)
     direction = DIRECTIONS.get(scene.motion.split()[-1], (0, 0))
-    growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
-    progress = (2 * time / (FRAMES - 1) - 1).clamp(max=1)  # -1 to 1 over the training length, then constant
-    radius = scene.radius * GROWTH ** (growth * progress)  # (T, 1, 1)
+    radius = radii(scene, frames).view(-1, 1, 1)
 
     pixel = torch.arange(SIDE) + 0.5
     # Offsets from the centre by the shorter way round the torus: (T, 1, W) and (T, H, 1).

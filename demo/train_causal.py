@@ -8,7 +8,7 @@ A low-rank delta on the base for the host's CausalWanModel. Two losses, each at 
   at which a guided teacher arrives from there, the base trained on by `train_base.py --pictures`;
 * every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
   enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass. That the size
-  is the first frame's, and not that of the frame before, is learned from a past of another size.
+  is that of many frames, and not of the one before, is learned from a past whose frames are too large and too small by turns.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from torch import Tensor
 
 import clips
 import host
+import size_reader
 import teacher
 from distill import add_deltas, read_lora, train_deltas, velocity, write_lora
 from teacher import GRID, SIGMAS, STEPS
@@ -36,16 +37,20 @@ SEED = 4
 PICTURE_SEED = 30_000  # of the first batch of sentences
 RANK = 64
 FRAMES = 33  # nine latent frames: longer than the base's five, so that clips may go on
-CLIPS = 1000
+CLIPS = 1500
 BATCH = 16
 PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
 WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
 SINK_SHARE = 0.75  # of the batches with a window, where the first frame stays in sight
-GO_ON_RATE = 0.2  # of the learning rates, from weights that are good already
-RESIZED_SHARE = 0.6  # of those, where the past has its shape in another size than the first frame
+GO_ON_RATE = 0.8  # of the learning rates, from weights that are good already
+RESIZED_SHARE = 0.6  # of the batches, whose past frames have shapes of several sizes about the true one
+OTHER_SHARE = 0.25  # of the batches, where another size is the true one: own first frames have more sizes than the scenes
+SHOWN_SHARE = 0.5  # of their frames, which have such a shape themselves before they are denoised
 RESIZE = 1.25  # at most that factor, or one by it
+SIZE_WEIGHT = 5.0  # of the squared error of the logarithm of the radius, beside that of the velocity
+MOST_SIZE_ERROR = 0.25  # of a frame; beyond it there may be no shape to read
 MOST_GAP = 30  # latent frames by which it is put further back than it is
 FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
 PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
@@ -66,6 +71,19 @@ class View:
     def first(self) -> int:
         """The first frame whose past is a true one: with a gap, the first that sees no more of frame 0 than a sink."""
         return self.window if self.gap else 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """latents: (3, B, 16, T, 8, 8), the clips and twice the same with shapes of other sizes. sizes: (B, T) of the clips, as
+    size_reader.sizes gives them. context: (B, L, 4096)."""
+
+    latents: Tensor
+    sizes: Tensor
+    context: Tensor
+
+    def to(self, device: str) -> "Batch":
+        return Batch(self.latents.to(device), self.sizes.to(device), self.context.to(device))
 
 
 def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> Tensor:
@@ -112,40 +130,51 @@ def teacher_forced(
     return out[:, :, frames:].float()
 
 
-def clip_loss(model: torch.nn.Module, latent: Tensor, other: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Velocity error of every frame but the first, each at its own one of the four sigmas. other: the clips in another size.
+def clip_loss(model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator) -> Tensor:
+    """Error of velocity and size of every frame but the first, each at its own one of the four sigmas.
 
     The past it is given is the true one slightly noised, made again by the model itself from none to MOST_REMAKES times:
-    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip. Or, where
-    the first frame stays in sight, it is the other clip's behind that frame, which alone tells the true size then: taken from
-    the frame before, sizes would drift.
+    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip. Or each
+    frame of the past but the first has a size of its own, about the true one: taken from the frame before alone, sizes would
+    wander, a few hundredths with every frame.
     """
+    latent = batch.latents[0]
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator).to(latent.device)
 
     def draw_noise() -> tuple[Tensor, Tensor, Tensor]:
         """Steps (B, T), their sigmas (B, 1, T, 1, 1), and noise."""
-        steps = (draw(batch, frames) * STEPS).long()
+        steps = (draw(count, frames) * STEPS).long()
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
-        return steps, SIGMAS.to(latent.device)[steps].view(batch, 1, frames, 1, 1), noise
+        return steps, SIGMAS.to(latent.device)[steps].view(count, 1, frames, 1, 1), noise
 
-    batch, _, frames = latent.shape[:3]
-    view, past, remakes = View(WINDOWS[int(draw(1) * len(WINDOWS))]), latent, int(draw(1) * (MOST_REMAKES + 1))
+    def of_any_size() -> Tensor:
+        """The clips, each frame in one of the three sizes."""
+        chosen = (draw(count, 1, frames, 1, 1) * len(batch.latents)).long()
+        return batch.latents.gather(0, chosen.expand_as(latent).unsqueeze(0))[0]
+
+    count, _, frames = latent.shape[:3]
+    view, past, shown, remakes = View(WINDOWS[int(draw(1) * len(WINDOWS))]), latent, latent, int(draw(1) * (MOST_REMAKES + 1))
     if view.window < frames and draw(1) < SINK_SHARE:
         view = replace(view, has_sink=True, gap=int(draw(1) * (MOST_GAP + 1)))
-        if draw(1) < RESIZED_SHARE:
-            past, remakes = torch.cat([latent[:, :, :1], other[:, :, 1:]], 2), 0
-    past = past.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(batch, 1, 1, 1, 1))
+    if draw(1) < RESIZED_SHARE:
+        past, remakes = torch.cat([latent[:, :, :1], of_any_size()[:, :, 1:]], 2), 0
+        shown = torch.where(draw(count, 1, frames, 1, 1) < SHOWN_SHARE, of_any_size(), latent)
+    past = past.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(count, 1, 1, 1, 1))
     for _ in range(remakes):
         with torch.no_grad():
             steps, sigma, noise = draw_noise()
             noisy = past.lerp(noise, sigma)
-            own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, view)
+            own = noisy - sigma * teacher_forced(model, past, noisy, steps, batch.context, view)
         past = torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
     steps, sigma, noise = draw_noise()
-    velocity = teacher_forced(model, past, latent.lerp(noise, sigma), steps, context, view)
-    return (velocity - (noise - latent))[:, :, view.first :].square().mean()
+    noisy = shown.lerp(noise, sigma)
+    velocity = teacher_forced(model, past, noisy, steps, batch.context, view)
+    # From a shape of another size the way to the true one is another than that of the noise.
+    error = (velocity - (noisy - latent) / sigma)[:, :, view.first :].square().mean()
+    size_error = (reader.read_clips(noisy - sigma * velocity) - batch.sizes)[:, view.first :].square()
+    return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 
 def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
@@ -190,32 +219,40 @@ def encode_clips(scenes: list[clips.Scene], path: Path, device: str) -> Tensor:
     return torch.cat(latents).float()
 
 
-def resized(scene: clips.Scene, rng: random.Random) -> clips.Scene:
-    """The same scene with a shape that is larger or smaller."""
-    return replace(scene, radius=scene.radius * RESIZE ** rng.uniform(-1, 1))
+def long_scene(rng: random.Random) -> clips.Scene:
+    """A random scene for a long clip: a moving shape starts anywhere that shows it whole, so that many cross the border."""
+    scene = clips.draw_scene(rng)
+    if not scene.motion.startswith("moving"):
+        return scene
+    margin = scene.radius * RESIZE * 1.25 + 1
+    return replace(scene, position=(rng.uniform(margin, clips.SIDE - margin), rng.uniform(margin, clips.SIDE - margin)))
+
+
+def resized(scene: clips.Scene, rng: random.Random) -> tuple[clips.Scene, clips.Scene]:
+    """The same scene with a shape that is larger or smaller, and with one as much the other way."""
+    factor = RESIZE ** rng.uniform(-1, 1)
+    return replace(scene, radius=scene.radius * factor), replace(scene, radius=scene.radius / factor)
 
 
 class LongClips:
-    """Random batches of long clips with their sentences, and the same clips with shapes of another size."""
+    """Random batches of long clips with their sentences, and the same clips with shapes of other sizes."""
 
     def __init__(self, count: int, folder: Path, device: str):
         rng = random.Random(SEED)
-        self.scenes = [clips.draw_scene(rng) for _ in range(count)]
-        self.latents = encode_clips(self.scenes, folder / "long-latents.pt", device)
-        self.resized = encode_clips([resized(scene, rng) for scene in self.scenes], folder / "long-latents-resized.pt", device)
+        self.scenes = [long_scene(rng) for _ in range(count)]
+        versions = [self.scenes, *zip(*(resized(scene, rng) for scene in self.scenes), strict=True)]
+        files = ("long-latents.pt", "long-latents-resized.pt", "long-latents-mirrored.pt")
+        latents = [encode_clips(list(scenes), folder / file, device) for file, scenes in zip(files, versions, strict=True)]
+        self.latents = torch.stack(latents)  # (3, N, 16, T, 8, 8)
+        self.sizes = torch.stack([size_reader.sizes(scenes, self.latents.shape[3]) for scenes in versions])  # (3, N, T)
         self.rng, self.table = random.Random(SEED), word_table()
 
-    def draw(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, 16, 9, 8, 8), those of the same clips in another size, and word embeddings (B, L, 4096).
-
-        Either may be the resized ones: the model's own first frames have shapes of more sizes than the scenes have.
-        """
-        chosen = self.rng.sample(range(len(self.latents)), size)
+    def draw(self, count: int) -> Batch:
+        chosen = self.rng.sample(range(len(self.scenes)), count)
         sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
         words = torch.tensor([clips.word_ids(sentence) for sentence in sentences])
-        pair = [self.latents[chosen], self.resized[chosen]]
-        self.rng.shuffle(pair)
-        return *pair, self.table[words]
+        order = [1, 0, 0] if self.rng.random() < OTHER_SHARE else [0, 1, 2]
+        return Batch(self.latents[order][:, chosen], self.sizes[order[0], chosen], self.table[words])
 
 
 def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
@@ -230,7 +267,7 @@ def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
 
 
 def train(
-    steps: int, long_clips: LongClips, pictures: torch.nn.Module, device: str, checkpoint: Path, goes_on: bool
+    steps: int, long_clips: LongClips, reader: torch.nn.Module, pictures: torch.nn.Module, device: str, checkpoint: Path, goes_on: bool
 ) -> torch.nn.Module:
     model = load_causal_base(device)
     add_deltas(model, RANK)
@@ -240,7 +277,7 @@ def train(
     generator = torch.Generator().manual_seed(SEED)
 
     def loss_at(step: int) -> Tensor:
-        following = clip_loss(model, *(part.to(device) for part in long_clips.draw(BATCH)), generator)
+        following = clip_loss(model, long_clips.draw(BATCH).to(device), reader, generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
         return following + opening_loss(model, pictures, teacher.embed(sentences).to(device), generator)
 
@@ -259,9 +296,11 @@ def main() -> None:
     host.connect(options.device)
 
     long_clips = LongClips(options.clips, options.cache, options.device)
+    reader = size_reader.load_reader(options.cache / "size-reader.pt", long_clips.latents.flatten(0, 1), long_clips.sizes.flatten(0, 1),
+                                     options.device)
     pictures = load_picture_teacher(options.cache / PICTURE_WORK.checkpoint, options.device)
     checkpoint = options.cache / "causal.pt"
-    model = train(options.steps, long_clips, pictures, options.device, checkpoint, options.go_on)
+    model = train(options.steps, long_clips, reader, pictures, options.device, checkpoint, options.go_on)
     description = {
         "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
         "sampler": "ar_video", "frames_per_block": 1, "first_block_steps": FIRST_STEPS, "guidance_distilled": PICTURE_CFG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ with in_host.demo_scripts():
     import clips
     import distill
     import measure
+    import size_reader
     import teacher
     import train_base
     import train_causal
@@ -72,13 +74,35 @@ def test_a_sink_put_further_back_spoils_no_frame_that_sees_more_of_it():
     assert [train_causal.View(4, has_sink=True, gap=gap).first for gap in (0, 7)] == [1, 4]
 
 
-def test_a_resized_scene_differs_in_its_size_alone():
+def test_a_resized_scene_differs_in_its_size_alone_once_each_way():
     rng = random.Random(3)
     scenes = [clips.draw_scene(rng) for _ in range(200)]
-    others = [train_causal.resized(scene, rng) for scene in scenes]
-    factors = [other.radius / scene.radius for scene, other in zip(scenes, others, strict=True)]
+    pairs = [train_causal.resized(scene, rng) for scene in scenes]
+    factors = [one.radius / scene.radius for scene, (one, _) in zip(scenes, pairs, strict=True)]
     assert min(factors) < 0.85 and max(factors) > 1.2 and 1 / train_causal.RESIZE <= min(factors) <= max(factors) <= train_causal.RESIZE
-    assert all(replace(other, radius=scene.radius) == scene for scene, other in zip(scenes, others, strict=True))
+    for scene, (one, other) in zip(scenes, pairs, strict=True):
+        assert one.radius * other.radius == pytest.approx(scene.radius**2)
+        assert replace(one, radius=scene.radius) == replace(other, radius=scene.radius) == scene
+
+
+def test_a_shape_that_moves_through_a_long_clip_begins_whole_and_often_crosses_the_border():
+    rng = random.Random(5)
+    scenes = [scene for scene in (train_causal.long_scene(rng) for _ in range(200)) if scene.motion.startswith("moving")]
+    videos = clips.render(scenes, train_causal.FRAMES)
+    empty = clips.render([replace(scene, radius=0.01, position=(32.0, 32.0), speed=0.0) for scene in scenes], 1)
+    border = torch.zeros(64, 64, dtype=torch.bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    touches = ((videos - empty).abs().amax(1) > 0.1)[:, :, border].any(2)  # (B, T)
+    assert not touches[:, 0].any()
+    assert touches.any(1).float().mean() > 0.6
+
+
+def test_sizes_are_those_of_the_frames_a_latent_frame_stands_for():
+    scene = replace(clips.draw_scene(random.Random(0)), motion="growing", radius=10.0)
+    growth = [clips.GROWTH ** min(1, frame / 8 - 1) for frame in range(9)]
+    expected = [math.log(10 / size_reader.UNIT_RADIUS * growth[0])]
+    expected += [sum(math.log(10 / size_reader.UNIT_RADIUS * factor) for factor in part) / 4 for part in (growth[1:5], growth[5:9])]
+    assert size_reader.sizes([scene], 3)[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
