@@ -43,6 +43,9 @@ TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
 # Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
 LARGEST_TRAINED_RANK = 256
 
+# The endings of files that may be opened here.
+ENDINGS = (".safetensors", ".sft")
+
 # In bytes: some 100 000 tensors, which no real file comes near. The format's own 100 MB would take a gigabyte and many seconds.
 LARGEST_HEADER = 16_000_000
 
@@ -133,7 +136,7 @@ def _content_of(path: Path) -> tuple[dict[str, Any], int]:
     """
     if not path.is_file():
         raise FileProblem(f"{path.name} is not there. Expected a .safetensors file in the models folder.")
-    if path.suffix.lower() not in (".safetensors", ".sft"):
+    if path.suffix.lower() not in ENDINGS:
         raise FileProblem(f"{path.name} is a {path.suffix or 'file without an ending'}, which can carry code and is never opened "
                           "here. Use the .safetensors version of this accelerator.")
     size = path.stat().st_size
@@ -247,14 +250,7 @@ def recognise_lora(
     decided, reason = _by_content(found, size, possible)
     if decided is not None:
         return Recognition(found, decided, (decided,), (*found.evidence, reason), True)
-    borrowed = _borrowed_name(found, records, possible, metadata, path)
-    if borrowed:
-        return Recognition(found, None, (), (*found.evidence, borrowed), False)
-    named, reason = _by_title(possible, metadata)
-    if not reason:
-        named, reason = _by_path(possible, path)
-    evidence = (*found.evidence, reason) if reason else found.evidence
-    return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)
+    return _by_names(found, records, possible, metadata, path)
 
 
 def recognise_model(
@@ -266,15 +262,23 @@ def recognise_model(
     found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (words,))
     records = tuple(records)
     possible = fitting(found, records)
+    # A published name is the release itself; by the words alone a look-alike would pass, for "distilled" is in its name too.
+    alike = None if _published_as(possible, path) else _look_alike(base, path)
+    return _by_names(found, records, possible, metadata, path, alike)
+
+
+def _by_names(
+    found: Fingerprint, records: tuple[Accelerator, ...], possible: tuple[Accelerator, ...], metadata: Mapping[str, str], path: str,
+    alike: LookAlike | None = None,
+) -> Recognition:
+    """Which of the `possible` records the file's title speaks for, else its path. alike: what its path speaks for instead."""
     borrowed = _borrowed_name(found, records, possible, metadata, path)
     if borrowed:
         return Recognition(found, None, (), (*found.evidence, borrowed), False)
     named, reason = _by_title(possible, metadata)
+    if not reason and alike is not None:
+        return Recognition(found, None, possible, found.evidence, False, alike)
     if not reason:
-        # After the published names and the user's own files, before the words: "distilled" alone is a look-alike's too.
-        alike = None if _published_as(possible, path) else _look_alike(base, path)
-        if alike is not None:
-            return Recognition(found, None, possible, found.evidence, False, alike)
         named, reason = _by_path(possible, path)
     evidence = (*found.evidence, reason) if reason else found.evidence
     return Recognition(found, named[0] if reason and len(named) == 1 else None, named, evidence, False)

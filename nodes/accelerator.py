@@ -15,6 +15,7 @@ from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import (
+    ENDINGS,
     FileProblem,
     Header,
     Recognition,
@@ -34,6 +35,8 @@ from .report import Report
 
 NONE = "none"
 AUTO = "auto"
+
+RecognisedLora = tuple[host.ForeignLora, Recognition]
 
 # Causal Wan has the tensors of ordinary Wan, and ComfyUI tells them apart by the file's metadata alone.
 UNMARKED = ("If its file is a causal model, it lacks the mark by which ComfyUI knows one. Run scripts/mark_causal.py of this pack's "
@@ -109,7 +112,8 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     refuse_other_base(model, record, lora_name, known)
     refuse_distilled_model(model, record, lora_name)
     refuse_other_expert(model, record, lora_name)
-    refuse_foreign_accelerator(model, record)
+    foreign = recognised_loras(model)
+    refuse_foreign_accelerator(foreign, record)
     refuse_damaged(path, header)
 
     tensors, metadata = host.load_tensors(path)
@@ -118,7 +122,7 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     prepared = host.with_record(host.with_model_sampling(model, record), record)
     patched, coverage = host.attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
-    more = (*repaired.notes, *foreign_notes(model), *known.problems)
+    more = (*repaired.notes, *foreign_notes(foreign), *known.problems)
     return patched, describe(record, recognition, coverage, more, lora_name, strength)
 
 
@@ -227,9 +231,9 @@ def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) 
                          "was made for.")
 
 
-def refuse_foreign_accelerator(model, record: Accelerator) -> None:
-    """Raise where another loader put an accelerator on the model, and `record` is one itself. Styles may be there, any number."""
-    found = foreign_accelerator(model)
+def refuse_foreign_accelerator(foreign: list[RecognisedLora], record: Accelerator) -> None:
+    """Raise where a LoRA of another loader is an accelerator, and `record` is one itself. Styles may be there, any number."""
+    found = next((found for lora, found in foreign if is_beyond_doubt(lora, found)), None)
     # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
     if found is None or (record.kind is Kind.MOTION_MODULE and record.family == found.record.family):
         return
@@ -251,7 +255,7 @@ def recognise_distilled(model, base: Base | None = None) -> Recognition:
     """
     name, path = host.file_of(model)
     metadata = {}
-    if path is not None and path.lower().endswith((".safetensors", ".sft")) and os.path.isfile(path):
+    if path is not None and path.lower().endswith(ENDINGS) and os.path.isfile(path):
         metadata = read_metadata(path)
     return recognise_model(base or host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
 
@@ -272,9 +276,10 @@ def attach_distilled(model, accelerator: str):
                          + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
     refuse_unmarked(model, record, name)
     refuse_other_model(record, recognition, name)
-    refuse_foreign_accelerator(model, record)
+    foreign = recognised_loras(model)
+    refuse_foreign_accelerator(foreign, record)
     patched = host.with_record(host.with_model_sampling(model, record), record)
-    more = (*look_alike_notes(recognition, name), *foreign_notes(model), *known.problems)
+    more = (*look_alike_notes(recognition, name), *foreign_notes(foreign), *known.problems)
     return patched, describe(record, recognition, None, more, name, 1.0)
 
 
@@ -310,28 +315,35 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 # ---------------------------------------------------------------- what other loaders patched
 
 
+def recognised_loras(model) -> list[RecognisedLora]:
+    """What each of the LoRAs is that other loaders left on a MODEL."""
+    loras = host.foreign_loras(model)
+    # Only where there are any, for it lists the user's folders.
+    known = declared.known() if loras else None
+    return [(lora, recognise_patches(lora, known)) for lora in loras]
+
+
 def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     """What accelerator another loader left on a MODEL, and what to tell about it; None where nothing there can be one.
 
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name. Raises
     ValueError for what would run otherwise than it was distilled.
     """
-    distilled, loras, known = recognise_distilled(model), host.foreign_loras(model), declared.known()
-    recognitions = [(lora, recognise_patches(lora, known)) for lora in loras]
+    distilled, foreign = recognise_distilled(model), recognised_loras(model)
     if distilled.record is not None and not any(
-        found.record is not None and distilled.record.id in found.record.for_distilled for _, found in recognitions
+        found.record is not None and distilled.record.id in found.record.for_distilled for _, found in foreign
     ):
-        refuse_foreign_accelerator(model, distilled.record)
+        refuse_foreign_accelerator(foreign, distilled.record)
         # A distilled model needs no LoRA: those on it are the user's own styles.
         return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    if not loras:
+    if not foreign:
         refuse_look_alike(distilled, host.file_of(model)[0])
         return None, ()
-    lora, recognition = recognitions[0] if len(recognitions) == 1 else the_accelerator_among(recognitions)
+    lora, recognition = foreign[0] if len(foreign) == 1 else the_accelerator_among(foreign)
     record = recognition.record
     if record is None:
         return recognition, ()
-    refuse_other_base(model, record, "The LoRA that another loader put on the model", known)
+    refuse_other_base(model, record, "The LoRA that another loader put on the model", declared.known())
     refuse_unscaled(lora, record)
     notes = ["Recognised from what another loader left on the model; its file was not seen, so nothing in it could be repaired."]
     if lora.strengths != (record.strength,):
@@ -340,9 +352,9 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     return recognition, tuple(notes)
 
 
-def the_accelerator_among(recognitions: list[tuple[host.ForeignLora, Recognition]]) -> tuple[host.ForeignLora, Recognition]:
+def the_accelerator_among(foreign: list[RecognisedLora]) -> RecognisedLora:
     """The one of several LoRAs of other loaders that is an accelerator beyond doubt. Raises ValueError where no one alone is."""
-    sure = [(lora, found) for lora, found in recognitions if is_beyond_doubt(lora, found)]
+    sure = [(lora, found) for lora, found in foreign if is_beyond_doubt(lora, found)]
     # Where the contents of one decide, the title that all of them share is its own.
     decided = [(lora, found) for lora, found in sure if found.is_certain] or sure
     if len(decided) == 1 and len({found.record.id for _, found in sure}) == 1:
@@ -352,19 +364,9 @@ def the_accelerator_among(recognitions: list[tuple[host.ForeignLora, Recognition
                      "the others as before.")
 
 
-def foreign_accelerator(model) -> Recognition | None:
-    """The first of the LoRAs that other loaders put on a MODEL that is an accelerator beyond doubt, with its record."""
-    loras = host.foreign_loras(model)
-    known = declared.known() if loras else None
-    return next((found for lora in loras if is_beyond_doubt(lora, found := recognise_patches(lora, known))), None)
-
-
-def foreign_notes(model) -> tuple[str, ...]:
+def foreign_notes(foreign: list[RecognisedLora]) -> tuple[str, ...]:
     """What to tell of LoRAs that have only the words of an accelerator in their title, and so are let pass."""
-    loras = host.foreign_loras(model)
-    known = declared.known() if loras else None
-    suspected = {found.record.id: found for lora in loras
-                 if (found := recognise_patches(lora, known)).record is not None and not is_beyond_doubt(lora, found)}
+    suspected = {found.record.id: found for lora, found in foreign if found.record is not None and not is_beyond_doubt(lora, found)}
     return tuple(f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as its title may mean "
                  f"({found.evidence[-1]}), take it out." for id, found in suspected.items())
 

@@ -179,8 +179,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     layers = set(fitting.values())
     # The host tries every name a weight may have in a file, in a dozen formats: only those that are in this one are asked for.
     # It also has names for places that not every model has, such as the shortcut of a block that keeps its width.
-    present = {layer: target for layer, target in key_map.items()
-               if layer in layers and (target if isinstance(target, str) else target[0]) in shapes}
+    present = {layer: target for layer, target in key_map.items() if layer in layers and _weight_of(target) in shapes}
     unknown = sorted(layers - present.keys())
     not_needed = tuple(layer for layer in unknown if _is_not_needed(layer, model.model.diffusion_model))
 
@@ -197,10 +196,12 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
 
 def _is_patched(target: Any, patches: Mapping[Any, Any]) -> bool:
     """Whether the host made a patch of a layer: of its weight, or of the bias beside it. A layer of nothing but an alpha has none."""
-    if target in patches:
-        return True
-    name = target if isinstance(target, str) else target[0]
-    return f"{name.removesuffix('.weight')}.bias" in patches
+    return target in patches or f"{_weight_of(target).removesuffix('.weight')}.bias" in patches
+
+
+def _weight_of(target: Any) -> str:
+    """The name of the weight a layer goes on. The host names part of a fused one by a tuple: the whole and where in it."""
+    return target if isinstance(target, str) else target[0]
 
 
 def _bare_parameters(names: Iterable[str]) -> set[str]:

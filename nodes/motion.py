@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from ..loras.accelerator import Accelerator, Base, Kind, Solver
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
-from ..loras.fingerprint import FileProblem, Fingerprint, Header, read_header, recognise_lora
+from ..loras.fingerprint import ENDINGS, FileProblem, Fingerprint, Header, read_header, recognise_lora
 from ..motion.keys import MotionFile, Version, inspect
 from . import host
 from .motion_patch import Windows, load_network, motion_of, widths_of, windows_of, with_motion
@@ -94,7 +94,7 @@ def attach(model, motion_name: str, frames: int):
 def refuse_pickle(motion_name: str) -> None:
     # The authors' first releases are .ckpt files; each has been published by them as .safetensors since.
     ending = os.path.splitext(motion_name)[1].lower()
-    if ending not in (".safetensors", ".sft"):
+    if ending not in ENDINGS:
         raise FileProblem(f"{motion_name} is a {ending} file, which can carry code and is never opened here. The same modules are on "
                           "Hugging Face as diffusion_pytorch_model.safetensors: v1, v2 and v3 in guoyww/animatediff-motion-adapter-v1-5, "
                           "-v1-5-2 and -v1-5-3, AnimateLCM in wangfuyun/AnimateLCM. Download that one and put it here under a name that "

@@ -191,11 +191,12 @@ class ClipWindows(comfy.context_windows.IndexListContextHandler):
 def control_in(window, control, frames: int):
     """A ControlNet, with those chained before it, as it applies to one window of a clip of `frames`."""
     previous = control.previous_controlnet and control_in(window, control.previous_controlnet, frames)
-    if previous is control.previous_controlnet and not has_picture_per_frame(control, frames):
+    is_per_frame = has_picture_per_frame(control, frames)
+    if previous is control.previous_controlnet and not is_per_frame:
         return control
     part = copy.copy(control)
     part.previous_controlnet = previous
-    if has_picture_per_frame(control, frames):
+    if is_per_frame:
         # What the ControlNet and the T2I adapter keep of pictures they have seen.
         part.cond_hint = part.control_input = None
         part.cond_hint_original = window.get_tensor(control.cond_hint_original)

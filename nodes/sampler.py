@@ -9,7 +9,7 @@ from ..loras.accelerator import Accelerator
 from ..loras.fingerprint import Recognition
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
 from . import host
-from .accelerator import recognise_foreign, refuse_foreign_accelerator
+from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
 from .report import Report
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
@@ -120,7 +120,7 @@ def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None
             one = host.with_model_sampling(one, record) if record else one
             notes += [*told, *(recognition.evidence if record else ())]
         else:
-            refuse_foreign_accelerator(one, record)
+            refuse_foreign_accelerator(recognised_loras(one), record)
         models.append(one)
         records.append(record)
     return tuple(models), tuple(records), tuple(notes)
