@@ -908,6 +908,13 @@ def stream_video(graph: Graph, model: Placed, positive: Output, vae: Placed, **m
     save_streamed(graph, streamed)
 
 
+def prompt_to_stream(graph: Graph, fast: Placed, clip: Placed, vae: Placed) -> None:
+    """A clip of five seconds from a prompt alone."""
+    with graph.group("Prompt", below=True):
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+    stream_video(graph, fast, positive, vae)
+
+
 def causal_stream(schema: Schema) -> Graph:
     graph = Graph(schema, "Causal Forcing T2V stream", "causal_forcing_stream", """
 ## Video that is shown while it is made
@@ -925,10 +932,7 @@ this pack's repository, load it, and set `accelerator` to auto.
 
 The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
 """)
-    fast, clip, vae = causal_models(graph)
-    with graph.group("Prompt", below=True):
-        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
-    stream_video(graph, fast, positive, vae)
+    prompt_to_stream(graph, *causal_models(graph))
     return graph
 
 
@@ -974,10 +978,7 @@ on the sampler at once.
 
 The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG locked to 1**.
 """)
-    fast, clip, vae = causal_models(graph, SELF_FORCING, "self-forcing-dmd")
-    with graph.group("Prompt", below=True):
-        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
-    stream_video(graph, fast, positive, vae)
+    prompt_to_stream(graph, *causal_models(graph, SELF_FORCING, "self-forcing-dmd"))
     return graph
 
 
