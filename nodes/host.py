@@ -1,6 +1,6 @@
-"""Every touch on ComfyUI's model objects: what a model is, attaching an accelerator, one sampling run and what it cost.
+"""Every touch on ComfyUI's model objects and files: what a model is, attaching an accelerator, what other loaders left on it.
 
-Only official extension points are used: ModelPatcher patches, object patches and attachments, guider model options, wrappers.
+Only official extension points are used: ModelPatcher patches, object patches and attachments.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import inspect
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,19 +27,16 @@ import comfy.supported_models
 import comfy.utils
 import comfy.weight_adapter
 import folder_paths
-import latent_preview
 import torch
 from torch import Tensor
 
-from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterization, ShiftedFlow, Solver, TwoClockFlow
+from ..loras.accelerator import Accelerator, Base, HostSpacedFlow, Parameterization, ShiftedFlow, TwoClockFlow
 from ..loras.architecture import measure
 from ..loras.fingerprint import DIFFERENCE_ENDINGS, layer_of, weights_as_layers
 from ..loras.fit import misfits
-from ..samplers.plan import PlanError, SamplingPlan
-from ..samplers.solvers import sample_tcd
+from ..samplers.plan import PlanError
 
 RECORD_KEY = "fewstep.accelerator"
-RUN_KEY = "fewstep.run"
 MOTION_KEY = "fewstep.motion"
 FACTS_KEY = "fewstep.facts"
 # The patches that this pack put on a MODEL, to tell them from those of other loaders.
@@ -345,131 +341,13 @@ def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> 
     )
 
 
-# ---------------------------------------------------------------- one sampling run
-
-
-@dataclass
-class RunLog:
-    """What happened in one sampling run. Made by the sampler, carried in its model options, dropped with it.
-
-    calls: batched forward passes. rows: batch rows in them, the true measure of work. entries: reports of other nodes of
-    this pack that took part, such as Step Skip.
-    """
-
-    calls: int = 0
-    rows: int = 0
-    entries: list[dict[str, Any]] = field(default_factory=list)
-
-    def __call__(self, executor, x: Tensor, *args, **kwargs):
-        """An APPLY_MODEL wrapper: count, and pass on."""
-        self.calls += 1
-        self.rows += x.shape[0]
-        return executor(x, *args, **kwargs)
-
-
-def run_log(model_options: Mapping[str, Any]) -> RunLog | None:
-    """The log of the Few-Step Sampler's run these options belong to; None under any other sampler."""
-    return model_options.get("transformer_options", {}).get(RUN_KEY)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run. seconds: wall time of sampling alone."""
-
-    samples: Tensor
-    log: RunLog
-    seconds: float
-
-
-class _WholeNoise(comfy.samplers.KSAMPLER):
-    """A sampler that starts on noise alone wherever its schedule does.
-
-    The host takes a first sigma below the model's largest for a picture half-way through. A student that was distilled to
-    jump from timestep 800 or 399 has never seen anything but noise there.
-    """
-
-    def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
-        return True
-
-
-def host_sampler(plan: SamplingPlan):
-    """The SAMPLER of a plan: the host's own for all but TCD."""
-    if plan.solver is Solver.TCD:
-        return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": plan.sigmas_down})
-    sampler = comfy.samplers.sampler_object(plan.solver.value)
-    options = {**sampler.extra_options, **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {})}
-    kind = _WholeNoise if plan.starts_on_noise else comfy.samplers.KSAMPLER
-    return kind(sampler.sampler_function, options, sampler.inpaint_options)
-
-
-def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int) -> Run:
-    """Run a plan on (model,) or (high-noise model, low-noise model), with all that the host's samplers honour.
-
-    latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and interrupts are the host's.
-    """
-    latent_image = fitted_latent(models[0], latent)
-    noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
-    preview = latent_preview.prepare_callback(models[0], plan.steps)
-    run = RunLog()
-    sampler, sigmas = host_sampler(plan), torch.tensor(plan.sigmas, dtype=torch.float32)
-    started = time.perf_counter()
-
-    def stage(model, sampler, first: int, last: int) -> Tensor:
-        guider = guider_for(model, plan.cfg, positive, negative, run)
-        return guider.sample(
-            noise, latent_image, sampler, sigmas[first : last + 1], denoise_mask=latent.get("noise_mask"),
-            callback=lambda step, x0, x, _: preview(first + step, x0, x, plan.steps),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
-
-    if plan.switch_step is None:
-        samples = stage(models[0], sampler, 0, plan.steps)
-    else:
-        samples = _two_experts(models, sampler, plan, stage)
-    seconds = time.perf_counter() - started
-    return Run(samples.to(**between_nodes()), run, seconds)
+# ---------------------------------------------------------------- between nodes
 
 
 def between_nodes() -> dict[str, Any]:
     """Where and in which precision the host hands latents from node to node. 0.16 has no say about the precision yet."""
     dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
     return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
-
-
-def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
-    """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
-
-    Both stages know the run's own noise and source latent, so that inpainting masks mean the same on either side; handing
-    over a half-denoised latent as a new source, as chained samplers do, loses them.
-    """
-    high, low = models
-    if plan.switch_step in (0, plan.steps):
-        return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    left: list[Tensor] = []
-
-    def first_half(model, x, sigmas, **options):
-        left.append(sampler.sampler_function(model, x, sigmas, **options))
-        return left[0]
-
-    def second_half(model, x, sigmas, **options):
-        return sampler.sampler_function(model, left.pop().to(x.device), sigmas, **options)
-
-    def like(function):
-        return comfy.samplers.KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)
-
-    stage(high, like(first_half), 0, plan.switch_step)
-    return stage(low, like(second_half), plan.switch_step, plan.steps)
-
-
-def guider_for(model, cfg: float, positive, negative, run: RunLog):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
-    guider.set_cfg(cfg)
-    # On the guider's options, not on the model: a wrapper more would make the host load the same weights again.
-    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
-    guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
-    comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL, RUN_KEY, run, guider.model_options, is_model_options=True)
-    return guider
 
 
 def negative_branch_forced(model) -> bool:
@@ -480,12 +358,6 @@ def negative_branch_forced(model) -> bool:
 def embedded_guidance(conditioning) -> float | None:
     """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where none is set."""
     return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)
-
-
-def evaluations_per_sample(run: Run) -> float:
-    """Rows evaluated for each row of the latent batch."""
-    rows = run.samples.unbind()[0].shape[0] if getattr(run.samples, "is_nested", False) else run.samples.shape[0]
-    return run.log.rows / rows
 
 
 # ---------------------------------------------------------------- files and messages

@@ -21,6 +21,7 @@ from ..loras.accelerator import Accelerator, Base
 from ..samplers.budget import BlockCost, BudgetError, Cost
 from ..samplers.causal import Block, StreamPlan, Window
 from . import host
+from .sample_run import RunLog, guider_for
 from .stream_run import CachedFrames, add_to_loading
 
 TIMED = 5
@@ -95,8 +96,8 @@ def _block_cost(model, shape: torch.Size, record: Accelerator, prompt, progress,
     size = min(record.causal.frames_per_block, frames)
     first, last = Block(0, size), Block(frames - size, size)
     plan = StreamPlan(record, frames, 0, (first, last), Window())
-    run, medians = host.RunLog(), []
-    guider = host.guider_for(model, 1.0, prompt, None, run)
+    run, medians = RunLog(), []
+    guider = guider_for(model, 1.0, prompt, None, run)
     add_to_loading(guider, plan, shape, None)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
@@ -146,8 +147,8 @@ def _pooled_width(model) -> int | None:
 
 def _seconds(model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]) -> float:
     """Median seconds of a step after a warm-up, with one prompt or with two."""
-    run, medians = host.RunLog(), []
-    guider = host.guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
+    run, medians = RunLog(), []
+    guider = guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
         medians.append(_median(lambda sigma: denoise(x, sigma.expand(x.shape[0]), **(extra_args or {})), sigmas, run, progress, clock))
@@ -157,7 +158,7 @@ def _seconds(model, samples: Tensor, positive, negative, progress, clock: Callab
     return medians[0]
 
 
-def _median(evaluate: Callable[[Tensor], Tensor], sigmas: Tensor, run: host.RunLog, progress, clock: Callable[[], float]) -> float:
+def _median(evaluate: Callable[[Tensor], Tensor], sigmas: Tensor, run: RunLog, progress, clock: Callable[[], float]) -> float:
     """Median seconds of an evaluation at these noise levels, the first being the warm-up. Raises BudgetError where none can be timed."""
     seconds: list[float] = []
     for sigma in sigmas[:-1]:

@@ -11,6 +11,7 @@ from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
 from . import host
 from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
 from .report import Report
+from .sample_run import Run, evaluations_per_sample, host_sampler, sample
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
                  "better only where the accelerator allows several.")
@@ -59,7 +60,7 @@ class FewStepSampler(io.ComfyNode):
         if negative is None and plan.accelerators[0].is_guided:
             raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
                             "negative prompt (an empty one will do).")
-        run = host.sample(models, plan, positive, negative, latent_image, seed)
+        run = sample(models, plan, positive, negative, latent_image, seed)
         report = describe(plan, run, any(host.negative_branch_forced(m) for m in models), found, host.embedded_guidance(positive))
         latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         return io.NodeOutput({**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden))
@@ -95,7 +96,7 @@ class FewStepSchedule(io.ComfyNode):
         refuse_expert(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         sigmas = torch.tensor(plan.sigmas, dtype=torch.float32)
-        return io.NodeOutput(sigmas, host.host_sampler(plan), plan.cfg, plan.steps)
+        return io.NodeOutput(sigmas, host_sampler(plan), plan.cfg, plan.steps)
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
@@ -157,10 +158,10 @@ def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> S
 
 
 def describe(
-    plan: SamplingPlan, run: host.Run, negative_forced: bool, found: tuple[str, ...] = (), guidance: float | None = None
+    plan: SamplingPlan, run: Run, negative_forced: bool, found: tuple[str, ...] = (), guidance: float | None = None
 ) -> Report:
     """found: how an accelerator of another loader was recognised. guidance: what the graph sets as embedded guidance."""
-    evaluations = host.evaluations_per_sample(run)
+    evaluations = evaluations_per_sample(run)
     ids = " + ".join(record.id for record in plan.accelerators)
     notes = [*found, *plan.notes]
     if negative_forced and not plan.accelerators[0].is_guided:

@@ -24,8 +24,8 @@ from ..samplers.skip.run import Method, Settings, SkipRun, Tally
 from ..samplers.skip.schedule import Schedule
 from ..samplers.skip.solver import Solver, solver_of
 from ..samplers.skip.teacache import IDENTITY, POLYNOMIALS, wan_polynomial
-from . import host
 from .report import Report
+from .sample_run import run_log
 
 KEY = "fewstep.skip"
 NAME = "Step Skip"
@@ -63,7 +63,7 @@ def with_skip(model, config: SkipConfig, hidden=None):
         finally:
             guider.model_options.pop(KEY, None)
         report.publish(hidden)
-        log = host.run_log(guider.model_options)
+        log = run_log(guider.model_options)
         if log is not None:
             log.entries.append({"node": NAME, "summary": report.summary, **report.data})
         return samples

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..samplers.causal import Block, StreamPlan, seeded_draw, unroll, video_frames
 from . import host
+from .sample_run import RunLog, guider_for
 from .stream_decode import FrameDecoder, can_decode_frames
 
 KEY = "fewstep.stream"
@@ -40,7 +41,7 @@ class StreamRun:
 
     samples: Tensor | None = None
     images: Tensor | None = None
-    log: host.RunLog = field(default_factory=host.RunLog)
+    log: RunLog = field(default_factory=RunLog)
     seconds: float = 0.0
     first_seconds: float = 0.0
     first_frames: int = 0
@@ -92,7 +93,7 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
             run.is_interrupted = True
         return torch.cat(made, dim=2)
 
-    guider = host.guider_for(model, 1.0, positive, None, run.log)
+    guider = guider_for(model, 1.0, positive, None, run.log)
     add_to_loading(guider, plan, shape, decoder)
     # The network sees a block at a time, so that is what the host should reckon with; the noise itself is drawn in the loop.
     empty = torch.zeros(batch, channels, plan.made[0].frames, height, width)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import budget, host, measure
+from comfyui_fewstep.nodes import budget, host, measure, sample_run
 from comfyui_fewstep.nodes.budget import FewStepBudget
 from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip
@@ -239,7 +239,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> No
     measure.measure(model, IMAGE)
     assert torch.equal(state, torch.random.get_rng_state())
     assert {key: value for key, value in model.model_options.items() if key != "transformer_options"} == options
-    assert host.RUN_KEY not in model.model_options.get("transformer_options", {})
+    assert sample_run.RUN_KEY not in model.model_options.get("transformer_options", {})
 
 
 def test_step_skip_on_the_model_does_not_spoil_the_measurement(unets) -> None:

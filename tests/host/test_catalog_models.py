@@ -19,7 +19,7 @@ from comfy_extras.nodes_flux import Flux2Scheduler
 from comfyui_fewstep.loras.accelerator import Base, HostSpacedFlow, Kind, ShiftedFlow, Solver
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
-from comfyui_fewstep.nodes import accelerator, host, sampler
+from comfyui_fewstep.nodes import accelerator, host, sample_run, sampler
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
 
@@ -334,9 +334,9 @@ def test_a_solver_of_the_host_makes_one_evaluation_a_step(small, solver):
 
 def test_noise_is_clipped_where_the_release_clips_it():
     record = CATALOG["hidream-o1-dev"]
-    made = host.host_sampler(plans.make_plan(record, 0, 1.0, float))
+    made = sample_run.host_sampler(plans.make_plan(record, 0, 1.0, float))
     assert made.extra_options["noise_clip_std"] == 2.5
-    assert "noise_clip_std" not in host.host_sampler(plans.make_plan(CATALOG["hidream-i1-fast"], 0, 1.0, float)).extra_options
+    assert "noise_clip_std" not in sample_run.host_sampler(plans.make_plan(CATALOG["hidream-i1-fast"], 0, 1.0, float)).extra_options
 
 
 # ---------------------------------------------------------------- sound and video in one latent

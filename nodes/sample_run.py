@@ -1,0 +1,151 @@
+"""One run of a plan on the host: its own guider, solvers, previews and interrupts, and a count of what was evaluated.
+
+The log of a run lies in the options of that run alone, and is dropped with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..loras.accelerator import Solver
+from ..samplers.plan import SamplingPlan
+from ..samplers.solvers import sample_tcd
+from .host import between_nodes, fitted_latent
+
+RUN_KEY = "fewstep.run"
+
+
+@dataclass
+class RunLog:
+    """What happened in one sampling run. Made by the sampler, carried in its model options, dropped with it.
+
+    calls: batched forward passes. rows: batch rows in them, the true measure of work. entries: reports of other nodes of
+    this pack that took part, such as Step Skip.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, executor, x: Tensor, *args, **kwargs):
+        """An APPLY_MODEL wrapper: count, and pass on."""
+        self.calls += 1
+        self.rows += x.shape[0]
+        return executor(x, *args, **kwargs)
+
+
+def run_log(model_options: Mapping[str, Any]) -> RunLog | None:
+    """The log of the Few-Step Sampler's run these options belong to; None under any other sampler."""
+    return model_options.get("transformer_options", {}).get(RUN_KEY)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. seconds: wall time of sampling alone."""
+
+    samples: Tensor
+    log: RunLog
+    seconds: float
+
+
+class _WholeNoise(comfy.samplers.KSAMPLER):
+    """A sampler that starts on noise alone wherever its schedule does.
+
+    The host takes a first sigma below the model's largest for a picture half-way through. A student that was distilled to
+    jump from timestep 800 or 399 has never seen anything but noise there.
+    """
+
+    def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
+        return True
+
+
+def host_sampler(plan: SamplingPlan):
+    """The SAMPLER of a plan: the host's own for all but TCD."""
+    if plan.solver is Solver.TCD:
+        return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": plan.sigmas_down})
+    sampler = comfy.samplers.sampler_object(plan.solver.value)
+    options = {**sampler.extra_options, **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {})}
+    kind = _WholeNoise if plan.starts_on_noise else comfy.samplers.KSAMPLER
+    return kind(sampler.sampler_function, options, sampler.inpaint_options)
+
+
+def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int) -> Run:
+    """Run a plan on (model,) or (high-noise model, low-noise model), with all that the host's samplers honour.
+
+    latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and interrupts are the host's.
+    """
+    latent_image = fitted_latent(models[0], latent)
+    noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
+    preview = latent_preview.prepare_callback(models[0], plan.steps)
+    run = RunLog()
+    sampler, sigmas = host_sampler(plan), torch.tensor(plan.sigmas, dtype=torch.float32)
+    started = time.perf_counter()
+
+    def stage(model, sampler, first: int, last: int) -> Tensor:
+        guider = guider_for(model, plan.cfg, positive, negative, run)
+        return guider.sample(
+            noise, latent_image, sampler, sigmas[first : last + 1], denoise_mask=latent.get("noise_mask"),
+            callback=lambda step, x0, x, _: preview(first + step, x0, x, plan.steps),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
+
+    if plan.switch_step is None:
+        samples = stage(models[0], sampler, 0, plan.steps)
+    else:
+        samples = _two_experts(models, sampler, plan, stage)
+    seconds = time.perf_counter() - started
+    return Run(samples.to(**between_nodes()), run, seconds)
+
+
+def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
+    """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
+
+    Both stages know the run's own noise and source latent, so that inpainting masks mean the same on either side; handing
+    over a half-denoised latent as a new source, as chained samplers do, loses them.
+    """
+    high, low = models
+    if plan.switch_step in (0, plan.steps):
+        return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
+    left: list[Tensor] = []
+
+    def first_half(model, x, sigmas, **options):
+        left.append(sampler.sampler_function(model, x, sigmas, **options))
+        return left[0]
+
+    def second_half(model, x, sigmas, **options):
+        return sampler.sampler_function(model, left.pop().to(x.device), sigmas, **options)
+
+    def like(function):
+        return comfy.samplers.KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)
+
+    stage(high, like(first_half), 0, plan.switch_step)
+    return stage(low, like(second_half), plan.switch_step, plan.steps)
+
+
+def guider_for(model, cfg: float, positive, negative, run: RunLog):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+    guider.set_cfg(cfg)
+    # On the guider's options, not on the model: a wrapper more would make the host load the same weights again.
+    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+    guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
+    comfy.patcher_extension.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL, RUN_KEY, run, guider.model_options, is_model_options=True)
+    return guider
+
+
+def evaluations_per_sample(run: Run) -> float:
+    """Rows evaluated for each row of the latent batch."""
+    rows = run.samples.unbind()[0].shape[0] if getattr(run.samples, "is_nested", False) else run.samples.shape[0]
+    return run.log.rows / rows
