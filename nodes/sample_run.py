@@ -5,11 +5,14 @@ The log of a run lies in the options of that run alone, and is dropped with it.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.k_diffusion.sampling
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sample
@@ -74,11 +77,28 @@ class _WholeNoise(comfy.samplers.KSAMPLER):
 def host_sampler(plan: SamplingPlan):
     """The SAMPLER of a plan: the host's own for all but TCD."""
     if plan.solver is Solver.TCD:
-        return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": plan.sigmas_down})
+        sigmas_down = dict(zip(sigmas_tensor(plan)[1:].tolist(), plan.sigmas_down, strict=True))
+        return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": sigmas_down})
     sampler = comfy.samplers.sampler_object(plan.solver.value)
+    function = also_for_one_step(sampler.sampler_function) if plan.solver is Solver.UNI_PC else sampler.sampler_function
     options = {**sampler.extra_options, **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {})}
     kind = _WholeNoise if plan.starts_on_noise else comfy.samplers.KSAMPLER
-    return kind(sampler.sampler_function, options, sampler.inpaint_options)
+    return kind(function, options, sampler.inpaint_options)
+
+
+def also_for_one_step(sample_unipc: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The host's UniPC, which evaluates a single step and does not take it: of one step, UniPC is Euler."""
+    @functools.wraps(sample_unipc)
+    def solve(model, x: Tensor, sigmas: Tensor, **options) -> Tensor:
+        solver = comfy.k_diffusion.sampling.sample_euler if len(sigmas) == 2 else sample_unipc
+        return solver(model, x, sigmas, **options)
+
+    return solve
+
+
+def sigmas_tensor(plan: SamplingPlan) -> Tensor:
+    """(steps + 1,), as the host's samplers take them."""
+    return torch.tensor(plan.sigmas, dtype=torch.float32)
 
 
 def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int) -> Run:
@@ -90,7 +110,7 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
     preview = latent_preview.prepare_callback(models[0], plan.steps)
     run = RunLog()
-    sampler, sigmas = host_sampler(plan), torch.tensor(plan.sigmas, dtype=torch.float32)
+    sampler, sigmas = host_sampler(plan), sigmas_tensor(plan)
     started = time.perf_counter()
 
     def stage(model, sampler, first: int, last: int) -> Tensor:
@@ -112,19 +132,26 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
 
     Both stages know the run's own noise and source latent, so that inpainting masks mean the same on either side; handing
-    over a half-denoised latent as a new source, as chained samplers do, loses them.
+    over a half-denoised latent as a new source, as chained samplers do, loses them. A solver that re-noises goes on in its
+    own random numbers: begun again, it would put the same noise in twice.
     """
     high, low = models
     if plan.switch_step in (0, plan.steps):
         return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    left: list[Tensor] = []
+    solve, left, noise = sampler.sampler_function, [], {}
+    renoises = "noise_sampler" in inspect.signature(solve).parameters
 
-    def first_half(model, x, sigmas, **options):
-        left.append(sampler.sampler_function(model, x, sigmas, **options))
+    # Named as the solver is, for those that look at the name, such as Step Skip.
+    @functools.wraps(solve)
+    def first_half(model, x, sigmas, extra_args, **options):
+        if renoises:
+            noise["noise_sampler"] = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=extra_args.get("seed"))
+        left.append(solve(model, x, sigmas, extra_args=extra_args, **options, **noise))
         return left[0]
 
+    @functools.wraps(solve)
     def second_half(model, x, sigmas, **options):
-        return sampler.sampler_function(model, left.pop().to(x.device), sigmas, **options)
+        return solve(model, left.pop().to(x.device), sigmas, **options, **noise)
 
     def like(function):
         return comfy.samplers.KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator
@@ -11,7 +10,7 @@ from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
 from . import host
 from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
 from .report import Report
-from .sample_run import Run, evaluations_per_sample, host_sampler, sample
+from .sample_run import Run, evaluations_per_sample, host_sampler, sample, sigmas_tensor
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
                  "better only where the accelerator allows several.")
@@ -95,8 +94,7 @@ class FewStepSchedule(io.ComfyNode):
         models, records, _ = accelerated(model, None)
         refuse_expert(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
-        sigmas = torch.tensor(plan.sigmas, dtype=torch.float32)
-        return io.NodeOutput(sigmas, host_sampler(plan), plan.cfg, plan.steps)
+        return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:

@@ -22,10 +22,10 @@ def gaussian_denoiser(x, sigma, **_):
     return x * DATA_VARIANCE / (DATA_VARIANCE + sigma.view(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
-def run_tcd(steps, gamma, x, denoiser=gaussian_denoiser, seed=7, **options):
+def run_tcd(steps, gamma, x, denoiser=gaussian_denoiser, seed=7, part=slice(None), **options):
     sigmas = torch.tensor(schedule.sigmas_of(GRID, steps, 1.0, sd_sigma), dtype=torch.float64)
-    down = schedule.tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma)
-    return sample_tcd(denoiser, x, sigmas, {"seed": seed}, disable=True, sigmas_down=down, **options)
+    down = dict(zip(sigmas[1:].tolist(), schedule.tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma), strict=True))
+    return sample_tcd(denoiser, x, sigmas[part], {"seed": seed}, disable=True, sigmas_down=down, **options)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
@@ -35,7 +35,7 @@ def test_tcd_equals_diffusers_up_to_the_last_jump(steps, gamma):
     seen = []
     ours = torch.Generator().manual_seed(8)
     run_tcd(steps, gamma, start * sd_sigma(999), callback=lambda info: seen.append(info["denoised"]),
-            noise_sampler=lambda: torch.randn(start.shape, generator=ours, dtype=start.dtype))
+            noise_sampler=lambda *sigmas: torch.randn(start.shape, generator=ours, dtype=start.dtype))
 
     reference = TCDScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     reference.set_timesteps(steps)
@@ -71,7 +71,7 @@ def test_any_solver_ends_on_a_constant_denoiser_and_calls_it_once_a_step(gamma):
 
 
 def test_gamma_0_draws_no_noise():
-    def forbidden():
+    def forbidden(*sigmas):
         raise AssertionError("noise was drawn")
 
     run_tcd(4, 0.0, torch.randn(1, 4, 4, 4), noise_sampler=forbidden)
@@ -88,10 +88,29 @@ def test_the_given_tensor_is_not_changed_and_a_seed_repeats():
 
 def test_noise_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    seeded_noise(torch.zeros(2, 3), 5)()
+    seeded_noise(torch.zeros(2, 3), 5)(1.0, 0.5)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_noise_is_not_the_hosts_initial_noise_again():
     initial = torch.randn(2, 3, generator=torch.Generator().manual_seed(5))
-    assert not torch.equal(seeded_noise(torch.zeros(2, 3), 5)(), initial)
+    assert not torch.equal(seeded_noise(torch.zeros(2, 3), 5)(1.0, 0.5), initial)
+
+
+def test_every_seed_of_the_host_is_one():
+    largest = 2**64 - 1
+    assert seeded_noise(torch.zeros(1), largest)(1.0, 0.5).isfinite()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_the_parts_of_a_schedule_are_the_whole_of_it(cut):
+    x = torch.randn(1, 4, 4, 4, dtype=torch.float64) * sd_sigma(999)
+    draw = seeded_noise(x, 7)
+    half = run_tcd(4, 0.3, x, part=slice(0, cut + 1), noise_sampler=draw)
+    assert torch.equal(run_tcd(4, 0.3, half, part=slice(cut, None), noise_sampler=draw), run_tcd(4, 0.3, x))
+
+
+def test_the_sigmas_of_another_schedule_are_refused():
+    x = torch.randn(1, 4, 4, 4)
+    with pytest.raises(ValueError, match=r"Few-Step Schedule.*5 is none of them.*whole or split"):
+        sample_tcd(gaussian_denoiser, x, torch.tensor([14.0, 5.0, 0.0]), {}, disable=True, sigmas_down={1.0: 0.5, 0.0: 0.0})

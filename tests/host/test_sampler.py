@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import CFGGuider, DisableNoise, RandomNoise, SamplerCustomAdvanced, SplitSigmas
 from comfyui_fewstep.loras.accelerator import Base, ConsistencyGrid, Expert, Kind, ShiftedFlow, Solver, Trailing
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host
@@ -111,6 +114,46 @@ def test_two_experts_equal_two_chained_core_samplers(wan_pair, wan_text, batch):
     theirs = advanced.sample(wan_pair[1], "disable", 3, 4, 1.0, "euler", "simple", wan_text, wan_text, half, 2, 4, "disable")[0]
     assert_within(ours, theirs["samples"], 1e-5)  # a latent handed on is scaled out and in again
     assert (report["evaluations"], report["rows"], report["switch_step"]) == (4, 4 * batch, 2)
+
+
+@pytest.mark.parametrize("id", ["rcm-wan22-i2v-{}-lora", "wan22-t2v-lightning-{}"])
+def test_one_model_as_both_experts_is_one_run(small, wan_text, id):
+    """A solver that re-noises must not begin its random numbers again with the second expert."""
+    high, low = (CATALOG[id.format(side)] for side in ("high", "low"))
+    model = small[high.bases[0]]
+    pair = [with_settings(model, record.id) for record in (high, low)]
+    split, report = run(pair[0], wan_text, video(), model_low_noise=pair[1])
+    single = replace(high, expert=None, boundary=None)
+    whole, _ = run(host.with_record(pair[0], single), wan_text, video())
+    assert report["switch_step"] not in (0, report["steps"])
+    assert_within(split, whole, 1e-5)
+
+
+@pytest.mark.parametrize(("denoise", "steps"), [(0.1, 1), (0.25, 2), (1.0, 10)])
+def test_unipc_of_any_number_of_steps_ends_on_what_the_model_is_sure_of(small, wan_text, denoise, steps):
+    """The host's own evaluates a single step and does not take it."""
+    model = with_settings(small[Base.WAN_T2V], "accvideo-wan21-t2v-lora")
+    sure = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def perfect(*given, **more):
+        return model.model.process_latent_in(sure)
+
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "sure", perfect)
+    made, report = run(model, wan_text, video(), denoise=denoise)
+    assert report["steps"] == steps
+    assert_within(made, sure, 0.05)  # the host's UniPC stops at sigma 0.001
+
+
+def test_tcd_takes_the_halves_of_its_schedule(unets, text):
+    model = with_settings(unets["sd15"], "hyper-sd15-1step-lora")
+    sigmas, sampler, cfg, _ = FewStepSchedule.execute(model, 4, 1.0).args
+    high, low = SplitSigmas.execute(sigmas, 2).args
+    guider = CFGGuider.execute(model, text, text, cfg).args[0]
+    half = SamplerCustomAdvanced.execute(RandomNoise.execute(3).args[0], guider, sampler, high, image()).args[0]
+    made = SamplerCustomAdvanced.execute(DisableNoise.execute().args[0], guider, sampler, low, half).args[0]["samples"]
+    assert made.isfinite().all()
+    with pytest.raises(ValueError, match="whole or split"):
+        SamplerCustomAdvanced.execute(RandomNoise.execute(3).args[0], guider, sampler, sigmas * 0.9, image())
 
 
 def test_a_second_run_is_bit_identical(lcm, text, wan_pair, wan_text):
@@ -343,7 +386,7 @@ def test_a_run_does_not_make_the_host_load_the_weights_again(hyper, text):
 def test_tcd_runs_on_the_host_with_its_own_noise(unets, text):
     model = with_settings(unets["sd15"], "hyper-sd15-1step-lora")
     state = torch.get_rng_state()
-    seeded_noise(torch.zeros(1), 3)()
+    seeded_noise(torch.zeros(1), 3)(1.0, 0.5)
     assert torch.equal(state, torch.get_rng_state())
     one, report = run(model, text, image())
     assert report["evaluations"] == 1 and report["sampler"] == "tcd"
