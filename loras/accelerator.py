@@ -310,6 +310,8 @@ class Accelerator:
              all(_fits_base(self.schedule, base) for base in self.bases)
              and (self.parameterization is Parameterization.NATIVE or set(self.bases) <= WITH_TIMESTEPS)),
             ("TCD has the grid of a consistency model", self.solver is not Solver.TCD or isinstance(self.schedule, ConsistencyGrid)),
+            ("LCM's parameterization has its grid of 50 timesteps, the one the host gives it",
+             self.parameterization is not Parameterization.LCM or self.schedule == ConsistencyGrid(50)),
             ("lists of sigmas fall and end above 0", not isinstance(self.schedule, LiteralSigmas) or all(map(_falls, self.schedule.lists))),
             ("cfg is at least 1", math.isfinite(self.cfg) and self.cfg >= 1.0),
             ("strength is finite and not 0", math.isfinite(self.strength) and self.strength != 0.0),

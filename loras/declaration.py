@@ -38,6 +38,7 @@ from .accelerator import (
     TrigFlow,
     TwoClockFlow,
 )
+from .refusal import Refusal
 
 SUFFIX = ".fewstep.json"
 LARGEST_FILE = 64 * 1024
@@ -45,7 +46,7 @@ LONGEST_LIST = 100
 MOST_STEPS = 100
 
 
-class DeclarationError(ValueError):
+class DeclarationError(Refusal):
     """A declaration that cannot be an accelerator. The message names the file, the entry, what was expected and found."""
 
 

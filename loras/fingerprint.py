@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from .accelerator import Accelerator, Base, Expert, Kind
 from .architecture import Layers, measure
 from .catalog.left_out import LOOK_ALIKES, LookAlike
+from .refusal import Refusal
 
 # Endings of the tensors that make up one adapted layer; what stands before is the layer's name.
 DOWN_ENDINGS = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", "_lora.down.weight", ".lora.down.weight",
@@ -55,7 +56,7 @@ MODEL_LAYER = (
 )
 
 
-class FileProblem(ValueError):
+class FileProblem(Refusal):
     """A file that cannot be what the user means it to be. The message says what was found and what to do."""
 
 
@@ -143,13 +144,14 @@ def _content_of(path: Path) -> tuple[dict[str, Any], int]:
     if size == 0:
         raise FileProblem(f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again.")
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
         if LARGEST_HEADER < length <= size - 8:
             raise FileProblem(f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER} are read here: real "
                               "LoRAs and models stay far below. Save it again without the metadata that makes it so long.")
         try:
             if length > size - 8:
-                raise ValueError(f"its header should be {length} bytes long")
+                raise ValueError("it is a web page" if start.startswith(b"<") else f"its header should be {length} bytes long")
             with safe_open(path, framework="np"):
                 return json.loads(file.read(length)), size
         except (SafetensorError, OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from torch import Tensor
 
+from ..loras.refusal import Refusal
 from .module import Architecture, MotionModule, sinusoids
 
 POSITIONS = ".positions.weight"
@@ -23,7 +24,7 @@ POSITIONS_WITHOUT_ENCODING = 64
 LARGEST_WIDTH, MOST_POSITIONS = 1 << 14, 1 << 16
 
 
-class MotionFileError(ValueError):
+class MotionFileError(Refusal):
     """A file that is no motion module for SD 1.5. The message says what it is and what to do."""
 
 

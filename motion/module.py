@@ -127,7 +127,7 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B·T, C, H, W), T = frames neighbouring rows to a clip. Clips do not see each other."""
         height, width = x.shape[-2:]
-        # The statistics are those of the whole clip, as in diffusers; the first implementation took each frame's own.
+        # The statistics are those of the whole clip, as in diffusers; the authors' own code takes each frame's.
         hidden: Tensor = self.norm(torch.unflatten(x, 0, (-1, frames)).transpose(1, 2))  # (B, C, T, H, W)
         hidden = hidden.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B·H·W, T, C)
         hidden = self.proj_out(self.block(self.proj_in(hidden)))

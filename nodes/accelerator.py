@@ -10,7 +10,7 @@ import re
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Base, Expert, Kind
+from ..loras.accelerator import Accelerator, Base, Expert, Kind, Solver
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
@@ -89,8 +89,10 @@ class FewStepAccelerator(io.ComfyNode):
     def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
         carried = host.accelerator_of(model)
         if carried is not None:
-            raise ValueError(f"This model already carries {carried.id}. Two accelerators on one model spoil each other: "
-                             "connect the model as it comes from its loader.")
+            advice = ("an LCM LoRA, which its record takes the place of, goes on the model in front of the Motion Module Loader"
+                      if carried.kind is Kind.MOTION_MODULE and carried.solver is Solver.LCM else
+                      "connect the model as it comes from its loader")
+            raise ValueError(f"This model already carries {carried.id}. Two accelerators on one model spoil each other: {advice}.")
         attached, report = (attach_distilled(model, accelerator) if lora_name == NONE
                             else attach(model, lora_name, accelerator, strength))
         return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
@@ -122,7 +124,8 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     prepared = host.with_record(host.with_model_sampling(model, record), record)
     patched, coverage = host.attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
-    more = (*repaired.notes, *foreign_notes(foreign), *known.problems)
+    more = (*repaired.notes, *choice_notes(record, recognition, lora_name), *strength_notes(strength), *foreign_notes(foreign),
+            *known.problems)
     return patched, describe(record, recognition, coverage, more, lora_name, strength)
 
 
@@ -219,6 +222,19 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
                          "Connect the other model, or choose the other LoRA.")
 
 
+def choice_notes(record: Accelerator, recognition: Recognition, lora_name: str) -> tuple[str, ...]:
+    """What to tell of a record chosen by hand where the file itself says another."""
+    said = recognition.record
+    if said is None or said is record:
+        return ()
+    return (f"Chosen by hand: {record.id}, though {lora_name} is {said.id} by what it says itself. If the result is burnt or blurred, set "
+            "accelerator to auto.",)
+
+
+def strength_notes(strength: float) -> tuple[str, ...]:
+    return ("strength is 0: nothing of the LoRA is applied, and a few steps leave the undistilled model unfinished.",) * (strength == 0)
+
+
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
         unknown = len(coverage.lost) + len(coverage.not_needed)
@@ -270,7 +286,8 @@ def attach_distilled(model, accelerator: str):
     if record is None:
         refuse_look_alike(recognition, name)
         refuse_unmarked(model, recognise_distilled(model, Base.WAN_CAUSAL).record, name)
-        candidates = _ids(fitting(recognition.fingerprint, known.records.values()))
+        width = recognition.fingerprint.width
+        candidates = _ids(other for other in fitting(recognition.fingerprint, known.records.values()) if other.width in (None, width))
         raise ValueError(f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
                          f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
                          + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
@@ -279,7 +296,7 @@ def attach_distilled(model, accelerator: str):
     foreign = recognised_loras(model)
     refuse_foreign_accelerator(foreign, record)
     patched = host.with_record(host.with_model_sampling(model, record), record)
-    more = (*look_alike_notes(recognition, name), *foreign_notes(foreign), *known.problems)
+    more = (*look_alike_notes(recognition, name), *size_notes(record, recognition, name), *foreign_notes(foreign), *known.problems)
     return patched, describe(record, recognition, None, more, name, 1.0)
 
 
@@ -292,6 +309,14 @@ def look_alike_notes(recognition: Recognition, name: str) -> tuple[str, ...]:
     """What a record chosen by hand overruled."""
     alike = recognition.look_alike
     return () if alike is None else (f"Chosen by hand, though {name} only looks like a few-step model by its name: {alike.reason}.",)
+
+
+def size_notes(record: Accelerator, recognition: Recognition, name: str) -> tuple[str, ...]:
+    """What to tell of a model of a size that no release has, and so of no size to refuse."""
+    width = recognition.fingerprint.width
+    if record.width is None or width is None or width == record.width:
+        return ()
+    return (f"{record.id} is {record.width} wide, and {name} is {width}: if it was not distilled, a few steps leave it unfinished.",)
 
 
 def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:

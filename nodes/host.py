@@ -110,7 +110,7 @@ def file_of(model) -> tuple[str, str | None]:
     """(name, path) of the file a MODEL was loaded from, the name with its folders inside models/; ("", None) if unknown."""
     origin = getattr(model, "cached_patcher_init", None)
     path = origin[1][0] if origin and origin[1] else None
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not os.path.isabs(path):  # a node may load by a name of its own, such as the demo model's
         return "", None
     roots = [root for folder in ("diffusion_models", "checkpoints") for root in folder_paths.get_folder_paths(folder)]
     inside = [os.path.relpath(path, root) for root in roots if os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)]
@@ -234,7 +234,7 @@ def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
 
 
 def with_model_sampling(model, record: Accelerator):
-    """The model with the shift and the parameterization the accelerator was distilled with."""
+    """The model with the shift and the parameterization the accelerator was distilled with. Raises ValueError where it cannot have it."""
     schedule = record.schedule
     if isinstance(schedule, TwoClockFlow):
         patched = with_shift(model, schedule.video_shift)
@@ -246,6 +246,10 @@ def with_model_sampling(model, record: Accelerator):
         return with_shift(model, schedule.shift)
     if record.parameterization is Parameterization.NATIVE:
         return model
+    if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION):
+        raise ValueError(f"The connected model predicts v, and {record.id} was distilled on one that predicts noise, for which it would be "
+                         "taken: nothing would be left of the picture. Connect a model that predicts noise, or take an accelerator that "
+                         "leaves the prediction as it is, such as Lightning, Hyper-SD or TCD.")
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     patched = ModelSamplingDiscrete().patch(model, record.parameterization.value, zsnr=False)[0]

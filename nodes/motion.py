@@ -31,7 +31,8 @@ class FewStepMotion(io.ComfyNode):
                         "AnimateDiff-Lightning, which makes a clip in 1, 2, 4 or 8 steps.",
             search_aliases=["animatediff", "animatediff-lightning", "animatelcm", "motion", "video", "sd15 video"],
             inputs=[
-                io.Model.Input("model", tooltip="An SD 1.5 model. Put LoRAs and other patches before or after this node."),
+                io.Model.Input("model", tooltip="An SD 1.5 model. Put an accelerator LoRA before this node, other LoRAs and patches "
+                                                "before or after it."),
                 io.Combo.Input("motion_name", options=host.model_files(FOLDER),
                                tooltip="The motion module in models/animatediff_models. AnimateDiff-Lightning files bring their step "
                                        "count with them; the others need an ordinary number of steps."),

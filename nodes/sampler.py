@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator
+from ..loras.accelerator import Accelerator, Parameterization, TwoClockFlow
 from ..loras.fingerprint import Recognition
+from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
 from . import host
 from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
@@ -14,8 +15,8 @@ from .sample_run import Run, evaluations_per_sample, host_sampler, sample, sigma
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
                  "better only where the accelerator allows several.")
-DENOISE_TOOLTIP = ("1 starts from pure noise. Lower keeps more of the latent it is given (image to image) and runs fewer of the "
-                   "distilled steps.")
+DENOISE_TOOLTIP = ("1 starts from pure noise. Lower keeps more of the latent it is given (image to image); most accelerators then run "
+                   "fewer of their steps.")
 
 
 class FewStepSampler(io.ComfyNode):
@@ -93,6 +94,7 @@ class FewStepSchedule(io.ComfyNode):
     def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
         models, records, _ = accelerated(model, None)
         refuse_expert(records[0])
+        refuse_changed(model, models[0], records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
 
@@ -128,7 +130,7 @@ def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None
 def refuse_causal(record: Accelerator | None) -> None:
     """Raise for a model that is made block by block: all its frames at once are not what it was distilled for."""
     if record is not None and record.causal is not None:
-        raise PlanError(f"{record.id} is causal: it makes {record.causal.frames_per_block} latent frames at a time, each block after the "
+        raise PlanError(f"{record.id} is causal: it makes {in_frames(record.causal.frames_per_block)} at a time, each block after the "
                         "one before. Use the Streaming Sampler, or core's SamplerARVideo with the sigmas of the Few-Step Schedule.")
 
 
@@ -137,6 +139,14 @@ def refuse_expert(record: Accelerator | None) -> None:
     if record is not None and record.expert is not None:
         raise PlanError(f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and the Few-Step Schedule takes one model, "
                         "which makes the whole video. For two experts use the Few-Step Sampler.")
+
+
+def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
+    """Raise where sigmas do not say all that the record sets, and `model`, which goes to another sampler as it is, lacks the rest."""
+    is_all = record is None or not (isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0)
+    if accelerated is not model and not is_all:
+        raise PlanError(f"{record.id} was recognised without an Accelerator Loader, and it needs settings on the model that sigmas cannot "
+                        "carry. Put an Accelerator Loader in front of this node and of the sampler, or use the Few-Step Sampler.")
 
 
 def refusal(recognition: Recognition) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..loras.accelerator import Accelerator, Base, Expert
+from ..loras.refusal import Refusal
 from .skip.forecast import STOCHASTIC_SPEEDUP
 from .skip.run import LEAST_EVALUATIONS
 
@@ -22,7 +23,7 @@ SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
 VERY_FEW_STEPS = 2
 
 
-class BudgetError(ValueError):
+class BudgetError(Refusal):
     """A question that has no honest answer. The message says what was expected, what was found and what to do."""
 
 

@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass, replace
 
 from ..loras.accelerator import Accelerator, Expert, FirstTimesteps, Solver
+from ..loras.refusal import Refusal
 from .schedule import SigmaOf, needs_size, sigmas_of, switch_step, tcd_sigmas_down
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
 SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
 
 
-class PlanError(ValueError):
+class PlanError(Refusal):
     """A request this accelerator cannot honour. The message says what was expected, what was found and what to do."""
 
 
@@ -65,8 +66,9 @@ def make_expert_plan(
     high: Accelerator | None, low: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf
 ) -> SamplingPlan:
     """The run of Wan 2.2's two experts over one schedule. Raises PlanError."""
-    high, low = _require(high, "model"), _require(low, "model_low_noise")
+    high = _require(high, "model")
     _require_expert(high, Expert.HIGH_NOISE, "model")
+    low = _require(low, "model_low_noise")
     _require_expert(low, Expert.LOW_NOISE, "model_low_noise")
     for name in SHARED_BY_EXPERTS:
         if getattr(high, name) != getattr(low, name):
@@ -105,8 +107,8 @@ def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
     if record.expert is expert:
         return
     found = f"the {record.expert.value} expert's {record.id}" if record.expert else f"{record.id}, which is for a single model"
-    raise PlanError(f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries {found}. "
-                    "Swap the two models, or load the other LoRA.")
+    advice = "Swap the two models, or load the other LoRA." if record.expert else "For a single model leave model_low_noise unconnected."
+    raise PlanError(f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries {found}. {advice}")
 
 
 def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
@@ -144,10 +146,12 @@ def _plan(
     try:
         sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
-        raise PlanError(f"{record.id} at {steps} steps: {error} Raise denoise, or take an accelerator with more steps.") from None
+        raise PlanError(f"{record.id} at {steps} steps: {error}") from None
     notes: tuple[str, ...] = ()
     if len(sigmas) - 1 < steps:
-        notes = (f"denoise {denoise:g}: the last {len(sigmas) - 1} of the {steps} distilled steps, from sigma {sigmas[0]:.4g}",)
+        which = (f"{len(sigmas) - 1} of {steps} steps, all that it was distilled for there" if isinstance(record.schedule, FirstTimesteps)
+                 else f"the last {len(sigmas) - 1} of the {steps} distilled steps")
+        notes = (f"denoise {denoise:g}: {which}, from sigma {sigmas[0]:.4g}",)
     down: list[float] = []
     if record.solver is Solver.TCD:
         down = tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[steps], sigma_of)

@@ -52,7 +52,8 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
     stride = TRAINING_TIMESTEPS // original_steps
     grid = [stride * (index + 1) - 1 for index in range(int(original_steps * denoise))][::-1]
     if len(grid) < steps:
-        raise ValueError(f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g} leaves.")
+        raise ValueError(f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g} leaves. Raise denoise"
+                         + (", or take fewer steps." if grid else "."))
     return [grid[math.floor(step * len(grid) / steps)] for step in range(steps)]
 
 
@@ -63,7 +64,8 @@ def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0
     """
     start = len(timesteps) - truncated_steps(len(timesteps), denoise)
     if start == len(timesteps):
-        raise ValueError(f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / len(timesteps):g}.")
+        raise ValueError(f"denoise {denoise:g} leaves none of the {len(timesteps)} timesteps it was distilled at. Raise it to "
+                         f"{1 / len(timesteps):g} or more.")
     return list(timesteps[start : start + steps])
 
 
@@ -132,7 +134,8 @@ def sigmas_of(
     sigmas = _whole_schedule(schedule, steps, sigma_of, image_tokens)
     kept = truncated_steps(steps, denoise)
     if kept == 0:
-        raise ValueError(f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / steps:g}.")
+        raise ValueError(f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / steps:g}. Raise denoise, or take an "
+                         "accelerator with more steps.")
     return [*sigmas[steps - kept :], 0.0]
 
 

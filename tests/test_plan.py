@@ -61,6 +61,19 @@ def test_denoise_below_the_last_step_is_refused_with_the_smallest():
         make_plan(LIGHTNING, 4, 0.2, sd_sigma)
 
 
+def test_advice_on_denoise_is_the_schedules_own():
+    with pytest.raises(PlanError, match="8 steps do not fit into the 5 timesteps that denoise 0.1 leaves. Raise denoise, or take fewer"):
+        make_plan(LCM, 8, 0.1, sd_sigma)
+    turbo = CATALOG["sd-turbo"]
+    assert make_plan(turbo, 4, 0.2, sd_sigma).notes[0].startswith("denoise 0.2: 2 of 4 steps, all that it was distilled for there")
+    with pytest.raises(PlanError, match="Raise it to 0.1 or more"):
+        make_plan(turbo, 4, 0.05, sd_sigma)
+
+
+def test_a_refusal_is_shown_under_the_packs_name_and_not_its_path():
+    assert PlanError.__module__ == "comfyui_fewstep"
+
+
 def test_a_model_without_accelerator_is_refused_with_what_to_do():
     with pytest.raises(PlanError, match="No accelerator.*Accelerator Loader.*KSampler"):
         make_plan(None, 0, 1.0, sd_sigma)
@@ -99,7 +112,7 @@ def test_two_experts_share_one_schedule_and_switch_at_the_boundary():
     [
         (LOW, HIGH, "model takes Wan 2.2's high-noise expert.*Swap"),
         (HIGH, HIGH, "model_low_noise takes Wan 2.2's low-noise expert"),
-        (HIGH, CATALOG["wan21-t2v-lightx2v-4step"], "which is for a single model"),
+        (HIGH, CATALOG["wan21-t2v-lightx2v-4step"], "which is for a single model. For a single model leave model_low_noise unconnected"),
         (HIGH, CATALOG["wan22-i2v-lightning-low"], "distilled differently: bases"),
     ],
 )

@@ -1,6 +1,7 @@
 """rCM and TurboDiffusion: score-regularised continuous-time consistency on Wan, in angles. Zheng et al. 2025, arXiv 2510.08431.
 
-Text-to-video models re-noise; the Wan 2.2 image-to-video pair follows the ODE.
+Text-to-video models re-noise; the Wan 2.2 image-to-video models follow the ODE. The LoRA pair for them is the text-to-video
+LoRA written out for their layers, and keeps its schedule and solver.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def experts(word: str, side: Expert) -> list[Accelerator]:
             files=(PublishedFile(KIJAI, f"Wan22-I2V-A14B-{upper}-rCM{strength}_lora_rank_64.safetensors", 64),),
             name_words=("rcm|rcm6|rcm1", word),
             notes=("Wan 2.1's rCM LoRA written out for Wan 2.2, not trained on it; poor motion is reported.",),
-            unverified=("exact path, licence and header",),
+            unverified=("exact path, licence and header", "solver and first sigma: those of the LoRA it was made from"),
         ),
     ]
 

@@ -219,6 +219,7 @@ def test_a_truncated_file_is_refused(unets, models):
     [
         ("picture.safetensors", b"\x89PNG\r\n\x1a\n" + bytes(100), "not a complete .safetensors file"),
         ("empty.safetensors", b"", "is empty (0 bytes)"),
+        ("page.safetensors", b"<!DOCTYPE html>" + bytes(100), "it is a web page"),
         ("pickle.ckpt", b"\x80\x02}q\x00.", "never opened here"),
     ],
 )
@@ -294,6 +295,22 @@ def test_a_second_accelerator_is_refused(unets, models):
     attached, _ = accelerator.attach(unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
     with pytest.raises(ValueError, match="already carries lcm-lora-sd15"):
         accelerator.FewStepAccelerator.execute(attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
+
+
+def test_an_lcm_lora_behind_animatelcm_is_told_its_place(unets, models):
+    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    with pytest.raises(ValueError, match="already carries animatelcm-sd15.*in front of the Motion Module Loader"):
+        accelerator.FewStepAccelerator.execute(host.with_record(unets["sd15"], CATALOG["animatelcm-sd15"]), "lcm_sd15.safetensors",
+                                               accelerator.AUTO, 1.0)
+
+
+def test_a_strength_of_0_and_a_choice_against_the_name_are_told(unets, models):
+    name = "Hyper-SD15-4steps-lora.safetensors"
+    write_lora(models / "loras" / name, unets["sd15"], "kohya-diffusers", only="attn")
+    _, report = accelerator.attach(unets["sd15"], name, accelerator.AUTO, 0.0)
+    assert [note for note in report.notes if note.startswith("strength is 0: nothing of the LoRA is applied")]
+    _, report = accelerator.attach(unets["sd15"], name, "hyper-sd15-8step-lora", 1.0)
+    assert [note for note in report.notes if "hyper-sd15-8step-lora, though " in note and "is hyper-sd15-4step-lora by what" in note]
 
 
 def test_reading_the_header_does_not_read_the_file(unets, models):

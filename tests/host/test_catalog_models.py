@@ -86,11 +86,34 @@ def test_a_lora_on_a_distilled_model_is_refused(distilled, models):
 
 def test_a_model_that_nothing_says_is_distilled_is_refused(models):
     model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.1_t2v_14B_fp16.safetensors"))
-    with pytest.raises(ValueError, match="not known as a model that is distilled.*choose it in accelerator: .*wan21-t2v-lightx2v-4step"):
-        accelerator.attach_distilled(model, "auto")
+    with pytest.raises(ValueError, match="not known as a model that is distilled.*Choose the accelerator's LoRA file\\.$"):
+        accelerator.attach_distilled(model, "auto")  # no release is as small
     attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")
     assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
-    assert "as chosen" in report.markdown
+    assert "as chosen" in report.markdown and "wan21-t2v-lightx2v-4step-model is 5120 wide, and " in report.notes[0]
+
+
+def test_an_unknown_model_is_told_what_it_may_be(small):
+    with pytest.raises(ValueError, match="The connected model is not known as .*choose it in accelerator: .*flux1-schnell"):
+        accelerator.attach_distilled(small["FluxSchnell"], "auto")
+
+
+def test_lcm_is_refused_on_a_model_that_predicts_v(unets):
+    sampling = type("V", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION), {})
+    model = unets["sdxl"].clone()
+    model.add_object_patch("model_sampling", sampling(model.model.model_config))
+    with pytest.raises(ValueError, match="predicts v, and lcm-lora-sdxl was distilled on one that predicts noise.*such as Lightning"):
+        carrying(model, "lcm-lora-sdxl")
+    assert host.accelerator_of(carrying(model, "sdxl-lightning-4step-lora")) is not None
+
+
+def test_the_schedule_of_what_needs_more_than_sigmas_asks_for_the_loader(unets):
+    id = "sdxl-lightning-1step-x0"
+    model = unets["sdxl"].clone()
+    model.cached_patcher_init = (None, ("/models/checkpoints/" + CATALOG[id].files[0].name,))
+    with pytest.raises(plans.PlanError, match=f"{id} was recognised without .*in front of this node and of the sampler"):
+        sampler.FewStepSchedule.execute(model, 0, 1.0)
+    assert sampler.FewStepSchedule.execute(carrying(model, id), 0, 1.0).args[3] == 1
 
 
 @pytest.mark.parametrize(
