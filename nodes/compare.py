@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from comfy_api.v0_0_2 import io
 
 from ..quality.metrics import Quality, compare, lpips_missing
 from ..quality.sheet import contact_sheet
-from .report import Report
+from .report import NOTES, Report
 
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
-# A line of two cells: the other tables of a report have more.
-ROW = re.compile(r"^\| (?P<name>[^|\n]+?) \| (?P<value>(?:\\\||[^|\n])*) \|$", re.MULTILINE)
+ROW = re.compile(r"^- (?P<name>[^:\n]+): (?P<value>.*)$", re.MULTILINE)
 NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 SMALL_TEMPORAL = "Frame differences are compared because the batch has several pictures; for pictures that are no clip, ignore them."
 
@@ -38,7 +36,7 @@ class FewStepCompare(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="Both, the difference between them, and the figures."),
-                io.String.Output(display_name="report", tooltip="The figures and both costs as a table."),
+                io.String.Output(display_name="report", tooltip="The figures and both costs."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -54,7 +52,7 @@ class FewStepCompare(io.ComfyNode):
 
 def rows_of(report: str) -> dict[str, str]:
     """The rows of a report of this pack, by name; empty for any other text."""
-    return {match["name"]: match["value"].replace("\\|", "|") for match in ROW.finditer(report)}
+    return {match["name"]: match["value"] for match in ROW.finditer(report.partition(NOTES)[0])}
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
@@ -72,16 +70,18 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def describe(quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]) -> CompareReport:
+def describe(quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]) -> Report:
     factor = speedup(reference, candidate)
     figures = tuple(quality.rows)
     speed = () if factor is None else (("speed", f"{factor:.2f}x the reference's"),)
-    return CompareReport(
+    sides = {"reference": reference, "candidate": candidate}
+    costs = ((name, ", ".join(f"{side} {rows[name]}" for side, rows in sides.items() if name in rows))
+             for name in COSTS if name in reference or name in candidate)
+    return Report(
         node="Speed-Quality Compare",
         summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
-        rows=(("compared", f"{frames} picture{'s' * (frames > 1)}"), *figures, *speed),
+        rows=(("compared", f"{frames} picture{'s' * (frames > 1)}"), *figures, *speed, *costs),
         notes=((SMALL_TEMPORAL,) if quality.temporal is not None else ()),
-        costs=tuple((name, reference.get(name, ""), candidate.get(name, "")) for name in COSTS if name in reference or name in candidate),
         data={
             "psnr": None if quality.psnr == float("inf") else quality.psnr, "is_equal": quality.psnr == float("inf"), "ssim": quality.ssim,
             "lpips": quality.lpips, "lpips_missing": lpips_missing(), "temporal_difference": quality.temporal, "speedup": factor,
@@ -94,20 +94,6 @@ def speedup(reference: dict[str, str], candidate: dict[str, str]) -> float | Non
     """Seconds of the reference over the candidate's, where both reports say them."""
     slow, fast = number_of(reference, "seconds"), number_of(candidate, "seconds")
     return slow / fast if slow is not None and fast else None
-
-
-@dataclass(frozen=True)
-class CompareReport(Report):
-    """A report with the two costs in columns below the figures. costs: (what, reference's, candidate's)."""
-
-    costs: tuple[tuple[str, str, str], ...] = ()
-
-    @property
-    def markdown(self) -> str:
-        if not self.costs:
-            return super().markdown
-        rows = [["cost", "reference", "candidate"], ["---"] * 3, *(list(row) for row in self.costs)]
-        return "\n".join([super().markdown, "", *("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)])
 
 
 NODES = [FewStepCompare]

@@ -8,6 +8,8 @@ from typing import Any
 
 from . import host
 
+NOTES = "Notes:"
+
 log = logging.getLogger(__name__)
 
 
@@ -23,8 +25,10 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        table = [f"| {self.node} | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in self.rows)]
-        return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
+        # A list and no table: the editor's Preview as Text shows it as it is written.
+        rows = (f"- {name}: {' '.join(value.split())}" for name, value in self.rows)
+        notes = ("", NOTES, "", *(f"- {note}" for note in self.notes)) if self.notes else ()
+        return "\n".join([f"**{self.node}**", "", *rows, *notes])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
         """Log it, show it on the node, and return the `ui` value that carries it into /history.
@@ -34,7 +38,3 @@ class Report:
         log.info("%s: %s", self.node, self.summary)
         host.show_on_node(self.summary, getattr(hidden, "unique_id", None))
         return {"fewstep_report": [{"node": self.node, "summary": self.summary, "notes": list(self.notes), **self.data}]}
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -451,7 +451,7 @@ def test_embedded_guidance_is_left_alone_and_shown(small):
     plain = sampler.FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
     guided = sampler.FewStepSampler.execute(model, with_guidance, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
     assert "the model's default, as the graph sets it; hyper-flux-8step-lora was distilled at 3.5" in plain.args[1]
-    assert "2, as the graph sets it" in guided.args[1] and "| CFG | 1 (locked) |" in guided.args[1]
+    assert "2, as the graph sets it" in guided.args[1] and "- CFG: 1 (locked)" in guided.args[1]
     assert not torch.equal(plain.args[0]["samples"], guided.args[0]["samples"]), "the network was given what the graph sets"
     assert guided.ui["fewstep_report"][0]["evaluations"] == 8, "it costs nothing"
 
