@@ -458,6 +458,16 @@ def test_several_outputs_are_forecast_together():
     assert run.finish().skipped > 0
 
 
+@pytest.mark.parametrize("schedule", [linear_schedule(20), exponential_schedule(20)], ids=["flow", "noise prediction"])
+def test_an_evaluation_at_sigma_0_is_made(schedule):
+    # Its level is infinite; by then forecasts have been checked, so that an error could be expected of the next one.
+    run = forecast_run(schedule, target_speedup=1.5)
+    x = euler(run, schedule, gaussian, noise())
+    made = run.tally.made
+    assert run.evaluate(x, torch.tensor(0.0), lambda: x + 1).equal(x + 1)
+    assert run.tally.made == made + 1 and math.isfinite(max(run.finish().errors))
+
+
 def test_schedules_that_do_not_descend_pass_through():
     schedule = Schedule(tuple(reversed(linear_schedule(20).sigmas)), is_flow=True)
     run = forecast_run(schedule, target_speedup=2.0)

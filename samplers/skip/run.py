@@ -209,6 +209,8 @@ class SkipRun:
 
     def _expected_error(self, sigma: float, width: float) -> float | None:
         """A straight line errs in proportion to its reach: the product of the distances to the two evaluations it goes through."""
+        if sigma <= 0:  # out of reach of any line: the level is infinite there
+            return None
         entries = self.history.usable(sigma)
         if not entries or self.error_per_reach is None:
             return None
