@@ -60,7 +60,7 @@ def compare(reference: Tensor, candidate: Tensor) -> Quality:
 
 def temporal_difference(reference: Tensor, candidate: Tensor) -> float:
     """Mean |Δreference - Δcandidate| over successive frames: motion that one has and the other has not, and flicker."""
-    return float((reference.diff(dim=0) - candidate.diff(dim=0)).abs().mean())
+    return float((reference[..., :3].diff(dim=0) - candidate[..., :3].diff(dim=0)).abs().mean())
 
 
 def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:

@@ -72,6 +72,12 @@ def test_temporal_difference_sees_motion_and_not_brightness() -> None:
     assert compare(CLIP, CLIP.flip(0)).temporal > 0
 
 
+def test_transparency_is_left_out_of_every_figure() -> None:
+    with_alpha = torch.cat([CLIP.flip(0), torch.rand(5, 48, 64, 1)], dim=-1)
+    for pair in ((CLIP, with_alpha), (with_alpha, CLIP)):
+        assert compare(*pair) == compare(pair[0][..., :3], pair[1][..., :3])
+
+
 @pytest.mark.parametrize(("candidate", "words"), [
     (IMAGE[:, :40], "64 x 48 and candidate 64 x 40"), (CLIP, "1 frames and candidate 5"),
 ])
