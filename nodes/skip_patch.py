@@ -6,6 +6,7 @@ prompts, SLG and PAG, several GPUs, offloaded weights, the compiled network.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -115,9 +116,11 @@ class GuidedRun:
         self.config, self.guider = config, guider
         # Reading the schedule waits for the device once, before anything runs on it.
         self.sigmas = tuple(sigmas.tolist())
-        function = getattr(sampler, "sampler_function", sampler)
+        function, options = getattr(sampler, "sampler_function", sampler), getattr(sampler, "extra_options", {})
+        while isinstance(function, functools.partial):  # how other packs hand over options; it has no name of its own
+            function, options = function.func, {**function.keywords, **options}
         name = getattr(function, "__name__", type(function).__name__)
-        self.solver: Solver = solver_of(name, getattr(sampler, "extra_options", {}))
+        self.solver: Solver = solver_of(name, options)
         self.run: SkipRun | None = None
         self.notes: list[str] = []
 

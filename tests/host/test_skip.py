@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import comfy.controlnet
 import comfy.hooks
 import comfy.model_management
@@ -10,6 +12,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.k_diffusion import sampling
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import (
     BasicScheduler,
@@ -164,6 +167,18 @@ def test_few_steps_pass_through_bit_for_bit_and_say_why(flux, reports, steps):
 def test_lcm_passes_through_bit_for_bit_and_says_why(flux, reports):
     assert torch.equal(sample(skip(flux), "lcm"), sample(flux, "lcm"))
     assert "LCM" in reports[0].data["passed_through"]
+
+
+@pytest.mark.parametrize(("function", "name", "note"), [
+    (functools.partial(sampling.sample_lcm, noise_sampler=None), "lcm", "passed through: the LCM sampler"),
+    (functools.partial(sampling.sample_euler, s_churn=0.1), "euler", "a sampler that injects noise"),
+])  # fmt: skip
+def test_a_sampler_in_a_partial_is_known_by_its_own_name_and_options(flux, reports, function, name, note):
+    # As other packs hand options to a sampler.
+    latent = torch.zeros(1, 16, 2, 2)
+    comfy.sample.sample_custom(skip(flux), latent, 1.0, comfy.samplers.KSAMPLER(function), torch.linspace(1, 0, STEPS + 1), flux_text(),
+                               flux_text(), latent, disable_pbar=True, seed=0)
+    assert reports[0].data["sampler"] == name and any(note in said for said in reports[0].notes)
 
 
 def test_noise_prediction_models_are_skipped_too(unets, reports):
