@@ -42,8 +42,8 @@ class FewStepSkip(io.ComfyNode):
                              tooltip="Evaluations left out in a row, at most. Lower is more faithful and bounds the speed-up: 1 allows "
                                      "2x at best."),
                 io.Combo.Input("cache_device", options=["auto", "model", "cpu"], default="auto", advanced=True,
-                               tooltip="Where the two or four latents that forecasts are made from are kept: on the model's device, on the "
-                                       "CPU (slower, no video memory), or auto, which moves them to the CPU when memory is short."),
+                               tooltip="Where the few latents that forecasts are made from are kept: on the model's device, on the CPU "
+                                       "(slower, no video memory), or auto, which moves them to the CPU when memory is short."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with skipping, for any sampler. What it did is shown under this "

@@ -125,10 +125,10 @@ class GuidedRun:
         self.notes: list[str] = []
 
     def predict(self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
-        if self.run is None:
-            self.run = self._start(x)
         before = self.guider.model_options.get("sampler_post_cfg_function", [])
         added = model_options.get("sampler_post_cfg_function", [])[len(before):]
+        if self.run is None:
+            self.run = self._start(x, outputs=3 if added else 1)
         if not added:
             return self.run.evaluate(x, timestep[0], lambda: executor(x, timestep, model_options, seed))
         return self._predict_all(executor, x, timestep, model_options, seed, added)
@@ -166,12 +166,13 @@ class GuidedRun:
                 function(args)
         return denoised
 
-    def _start(self, x: Tensor) -> SkipRun:
+    def _start(self, x: Tensor, outputs: int) -> SkipRun:
+        """outputs: how many predictions of x's size are kept of each evaluation."""
         sampling = self.guider.inner_model.model_sampling
         is_flow = isinstance(sampling, comfy.model_sampling.CONST)
         schedule = Schedule(self.sigmas, is_flow, self.config.start_percent, self.config.end_percent)
         method = self._method(schedule, x)
-        return SkipRun(schedule, self.solver, method, device=self._history_device(x, method), regime_of=self._regime_of())
+        return SkipRun(schedule, self.solver, method, device=self._history_device(x, outputs, method), regime_of=self._regime_of())
 
     def _method(self, schedule: Schedule, x: Tensor) -> Method:
         make, settings = METHODS[self.config.method], self.config.settings
@@ -182,10 +183,11 @@ class GuidedRun:
                           f"{'rescaled for ' + polynomial if polynomial in POLYNOMIALS else 'not rescaled'}")
         return make(schedule, settings, self.solver, signal_of, POLYNOMIALS.get(polynomial, IDENTITY))
 
-    def _history_device(self, x: Tensor, method: Method) -> torch.device | None:
+    def _history_device(self, x: Tensor, outputs: int, method: Method) -> torch.device | None:
         if self.config.cache_device == "cpu":
             return torch.device("cpu")
-        needed = method.keeps * 4 * x.numel() * (2 if method.keeps_denoised else 1)  # float32
+        latents = outputs * (method.keeps * (2 if method.keeps_denoised else 1) + method.keeps_excess)
+        needed = latents * 4 * x.numel()  # float32
         is_tight = needed > FREE_MEMORY_SHARE * comfy.model_management.get_free_memory(x.device)
         return torch.device("cpu") if self.config.cache_device == "auto" and is_tight else None
 

@@ -53,7 +53,7 @@ class Forecast:
 
     def __init__(self, schedule: Schedule, settings: Settings, solver: Solver):
         self.schedule, self.threshold, self.solver = schedule, settings.threshold, solver
-        self.keeps_denoised = solver.is_stochastic
+        self.keeps_denoised, self.keeps_excess = solver.is_stochastic, solver.looks_back
         is_curved = not schedule.is_flow and not solver.is_stochastic and schedule.steps >= LONG_RUN
         self.curvature = CURVATURE if is_curved else 0.0
         self.keeps = 3 if is_curved else 2

@@ -57,12 +57,14 @@ class Decision(Enum):
 class Method(Protocol):
     """How a method decides and what it puts in place of an evaluation. One object per run.
 
-    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised latents too. longest_run:
-    evaluations left out in a row, at most. refusal: why it leaves nothing out in this run, if so.
+    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised latents too. keeps_excess: whether
+    it keeps one latent more, to make good for forecasts. longest_run: evaluations left out in a row, at most. refusal: why it leaves
+    nothing out in this run, if so.
     """
 
     keeps: int
     keeps_denoised: bool
+    keeps_excess: bool
     longest_run: int
     refusal: str | None
 

@@ -69,7 +69,7 @@ class TeaCache:
     """
 
     keeps = 2
-    keeps_denoised = False
+    keeps_denoised = keeps_excess = False
     refusal = None
 
     def __init__(self, schedule: Schedule, settings: Settings, solver: Solver,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import comfy.controlnet
 import comfy.hooks
@@ -25,7 +26,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import host
+from comfyui_fewstep.nodes import host, skip_patch
 from comfyui_fewstep.nodes.report import Report
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
@@ -368,6 +369,41 @@ def test_history_on_the_cpu_changes_nothing(flux, reports):
     assert torch.equal(sample(skip(flux, cache_device="cpu"), "dpmpp_2m"), sample(skip(flux, cache_device="model"), "dpmpp_2m"))
     # Two float32 latents of 16 x 8 x 8, and for a sampler that looks back what it was given to make good for a skip.
     assert [report.data["history_bytes"] for report in reports] == [2 * 16 * 8 * 8 * 4] * 2 + [3 * 16 * 8 * 8 * 4] * 2
+
+
+@pytest.mark.parametrize(("fixture", "sampler", "steps", "latents"), [
+    ("flux", "euler", STEPS, 2), ("flux", "dpmpp_2m", STEPS, 2 + 1), ("flux", "euler_ancestral", 20, 2 * 2),
+    ("flux", "euler_cfg_pp", STEPS, 3 * 2), ("sd15", "euler", 30, 3), ("sd15", "dpmpp_2m", 30, 3 + 1),
+    ("sd15", "dpmpp_2m_cfg_pp", 30, 3 * 3),
+])  # fmt: skip
+def test_auto_reckons_with_all_that_is_kept(flux, unets, reports, monkeypatch, fixture, sampler, steps, latents):
+    # Two or three derivatives; where they are looked at, their denoised latents, what a solver takes along, and all three predictions.
+    model, shape, options = flux.clone(), (1, 16, 8, 8), {}
+    if fixture == "sd15":
+        text = small_models.conditioning(unets["sd15"], length=8)
+        model, shape, options = unets["sd15"].clone(), (1, 4, 8, 8), {"positive": text, "negative": text, "scheduler": "karras"}
+    # What the model returns does not matter here, so it is not run.
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test.half", lambda executor, x, *args, **kwargs: 0.5 * x)
+    devices, kept, free = history_devices(monkeypatch), latents * 4 * math.prod(shape), 2**40
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device=None, torch_too=False: (free, free) if torch_too else free)
+    for share in (kept / free, (kept - 1) / free):
+        monkeypatch.setattr(skip_patch, "FREE_MEMORY_SHARE", share)
+        sample(skip(model), sampler, steps=steps, shape=shape, **options)
+    assert [report.data["history_bytes"] for report in reports] == [kept] * 2
+    assert devices == [None, torch.device("cpu")]
+
+
+def history_devices(monkeypatch) -> list[torch.device | None]:
+    """Where the runs from now on keep their history, run by run."""
+    devices: list[torch.device | None] = []
+
+    class Seen(skip_patch.SkipRun):
+        def __init__(self, *args, device, **more):
+            devices.append(device)
+            super().__init__(*args, device=device, **more)
+
+    monkeypatch.setattr(skip_patch, "SkipRun", Seen)
+    return devices
 
 
 def test_adding_the_node_does_not_make_the_host_load_the_weights_again(flux):
