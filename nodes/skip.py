@@ -18,7 +18,8 @@ class FewStepSkip(io.ComfyNode):
             category="few-step",
             description="Leaves out some of the model's evaluations in a run of many steps and forecasts them from the others. For models "
                         f"without an accelerator: below {LEAST_EVALUATIONS} evaluations it changes nothing, since fewer steps are "
-                        "better there. Works with every model and sampler; the report says what was skipped.",
+                        "better there. Works with every model and most samplers; LCM, TCD, dpm_adaptive and causal ones pass "
+                        "through unchanged. The report says what was skipped.",
             search_aliases=["teacache", "easycache", "cache", "taylorseer", "magcache", "first block cache", "speed"],
             inputs=[
                 io.Model.Input("model", tooltip="A model that is sampled in 10 steps or more. One skip node per model."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_shar
 from comfyui_fewstep.samplers.skip.history import Entry, History, combine, newton_weights, parabola_weights
 from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
 from comfyui_fewstep.samplers.skip.schedule import Schedule
-from comfyui_fewstep.samplers.skip.solver import Solver, solver_of
+from comfyui_fewstep.samplers.skip.solver import REFUSALS, Solver, solver_of
 from comfyui_fewstep.samplers.skip.teacache import IDENTITY, POLYNOMIALS, TeaCache, evaluate_polynomial, wan_polynomial
 from torch import Tensor
 
+ROOT = Path(__file__).resolve().parent.parent
 EULER = solver_of("sample_euler", {})
 SHAPE = (2, 4, 3, 3)
 
@@ -539,3 +542,11 @@ def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, n
 def test_samplers_are_known_by_name(function, options, known, stochastic, refused):
     solver = solver_of(function, options)
     assert (solver.is_known, solver.is_stochastic, solver.refusal is not None) == (known, stochastic, refused)
+
+
+def test_every_sampler_that_passes_through_is_named_where_the_node_is_described():
+    names = {"lcm": "LCM", "tcd": "TCD", "dpm_adaptive": "dpm_adaptive", "ar_video": "causal", "causal": "causal", "stream": "causal"}
+    assert names.keys() == REFUSALS.keys()
+    described = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))["FewStepSkip"]["description"]
+    page = (ROOT / "web" / "docs" / "FewStepSkip.md").read_text(encoding="utf-8").split("## Inputs")[0]
+    assert [name for name in names.values() if name not in described or name not in page] == []
