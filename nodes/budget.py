@@ -45,7 +45,7 @@ from ..samplers.budget import (
 from . import declared, host
 from .accelerator import recognise_foreign
 from .measure import is_guidance_distilled, measure, measure_blocks
-from .report import Report
+from .report import Report, in_figures
 from .stream import refuse_not_causal
 
 # Frames a second at which a family's clips play, where the model was trained for one; 24 for the others.
@@ -266,11 +266,6 @@ def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     if is_measured:
         return f"{block.first:.3g} in the first block of the stream, {block.last:.3g} in the last ({origin})"
     return f"{block.first:.3g} ({origin}, for one block; later blocks look at more frames and cost more, so a stream's seconds are rough)"
-
-
-def in_figures(seconds: float) -> str:
-    """Three figures or more, never as a power of ten: 0.0431, 4.26, 1200."""
-    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
 
 
 def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
 from . import host
 from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
-from .report import Report
+from .report import Report, in_figures
 from .sample_run import Run, evaluations_per_sample, host_sampler, sample, sigmas_tensor
 
 STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
@@ -183,12 +183,12 @@ def describe(
     locked = "guidance kept" if plan.accelerators[0].is_guided else "locked"
     return Report(
         node="Few-Step Sampler",
-        summary=f"{plan.steps} steps, {evaluations:g} evaluations, {run.seconds:.2f} s, CFG {plan.cfg:g} {locked}",
+        summary=f"{plan.steps} steps, {evaluations:g} evaluations, {in_figures(run.seconds)} s, CFG {plan.cfg:g} {locked}",
         rows=(
             ("accelerator", ids),
             ("steps", str(plan.steps)),
             ("evaluations", f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows} rows in all)"),
-            ("seconds", f"{run.seconds:.2f} ({run.seconds / max(run.log.calls, 1):.3f} per pass)"),
+            ("seconds", f"{in_figures(run.seconds)} ({in_figures(run.seconds / max(run.log.calls, 1))} per pass)"),
             ("CFG", f"{plan.cfg:g} ({locked})"),
             *_guidance_row(plan.accelerators[0], guidance),
             ("sampler", plan.solver.value),

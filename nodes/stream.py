@@ -15,7 +15,7 @@ from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, v
 from ..samplers.plan import PlanError, make_plan
 from . import host
 from .accelerator import UNMARKED
-from .report import Report
+from .report import Report, in_figures
 from .sampler import accelerated, refuse_cfg_sent
 from .skip_patch import another_skip_node
 from .stream_decode import can_decode_frames
@@ -205,13 +205,14 @@ def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ())
     decoded = ("no VAE connected" if vae is None else "block by block" if not run.notes and can_decode_frames(vae) else "whole, at the end")
     return Report(
         node="Streaming Sampler",
-        summary=f"{pictures} frames in {run.seconds:.2f} s, the first after {run.first_seconds:.2f} s, then {rate:.3g} a second",
+        summary=f"{pictures} frames in {in_figures(run.seconds)} s, the first after {in_figures(run.first_seconds)} s, "
+                f"then {rate:.3g} a second",
         rows=(
             ("accelerator", plan.record.id),
             ("frames", f"{pictures} ({in_frames(frames)}), {plan.made[0].frames} to a block"),
-            ("time to the first frame", f"{run.first_seconds:.2f} s"),
-            ("seconds per frame", f"{seconds_per_frame:.3f} ({rate:.3g} frames per second)"),
-            ("seconds", f"{run.seconds:.2f}"),
+            ("time to the first frame", f"{in_figures(run.first_seconds)} s"),
+            ("seconds per frame", f"{in_figures(seconds_per_frame)} ({rate:.3g} frames per second)"),
+            ("seconds", in_figures(run.seconds)),
             ("steps", f"{steps}, CFG 1 (locked)"),
             ("evaluations", f"{evaluations:g} per sample, context passes included"),
             ("window", view),

@@ -15,8 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import sampler, stream
 from comfyui_fewstep.nodes.compare import FewStepCompare, number_of, rows_of, speedup
-from comfyui_fewstep.nodes.report import Report
+from comfyui_fewstep.nodes.report import Report, in_figures
+from comfyui_fewstep.nodes.sample_run import Run, RunLog
+from comfyui_fewstep.nodes.stream_run import StreamRun
+from comfyui_fewstep.samplers.causal import make_stream_plan
+from comfyui_fewstep.samplers.plan import make_plan
 
 from comfy_client import outputs
 from comfy_server import Server, free_port, running_server
@@ -92,6 +98,26 @@ def test_rows_come_back_from_a_report_as_they_went_in() -> None:
     assert rows_of(BUDGET)["seconds"] == "25 (predicted)"  # and not the line of the table below
     assert speedup(rows_of(REFERENCE), {}) is None
     assert speedup(rows_of(REFERENCE), {"seconds": "0.00 (0)"}) is None
+
+
+def sampler_report(seconds: float) -> str:
+    plan = make_plan(CATALOG["hyper-sd15-4step-lora"], 0, 1.0, lambda timestep: timestep / 1000)
+    return sampler.describe(plan, Run(torch.zeros(1, 4, 8, 8), RunLog(), seconds), False).markdown
+
+
+def stream_report(seconds: float) -> str:
+    plan = make_stream_plan(CATALOG["causal-forcing-framewise"], 3, lambda timestep: timestep / 1000)
+    run = StreamRun(torch.zeros(1, 16, 3, 8, 8), seconds=seconds, first_seconds=seconds / 3, first_frames=1)
+    return stream.describe(plan, run, None).markdown
+
+
+@pytest.mark.parametrize("report_of", [sampler_report, stream_report, lambda seconds: f"| seconds | {in_figures(seconds)} (predicted) |"],
+                         ids=["sampler", "stream", "budget"])
+@pytest.mark.parametrize("seconds", [0.0145, 0.000234, 4.26, 1234.5])
+def test_seconds_come_through_a_report_to_three_figures(report_of, seconds: float) -> None:
+    # Two decimals made 0.2 s against 0.0145 s twenty times as fast, which is 13.8 times.
+    factor = speedup(rows_of(report_of(0.2)), rows_of(report_of(seconds)))
+    assert factor == pytest.approx(0.2 / seconds, rel=0.005)
 
 
 # ---------------------------------------------------------------- over HTTP
