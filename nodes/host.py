@@ -359,6 +359,15 @@ def negative_branch_forced(model) -> bool:
     return bool(model.model_options.get("disable_cfg1_optimization", False))
 
 
+def has_self_attention_guidance(model) -> bool:
+    """Whether core's SAG is on the model, which ends in an error without a negative prompt; NAG only does nothing then.
+
+    A server names the modules of core's extra nodes by their path.
+    """
+    functions = model.model_options.get("sampler_post_cfg_function", [])
+    return any(str(getattr(function, "__module__", "")).endswith("nodes_sag") for function in functions)
+
+
 def embedded_guidance(conditioning) -> float | None:
     """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where none is set."""
     return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)

@@ -57,11 +57,11 @@ class FewStepSampler(io.ComfyNode):
         refuse_causal(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
-        if negative is None and plan.accelerators[0].is_guided:
-            raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
-                            "negative prompt (an empty one will do).")
+        is_forced = any(host.negative_branch_forced(one) for one in models)
+        if negative is None:
+            found = (*found, *without_negative(models, plan, is_forced))
         run = sample(models, plan, positive, negative, latent_image, seed)
-        report = describe(plan, run, any(host.negative_branch_forced(m) for m in models), found, host.embedded_guidance(positive))
+        report = describe(plan, run, is_forced and negative is not None, found, host.embedded_guidance(positive))
         latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         return io.NodeOutput({**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden))
 
@@ -97,6 +97,19 @@ class FewStepSchedule(io.ComfyNode):
         refuse_changed(model, models[0], records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
+
+
+def without_negative(models, plan: SamplingPlan, is_forced: bool) -> tuple[str, ...]:
+    """What to tell of a run without a negative prompt. Raises PlanError where the accelerator or a patch cannot do without one."""
+    if plan.accelerators[0].is_guided:
+        raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
+                        "negative prompt (an empty one will do).")
+    if any(host.has_self_attention_guidance(one) for one in models):
+        raise PlanError("Self-Attention Guidance on the model reads the negative prompt at every step, and there is none: connect one to "
+                        "negative (an empty one will do), or take Self-Attention Guidance off.")
+    if is_forced:
+        return ("A patch on the model (such as NAG) asks for the negative prompt and may do nothing without: connect one to negative.",)
+    return ()
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
@@ -168,11 +181,12 @@ def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> S
 def describe(
     plan: SamplingPlan, run: Run, negative_forced: bool, found: tuple[str, ...] = (), guidance: float | None = None
 ) -> Report:
-    """found: how an accelerator of another loader was recognised. guidance: what the graph sets as embedded guidance."""
+    """negative_forced: whether a patch has a negative prompt evaluated at CFG 1. found: what to tell from before the run, such as how an
+    accelerator of another loader was recognised. guidance: what the graph sets as embedded guidance."""
     evaluations = evaluations_per_sample(run)
     ids = " + ".join(record.id for record in plan.accelerators)
     notes = [*found, *plan.notes]
-    if negative_forced and not plan.accelerators[0].is_guided:
+    if negative_forced and not plan.accelerators[0].is_guided and evaluations > plan.evaluations:
         notes.append(f"Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative prompt too: {evaluations:g} "
                      f"evaluations instead of {plan.evaluations}.")
     elif evaluations != plan.evaluations:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from dataclasses import replace
 
 import comfy.patcher_extension
@@ -12,7 +14,9 @@ import comfy.utils
 import latent_preview
 import pytest
 import torch
+from comfy_extras import nodes_sag
 from comfy_extras.nodes_custom_sampler import CFGGuider, DisableNoise, RandomNoise, SamplerCustomAdvanced, SplitSigmas
+from comfy_extras.nodes_nag import NAGuidance
 from comfyui_fewstep.loras.accelerator import Base, ConsistencyGrid, Expert, Kind, ShiftedFlow, Solver, Trailing
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, host
@@ -343,6 +347,37 @@ def test_a_patch_that_brings_the_negative_back_is_counted_and_reported(hyper, te
     _, report = run(forced, text, image(), negative=small_models.conditioning(unets["sd15"], seed=1))
     assert report["evaluations"] == 8
     assert any("8 evaluations instead of 4" in note for note in report["notes"])
+
+
+@pytest.fixture(params=["imported", "loaded as by a server"])
+def sag(request, monkeypatch):
+    """core's Self-Attention Guidance. A server names the modules of its extra nodes by their path without .py."""
+    if request.param == "imported":
+        return nodes_sag.SelfAttentionGuidance
+    name = nodes_sag.__file__.removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, nodes_sag.__file__)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module.SelfAttentionGuidance
+
+
+def test_sag_without_a_negative_is_refused_and_runs_with_one(hyper, text, unets, sag):
+    model = sag.execute(hyper, 0.5, 2.0).args[0]
+    with pytest.raises(PlanError, match="(?s)Self-Attention Guidance.*connect one to negative"):
+        run(model, text, image())
+    _, report = run(model, text, image(size=16), negative=small_models.conditioning(unets["sd15"], seed=1))
+    assert report["evaluations"] == 12  # both prompts at each of 4 steps, and what SAG evaluates again
+    assert any("12 evaluations instead of 4" in note for note in report["notes"])
+
+
+def test_nag_without_a_negative_runs_as_without_nag_and_says_so(hyper, text):
+    # NAG looks for the negative prompt's rows at every evaluation and does nothing where there are none.
+    plain, _ = run(hyper, text, image())
+    made, report = run(NAGuidance.execute(hyper, 5.0, 0.5, 1.5).args[0], text, image())
+    assert torch.equal(made, plain) and report["evaluations"] == 4
+    assert not any("instead of" in note for note in report["notes"])
+    assert any("connect one to negative" in note for note in report["notes"])
 
 
 # ---------------------------------------------------------------- nothing is left behind
