@@ -431,6 +431,11 @@ def require_causal_wan() -> None:
         raise PlanError(f"This ComfyUI ({version()}) has no causal Wan models, which the Streaming Sampler runs. Update ComfyUI.")
 
 
+def start_picture(model) -> Tensor | None:
+    """The picture that core's ARVideoI2V put on a causal model, (1, C, 1, H, W) as VAE Encode hands it on. None where there is none."""
+    return model.model_options.get("transformer_options", {}).get("ar_config", {}).get("initial_latent")
+
+
 def running_server():
     """The host's server in this process, or None where there is none: in tests and in programs of other people."""
     # Where a server runs its module is loaded; importing it here would fail in programs that use 0.16 without one.

@@ -78,7 +78,8 @@ class FewStepStream(io.ComfyNode):
         refuse_not_causal(model)
         models, records, found = accelerated(model, None)
         shape = shape_of(models[0], latent_image)
-        start = None if start_latent is None else start_of(start_latent, shape)
+        picture = host.start_picture(models[0])
+        start = start_of(start_latent, picture, shape)
         plan = plan_of(models[0], records[0], shape, start, frames_per_block, Window(window_frames, sink_frames))
         refuse_cfg_sent(cls.hidden, make_plan(records[0], 0, 1.0, host.sigma_of(models[0])))
         refuse_prompt(positive)
@@ -91,7 +92,7 @@ class FewStepStream(io.ComfyNode):
         if run.is_interrupted:
             # The same graph again asks for the whole clip, and must not be handed this one from the host's cache.
             host.drop_cached_results()
-        report = describe(plan, run, vae, found)
+        report = describe(plan, run, vae, (*found, *notes_on_start(start_latent, picture)))
         latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         # For what is connected to it in ways that a prompt does not show, such as a node that makes nodes.
         images = ExecutionBlocker(NO_VAE) if run.images is None else run.images.flatten(0, 1)
@@ -123,13 +124,19 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
     return host.fitted_latent(model, latent).shape
 
 
-def start_of(start_latent: Mapping[str, Any], shape: torch.Size) -> Tensor:
-    """The frames a clip starts with, (1 or B, C, frames, H, W). Raises PlanError where they do not fit the clip."""
-    start = start_latent["samples"]
+def start_of(start_latent: Mapping[str, Any] | None, picture: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """The frames a clip starts with, (1 or B, C, frames, H, W); start_latent goes before the picture that core's ARVideoI2V put on the
+    model. Raises PlanError where they do not fit the clip."""
+    if start_latent is not None:
+        name, start, advice = "start_latent", start_latent["samples"], "Scale the picture to the video's size before VAE Encode."
+    elif picture is not None:
+        name, start, advice = "The picture of ARVideoI2V", picture, "Connect that node's LATENT to latent_image, and the Wan 2.1 VAE to it."
+    else:
+        return None
     fits = not start.is_nested and start.ndim == 5 and start.shape[0] in (1, shape[0]) and start.shape[1] == shape[1]
     if not fits or start.shape[3:] != shape[3:]:
-        raise PlanError(f"start_latent is {list(start.shape)} and the clip {list(shape)} (batch, channels, frames, height, width): all but "
-                        "the frames must agree, or its batch be 1. Scale the picture to the video's size before VAE Encode.")
+        raise PlanError(f"{name} is {list(start.shape)} and the clip {list(shape)} (batch, channels, frames, height, width): all but the "
+                        f"frames must agree, or its batch be 1. {advice}")
     return start
 
 
@@ -190,7 +197,7 @@ def refuse_vae(vae, shape: torch.Size) -> None:
 
 
 def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ()) -> Report:
-    """found: how an accelerator of another loader was recognised."""
+    """found: how an accelerator of another loader was recognised, and where a start picture came from."""
     batch, _, frames = run.samples.shape[:3]
     pictures = video_frames(frames)
     # The pace is that of the frames after the first block; one block alone has only its own.
@@ -233,6 +240,15 @@ def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ())
             "interrupted": run.is_interrupted, "entries": run.log.entries,
         },
     )
+
+
+def notes_on_start(start_latent: Mapping[str, Any] | None, picture: Tensor | None) -> tuple[str, ...]:
+    """What is to be told of the picture that core's ARVideoI2V put on the model."""
+    if picture is None:
+        return ()
+    if start_latent is None:
+        return ("The clip starts with the picture that ARVideoI2V put on the model.",)
+    return ("The clip starts with start_latent; the picture that ARVideoI2V put on the model is left out.",)
 
 
 def notes_on(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:

@@ -130,13 +130,13 @@ def _refuse_lengths(frames: int, given: int, size: int) -> None:
         raise PlanError(f"start_latent holds {in_frames(given)}; this accelerator reads {size} at a time, with at most the first one "
                         f"alone. Cut it to {fitting}.")
     if given >= frames:
-        raise PlanError(f"latent_image says that the clip has {in_frames(frames)} in all, and start_latent holds {given} of them, so "
+        raise PlanError(f"latent_image says that the clip has {in_frames(frames)} in all, and its start holds {given} of them, so "
                         f"nothing is left to be made. Make latent_image longer: length {video_frames(given + size)} or more.")
     over = (frames - given) % size
     if over:
         shorter, longer = frames - over, frames - over + size
         near = " or ".join(str(video_frames(count)) for count in (shorter, longer) if count > given)
-        start = f" after the {given} of start_latent" if given else ""
+        start = f" after the {given} it starts with" if given else ""
         raise PlanError(f"The clip has {in_frames(frames - given)} to be made{start}, which is no whole number of blocks of {size}. Set "
                         f"the video's length to {near}.")
 

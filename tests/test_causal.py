@@ -81,7 +81,7 @@ def test_every_causal_record_plans(record):
     ({"given": 6}, "holds 6 of them, so nothing is left to be made. Make latent_image longer: length 33"),
     ({"given": 2, "frames": 8}, "start_latent holds 2 latent frames; .* Cut it to 1"),
     ({"given": 5, "frames": 8}, "Cut it to 3 or 4"),
-    ({"given": 1}, "The clip has 5 latent frames to be made after the 1 of start_latent.* Set the video's length to 13 or 25"),
+    ({"given": 1}, "The clip has 5 latent frames to be made after the 1 it starts with, .* Set the video's length to 13 or 25"),
     ({"window": Window(2)}, r"window_frames is 2; it must hold the block being made \(3\), 3 latent frames at least"),
     ({"window": Window(4, 2)}, "and the 2 of sink_frames, 5 latent frames at least"),
     ({"window": Window(0, 2)}, "sink_frames is 2 and window_frames is 0"),

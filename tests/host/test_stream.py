@@ -241,6 +241,45 @@ def test_a_start_picture_equals_cores_image_to_video(causal, text, monkeypatch):
     assert torch.allclose(ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=start), atol=1e-4)
 
 
+@pytest.fixture
+def with_picture(causal, vae):
+    """What core's ARVideoI2V hands on: a frame-wise model that carries a start picture, and the empty latent of a clip."""
+    node = getattr(pytest.importorskip("comfy_extras.nodes_ar_video"), "ARVideoI2V", None)
+    if node is None:
+        pytest.skip("this ComfyUI has no ARVideoI2V")
+    image = torch.rand(1, 100, 80, 3, generator=torch.Generator().manual_seed(5))
+
+    def execute(record=FRAMES, side=SIDE, length=17):
+        return node.execute(with_settings(causal, record), vae, image, 8 * side, 8 * side, length, 1).args
+
+    return execute
+
+
+def test_the_picture_of_cores_image_to_video_node_is_the_start(causal, text, with_picture, monkeypatch):
+    model, latent = with_picture()
+    picture = model.model_options["transformer_options"]["ar_config"]["initial_latent"]
+    ours, _, report = run(model, text, latent)
+    # 17 frames are 5 latent ones, the picture among them, under both nodes.
+    assert torch.allclose(ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=picture), atol=1e-4)
+    assert torch.equal(ours, run(with_settings(causal, FRAMES), text, latent, start_latent={"samples": picture})[0])
+    assert report["given_frames"] == 1 and report["notes"] == ["The clip starts with the picture that ARVideoI2V put on the model."]
+
+
+def test_a_start_latent_goes_before_the_picture_on_the_model_and_the_report_says_so(causal, text, with_picture):
+    (model, latent), start = with_picture(), clip_of(2)
+    ours, _, report = run(model, text, latent, start_latent=start)
+    assert torch.equal(ours, run(with_settings(causal, FRAMES), text, latent, start_latent=start)[0])
+    assert report["given_frames"] == 2 and "the picture that ARVideoI2V put on the model is left out" in report["notes"][0]
+
+
+def test_a_picture_on_the_model_that_does_not_fit_is_refused_in_words(text, with_picture):
+    with pytest.raises(PlanError, match=r"of ARVideoI2V is \[1, 16, 1, 4, 4\] and the clip \[1, 16, 5, 8, 8\].*LATENT to latent_image"):
+        run(with_picture(side=4)[0], text, video(5))
+    # 17 frames after a picture leave 4 latent ones, and this model makes 3 at a time.
+    with pytest.raises(PlanError, match="4 latent frames to be made after the 1 it starts with.* Set the video's length to 13 or 25"):
+        run(with_picture(CHUNKS)[0], text, video(5))
+
+
 # ---------------------------------------------------------------- seeds, batches, state
 
 
