@@ -22,6 +22,7 @@ from ..samplers.budget import BlockCost, BudgetError, Cost
 from ..samplers.causal import Block, StreamPlan, Window
 from . import host
 from .sample_run import RunLog, guider_for
+from .stream import shape_of
 from .stream_run import CachedFrames, add_to_loading
 
 TIMED = 5
@@ -81,7 +82,7 @@ def measure_blocks(model, latent, records: Iterable[Accelerator], clock: Callabl
     The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its start, and one at its end.
     """
     prompt = empty_prompt(model)
-    shape = host.fitted_latent(model, latent).shape
+    shape = shape_of(model, latent)
     by_size = {record.causal.frames_per_block: record for record in records if record.causal is not None}
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1) * len(by_size))
     costs = {size: _block_cost(model, shape, record, prompt, progress, clock) for size, record in sorted(by_size.items())}

@@ -11,7 +11,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
-from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
+from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, refuse_partial_patches, video_frames
 from ..samplers.plan import PlanError, make_plan
 from . import host
 from .accelerator import UNMARKED
@@ -112,7 +112,7 @@ def asks_for_images(hidden) -> bool:
 
 
 def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
-    """(B, C, frames, H, W) of the clip. Raises PlanError for what is no video latent."""
+    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip of."""
     samples = latent["samples"]
     if samples.is_nested or samples.ndim != 5:
         found = "several tensors at once" if samples.is_nested else f"a tensor of {samples.ndim} dimensions {list(samples.shape)}"
@@ -121,7 +121,10 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
     if latent.get("noise_mask") is not None:
         raise PlanError("latent_image carries a noise mask, and a causal model makes whole frames. Remove the mask; frames that are to "
                         "stay go into start_latent.")
-    return host.fitted_latent(model, latent).shape
+    shape = host.fitted_latent(model, latent).shape
+    pixels = model.get_model_object("latent_format").spacial_downscale_ratio
+    refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
+    return shape
 
 
 def start_of(start_latent: Mapping[str, Any] | None, picture: Tensor | None, shape: torch.Size) -> Tensor | None:

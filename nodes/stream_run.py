@@ -171,8 +171,8 @@ class CachedFrames:
 
 
 def tokens_per_frame(network, shape: torch.Size) -> int:
-    """shape: (B, C, frames, H, W). The network pads what is no multiple of its patches."""
-    return math.ceil(shape[3] / network.patch_size[1]) * math.ceil(shape[4] / network.patch_size[2])
+    """shape: (B, C, frames, H, W), of whole patches: other sizes are refused before."""
+    return (shape[3] // network.patch_size[1]) * (shape[4] // network.patch_size[2])
 
 
 def exact_integers(dtype: torch.dtype) -> int:

@@ -151,6 +151,20 @@ def _refuse_window(window: Window, size: int) -> None:
                         "latent frames at least, and what it holds beyond that is the memory of earlier frames. 0 remembers them all.")
 
 
+def refuse_partial_patches(height: int, width: int, patch: Sequence[int], pixels: int) -> None:
+    """Raise PlanError where a latent of height x width is no whole number of the network's patches, (frames, height, width) each: the
+    host's causal network pads such a latent and answers at the padded size. pixels: of video to one of the latent, in either direction.
+    """
+    near = []
+    for name, size, side in (("width", width, patch[2]), ("height", height, patch[1])):
+        if size % side:
+            fitting = (size // side * side, size // side * side + side)
+            near.append(f"the {name} to {' or '.join(str(count * pixels) for count in fitting if count)}")
+    if near:
+        raise PlanError(f"latent_image is {width * pixels} x {height * pixels} pixels, which is no whole number of this model's patches of "
+                        f"{patch[2] * pixels} x {patch[1] * pixels}. Set {' and '.join(near)}.")
+
+
 def in_frames(count: int) -> str:
     """1 latent frame, 21 latent frames."""
     return f"{count} latent frame{'s' * (count != 1)}"

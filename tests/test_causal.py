@@ -8,7 +8,7 @@ import struct
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.samplers.causal import Block, Window, make_stream_plan, seeded_draw, unroll
+from comfyui_fewstep.samplers.causal import Block, Window, make_stream_plan, refuse_partial_patches, seeded_draw, unroll
 from comfyui_fewstep.samplers.plan import PlanError
 
 import mark_causal
@@ -91,6 +91,22 @@ def test_every_causal_record_plans(record):
 def test_what_cannot_be_is_refused_in_words(request_, message):
     with pytest.raises(PlanError, match=message):
         plan(**request_)
+
+
+@pytest.mark.parametrize(("size", "patch", "message"), [
+    ((59, 104), (1, 2, 2), r"latent_image is 832 x 472 pixels, .* patches of 16 x 16. Set the height to 464 or 480.$"),
+    ((59, 105), (1, 2, 2), "Set the width to 832 or 848 and the height to 464 or 480"),
+    ((60, 1), (1, 2, 2), "Set the width to 16.$"),
+    ((60, 104), (1, 4, 3), "patches of 24 x 32. Set the width to 816 or 840"),
+])  # fmt: skip
+def test_a_part_of_a_patch_is_refused_in_pixels(size, patch, message):
+    with pytest.raises(PlanError, match=message):
+        refuse_partial_patches(*size, patch, 8)
+
+
+def test_whole_patches_are_not_refused():
+    refuse_partial_patches(60, 104, (1, 2, 2), 8)
+    refuse_partial_patches(59, 105, (1, 1, 1), 8)
 
 
 # ---------------------------------------------------------------- the window

@@ -219,6 +219,13 @@ def test_a_streaming_accelerator_on_a_model_that_is_not_causal_is_refused(tmp_pa
         run(host.with_record(wan, CATALOG["self-forcing-dmd"]), VIDEO)
 
 
+@needs_causal_wan
+def test_a_size_that_the_streaming_sampler_refuses_is_refused_in_its_words() -> None:
+    model = FewStepDemo.execute("a red circle moving right", 5, "causal").args[0]
+    with pytest.raises(PlanError, match="is 64 x 56 pixels, .* Set the height to 48 or 64"):
+        run(model, {"samples": torch.zeros(1, 16, 2, 7, 8)})
+
+
 def test_the_demo_model_is_measured_with_text_as_long_as_its_own() -> None:
     model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", 5, "base").args
     clock = Timepiece()
