@@ -121,6 +121,10 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
     if latent.get("noise_mask") is not None:
         raise PlanError("latent_image carries a noise mask, and a causal model makes whole frames. Remove the mask; frames that are to "
                         "stay go into start_latent.")
+    if samples.any():
+        raise PlanError("latent_image is not empty, and a causal model makes its frames from noise alone: nothing of it would be seen. "
+                        "Connect an empty one (Empty HunyuanVideo Latent). Frames to keep go into start_latent; a clip to make over goes "
+                        "into the Few-Step Sampler, with an ordinary Wan model and denoise below 1.")
     shape = host.fitted_latent(model, latent).shape
     pixels = model.get_model_object("latent_format").spacial_downscale_ratio
     refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
