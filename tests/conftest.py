@@ -7,9 +7,13 @@ nodes/ and tests/ have the names of ComfyUI's own modules.
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui_fewstep"
@@ -27,6 +31,22 @@ def load_pack() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
+
+
+# The same examples in every run, none remembered from an earlier one, and no clock over them: a failure is one of what was changed.
+# fuzz_files.py is what looks for new ones, and --hypothesis-profile=default. Examples share what a fixture made.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None,
+                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile("repeatable")
+# The servers of the tests are on this machine, whatever proxy leads to others.
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Every test begins at the same of torch's random numbers, whichever tests ran before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 # A run that is told to end, as by a time limit, ends its servers as one that is stopped by hand does.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ import batch  # noqa: E402
 from comfy_client import Client  # noqa: E402
 
 SHIPPED = json.loads((ROOT / "workflows" / "api" / "sd15_lcm.json").read_text(encoding="utf-8"))
-FUZZ = settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=1500)
 
 
 def runs_or_refuses(path: Path, content: bytes) -> None:

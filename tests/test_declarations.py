@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import string
-import time
-from datetime import timedelta
 
 import pytest
 from comfyui_fewstep.loras.accelerator import (
@@ -41,6 +39,7 @@ from comfyui_fewstep.samplers.plan import make_plan
 from comfyui_fewstep.samplers.schedule import scaled_linear_sigma
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processor_time import processor_seconds_below
 
 MINIMAL = {"file": "my_lora.safetensors", "base": "SDXL", "steps": [4], "schedule": {"type": "trailing"}, "sampler": "euler"}
 
@@ -196,8 +195,8 @@ def test_a_name_that_spells_no_id_is_refused(name):
 
 # ---------------------------------------------------------------- fuzzing
 
-# For each example: no declaration may keep anybody waiting, however busy the machine.
-DEADLINE = timedelta(seconds=5)
+# For each example: no declaration may keep anybody waiting.
+LONGEST_SECONDS = 5.0
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -220,7 +219,8 @@ PLAUSIBLE = st.fixed_dictionaries(
 def is_accelerator_or_refused(text: str) -> None:
     """Whatever it is given, it answers with a lawful record or one readable error."""
     try:
-        record = parse_declaration(text, "fuzz.fewstep.json")
+        with processor_seconds_below(LONGEST_SECONDS):
+            record = parse_declaration(text, "fuzz.fewstep.json")
     except DeclarationError as error:
         assert str(error).startswith("fuzz.fewstep.json: ") and len(str(error)) < 3000
         return
@@ -232,26 +232,24 @@ def test_thousands_of_entries_are_refused_at_once():
     # Every node's list of accelerators reads every declaration again, the wrong ones too.
     text = json.dumps({f"{number:x}": 0 for number in range(7000)}, separators=(",", ":"))
     assert len(text) < LARGEST_FILE
-    started = time.process_time()
-    with pytest.raises(DeclarationError, match="is no entry"):
-        parse_declaration(text, "many.fewstep.json")
     # Comparing each name with all others, 7000 names took 1 s and more.
-    assert time.process_time() - started < 0.25
+    with processor_seconds_below(0.25), pytest.raises(DeclarationError, match="is no entry"):
+        parse_declaration(text, "many.fewstep.json")
 
 
-@settings(max_examples=1500, deadline=DEADLINE)
+@settings(max_examples=1500)
 @given(PLAUSIBLE)
 def test_any_entries_are_an_accelerator_or_one_error(entries):
     is_accelerator_or_refused(json.dumps(entries))
 
 
-@settings(max_examples=500, deadline=DEADLINE)
+@settings(max_examples=500)
 @given(st.text(max_size=300) | JSON_VALUES.map(json.dumps))
 def test_any_text_is_an_accelerator_or_one_error(text):
     is_accelerator_or_refused(text)
 
 
-@settings(max_examples=1000, deadline=DEADLINE)
+@settings(max_examples=1000)
 @given(st.data())
 def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
     text = json.dumps({**MINIMAL, "gamma": 0.3, "licence": {"name": "MIT", "commercial": None}})

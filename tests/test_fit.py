@@ -86,7 +86,7 @@ def stays_within(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | No
         assert up[0] * math.prod(down[1:]) * kernel == math.prod(weight)
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=5000)
 @given(st.dictionaries(ENDINGS, DIMENSIONS, max_size=6), st.sampled_from([LINEAR, CONV1, CONV3, NORM, None]))
 def test_what_is_said_to_fit_makes_nothing_larger_than_its_weight(parts, weight):
     stays_within(parts, weight)

@@ -205,7 +205,7 @@ def is_module_or_refused(header) -> None:
     assert all(found[name] == tuple(tensor.shape) for name, tensor in network.items() if name in found)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.sampled_from(list(WHOLE)), st.data())
 def test_any_header_is_a_whole_module_or_refused(layout, data):
     header = dict(WHOLE[layout])
@@ -220,7 +220,7 @@ def test_any_header_is_a_whole_module_or_refused(layout, data):
     is_module_or_refused(header)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.dictionaries(st.sampled_from(sorted(WHOLE[Layout.DIFFUSERS])) | st.text(max_size=20), STRANGE_SHAPES, max_size=12))
 def test_any_names_and_shapes_are_refused_in_words(header):
     is_module_or_refused(header)

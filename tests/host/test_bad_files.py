@@ -21,7 +21,7 @@ import pytest
 import torch
 from comfyui_fewstep.loras.fingerprint import FileProblem
 from comfyui_fewstep.nodes import accelerator, host, motion
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -238,7 +238,7 @@ def changes(draw) -> list[tuple[str, torch.Tensor | None]]:
     return made
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(st.data())
 def test_any_tensors_are_attached_whole_or_refused_in_words(models, unets, good, caplog, data):
     layers = sorted({key.rpartition(".lora_")[0] for key in good if ".lora_" in key})
