@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from host import ROOT, Host
 
 PACK_NAME = "ComfyUI-FewStep"
 START_SECONDS = 300
+# Below those that a system gives to whoever asks for any port or opens a connection: from 32768 on Linux, from 49152 elsewhere.
+PORTS = range(20000, 32000)
 
 
 class ServerError(RuntimeError):
@@ -143,10 +146,12 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on just now, and that no system hands out before the server, half a minute later, takes it."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def log_tail(log: Path, lines: int) -> str:
