@@ -122,6 +122,9 @@ class Client:
                     raise TimeoutError(f"job {prompt_id} was not finished after {timeout:g} s")
                 for event in events.read(seconds=0.2):
                     on_event(event)
+            # The server tells of a job's last steps before it has the history; they may have come since the last reading.
+            for event in events.read(seconds=0):
+                on_event(event)
         return succeeded(entry)
 
     def interrupt(self) -> None:
@@ -131,6 +134,8 @@ class Client:
     def forget(self) -> None:
         """Drop what the server remembers of earlier runs, so that the next one computes every node again."""
         self.post("/free", {"unload_models": False, "free_memory": True})
+        # It gets to that once it has nothing to do or has done a job. Here is one to do, or the next might still be answered from memory.
+        self.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "nothing"}}})
 
     def file(self, item: dict[str, str]) -> bytes:
         """The bytes of a file that a job's outputs name ({"filename", "subfolder", "type"})."""

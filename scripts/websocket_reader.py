@@ -38,7 +38,7 @@ class WebSocket:
             raise ConnectionError(f"the server refused the websocket: {head.splitlines()[0].decode(errors='replace')}")
 
     def read(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """The events that arrive within so many seconds."""
+        """The events that arrive within so many seconds; with 0, those that are there already."""
         deadline = time.monotonic() + seconds
         while True:
             while (frame := self._next_frame()) is not None:
@@ -49,12 +49,11 @@ class WebSocket:
                     self._send(PONG, payload)
                 elif kind == CLOSE:
                     raise ConnectionError("the server closed the websocket")
-            if (left := deadline - time.monotonic()) <= 0:
-                return
-            self.socket.settimeout(left)
+            # Past the deadline, too, what has arrived is read: on a busy machine that may be all there is.
+            self.socket.settimeout(max(0.0, deadline - time.monotonic()))
             try:
                 self._receive()
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 return
 
     def close(self) -> None:
