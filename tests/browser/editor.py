@@ -15,6 +15,8 @@ from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 READY = "window.app && window.app.graph && window.app.extensionManager"
+# Milliseconds, for everything that is waited for: a busy machine may take long, and who waits in vain fails all the same.
+PATIENCE = 120_000
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 WINDOW = (1600, 900)
 # What the editor says of a file whose form it does not like.
@@ -80,9 +82,9 @@ class Editor:
 
     def open(self) -> None:
         self.page.goto(self.url)
-        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_function(READY)
         # The start workflow is still loading when the graph is first there.
-        self.page.wait_for_function("app.graph.nodes.length > 0", timeout=60_000)
+        self.page.wait_for_function("app.graph.nodes.length > 0")
         self.page.wait_for_timeout(500)
 
     def set(self, setting: str, value: Any) -> None:
@@ -101,7 +103,7 @@ class Editor:
         self.page.evaluate(DROP_FILE, [text, path.name])
         self.page.wait_for_function(
             "([id, count]) => app.graph.id === id && app.graph.nodes.length === count",
-            arg=[workflow["id"], len(workflow["nodes"])], timeout=20_000,
+            arg=[workflow["id"], len(workflow["nodes"])],
         )  # fmt: skip
         self.page.wait_for_timeout(400)
         return workflow
@@ -119,10 +121,11 @@ class Editor:
         self.page.wait_for_timeout(300)
 
     def text_on(self, type: str) -> list[str]:
-        """The text that a run left under the nodes of this type, in the canvas renderer."""
+        """The text that a run left under the nodes of this type, in the canvas renderer; waits until there is some."""
+        self.page.wait_for_function(f"type => ({TEXT_ON_NODES})(type).some(text => text)", arg=type)
         return self.page.evaluate(TEXT_ON_NODES, type)
 
-    def run(self, seconds: float = 120) -> None:
+    def run(self, seconds: float = 900) -> None:
         """Press Run and wait until the queue is empty again."""
         before = len(self.history())
         self.page.get_by_test_id("queue-button").click()
@@ -138,13 +141,13 @@ class Editor:
 
     # ------------------------------------------------------------------------------------------------------- panels
 
-    def help_text(self, type: str) -> str:
-        """Select the node, press its info button, and return the text of the help panel."""
+    def help_text(self, type: str, title: str) -> str:
+        """Select the node, press its info button, and return the text of the help panel once it shows the page of this title."""
         self.page.evaluate(SELECT, type)
         # Not the mouse: on a slow machine the toolbox still follows the node, or a message lies over it for a while.
         self.page.get_by_test_id("info-button").dispatch_event("click")
         panel = self.page.get_by_test_id("properties-panel")
-        panel.locator("h1").first.wait_for(timeout=10_000)
+        panel.locator("h1").get_by_text(title, exact=True).first.wait_for()
         self.page.wait_for_timeout(300)
         return panel.inner_text()
 
@@ -155,10 +158,10 @@ class Editor:
         """
         self.command("Comfy.BrowseTemplates")
         entry = self.page.get_by_text(pack, exact=True)
-        entry.wait_for(timeout=30_000)
+        entry.wait_for()
         entry.click()
         seen: dict[str, dict[str, Any]] = {}
-        for _ in range(60):
+        for _ in range(PATIENCE // 300):
             self.page.wait_for_timeout(300)
             cards = self.page.evaluate(TEMPLATE_CARDS)
             seen |= {card.pop("name"): card for card in cards if card["width"] or card["name"] not in seen}
@@ -177,7 +180,7 @@ class Editor:
             self.page.wait_for_timeout(500 * (attempt + 1))
             self.page.keyboard.type(words)
             with contextlib.suppress(PlaywrightTimeoutError):
-                self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=10_000)
+                self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=30_000)
                 return
         raise AssertionError(f"a search for {words!r} did not offer {wanted!r}")
 
@@ -204,6 +207,7 @@ def open_editor(url: str, chromium: str, pack: str) -> Iterator[Editor]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         page = browser.new_page(viewport={"width": WINDOW[0], "height": WINDOW[1]})
+        page.set_default_timeout(PATIENCE)
         editor = Editor(page, url)
         editor.watch(ours)
         editor.open()

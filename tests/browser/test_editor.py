@@ -74,9 +74,9 @@ def test_these_checks_notice_a_broken_file(editor: Editor, tmp_path: Path) -> No
 def test_missing_model_is_named_with_its_address(editor: Editor, artefacts: Path) -> None:
     editor.drop(path_of(GRAPHS[INCOMPLETE]))
     details = editor.page.get_by_test_id("error-overlay-see-errors")
-    details.click(timeout=10_000)
+    details.click()
     panel = editor.page.get_by_test_id("properties-panel")
-    panel.get_by_text(MISSING).first.wait_for(timeout=10_000)
+    panel.get_by_text(MISSING).first.wait_for()
     editor.picture(artefacts / "missing-model.png")
 
 
@@ -108,7 +108,8 @@ def test_search_finds_our_nodes_by_what_people_call_them(editor: Editor, artefac
 @pytest.mark.parametrize("id", OUR_NODES)
 def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, id: str) -> None:
     editor.show_only(id)
-    text = editor.help_text(id)
+    title = (ROOT / "web" / "docs" / f"{id}.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    text = editor.help_text(id, title)
     editor.picture(artefacts / "help" / f"{id}.png")
     assert "Common mistakes" in text
     for entry in SCHEMA[id].inputs:
@@ -124,9 +125,9 @@ def test_vue_renderer_shows_the_same_graph(editor: Editor, artefacts: Path, slug
     editor.set("Comfy.VueNodes.Enabled", True)
     try:
         editor.drop(path_of(GRAPHS[slug]))
-        shown = editor.page.locator("[data-node-id]").count()
+        shown = len(GRAPHS[slug].nodes) + 1
+        editor.page.wait_for_function("count => document.querySelectorAll('[data-node-id]').length === count", arg=shown)
         editor.picture(artefacts / "vue" / f"{slug}.png")
-        assert shown == len(GRAPHS[slug].nodes) + 1
         assert editor.api() == twin_of(GRAPHS[slug])
     finally:
         editor.set("Comfy.VueNodes.Enabled", False)
@@ -136,12 +137,16 @@ def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
     expected = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["FewStepSampler"]
     editor.set("Comfy.Locale", "zh")
     try:
-        # The editor takes the node definitions again and loads the open graph anew.
-        editor.page.wait_for_timeout(4000)
-        editor.show_only("FewStepSampler")
+        # The editor takes the node definitions again and loads the open graph anew, which takes some seconds or many.
+        names, labels = {entry["name"] for entry in expected["inputs"].values()}, set()
+        for _ in range(30):
+            editor.page.wait_for_timeout(4000)
+            editor.show_only("FewStepSampler")
+            labels = set(editor.page.evaluate("app.graph.nodes[0].inputs.map(input => input.label ?? input.localized_name)"))
+            if labels == names:
+                break
         editor.picture(artefacts / "locale-zh.png")
-        labels = editor.page.evaluate("app.graph.nodes[0].inputs.map(input => input.label ?? input.localized_name)")
-        assert set(labels) == {entry["name"] for entry in expected["inputs"].values()}
+        assert labels == names
     finally:
         editor.set("Comfy.Locale", "en")
         editor.page.wait_for_timeout(2000)
@@ -164,7 +169,7 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor,
     editor.set("Comfy.VueNodes.Enabled", True)
     try:
         editor.run()
+        editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").first.wait_for(state="attached")
         editor.picture(artefacts / "demo" / "vue.png")
-        assert editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").count() > 0
     finally:
         editor.set("Comfy.VueNodes.Enabled", False)
