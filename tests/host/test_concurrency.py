@@ -78,10 +78,11 @@ def test_every_client_gets_its_own_results_and_reports_and_no_other(server: Serv
     assert len(set(alone.values())) == len(alone)
     server.client.forget()
 
-    start, done = threading.Barrier(len(JOBS)), threading.Barrier(len(JOBS))
+    # One that fails breaks the barriers of the others, instead of leaving them there for ever.
+    start, done = (threading.Barrier(len(JOBS), timeout=600) for _ in range(2))
     with ThreadPoolExecutor(len(JOBS)) as pool:
         futures = {name: pool.submit(work, server.client, name, start, done) for name in JOBS}
-        editors = {name: future.result(timeout=600) for name, future in futures.items()}
+        editors = {name: future.result(timeout=1200) for name, future in futures.items()}
     for name, editor in editors.items():
         steps = [steps for _, steps in JOBS[name]]
         kept = [next(report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not host_patches_layers(), reason="this ComfyUI 
 LIGHTNING = "animatediff_lightning_4step_comfyui.safetensors"
 
 
-def node(kind, **inputs):
+def node(kind, /, **inputs):
     return {"class_type": kind, "inputs": inputs}
 
 
@@ -82,8 +82,9 @@ def test_an_interrupted_clip_leaves_the_branch_without_motion_as_it_was(server, 
     expected = server.client.run(still_prompt(moving))["outputs"]["still_out"]
     # From here on the server keeps one model, which the interrupted clip and the branch after it share.
     server.client.forget()
-    slow, seen = clip_prompt(seed=8), []
-    slow["size"] = node("EmptyLatentImage", width=512, height=512, batch_size=4)
+    stopped_at, seen = clip_prompt(seed=8), []
+    stopped_at["fault"] = node("TestFault", model=["motion", 0], kind="wait", evaluation=2, run=0)
+    stopped_at["clip"]["inputs"]["model"] = ["fault", 0]
 
     def stop(event):
         steps = event["data"]["nodes"].get("clip", {}).get("value", 0) if event["type"] == "progress_state" else 0
@@ -92,7 +93,7 @@ def test_an_interrupted_clip_leaves_the_branch_without_motion_as_it_was(server, 
             server.client.interrupt()
 
     with pytest.raises(JobFailed) as stopped:
-        server.client.run(slow, stop)
+        server.client.run(stopped_at, stop)
     assert stopped.value.is_interruption and seen
     assert server.client.run(still_prompt(moving))["outputs"]["still_out"] == expected
 

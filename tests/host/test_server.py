@@ -36,7 +36,7 @@ def files(server):
     return loras
 
 
-def node(kind: str, **inputs) -> dict:
+def node(kind: str, /, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
 
 
@@ -131,8 +131,8 @@ def test_the_same_seed_is_bit_identical_when_nothing_is_cached(server, files):
 
 def test_interrupting_leaves_the_next_run_untouched(server, files):
     expected = latent_of(server.client.run(image_prompt()))
-    slow = image_prompt(seed=77)
-    slow["size"] = node("EmptyLatentImage", width=512, height=512, batch_size=4)
+    stopped_at = image_prompt(seed=77, model=["fault", 0])
+    stopped_at["fault"] = node("TestFault", model=["lora", 0], kind="wait", evaluation=2, run=0)
     events = []
 
     def stop(event):
@@ -142,7 +142,7 @@ def test_interrupting_leaves_the_next_run_untouched(server, files):
             events.append("stopped")
 
     with pytest.raises(JobFailed) as stopped:
-        server.client.run(slow, stop)
+        server.client.run(stopped_at, stop)
     assert stopped.value.is_interruption
     server.client.forget()
     assert latent_of(server.client.run(image_prompt()))["sha256"] == expected["sha256"]

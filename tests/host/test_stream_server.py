@@ -19,7 +19,7 @@ BINARY = 0x2
 PREVIEWS = (1, 4)  # the server's numbers for a preview, without and with metadata
 
 
-def node(kind, **inputs):
+def node(kind, /, **inputs):
     return {"class_type": kind, "inputs": inputs}
 
 
@@ -95,15 +95,21 @@ def test_previews_arrive_block_by_block_before_the_clip_is_finished(server):
 
 
 def test_interrupting_half_way_keeps_the_finished_blocks_and_the_next_run_is_whole(server):
-    prompt = clip_prompt(length=81, seed=2)
+    prompt = clip_prompt(length=81, seed=2, model=["fault", 0])
+    # Five evaluations a block: the run waits for the interrupt in the twelfth.
+    prompt["fault"] = node("TestFault", model=["model", 0], kind="wait", evaluation=58, run=0)
     entry, _ = follow(server, prompt, lambda count: server.client.interrupt() if count == 10 else None)
     report = report_of(entry)
     blocks = report["blocks"]
-    assert report["interrupted"] and 9 <= blocks < 21
+    assert report["interrupted"] and 9 <= blocks <= 11
     assert outputs(entry, "test_latent")[0]["shape"][2] == blocks and len(outputs(entry, "images")) == 4 * blocks - 3
     assert any("Interrupted" in note for note in report["notes"])
     # The same graph again: nothing of it has changed, and the clip is whole all the same.
-    whole = report_of(server.client.run(prompt))
+    (go := server.base / "input" / "go.txt").touch()
+    try:
+        whole = report_of(server.client.run(prompt))
+    finally:
+        go.unlink()
     assert not whole["interrupted"] and whole["blocks"] == 21
 
 

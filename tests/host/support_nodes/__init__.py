@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import socket
 import sys
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from comfy_api.v0_0_2 import ComfyExtension, io
@@ -14,6 +16,8 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 # The folder is linked into a server's custom_nodes; small_models.py lies beside its real place.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+# A run that waits longer than this for its test goes on, and the test fails.
+PATIENCE_SECONDS = 300
 
 # Keys of small_models.UNETS and more_models.SMALL, which cannot be imported before the server has set its device.
 UNETS = ("sd15", "sdxl", "ssd1b")
@@ -77,8 +81,18 @@ class TestAudioLatent(io.ComfyNode):
         return io.NodeOutput({"samples": torch.zeros(1, 8, 5, 16), "type": "audio"})
 
 
+def wait_while(is_so: Callable[[], bool]) -> None:
+    """Return once it is not so any more, or patience is at its end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while is_so() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 class TestPrompt(io.ComfyNode):
-    """CONDITIONING that follows from a text, as a text encoder's does. The text "fail" fails."""
+    """CONDITIONING that follows from a text, as a text encoder's does. The text "fail" fails.
+
+    The text in input/hold.txt, if there is one, waits until that file is gone.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -91,10 +105,14 @@ class TestPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, width: int) -> io.NodeOutput:
+        import folder_paths
+
         from small_models import conditioning
 
         if text == "fail":
             raise ValueError("this prompt fails")
+        hold = Path(folder_paths.get_input_directory()) / "hold.txt"
+        wait_while(lambda: hold.exists() and hold.read_text(encoding="utf-8") == text)
         return io.NodeOutput(conditioning(seed=zlib.crc32(text.encode()), width=width, length=8))
 
 
@@ -143,7 +161,11 @@ class TestNetwork(io.ComfyNode):
 
 
 class TestFault(io.ComfyNode):
-    """A model whose evaluation of this number, from 1, goes wrong. Another `run` is another model, whatever the server remembers."""
+    """A model whose evaluation of this number, from 1, goes wrong. Another `run` is another model, whatever the server remembers.
+
+    "wait" lets it wait until the run is interrupted: however fast the machine and slow the client, the interrupt comes in the middle.
+    Where input/go.txt is, it waits for nothing.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -152,7 +174,7 @@ class TestFault(io.ComfyNode):
             category="few-step/test",
             inputs=[
                 io.Model.Input("model"),
-                io.Combo.Input("kind", options=["exception", "out of memory"]),
+                io.Combo.Input("kind", options=["exception", "out of memory", "wait"]),
                 io.Int.Input("evaluation", default=1, min=1),
                 io.Int.Input("run", default=0),
             ],
@@ -161,12 +183,17 @@ class TestFault(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, kind: str, evaluation: int, run: int) -> io.NodeOutput:
+        import folder_paths
         import torch
+        from comfy.model_management import processing_interrupted
 
-        evaluations = itertools.count(1)
+        evaluations, go = itertools.count(1), Path(folder_paths.get_input_directory()) / "go.txt"
 
         def wrapper(apply_model, args):
-            if next(evaluations) == evaluation:
+            is_the_one = next(evaluations) == evaluation
+            if is_the_one and kind == "wait":
+                wait_while(lambda: not processing_interrupted() and not go.exists())
+            elif is_the_one:
                 raise torch.OutOfMemoryError("tried to allocate 20 GiB") if kind == "out of memory" else RuntimeError("the network broke")
             return apply_model(args["input"], args["timestep"], **args["c"])
 
