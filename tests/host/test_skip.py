@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from types import SimpleNamespace
 
 import comfy.controlnet
 import comfy.hooks
@@ -31,6 +33,7 @@ from comfyui_fewstep.nodes.report import Report
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.skip_patch import KEY
+from comfyui_fewstep.samplers.skip import run as skip_run
 from comfyui_fewstep.samplers.skip.solver import LAST_SHARES, solver_of
 from torch import Tensor
 
@@ -416,9 +419,11 @@ def test_the_model_given_is_not_changed(flux):
     assert torch.equal(sample(flux), before)
 
 
-def test_torch_compile_sees_no_more_graph_breaks(flux, monkeypatch):
+def test_torch_compile_sees_no_more_graph_breaks(flux, monkeypatch, request):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from torch._dynamo.utils import counters
+
+    request.addfinalizer(torch._dynamo.reset)  # graphs keep tensors alive, which later tests count
 
     # The host's attention reads the free memory, and a graph is made anew for every other value of it.
     monkeypatch.setattr(comfy.model_management, "get_free_memory",
@@ -485,11 +490,16 @@ def test_teacache_on_wan_listens_to_the_time_embedding(wan, reports):
     assert reports[3].data["steps_skipped"] == reports[1].data["steps_skipped"]
 
 
-def test_report_holds_what_was_done(flux, reports):
-    sample(skip(flux, target_speedup=1.5), steps=30)
+def test_report_holds_what_was_done(flux, reports, monkeypatch):
+    # By this clock an evaluation takes a second, and each look at the clock a tenth of one.
+    model, rows = counted(skip(flux, target_speedup=1.5))
+    looks = itertools.count()
+    monkeypatch.setattr(skip_run, "time", SimpleNamespace(perf_counter=lambda: len(rows) + 0.1 * next(looks)))
+    sample(model, steps=30, cfg=1.0)
     data = reports[0].data
     assert (data["evaluations_asked"], data["evaluations_made"]) == (30, 20)
-    assert data["estimated_speedup"] == 1.5 and data["measured_speedup"] > 1.1
+    # 30 evaluations of 1.1 s, in place of 20 of them and 10 skips of 0.1 s.
+    assert data["estimated_speedup"] == 1.5 and data["measured_speedup"] == pytest.approx(33 / 23)
     assert len(data["steps_skipped"]) == 10 and data["largest_forecast_error"] > 0
     assert "20 of 30 evaluations made, 1.50x by count" in reports[0].summary
 
