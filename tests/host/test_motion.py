@@ -85,6 +85,14 @@ def evaluate(model, seed=0, rows=FRAMES):
     return model.model.diffusion_model(x, torch.full((rows,), 500.0), context=context, transformer_options=options)
 
 
+def assert_same_clip(actual, expected):
+    """Equal but for what batches of another size, sums in another order and other processors round: to 1e-4 of the clip's own size.
+
+    With random weights that is 150 or so, and a number near 0 in it is rounded as the others are.
+    """
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
+
+
 # --- the original model -----------------------------------------------------------------------------------------------
 
 
@@ -245,7 +253,7 @@ def test_a_batch_of_several_clips_makes_each_as_if_alone(sd15, lightning, clips)
     together = sample(noise)
     for clip in range(clips):
         part = slice(clip * FRAMES, (clip + 1) * FRAMES)
-        torch.testing.assert_close(together[part], sample(noise[part]), rtol=1e-4, atol=1e-4)
+        assert_same_clip(together[part], sample(noise[part]))
 
 
 def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, monkeypatch):
@@ -253,7 +261,7 @@ def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, mo
     together = core_run(moving, cfg=3.0)
     # No memory for both conditionings at once: the host evaluates one after the other.
     monkeypatch.setattr(type(sd15), "get_free_memory", lambda self, device: 0)
-    torch.testing.assert_close(core_run(moving, cfg=3.0), together, rtol=1e-4, atol=1e-4)
+    assert_same_clip(core_run(moving, cfg=3.0), together)
 
 
 # --- with other nodes -------------------------------------------------------------------------------------------------
@@ -333,9 +341,9 @@ def test_a_lora_on_the_base_is_the_merged_base(sd15, lightning, models):
         if name in written.changed:
             weight += written.change(name)
     expected = core_run(with_lightning(merged))
-    torch.testing.assert_close(core_run(with_lightning(styled)), expected, rtol=1e-4, atol=1e-4)
+    assert_same_clip(core_run(with_lightning(styled)), expected)
     after, _ = host.attach_lora(with_lightning(sd15), written.tensors, 1.0)
-    torch.testing.assert_close(core_run(after), expected, rtol=1e-4, atol=1e-4)
+    assert_same_clip(core_run(after), expected)
 
 
 def test_every_frame_can_have_its_own_prompt(sd15, lightning):
@@ -344,7 +352,7 @@ def test_every_frame_can_have_its_own_prompt(sd15, lightning):
     clip = core_run(moving, positive=[[prompts, {}]])
     # The same prompt for all frames, given as a batch, is the single prompt.
     same = core_run(moving, positive=[[prompts[:1].repeat(FRAMES, 1, 1), {}]])
-    torch.testing.assert_close(same, core_run(moving, positive=[[prompts[:1], {}]]), rtol=1e-4, atol=1e-4)
+    assert_same_clip(same, core_run(moving, positive=[[prompts[:1], {}]]))
     assert not torch.allclose(clip, same)
 
 
@@ -368,7 +376,7 @@ def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
         sampling = model.get_model_object("model_sampling")
         assert len(sampling.sigmas) == 50, "the LCM grid"
         assert float(sampling.sigma_max) == pytest.approx(25.1, abs=0.1), "on AnimateDiff's betas"
-    torch.testing.assert_close(run(lora_first)[0], run(motion_first)[0], rtol=1e-4, atol=1e-4)
+    assert_same_clip(run(lora_first)[0], run(motion_first)[0])
 
 
 def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
@@ -382,7 +390,7 @@ def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
     behind = with_lora(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))
     clip, report = run(before)
     assert report["accelerators"] == ["animatelcm-sd15"]
-    torch.testing.assert_close(run(behind)[0], clip, rtol=1e-4, atol=1e-4)
+    assert_same_clip(run(behind)[0], clip)
     assert not torch.allclose(clip, run(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))[0], atol=1e-2)
 
 
@@ -445,14 +453,14 @@ def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightn
     moving = with_lightning(sd15, frames=LONG)
     positive = [[torch.cat([conditioning(sd15, seed=seed)[0][0] for seed in range(prompts)]), {}]]
     actual = denoised(moving, long_noise(), 5.0, positive, cfg)
-    torch.testing.assert_close(actual, windows_by_hand(moving, long_noise(), 5.0, positive, cfg=cfg), rtol=1e-4, atol=1e-4)
+    assert_same_clip(actual, windows_by_hand(moving, long_noise(), 5.0, positive, cfg=cfg))
 
 
 def test_each_window_of_a_clip_sees_its_own_control_pictures(sd15, lightning):
     moving, positive = with_lightning(sd15, frames=LONG), conditioning(sd15, seed=1)
     net, hint = control_net(), picture_per_frame()
     actual = denoised(moving, long_noise(), 5.0, controlled(positive, net, hint))
-    torch.testing.assert_close(actual, windows_by_hand(moving, long_noise(), 5.0, positive, (net, hint)), rtol=1e-4, atol=1e-4)
+    assert_same_clip(actual, windows_by_hand(moving, long_noise(), 5.0, positive, (net, hint)))
 
 
 def test_windows_are_counted_and_reported(sd15, lightning):
@@ -582,7 +590,7 @@ def test_a_control_picture_per_frame_under_another_nodes_windows_is_refused(sd15
     # One picture for all is the same in every window, and a clip that fits in one window is not cut.
     same = controlled(positive, net, picture_per_frame()[:1])
     expected = denoised(with_lightning(sd15, frames=LONG), long_noise(), 5.0, same)
-    torch.testing.assert_close(denoised(first, long_noise(), 5.0, same), expected, rtol=1e-4, atol=1e-4)
+    assert_same_clip(denoised(first, long_noise(), 5.0, same), expected)
     whole = with_lightning(others_windows(sd15, 16), frames=16)
     denoised(whole, long_noise()[:16], 5.0, controlled(positive, net, picture_per_frame()[:16]))
 
