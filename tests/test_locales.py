@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,39 @@ def test_every_text_is_translated(language: str) -> None:
     assert missing == [], f"scripts/translations/{language}.json lacks these"
     same = [text for text, words in memory.items() if text == words and text not in SAME_WORD]
     assert [text for text in same if " " in text] == []
+
+
+def holds(text: str, word: str, after: str = r"(?![\w'])") -> bool:
+    """Whether the word stands in the text by itself, beside Chinese signs too. "model's" does not name the choice model."""
+    return re.search(rf"(?<![\w-]){re.escape(word)}{after}", text, re.ASCII) is not None
+
+
+def menu_choices_named() -> list[tuple[str, str]]:
+    """(English tooltip, choice of a menu that it names).
+
+    The menu's own tooltip names it as a word; another input's of the same node only as "choice: what this input means then".
+    """
+    named = set()
+    for id, node in load().items():
+        menus = {entry.name: entry.options for entry in node.inputs if id.startswith("FewStep") and entry.options}
+        for menu, choices in menus.items():
+            for name, texts in ENGLISH[id]["inputs"].items():
+                after = {} if name == menu else {"after": ":"}
+                named |= {(texts["tooltip"], choice) for choice in choices if holds(texts["tooltip"], choice, **after)}
+    return sorted(named)
+
+
+def test_menu_choices_are_found_where_texts_name_them() -> None:
+    choices = {choice for _, choice in menu_choices_named()}
+    assert choices == {"none", "auto", "batch", "interactive", "live", "base", "causal", "forecast", "teacache"}
+    assert len(menu_choices_named()) == 13
+
+
+@each_language
+def test_translated_text_names_menu_choices_as_the_menu_shows_them(language: str) -> None:
+    # ComfyUI's frontend does not translate the entries of a menu.
+    memory = memory_of(language)
+    assert [(choice, memory[text]) for text, choice in menu_choices_named() if not holds(memory[text], choice)] == []
 
 
 @each_language
