@@ -54,5 +54,12 @@ def test_picture_is_there(id: str) -> None:
         assert (DOCS / picture).stat().st_size < 120_000
 
 
+@each_node
+def test_no_code_word_is_wider_than_the_panel(id: str) -> None:
+    """The panel does not break a word of code. At its first width a list item holds 28 signs of it; a table can be scrolled."""
+    text = "\n".join(line for line in page_of(id).splitlines() if not line.startswith("|"))
+    assert [word for code in re.findall(r"`([^`]+)`", text) for word in code.split() if len(word) > 28] == []
+
+
 def test_no_page_is_left_over() -> None:
     assert {path.stem for path in DOCS.glob("*.md")} == set(OURS)
