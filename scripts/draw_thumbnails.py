@@ -93,11 +93,15 @@ def captioned(picture: np.ndarray, graph: Graph) -> Image.Image:
     pen = ImageDraw.Draw(image)
     if graph.is_video:
         film(pen)
-    name = re.sub(r" \d+ steps?$", "", graph.title)
     caption = f"{graph.steps} step{'s' * (graph.steps != 1)}" + ("" if graph.steps > 10 else "  ·  CFG 1")
-    pen.text((16, SIZE - BAND + 10), fitted(name, pen), font=ImageFont.load_default(26), fill="#ffffff", spacing=2)
+    pen.text((16, SIZE - BAND + 10), fitted(name_of(graph), pen), font=ImageFont.load_default(26), fill="#ffffff", spacing=2)
     pen.text((16, SIZE - 32), caption, font=ImageFont.load_default(19), fill="#ffd27a")
     return image
+
+
+def name_of(graph: Graph) -> str:
+    """The title without the number of steps, which has a line of its own. Any other number at its end belongs to it."""
+    return re.sub(rf" {graph.steps} steps?$", "", graph.title)
 
 
 def fitted(name: str, pen: ImageDraw.ImageDraw) -> str:

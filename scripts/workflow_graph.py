@@ -105,7 +105,7 @@ class Graph:
 
     @property
     def is_video(self) -> bool:
-        return any(node.schema.id == "SaveVideo" for node in self.nodes)
+        return any(node.schema.id in ("SaveVideo", "SaveAnimatedWEBP") for node in self.nodes)
 
     @contextlib.contextmanager
     def group(self, title: str, below: bool = False) -> Iterator[None]:

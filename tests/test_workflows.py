@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import build_workflows
+import draw_thumbnails
 import node_schema
 from shipped_workflows import all_graphs
 from workflow_graph import Converted, Graph, Model, Output
@@ -159,3 +160,10 @@ def test_template_browser_has_a_picture(graph: Graph) -> None:
 
 def test_no_picture_is_left_over() -> None:
     assert {path.stem for path in FOLDER.glob("*.jpg")} == {graph.title for graph in GRAPHS.values()}
+def test_the_name_on_a_picture_is_whole() -> None:
+    graphs = {graph.title: draw_thumbnails.name_of(graph) for graph in GRAPHS.values()}
+    assert graphs["SDXL Hyper-SD 1 step"] == "SDXL Hyper-SD"
+    assert graphs["SDXL compare 8 steps and 1 step"] == "SDXL compare 8 steps and 1 step"
+    assert [name for name in graphs.values() if name.endswith((" and", ","))] == []
+
+
