@@ -762,6 +762,15 @@ Its report lists every way to run the model, with seconds, price and licence.
     return graph
 
 
+def save_small_square(graph: Graph, frames: Output) -> None:
+    """Save the demo model's frames as MP4, large enough to look at."""
+    larger = graph.node("ImageScaleBy", "Larger", image=frames, upscale_method="nearest-exact", scale_by=6.0)
+    video = graph.node("CreateVideo", images=larger["IMAGE"], fps=8)
+    saved = graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+    # Square frames stand higher in the node than those of a usual clip.
+    saved.size = (saved.size[0], saved.size[1] + 90)
+
+
 def demo(schema: Schema) -> Graph:
     graph = Graph(schema, "Demo, runs on any computer", "demo", """
 ## Try it without downloading anything
@@ -783,9 +792,7 @@ those it knows.
     show_report(graph, sampled)
     with graph.group("Video"):
         decoded = graph.node("VAEDecode", samples=sampled["latent"], vae=model["vae"])
-        larger = graph.node("ImageScaleBy", "Larger", image=decoded["IMAGE"], upscale_method="nearest-exact", scale_by=6.0)
-        video = graph.node("CreateVideo", images=larger["IMAGE"], fps=8)
-        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+        save_small_square(graph, decoded["IMAGE"])
     return graph
 
 
@@ -886,33 +893,35 @@ def causal_models(graph: Graph, file: Model = CAUSAL_FORCING, record: str = "cau
     return fast, clip, vae
 
 
-def stream(graph: Graph, model: Placed, positive: Output, vae: Placed, length: int = 81, **more: Any) -> Placed:
-    """A clip of so many frames, shown while it is made."""
-    size = graph.node("EmptyHunyuanLatentVideo", "Video size", width=832, height=480, length=length)
-    return graph.node(
-        "FewStepStream", model=model["model"], positive=positive, latent_image=size["LATENT"], vae=vae["VAE"], seed=1, **more
-    )
+def video_size(graph: Graph, length: int = 81) -> Output:
+    return graph.node("EmptyHunyuanLatentVideo", "Video size", width=832, height=480, length=length)["LATENT"]
+
+
+def stream(graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Any) -> Placed:
+    """A clip that is shown while it is made."""
+    return graph.node("FewStepStream", model=model["model"], positive=positive, latent_image=size, vae=vae["VAE"], seed=1, **more)
 
 
 def save_streamed(graph: Graph, streamed: Placed) -> None:
-    show_report(graph, streamed)
     with graph.group("Video"):
         video = graph.node("CreateVideo", images=streamed["images"], fps=16)
         graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
 
 
-def stream_video(graph: Graph, model: Placed, positive: Output, vae: Placed, **more: Output) -> None:
-    """Make, show and save a clip of five seconds."""
+def stream_video(graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Output) -> None:
+    """Make, show and save a clip."""
     with graph.group("Streaming"):
-        streamed = stream(graph, model, positive, vae, **more)
+        streamed = stream(graph, model, positive, size, vae, **more)
+    show_report(graph, streamed)
     save_streamed(graph, streamed)
 
 
 def prompt_to_stream(graph: Graph, fast: Placed, clip: Placed, vae: Placed) -> None:
     """A clip of five seconds from a prompt alone."""
-    with graph.group("Prompt", below=True):
+    with graph.group("Prompt and size", below=True):
         positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
-    stream_video(graph, fast, positive, vae)
+        size = video_size(graph)
+    stream_video(graph, fast, positive, size, vae)
 
 
 def causal_stream(schema: Schema) -> Graph:
@@ -949,14 +958,15 @@ The start picture becomes the first frame, and the causal model goes on from it,
 The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG locked to 1**.
 """)
     fast, clip, vae = causal_models(graph)
-    with graph.group("Start picture and prompt"):
+    with graph.group("Start picture, prompt and size"):
         picture = graph.node("LoadImage", "Start picture", image="example.png")
         sized = graph.node(
             "ImageScale", "To the video's size", image=picture["IMAGE"], upscale_method="lanczos", width=832, height=480, crop="center"
         )
         start = graph.node("VAEEncode", pixels=sized["IMAGE"], vae=vae["VAE"])
         positive = prompt_box(graph, clip["CLIP"], MOTION_PROMPT)
-    stream_video(graph, fast, positive, vae, start_latent=start["LATENT"])
+        size = video_size(graph)
+    stream_video(graph, fast, positive, size, vae, start_latent=start["LATENT"])
     return graph
 
 
@@ -998,11 +1008,15 @@ The model is distilled itself, so `lora_name` is **none**. 4 steps for each fram
 """)
     fast, clip, vae = causal_models(graph)
     with graph.group("First five seconds"):
-        first = stream(graph, fast, prompt_box(graph, clip["CLIP"], WAN_PROMPT), vae)
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+        first = stream(graph, fast, positive, video_size(graph), vae)
     with graph.group("Five more"):
         positive = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
-        streamed = stream(graph, fast, positive, vae, 161, start_latent=first["latent"], window_frames=21, sink_frames=1)
+        size = video_size(graph, 161)
+        streamed = stream(graph, fast, positive, size, vae, start_latent=first["latent"], window_frames=21, sink_frames=1)
     save_streamed(graph, streamed)
+    # Under the sampler and its frames it would be out of view.
+    show_report(graph, streamed)
     return graph
 
 
@@ -1027,9 +1041,7 @@ clip may be as long as you like. It was trained on clips of 33 frames and is rig
         )  # fmt: skip
     show_report(graph, streamed)
     with graph.group("Video"):
-        larger = graph.node("ImageScaleBy", "Larger", image=streamed["images"], upscale_method="nearest-exact", scale_by=6.0)
-        video = graph.node("CreateVideo", images=larger["IMAGE"], fps=8)
-        graph.node("SaveVideo", video=video["VIDEO"], filename_prefix=f"few-step/{graph.slug}")
+        save_small_square(graph, streamed["images"])
     return graph
 
 

@@ -22,12 +22,12 @@ NOTE_COLOURS = {"color": "#222", "bgcolor": "#000"}
 # The canvas's own measures: a title above the node, a row for each socket or output, a row for each widget.
 TITLE, ROW, WIDGET = 30, 20, 24
 GAP, GROUP_PADDING, GROUP_TITLE = 30, 20, 44
-# Our nodes show a line of text under their widgets after a run.
-REPORT_LINE = 120
+# Our nodes show a line of text under their widgets after a run. A Streaming Sampler that decodes shows its frames under that.
+REPORT_LINE, FRAMES = 120, 220
 WIDTH = 300
 SIZES = {
     "CLIPTextEncode": (360, 170), "SaveImage": (400, 460), "SaveVideo": (400, 420), "LoadImage": (300, 330),
-    "PreviewAny": (400, 310), "PreviewImage": (400, 380),
+    "PreviewAny": (400, 310), "PreviewImage": (400, 380), "SaveAnimatedWEBP": (400, 340),
 }  # fmt: skip
 NOTE_WIDTH = 340
 # The part of a usual browser window that no panel of the editor covers, and the zoom below which it draws no text.
@@ -183,7 +183,7 @@ class Graph:
                 for node in group.nodes:
                     node.x, node.y = x + GROUP_PADDING, y + TITLE
                     node.size = (width, node.size[1])
-                    y = node.y + node.size[1] + (REPORT_LINE if node.is_ours else GAP)
+                    y = node.y + node.size[1] + room_under(node)
                 y += GROUP_PADDING - (0 if group.nodes[-1].is_ours else GAP - GROUP_PADDING)
                 group.bounding = [x, top, width + 2 * GROUP_PADDING, y - top]
                 y += GAP
@@ -289,6 +289,13 @@ def widget_values(node: Placed, seeds: str) -> list[Any]:
         if entry.facts.get("image_upload"):
             values.append("image")
     return values
+
+
+def room_under(node: Placed) -> float:
+    """What lies free under a node: the gap to the next one, and what a run adds to its height."""
+    if not node.is_ours:
+        return GAP
+    return REPORT_LINE + (FRAMES if node.schema.id == "FewStepStream" and "vae" in node.values else 0)
 
 
 def size_of(schema: Node) -> tuple[float, float]:

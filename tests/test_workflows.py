@@ -133,6 +133,20 @@ def test_nodes_do_not_lie_on_each_other(graph: Graph) -> None:
 
 
 @each_graph
+def test_a_streaming_sampler_has_room_for_the_frames_it_shows(graph: Graph) -> None:
+    """With a VAE it grows by 270 in the canvas and by 328 with the Vue nodes, which tests/browser measures."""
+    nodes = editor_file(graph)["nodes"]
+    for stream in (node for node in nodes if node["type"] == "FewStepStream"):
+        assert any(entry["name"] == "vae" and entry["link"] for entry in stream["inputs"])
+        x, bottom = stream["pos"][0], stream["pos"][1] + stream["size"][1]
+        below = [node["pos"][1] - 30 for node in nodes if node["pos"][0] == x and node["pos"][1] > bottom]
+        assert all(top > bottom + 328 for top in below)
+        (frame,) = (group["bounding"] for group in editor_file(graph)["groups"] if 0 < x - group["bounding"][0] < 30
+                    and group["bounding"][1] < stream["pos"][1] < group["bounding"][1] + group["bounding"][3])
+        assert bottom + 328 < frame[1] + frame[3]
+
+
+@each_graph
 def test_api_file_saves_something_and_is_titled(graph: Graph) -> None:
     prompt = api_file(graph)
     assert any(node["class_type"] in OUTPUT_NODES and node["inputs"]["filename_prefix"] for node in prompt.values())
@@ -158,8 +172,6 @@ def test_template_browser_has_a_picture(graph: Graph) -> None:
     assert picture.stat().st_size < 80_000
 
 
-def test_no_picture_is_left_over() -> None:
-    assert {path.stem for path in FOLDER.glob("*.jpg")} == {graph.title for graph in GRAPHS.values()}
 def test_the_name_on_a_picture_is_whole() -> None:
     graphs = {graph.title: draw_thumbnails.name_of(graph) for graph in GRAPHS.values()}
     assert graphs["SDXL Hyper-SD 1 step"] == "SDXL Hyper-SD"
@@ -167,3 +179,5 @@ def test_the_name_on_a_picture_is_whole() -> None:
     assert [name for name in graphs.values() if name.endswith((" and", ","))] == []
 
 
+def test_no_picture_is_left_over() -> None:
+    assert {path.stem for path in FOLDER.glob("*.jpg")} == {graph.title for graph in GRAPHS.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import time
@@ -58,6 +59,12 @@ EMPTY_SPOT = (300, 780)
 UNKNOWN_TYPES = "app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
     node => (node.widgets ?? []).filter(widget => widget.type === "progressText").map(widget => widget.value).join())"""
+
+# [title, left, top, right, bottom] of every node as it is now, its title included.
+BOXES = """() => app.graph.nodes.map(node => {
+    const [left, top] = node.pos, [width, height] = node.size, title = LiteGraph.NODE_TITLE_HEIGHT;
+    return [node.title, left, top - title, left + width, top + height];
+})"""
 
 
 @dataclass
@@ -124,6 +131,11 @@ class Editor:
         """The text that a run left under the nodes of this type, in the canvas renderer; waits until there is some."""
         self.page.wait_for_function(f"type => ({TEXT_ON_NODES})(type).some(text => text)", arg=type)
         return self.page.evaluate(TEXT_ON_NODES, type)
+
+    def overlaps(self) -> list[tuple[str, str]]:
+        """The titles of every two nodes that cover each other."""
+        pairs = itertools.combinations(self.page.evaluate(BOXES), 2)
+        return [(one[0], two[0]) for one, two in pairs if all(max(one[k], two[k]) < min(one[k + 2], two[k + 2]) for k in (1, 2))]
 
     def run(self, seconds: float = 900) -> None:
         """Press Run and wait until the queue is empty again."""

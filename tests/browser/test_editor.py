@@ -164,6 +164,7 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor,
     job = list(editor.history().values())[-1]
     assert job["status"]["status_str"] == "success"
     assert any(output.get("images") for output in job["outputs"].values())
+    assert editor.overlaps() == []
 
     # The seed has moved on, so the same graph is computed again, now under the other renderer.
     editor.set("Comfy.VueNodes.Enabled", True)
@@ -171,5 +172,28 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor,
         editor.run()
         editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").first.wait_for(state="attached")
         editor.picture(artefacts / "demo" / "vue.png")
+        assert editor.overlaps() == []
     finally:
         editor.set("Comfy.VueNodes.Enabled", False)
+
+
+@pytest.mark.parametrize("slug", ("demo_stream", "demo_compare"))
+def test_nodes_that_grew_in_a_run_do_not_cover_each_other(editor: Editor, artefacts: Path, slug: str) -> None:
+    editor.drop(path_of(GRAPHS[slug]))
+    assert editor.overlaps() == []
+    before = heights(editor)
+    editor.run()
+    editor.picture(artefacts / "after-a-run" / f"{slug}.png")
+    assert [id for id, height in heights(editor).items() if height > before[id]]
+    assert editor.overlaps() == []
+    editor.set("Comfy.VueNodes.Enabled", True)
+    try:
+        editor.run()
+        editor.picture(artefacts / "after-a-run" / f"{slug}-vue.png")
+        assert editor.overlaps() == []
+    finally:
+        editor.set("Comfy.VueNodes.Enabled", False)
+
+
+def heights(editor: Editor) -> dict[str, float]:
+    return dict(editor.page.evaluate("app.graph.nodes.map(node => [node.id, node.size[1]])"))
