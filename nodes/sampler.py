@@ -58,8 +58,7 @@ class FewStepSampler(io.ComfyNode):
         plan = plan_of(models, records, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
         is_forced = any(host.negative_branch_forced(one) for one in models)
-        if negative is None:
-            found = (*found, *without_negative(models, plan, is_forced))
+        found = (*found, *notes_on_negative(models, plan, negative is not None, is_forced))
         run = sample(models, plan, positive, negative, latent_image, seed)
         report = describe(plan, run, is_forced and negative is not None, found, host.embedded_guidance(positive))
         latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
@@ -99,8 +98,11 @@ class FewStepSchedule(io.ComfyNode):
         return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
 
 
-def without_negative(models, plan: SamplingPlan, is_forced: bool) -> tuple[str, ...]:
-    """What to tell of a run without a negative prompt. Raises PlanError where the accelerator or a patch cannot do without one."""
+def notes_on_negative(models, plan: SamplingPlan, is_connected: bool, is_forced: bool) -> tuple[str, ...]:
+    """What to tell of the negative prompt. is_forced: a patch has it evaluated at CFG 1. Raises PlanError where a run cannot do without."""
+    if is_connected:
+        is_read = plan.accelerators[0].is_guided or is_forced
+        return () if is_read else ("negative is connected and was not read: CFG is locked to 1, where it has no effect.",)
     if plan.accelerators[0].is_guided:
         raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
                         "negative prompt (an empty one will do).")

@@ -217,9 +217,10 @@ def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ())
     window = plan.window
     view = (f"{in_frames(window.frames)}, {window.sink} of them sinks" if window.frames else f"the whole clip, {in_frames(plan.frames)}")
     decoded = ("no VAE connected" if vae is None else "block by block" if not run.notes and can_decode_frames(vae) else "whole, at the end")
+    cut = f"Interrupted after {run.blocks} of {len(plan.made)} blocks: " if run.is_interrupted else ""
     return Report(
         node="Streaming Sampler",
-        summary=f"{pictures} frames in {in_figures(run.seconds)} s, the first after {in_figures(run.first_seconds)} s, "
+        summary=f"{cut}{pictures} frames in {in_figures(run.seconds)} s, the first after {in_figures(run.first_seconds)} s, "
                 f"then {rate:.3g} a second",
         rows=(
             ("accelerator", plan.record.id),

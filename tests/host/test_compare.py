@@ -111,7 +111,7 @@ def stream_report(seconds: float) -> str:
     return stream.describe(plan, run, None).markdown
 
 
-@pytest.mark.parametrize("report_of", [sampler_report, stream_report, lambda seconds: f"| seconds | {in_figures(seconds)} (predicted) |"],
+@pytest.mark.parametrize("report_of", [sampler_report, stream_report, lambda seconds: f"- seconds: {in_figures(seconds)} (predicted)"],
                          ids=["sampler", "stream", "budget"])
 @pytest.mark.parametrize("seconds", [0.0145, 0.000234, 4.26, 1234.5])
 def test_seconds_come_through_a_report_to_three_figures(report_of, seconds: float) -> None:

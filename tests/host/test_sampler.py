@@ -339,6 +339,7 @@ def test_a_negative_at_cfg_1_costs_nothing(hyper, text, unets):
     plain, _ = run(hyper, text, image())
     with_negative, report = run(hyper, text, image(), negative=small_models.conditioning(unets["sd15"], seed=1))
     assert torch.equal(plain, with_negative) and report["evaluations"] == 4
+    assert "negative is connected and was not read" in report["notes"][0]
 
 
 def test_a_patch_that_brings_the_negative_back_is_counted_and_reported(hyper, text, unets):

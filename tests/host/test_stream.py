@@ -484,7 +484,7 @@ def test_an_interruption_keeps_the_finished_blocks(causal, text, vae, monkeypatc
         latent, images, report = run(model, text, video(12), vae=vae)
     assert latent.shape[2] == 6 and torch.equal(latent, whole[:, :, :6])
     assert images.shape[0] == 21 and torch.equal(images, pictures[:21])
-    assert report["interrupted"] and "2 of 4 blocks" in report["notes"][0]
+    assert report["interrupted"] and "2 of 4 blocks" in report["notes"][0] and "after 2 of 4 blocks" in report["summary"]
     assert torch.equal(run(model, text, video(12), vae=vae)[0], whole)
 
 
