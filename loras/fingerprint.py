@@ -151,7 +151,8 @@ def _content_of(path: Path) -> tuple[dict[str, Any], int]:
                               "LoRAs and models stay far below. Save it again without the metadata that makes it so long.")
         try:
             if length > size - 8:
-                raise ValueError("it is a web page" if start.startswith(b"<") else f"its header should be {length} bytes long")
+                is_page = start.startswith(b"<") and length > LARGEST_HEADER  # eight letters make a huge number
+                raise ValueError("it is a web page" if is_page else f"its header should be {length} bytes long")
             with safe_open(path, framework="np"):
                 return json.loads(file.read(length)), size
         except (SafetensorError, OSError, ValueError) as error:
@@ -375,9 +376,14 @@ def _published_as(records: Iterable[Accelerator], path: str) -> tuple[Accelerato
     return _named_by(published, path) or published
 
 
+def short_name(path: str) -> str:
+    """The file's name without folders, in lower case. path: as either kind of system writes it."""
+    return path.replace("\\", "/").rpartition("/")[2].lower()
+
+
 def _stem_of(path: str) -> str:
-    """The file's name without folders and its ending, in lower case."""
-    name = path.replace("\\", "/").rpartition("/")[2].lower()
+    """The short name without its ending."""
+    name = short_name(path)
     return name.rsplit(".", 1)[0] if name.endswith((".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")) else name
 
 

@@ -1,4 +1,4 @@
-"""What this pack refuses, it refuses with a Refusal, whose message a person can act on."""
+"""The base of this pack's own exceptions, which the host shows under the pack's name and not the path of its folder."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ class Refusal(ValueError):
     __module__ = "comfyui_fewstep"
 
     def __init_subclass__(cls) -> None:
-        # The host shows an exception by its full name, and names a custom node's modules by the path of its folder.
+        # The host shows the full name, and names a custom node's modules by the path of its folder.
         cls.__module__ = Refusal.__module__

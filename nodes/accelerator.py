@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -28,11 +27,13 @@ from ..loras.fingerprint import (
     recognise,
     recognise_lora,
     recognise_model,
+    short_name,
 )
 from ..loras.repair import in_layers, repair
 from . import declared, host
 from .report import Report
 
+LORAS = "loras"
 NONE = "none"
 AUTO = "auto"
 
@@ -55,7 +56,7 @@ class FewStepAccelerator(io.ComfyNode):
             search_aliases=["lcm", "lightning", "hyper-sd", "lightx2v", "turbo", "4 step", "speed", "distill lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model the accelerator was made for."),
-                io.Combo.Input("lora_name", options=[NONE, *folder_paths.get_filename_list("loras")],
+                io.Combo.Input("lora_name", options=[NONE, *folder_paths.get_filename_list(LORAS)],
                                tooltip="The accelerator's file in models/loras; none for a model that is itself distilled."),
                 io.Combo.Input("accelerator", options=[AUTO, *CATALOG, *declared.ids()], default=AUTO,
                                tooltip="auto recognises the file from its contents, its name last. Choose one by hand when it asks "
@@ -73,15 +74,11 @@ class FewStepAccelerator(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
-        if lora_name in (None, NONE) or host.lora_path(lora_name):
-            return True
-        near = difflib.get_close_matches(lora_name, folder_paths.get_filename_list("loras"), n=3, cutoff=0.4)
-        return (f"{lora_name} is not in models/loras. " + (f"The nearest files there: {', '.join(near)}. " if near else "")
-                + "Put the file there, or choose another.")
+        return lora_name in (None, NONE) or host.model_path(LORAS, lora_name) is not None or host.missing_file(LORAS, lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **inputs) -> str:
-        path = host.lora_path(lora_name) if lora_name not in (None, NONE) else None
+        path = host.model_path(LORAS, lora_name) if lora_name not in (None, NONE) else None
         stamps = [path] if path else []
         return " ".join(f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in (*stamps, *declared.paths()))
 
@@ -103,9 +100,9 @@ class FewStepAccelerator(io.ComfyNode):
 
 def attach(model, lora_name: str, accelerator: str, strength: float):
     """(accelerated model, Report). Raises ValueError naming what was expected, what was found and what to do."""
-    path = host.lora_path(lora_name)
+    path = host.model_path(LORAS, lora_name)
     if path is None:
-        raise FileProblem(f"{lora_name} is not in models/loras. Put the file there, or choose another.")
+        raise FileProblem(host.missing_file(LORAS, lora_name))
     if not math.isfinite(strength):
         raise ValueError(f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was released at.")
     known = declared.known()
@@ -151,7 +148,7 @@ def identify(
         return recognition.record, recognition
     if not recognition.candidates:
         cautions = [file.caution for record in known.records.values() for file in record.files
-                    if file.caution and file.name.lower() == _short(lora_name)]
+                    if file.caution and file.name.lower() == short_name(lora_name)]
         evidence = "; ".join([*recognition.evidence, *cautions])
         raise ValueError(f"{lora_name} is not an accelerator known here ({evidence}). Use the core LoRA loader for an ordinary LoRA, or "
                          "choose its record in accelerator if it is a renamed one.")
@@ -161,9 +158,9 @@ def identify(
 
 def refuse_left_out(name: str) -> None:
     """Raise for a release that is known, and known not to run here as it was distilled."""
-    reason = next((why for left_out, why in LEFT_OUT.items() if left_out.lower() == _short(name)), None)
+    reason = next((why for left_out, why in LEFT_OUT.items() if left_out.lower() == short_name(name)), None)
     if reason is not None:
-        raise FileProblem(f"{_short(name)} is known and left out: {reason}.")
+        raise FileProblem(f"{short_name(name)} is known and left out: {reason}.")
 
 
 def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name: str) -> None:
@@ -225,9 +222,10 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
 def choice_notes(record: Accelerator, recognition: Recognition, lora_name: str) -> tuple[str, ...]:
     """What to tell of a record chosen by hand where the file itself says another."""
     said = recognition.record
-    if said is None or said is record:
+    # A recipe runs the files of another record, and is there to be chosen.
+    if said is None or said is record or record.only_by_choice:
         return ()
-    return (f"Chosen by hand: {record.id}, though {lora_name} is {said.id} by what it says itself. If the result is burnt or blurred, set "
+    return (f"Chosen by hand: {record.id}, though {lora_name} was recognised as {said.id}. If the result is burnt or blurred, set "
             "accelerator to auto.",)
 
 
@@ -465,11 +463,6 @@ def _coverage_notes(coverage: host.Coverage) -> list[str]:
     )
     return [f"{in_layers(len(layers))} {(one if len(layers) == 1 else several).format(_few(layers))}"
             for layers, one, several in fates if layers]
-
-
-def _short(name: str) -> str:
-    """A file's name without folders, in lower case."""
-    return name.replace("\\", "/").rpartition("/")[2].lower()
 
 
 def _bases(bases) -> str:

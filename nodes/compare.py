@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..quality.metrics import Quality, compare, lpips_missing
 from ..quality.sheet import contact_sheet
-from .report import NOTES, Report
+from .report import Report
 
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
@@ -52,7 +52,8 @@ class FewStepCompare(io.ComfyNode):
 
 def rows_of(report: str) -> dict[str, str]:
     """The rows of a report of this pack, by name; empty for any other text."""
-    return {match["name"]: match["value"] for match in ROW.finditer(report.partition(NOTES)[0])}
+    rows = "\n\n".join(report.split("\n\n")[:2])  # what follows are notes and sections
+    return {match["name"]: match["value"] for match in ROW.finditer(rows)}
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:

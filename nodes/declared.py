@@ -10,6 +10,7 @@ from pathlib import Path
 from ..loras.accelerator import Accelerator
 from ..loras.catalog import CATALOG
 from ..loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
+from ..loras.fingerprint import short_name
 from . import host
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ class Known:
 
     def for_file(self, name: str) -> tuple[Accelerator, ...]:
         """The user's own records that name this file: they go before the catalogue's."""
-        short = name.replace("\\", "/").rpartition("/")[2].lower()
-        return tuple(record for record in self.own if any(file.name.lower() == short for file in record.files))
+        return tuple(record for record in self.own if any(file.name.lower() == short_name(name) for file in record.files))
 
 
 def files() -> dict[str, str]:

@@ -5,6 +5,7 @@ Only official extension points are used: ModelPatcher patches, object patches an
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import os
@@ -247,9 +248,9 @@ def with_model_sampling(model, record: Accelerator):
     if record.parameterization is Parameterization.NATIVE:
         return model
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION):
-        raise ValueError(f"The connected model predicts v, and {record.id} was distilled on one that predicts noise, for which it would be "
-                         "taken: nothing would be left of the picture. Connect a model that predicts noise, or take an accelerator that "
-                         "leaves the prediction as it is, such as Lightning, Hyper-SD or TCD.")
+        raise ValueError(f"The connected model predicts v (or is an EDM model), and {record.id}, distilled on one that predicts noise, "
+                         "would read its output as noise: nothing would be left of the picture. Connect a model that predicts noise, or "
+                         "take an accelerator that leaves the prediction as it is, such as Lightning, Hyper-SD or TCD.")
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     patched = ModelSamplingDiscrete().patch(model, record.parameterization.value, zsnr=False)[0]
@@ -376,10 +377,6 @@ def embedded_guidance(conditioning) -> float | None:
 # ---------------------------------------------------------------- files and messages
 
 
-def lora_path(name: str) -> str | None:
-    return folder_paths.get_full_path("loras", name)
-
-
 def add_model_folder(name: str) -> None:
     """Make models/<name> known to the host, beside the places its own configuration may already name for it."""
     folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
@@ -399,6 +396,13 @@ def model_files(folder: str) -> list[str]:
 
 def model_path(folder: str, name: str) -> str | None:
     return folder_paths.get_full_path(folder, name)
+
+
+def missing_file(folder: str, name: str) -> str:
+    """What to say of a name that no file in models/<folder> has."""
+    near = difflib.get_close_matches(name, model_files(folder), n=3, cutoff=0.4)
+    return (f"{name} is not in models/{folder}. " + (f"The nearest files there: {', '.join(near)}. " if near else "")
+            + "Put the file there, or choose another.")
 
 
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 from comfy_api.v0_0_2 import io
@@ -51,11 +50,7 @@ class FewStepMotion(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
-        if motion_name is None or host.model_path(FOLDER, motion_name):
-            return True
-        near = difflib.get_close_matches(motion_name, host.model_files(FOLDER), n=3, cutoff=0.4)
-        return (f"{motion_name} is not in models/{FOLDER}. " + (f"The nearest files there: {', '.join(near)}. " if near else "")
-                + "Put the file there, or choose another.")
+        return motion_name is None or host.model_path(FOLDER, motion_name) is not None or host.missing_file(FOLDER, motion_name)
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str | None = None, **inputs) -> str:
@@ -75,7 +70,7 @@ def attach(model, motion_name: str, frames: int):
     """(model with motion, Report). Raises ValueError naming what was expected, what was found and what to do."""
     path = host.model_path(FOLDER, motion_name)
     if path is None:
-        raise FileProblem(f"{motion_name} is not in models/{FOLDER}. Put the file there, or choose another.")
+        raise FileProblem(host.missing_file(FOLDER, motion_name))
     refuse_pickle(motion_name)
     header = read_header(path)
     file = inspect(header.shapes, motion_name)

@@ -8,8 +8,6 @@ from typing import Any
 
 from . import host
 
-NOTES = "Notes:"
-
 log = logging.getLogger(__name__)
 
 
@@ -25,9 +23,9 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        # A list and no table: the editor's Preview as Text shows it as it is written.
+        # Two columns as a list: the editor's Preview as Text shows it as it is written.
         rows = (f"- {name}: {' '.join(value.split())}" for name, value in self.rows)
-        notes = ("", NOTES, "", *(f"- {note}" for note in self.notes)) if self.notes else ()
+        notes = ("", "Notes:", "", *(f"- {note}" for note in self.notes)) if self.notes else ()
         return "\n".join([f"**{self.node}**", "", *rows, *notes])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:

@@ -138,20 +138,25 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     high, low = models
     if plan.switch_step in (0, plan.steps):
         return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    solve, left, noise = sampler.sampler_function, [], {}
-    renoises = "noise_sampler" in inspect.signature(solve).parameters
+    solve, left, draws = sampler.sampler_function, [], []
+
+    def renoising(x: Tensor, seed: int | None) -> dict[str, Callable[..., Tensor]]:
+        if "noise_sampler" not in inspect.signature(solve).parameters:
+            return {}
+        if not draws:
+            draws.append(comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed))
+        # The experts may be on two devices.
+        return {"noise_sampler": lambda *levels: draws[0](*levels).to(x.device)}
 
     # Named as the solver is, for those that look at the name, such as Step Skip.
     @functools.wraps(solve)
     def first_half(model, x, sigmas, extra_args, **options):
-        if renoises:
-            noise["noise_sampler"] = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=extra_args.get("seed"))
-        left.append(solve(model, x, sigmas, extra_args=extra_args, **options, **noise))
+        left.append(solve(model, x, sigmas, extra_args=extra_args, **options, **renoising(x, extra_args.get("seed"))))
         return left[0]
 
     @functools.wraps(solve)
     def second_half(model, x, sigmas, **options):
-        return solve(model, left.pop().to(x.device), sigmas, **options, **noise)
+        return solve(model, left.pop().to(x.device), sigmas, **options, **renoising(x, None))
 
     def like(function):
         return comfy.samplers.KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)

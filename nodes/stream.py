@@ -123,8 +123,8 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
                         "stay go into start_latent.")
     if samples.any():
         raise PlanError("latent_image is not empty, and a causal model makes its frames from noise alone: nothing of it would be seen. "
-                        "Connect an empty one (Empty HunyuanVideo Latent). Frames to keep go into start_latent; a clip to make over goes "
-                        "into the Few-Step Sampler, with an ordinary Wan model and denoise below 1.")
+                        "Connect an empty one (Empty HunyuanVideo Latent). Frames to keep go into the Streaming Sampler's "
+                        "start_latent; a clip to make over goes into the Few-Step Sampler, with an ordinary Wan model and denoise below 1.")
     shape = host.fitted_latent(model, latent).shape
     pixels = model.get_model_object("latent_format").spacial_downscale_ratio
     refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
@@ -137,7 +137,7 @@ def start_of(start_latent: Mapping[str, Any] | None, picture: Tensor | None, sha
     if start_latent is not None:
         name, start, advice = "start_latent", start_latent["samples"], "Scale the picture to the video's size before VAE Encode."
     elif picture is not None:
-        name, start, advice = "The picture of ARVideoI2V", picture, "Connect that node's LATENT to latent_image, and the Wan 2.1 VAE to it."
+        name, start, advice = "The picture of ARVideoI2V", picture, "Connect the Wan 2.1 VAE to that node, and its LATENT to latent_image."
     else:
         return None
     fits = not start.is_nested and start.ndim == 5 and start.shape[0] in (1, shape[0]) and start.shape[1] == shape[1]

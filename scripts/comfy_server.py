@@ -147,11 +147,11 @@ def stop(process: subprocess.Popen) -> None:
 
 def free_port() -> int:
     """A port that nothing listens on just now, and that no system hands out before the server, half a minute later, takes it."""
-    while True:
-        port = random.SystemRandom().choice(PORTS)
+    for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise ServerError(f"no free port between {PORTS[0]} and {PORTS[-1]}")
 
 
 def log_tail(log: Path, lines: int) -> str:

@@ -310,7 +310,7 @@ def test_a_strength_of_0_and_a_choice_against_the_name_are_told(unets, models):
     _, report = accelerator.attach(unets["sd15"], name, accelerator.AUTO, 0.0)
     assert [note for note in report.notes if note.startswith("strength is 0: nothing of the LoRA is applied")]
     _, report = accelerator.attach(unets["sd15"], name, "hyper-sd15-8step-lora", 1.0)
-    assert [note for note in report.notes if "hyper-sd15-8step-lora, though " in note and "is hyper-sd15-4step-lora by what" in note]
+    assert [note for note in report.notes if "hyper-sd15-8step-lora, though " in note and "was recognised as hyper-sd15-4step-lora" in note]
 
 
 def test_reading_the_header_does_not_read_the_file(unets, models):

@@ -127,7 +127,7 @@ def ways_to(path: Path) -> list[str]:
 @pytest.mark.parametrize("way", range(8))
 def test_no_name_leads_out_of_the_models_folders(models, unets, outside, way):
     name = ways_to(outside)[way]
-    assert host.lora_path(name) is None and host.model_path(motion.FOLDER, name) is None
+    assert host.model_path("loras", name) is None and host.model_path(motion.FOLDER, name) is None
     for load in (lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0), lambda: motion.attach(unets["sd15"], name, 4)):
         with pytest.raises(FileProblem, match="is not in models/"):
             load()

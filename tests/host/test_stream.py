@@ -535,7 +535,7 @@ def changed(text, **more):
     ({"latent": video(6, noise_mask=torch.ones(1, 1, SIDE, SIDE))}, "noise mask"),
     ({"latent": {"samples": torch.zeros(1, 16, 6, 7, 8)}}, "is 64 x 56 pixels, .* patches of 16 x 16. Set the height to 48 or 64"),
     ({"latent": {"samples": torch.zeros(1, 16, 6, 8, 9)}}, "is 72 x 64 pixels, .* Set the width to 64 or 80"),
-    ({"latent": clip_of(6)}, "latent_image is not empty, .* Frames to keep go into start_latent"),
+    ({"latent": clip_of(6)}, "latent_image is not empty, .* Frames to keep go into the Streaming Sampler's start_latent"),
     ({"window": 2}, "window_frames is 2; it must hold the block"),
     ({"sink": 1}, "sink_frames is 1 and window_frames is 0"),
     ({"block": 1}, "distilled to make 3 latent frames at a time, not 1"),
