@@ -435,7 +435,7 @@ def test_a_causal_model_is_not_sampled_all_at_once(models):
     model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / name, "wan21_causal"))
     attached, _ = accelerator.attach_distilled(model, "auto")
     assert host.accelerator_of(attached).id == "causal-forcing-framewise"
-    with pytest.raises(plans.PlanError, match="is causal: it makes 1 latent frames at a time.*Streaming Sampler"):
+    with pytest.raises(plans.PlanError, match="is causal: it makes 1 latent frame at a time.*Streaming Sampler"):
         run(attached, small_models.conditioning(attached), torch.zeros(1, 16, 3, 8, 8))
     sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(attached, 0, 1.0).args
     assert torch.allclose(sigmas, torch.tensor([1, 0.9375, 2.5 / 3, 0.625, 0])) and (cfg, steps) == (1.0, 4)
