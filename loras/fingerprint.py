@@ -384,7 +384,7 @@ def short_name(path: str) -> str:
 def _stem_of(path: str) -> str:
     """The short name without its ending."""
     name = short_name(path)
-    return name.rsplit(".", 1)[0] if name.endswith((".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")) else name
+    return name.rsplit(".", 1)[0] if name.endswith((*ENDINGS, ".gguf", ".ckpt", ".pt", ".pth", ".bin")) else name
 
 
 def _named_by(records: tuple[Accelerator, ...], text: str) -> tuple[Accelerator, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .fingerprint import DOWN_ENDINGS, alpha_in, layer_of
+from .words import counted
 
 # A layer of a Wan model, with whatever stands before it in place of the host's own diffusion_model.
 WAN_KEY = (r"((model\.)?diffusion_model\.|model\.|transformer\.)?"
@@ -39,13 +40,8 @@ def repair(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], missing_a
     if missing:
         renamed.update({f"{layer}.alpha": torch.tensor(alpha) for layer in missing})
         origin = "the release's own: its file carries none" if stated is None else "from the file's metadata"
-        notes.append(f"alpha {alpha:g} taken for {in_layers(len(missing))}, {origin}")
+        notes.append(f"alpha {alpha:g} taken for {counted(len(missing), 'layer')}, {origin}")
     return Repaired(renamed, tuple(notes))
-
-
-def in_layers(count: int) -> str:
-    """A count of layers in words."""
-    return f"{count} layer" if count == 1 else f"{count} layers"
 
 
 def repaired_key(key: str) -> str:
@@ -68,8 +64,8 @@ def _renamings(names: Mapping[str, str]) -> list[tuple[str, int]]:
     modulation = sum(key.endswith(".diff_m") for key in names)
     prefix = sum(name.startswith("diffusion_model.") and not key.startswith("diffusion_model.") for key, name in names.items())
     return [
-        (f"{modulation} modulation difference{'s' * (modulation > 1)} (.diff_m) renamed for the host", modulation),
-        (f"{prefix} key{'s' * (prefix > 1)} given the diffusion_model. prefix the host expects", prefix),
+        (f"{counted(modulation, 'modulation difference')} (.diff_m) renamed for the host", modulation),
+        (f"{counted(prefix, 'key')} given the diffusion_model. prefix the host expects", prefix),
     ]
 
 

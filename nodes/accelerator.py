@@ -29,7 +29,8 @@ from ..loras.fingerprint import (
     recognise_model,
     short_name,
 )
-from ..loras.repair import in_layers, repair
+from ..loras.repair import repair
+from ..loras.words import counted
 from . import declared, host
 from .report import Report
 
@@ -109,9 +110,9 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     header = read_header(path)
     record, recognition = identify(header, lora_name, accelerator, known)
     refuse_other_base(model, record, lora_name, known)
-    refuse_distilled_model(model, record, lora_name)
+    refuse_distilled_model(model, record, lora_name, known)
     refuse_other_expert(model, record, lora_name)
-    foreign = recognised_loras(model)
+    foreign = recognised_loras(model, known)
     refuse_foreign_accelerator(foreign, record)
     refuse_damaged(path, header)
 
@@ -195,10 +196,10 @@ def refuse_other_base(model, record: Accelerator, lora_name: str, known: declare
     raise ValueError(f"{lora_name} ({record.id}) is for {_bases(record.bases)}; the connected model is {found}. {advice}")
 
 
-def refuse_distilled_model(model, record: Accelerator, lora_name: str) -> None:
+def refuse_distilled_model(model, record: Accelerator, lora_name: str, known: declared.Known) -> None:
     """Raise where the model's own file says that it is distilled already, unless the LoRA is made for such a model."""
     name, _ = host.file_of(model)
-    already = recognise_distilled(model)
+    already = recognise_distilled(model, known)
     if already.record is None or already.record.id in record.for_distilled:
         return
     raise ValueError(f"The connected model, {name}, is distilled already: {already.record.id} ({already.evidence[-1]}). {lora_name} "
@@ -230,14 +231,16 @@ def choice_notes(record: Accelerator, recognition: Recognition, lora_name: str) 
 
 
 def strength_notes(strength: float) -> tuple[str, ...]:
-    return ("strength is 0: nothing of the LoRA is applied, and a few steps leave the undistilled model unfinished.",) * (strength == 0)
+    if strength != 0:
+        return ()
+    return ("strength is 0: nothing of the LoRA is applied, and a few steps leave the undistilled model unfinished.",)
 
 
 def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
         unknown = len(coverage.lost) + len(coverage.not_needed)
-        have = "has" if len(coverage.misfit) == 1 else "have"
-        why = (f"{in_layers(len(coverage.misfit))} {have} another width than the model's, such as {coverage.misfit[0]}" if coverage.misfit
+        misfit = f"{counted(len(coverage.misfit), 'layer')} {'has' if len(coverage.misfit) == 1 else 'have'}"
+        why = (f"{misfit} another width than the model's, such as {coverage.misfit[0]}" if coverage.misfit
                else "its 1 layer is not in this model" if unknown == 1
                else f"none of its {unknown} layers is in this model" if unknown else "none of its layers holds a change of a weight")
         raise ValueError(f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably made for another size "
@@ -262,7 +265,7 @@ def refuse_foreign_accelerator(foreign: list[RecognisedLora], record: Accelerato
 # ---------------------------------------------------------------- a model that is itself distilled
 
 
-def recognise_distilled(model, base: Base | None = None) -> Recognition:
+def recognise_distilled(model, known: declared.Known, base: Base | None = None) -> Recognition:
     """What the connected model is, by its architecture, its size, its file's name and the file's own title.
 
     base: what to take its architecture for, where the host's word for it is not the last.
@@ -271,19 +274,19 @@ def recognise_distilled(model, base: Base | None = None) -> Recognition:
     metadata = {}
     if path is not None and path.lower().endswith(ENDINGS) and os.path.isfile(path):
         metadata = read_metadata(path)
-    return recognise_model(base or host.base_of(model), host.width_of(model), metadata, name, declared.known().records.values())
+    return recognise_model(base or host.base_of(model), host.width_of(model), metadata, name, known.records.values())
 
 
 def attach_distilled(model, accelerator: str):
     """(the distilled model with its record, Report). Raises ValueError for one that is not distilled or not known."""
     known = declared.known()
-    recognition = recognise_distilled(model)
+    recognition = recognise_distilled(model, known)
     name = host.file_of(model)[0] or "The connected model"
     refuse_left_out(name)
     record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
     if record is None:
         refuse_look_alike(recognition, name)
-        refuse_unmarked(model, recognise_distilled(model, Base.WAN_CAUSAL).record, name)
+        refuse_unmarked(model, recognise_distilled(model, known, Base.WAN_CAUSAL).record, name)
         width = recognition.fingerprint.width
         candidates = _ids(other for other in fitting(recognition.fingerprint, known.records.values()) if other.width in (None, width))
         raise ValueError(f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
@@ -291,7 +294,7 @@ def attach_distilled(model, accelerator: str):
                          + (f"; or, if the model is one of these, choose it in accelerator: {candidates}." if candidates else "."))
     refuse_unmarked(model, record, name)
     refuse_other_model(record, recognition, name)
-    foreign = recognised_loras(model)
+    foreign = recognised_loras(model, known)
     refuse_foreign_accelerator(foreign, record)
     patched = host.with_record(host.with_model_sampling(model, record), record)
     more = (*look_alike_notes(recognition, name), *size_notes(record, recognition, name), *foreign_notes(foreign), *known.problems)
@@ -338,11 +341,11 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 # ---------------------------------------------------------------- what other loaders patched
 
 
-def recognised_loras(model) -> list[RecognisedLora]:
-    """What each of the LoRAs is that other loaders left on a MODEL."""
+def recognised_loras(model, known: declared.Known | None = None) -> list[RecognisedLora]:
+    """What each of the LoRAs is that other loaders left on a MODEL. known: read here where it is not given and there are any."""
     loras = host.foreign_loras(model)
-    # Only where there are any, for it lists the user's folders.
-    known = declared.known() if loras else None
+    if loras and known is None:
+        known = declared.known()
     return [(lora, recognise_patches(lora, known)) for lora in loras]
 
 
@@ -352,7 +355,8 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets the file's name. Raises
     ValueError for what would run otherwise than it was distilled.
     """
-    distilled, foreign = recognise_distilled(model), recognised_loras(model)
+    known = declared.known()
+    distilled, foreign = recognise_distilled(model, known), recognised_loras(model, known)
     if distilled.record is not None and not any(
         found.record is not None and distilled.record.id in found.record.for_distilled for _, found in foreign
     ):
@@ -366,7 +370,7 @@ def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
     record = recognition.record
     if record is None:
         return recognition, ()
-    refuse_other_base(model, record, "The LoRA that another loader put on the model", declared.known())
+    refuse_other_base(model, record, "The LoRA that another loader put on the model", known)
     refuse_unscaled(lora, record)
     notes = ["Recognised from what another loader left on the model; its file was not seen, so nothing in it could be repaired."]
     if lora.strengths != (record.strength,):
@@ -423,7 +427,7 @@ def describe(record: Accelerator, recognition: Recognition, coverage: host.Cover
     evidence = "chosen by hand; " * chosen + "; ".join(recognition.evidence)
     sure = "as chosen" if chosen else "certain" if recognition.is_certain else "from the name, within what the header allows"
     total = record.strength * strength
-    attached = f"{in_layers(coverage.applied)} at strength {total:g}" if coverage else "nothing: the model itself is distilled"
+    attached = f"{counted(coverage.applied, 'layer')} at strength {total:g}" if coverage else "nothing: the model itself is distilled"
     lost = len(coverage.lost) + len(coverage.misfit) if coverage else 0
     attached += f", {lost} LOST" if lost else ""
     guidance = () if record.embedded_guidance is None else (
@@ -461,7 +465,7 @@ def _coverage_notes(coverage: host.Coverage) -> list[str]:
         (coverage.misfit, "was lost: its width is not the model's ({}).", "were lost: their width is not the model's ({})."),
         (coverage.not_needed, "does not matter for this model ({}).", "do not matter for this model ({})."),
     )
-    return [f"{in_layers(len(layers))} {(one if len(layers) == 1 else several).format(_few(layers))}"
+    return [f"{counted(len(layers), 'layer')} {(one if len(layers) == 1 else several).format(_few(layers))}"
             for layers, one, several in fates if layers]
 
 

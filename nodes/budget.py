@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator, Base
 from ..loras.fingerprint import FileProblem, read_header, recognise
+from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
 from ..samplers.budget import (
     EXPERIENCES,
@@ -35,7 +36,6 @@ from ..samplers.budget import (
     choose,
     full_run_of,
     given_blocks,
-    in_steps,
     known_ways,
     levers,
     pitfalls,
@@ -231,7 +231,7 @@ def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways
     mind = [f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)]
     return BudgetReport(
         node="Step Budget",
-        summary=f"{in_steps(way.steps)}{speed}: about {seconds_in_words(way.seconds)}, {choice}",
+        summary=f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.seconds)}, {choice}",
         rows=(
             ("model", name),
             ("experience", f"{experience}: {EXPERIENCES[experience].words}; {seconds_in_words(choice.allowance)} allowed"),
@@ -357,10 +357,10 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
     else:
         axes.plot([], [], linestyle="none", label=allowed)
     axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
-                 label=f"chosen: {in_steps(choice.way.steps)}, {seconds_in_words(choice.way.seconds)}")
+                 label=f"chosen: {counted(choice.way.steps, 'step')}, {seconds_in_words(choice.way.seconds)}")
     skipping = f" at {choice.way.target_speedup:g}x" if choice.way.target_speedup > 1 else ""
     # On the other side than the ways' own names.
-    axes.annotate(f"{in_steps(choice.way.steps)}{skipping}", (choice.way.evaluations, choice.way.seconds), (-12, 8),
+    axes.annotate(f"{counted(choice.way.steps, 'step')}{skipping}", (choice.way.evaluations, choice.way.seconds), (-12, 8),
                   textcoords="offset points", horizontalalignment="right", fontsize=9, color="#c0392b")
     axes.set(xscale="log", yscale="log", xlim=span, ylabel="predicted seconds for one run",
              xlabel="evaluations for each sample; in a stream, each sees one block",
@@ -375,7 +375,7 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
 
 def _point_name(method: Method, count: int) -> str:
     if method in (Method.ACCELERATOR, Method.STREAM):
-        return f"{count} accelerator{'s' * (count > 1)}"
+        return counted(count, "accelerator")
     return "full" if method is Method.FULL else "skip"
 
 

@@ -6,6 +6,7 @@ import re
 
 from comfy_api.v0_0_2 import io
 
+from ..loras.words import counted
 from ..quality.metrics import Quality, compare, lpips_missing
 from ..quality.sheet import contact_sheet
 from .report import Report
@@ -81,7 +82,7 @@ def describe(quality: Quality, frames: int, reference: dict[str, str], candidate
     return Report(
         node="Speed-Quality Compare",
         summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
-        rows=(("compared", f"{frames} picture{'s' * (frames > 1)}"), *figures, *speed, *costs),
+        rows=(("compared", counted(frames, "picture")), *figures, *speed, *costs),
         notes=((SMALL_TEMPORAL,) if quality.temporal is not None else ()),
         data={
             "psnr": None if quality.psnr == float("inf") else quality.psnr, "is_equal": quality.psnr == float("inf"), "ssim": quality.ssim,

@@ -126,6 +126,12 @@ def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:known])
 
 
+def between_nodes() -> dict[str, Any]:
+    """Where and in which precision the host hands latents from node to node. 0.16 has no say about the precision yet."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
+    return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
+
+
 def image_tokens(model, latent: Mapping[str, Any]) -> int:
     """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a function of."""
     samples = fitted_latent(model, latent)
@@ -346,13 +352,7 @@ def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> 
     )
 
 
-# ---------------------------------------------------------------- between nodes
-
-
-def between_nodes() -> dict[str, Any]:
-    """Where and in which precision the host hands latents from node to node. 0.16 has no say about the precision yet."""
-    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
-    return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
+# ---------------------------------------------------------------- what other nodes set
 
 
 def negative_branch_forced(model) -> bool:
@@ -372,6 +372,11 @@ def has_self_attention_guidance(model) -> bool:
 def embedded_guidance(conditioning) -> float | None:
     """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where none is set."""
     return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)
+
+
+def start_picture(model) -> Tensor | None:
+    """The picture that core's ARVideoI2V put on a causal model, (1, C, 1, H, W) as VAE Encode hands it on. None where there is none."""
+    return model.model_options.get("transformer_options", {}).get("ar_config", {}).get("initial_latent")
 
 
 # ---------------------------------------------------------------- files and messages
@@ -433,11 +438,6 @@ def require_causal_wan() -> None:
     """Raise PlanError where this ComfyUI has no causal Wan models yet."""
     if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
         raise PlanError(f"This ComfyUI ({version()}) has no causal Wan models, which the Streaming Sampler runs. Update ComfyUI.")
-
-
-def start_picture(model) -> Tensor | None:
-    """The picture that core's ARVideoI2V put on a causal model, (1, C, 1, H, W) as VAE Encode hands it on. None where there is none."""
-    return model.model_options.get("transformer_options", {}).get("ar_config", {}).get("initial_latent")
 
 
 def running_server():

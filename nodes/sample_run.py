@@ -132,13 +132,23 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
 
     Both stages know the run's own noise and source latent, so that inpainting masks mean the same on either side; handing
-    over a half-denoised latent as a new source, as chained samplers do, loses them. A solver that re-noises goes on in its
-    own random numbers: begun again, it would put the same noise in twice.
+    over a half-denoised latent as a new source, as chained samplers do, loses them.
     """
     high, low = models
     if plan.switch_step in (0, plan.steps):
         return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    solve, left, draws = sampler.sampler_function, [], []
+    first, second = (comfy.samplers.KSAMPLER(half, sampler.extra_options, sampler.inpaint_options)
+                     for half in _in_halves(sampler.sampler_function))
+    stage(high, first, 0, plan.switch_step)
+    return stage(low, second, plan.switch_step, plan.steps)
+
+
+def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """A sampler function as two that make one run: the second goes on from the very tensor the first left.
+
+    A solver that re-noises goes on in its own random numbers: begun again, it would put the same noise in twice.
+    """
+    left, draws = [], []
 
     def renoising(x: Tensor, seed: int | None) -> dict[str, Callable[..., Tensor]]:
         if "noise_sampler" not in inspect.signature(solve).parameters:
@@ -158,11 +168,7 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     def second_half(model, x, sigmas, **options):
         return solve(model, left.pop().to(x.device), sigmas, **options, **renoising(x, None))
 
-    def like(function):
-        return comfy.samplers.KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)
-
-    stage(high, like(first_half), 0, plan.switch_step)
-    return stage(low, like(second_half), plan.switch_step, plan.steps)
+    return first_half, second_half
 
 
 def guider_for(model, cfg: float, positive, negative, run: RunLog):

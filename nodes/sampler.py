@@ -158,8 +158,8 @@ def refuse_expert(record: Accelerator | None) -> None:
 
 def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
     """Raise where sigmas do not say all that the record sets, and `model`, which goes to another sampler as it is, lacks the rest."""
-    is_all = record is None or not (isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0)
-    if accelerated is not model and not is_all:
+    # It is another model only where a record was recognised.
+    if accelerated is not model and (isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0):
         raise PlanError(f"{record.id} was recognised without an Accelerator Loader, and it needs settings on the model that sigmas cannot "
                         "carry. Put an Accelerator Loader in front of this node and of the sampler, or use the Few-Step Sampler.")
 

@@ -13,6 +13,7 @@ from enum import Enum
 
 from ..loras.accelerator import Accelerator, Base, Expert
 from ..loras.refusal import Refusal
+from ..loras.words import counted
 from .skip.forecast import STOCHASTIC_SPEEDUP
 from .skip.run import LEAST_EVALUATIONS
 
@@ -331,7 +332,7 @@ def _quantise(machine: Machine) -> str:
 def _skip(way: Way) -> str:
     # Break-even lies at 10 to 12 steps: Step Skip does at 10 what it is asked to, but nobody is advised to ask.
     if way.steps <= LEAST_EVALUATIONS:
-        return f"Skip: nothing to gain at {in_steps(way.steps)}; it pays above {LEAST_EVALUATIONS}."
+        return f"Skip: nothing to gain at {counted(way.steps, 'step')}; it pays above {LEAST_EVALUATIONS}."
     if way.records:
         return f"Skip: not with an accelerator; it was distilled to make every one of its {way.steps} steps."
     if way.target_speedup > 1.0:
@@ -349,7 +350,7 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
     if choice.misses and fitting:
         best = min(fitting, key=lambda way: _trouble(way, there))
         found = f"{len(fitting)} of the accelerators in the table fit, for example" if len(fitting) > 1 else "what fits is"
-        words = f"Distil: {found} {best.records[0].id} at {in_steps(best.steps)}, about {seconds_in_words(best.seconds)}."
+        words = f"Distil: {found} {best.records[0].id} at {counted(best.steps, 'step')}, about {seconds_in_words(best.seconds)}."
         return " ".join([words, *_pitfalls_of(best, work)])
     if choice.misses:
         return (f"Distil: no accelerator fits either; the fastest takes about {seconds_in_words(distilled[-1].seconds)}. A smaller "
@@ -392,13 +393,8 @@ def _pitfalls_of(way: Way, work: Work) -> list[str]:
         found.append("Wan 2.2 changes experts once in a run; where both do not fit into memory, the swap comes on top.")
     if way.records and way.steps <= VERY_FEW_STEPS:
         motion = ", and less motion" if work.clip_seconds else ""
-        found.append(f"{in_steps(way.steps)}: expect soft fine detail{motion}.")
+        found.append(f"{counted(way.steps, 'step')}: expect soft fine detail{motion}.")
     return found
-
-
-def in_steps(count: int) -> str:
-    """1 step, 4 steps."""
-    return f"{count} step{'s' * (count != 1)}"
 
 
 def seconds_in_words(seconds: float) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
+from ..loras.words import counted
 from .plan import PlanError, make_plan
 from .schedule import SigmaOf, sigmas_of
 
@@ -167,7 +168,7 @@ def refuse_partial_patches(height: int, width: int, patch: Sequence[int], pixels
 
 def in_frames(count: int) -> str:
     """1 latent frame, 21 latent frames."""
-    return f"{count} latent frame{'s' * (count != 1)}"
+    return counted(count, "latent frame")
 
 
 def video_frames(latent_frames: int) -> int:
