@@ -1,7 +1,9 @@
-"""Many runs over the HTTP API of one or several ComfyUI servers: queued, resumed where they stopped, nothing done lost.
+"""Many runs over the HTTP API of one or several ComfyUI servers: queued, resumed where they
+stopped, nothing done lost.
 
-A job is one workflow with one prompt and one seed. Its result is a small JSON file in the output folder, written when the job is done
-and never before, so whatever is killed (this program, a server), running the same command again does what is left.
+A job is one workflow with one prompt and one seed. Its result is a small JSON file in the output
+folder, written when the job is done and never before, so whatever is killed (this program, a
+server), running the same command again does what is left.
 """
 
 from __future__ import annotations
@@ -21,25 +23,42 @@ from typing import Any
 
 from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
 
-# Where a node keeps its prompt (core's encoders of several texts name them after their text encoders), and by which inputs one comes
-# from a sampler to it.
-TEXT_INPUTS = ("text", "prompt", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama", "bert", "mt5xl", "qwen25_7b")
+# Where a node keeps its prompt (core's encoders of several texts name them after their text
+# encoders), and by which inputs one comes from a sampler to it.
+TEXT_INPUTS = (
+    "text",
+    "prompt",
+    "text_g",
+    "text_l",
+    "clip_l",
+    "clip_g",
+    "t5xxl",
+    "llama",
+    "bert",
+    "mt5xl",
+    "qwen25_7b",
+)
 CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
-# Where core's Text, Text (Multiline) and Int nodes keep what they hand on: no prompt and no seed unless a link from one leads there.
+# Where core's Text, Text (Multiline) and Int nodes keep what they hand on: no prompt and no seed
+# unless a link from one leads there.
 VALUE_INPUT = "value"
 SEED_INPUTS = ("seed", "noise_seed")
 # Endings that a result may have here. The server's own file names are never used as paths.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 RETURN_SECONDS = 120.0
 POLL_SECONDS = 1.0
-# A job during which the server stopped answering once more than this is taken for the cause: it kills the server, or keeps it too busy.
+# A job during which the server stopped answering once more than this is taken for the cause: it
+# kills the server, or keeps it too busy.
 MOST_RESTARTS = 2
-# A server that is not there, or went while it answered: the last three are answers that were cut short.
+# A server that is not there, or went while it answered: the last three are answers that were cut
+# short.
 AWAY = (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError)
 
 
 class BatchError(ValueError):
-    """A request that cannot be run. The message says what was expected, what was found and what to do."""
+    """A request that cannot be run. The message says what was expected, what was found and what to
+    do.
+    """
 
 
 class StoreError(RuntimeError):
@@ -70,10 +89,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job. seconds: the server's own, from start to end; None where it answered from its cache.
+    """What became of a job. seconds: the server's own, from start to end; None where it answered
+    from its cache.
 
-    is_first: the first run of its workflow on its server, which loads the model. restarts: how often the server was away during the job and
-    came back. error: empty for success. files: in the output folder.
+    is_first: the first run of its workflow on its server, which loads the model. restarts: how
+    often the server was away during the job and came back. error: empty for success. files: in the
+    output folder.
     """
 
     id: str
@@ -98,14 +119,28 @@ def read_workflow(path: Path) -> Workflow:
     except (OSError, ValueError, RecursionError) as error:
         raise BatchError(f"{path} cannot be read as JSON: {error}") from None
     if isinstance(prompt, dict) and "nodes" in prompt:
-        raise BatchError(f"{path} is the editor's format. In ComfyUI: Workflow, Export (API), and give that file.")
-    if not isinstance(prompt, dict) or not prompt or not all(is_node(node) for node in prompt.values()):
-        raise BatchError(f"{path} is no workflow in API format: expected an object of nodes with a class_type and inputs each.")
+        raise BatchError(
+            f"{path} is the editor's format. In ComfyUI: Workflow, Export (API), and give that"
+            " file."
+        )
+    if (
+        not isinstance(prompt, dict)
+        or not prompt
+        or not all(is_node(node) for node in prompt.values())
+    ):
+        raise BatchError(
+            f"{path} is no workflow in API format: expected an object of nodes with a class_type"
+            " and inputs each."
+        )
     return Workflow(path.stem, prompt)
 
 
 def is_node(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("class_type"), str) and isinstance(value.get("inputs"), dict)
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_type"), str)
+        and isinstance(value.get("inputs"), dict)
+    )
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -117,16 +152,30 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def checked_url(url: str) -> str:
-    """The URL of a server without its final slash. Raises BatchError for anything but http and https."""
+    """The URL of a server without its final slash. Raises BatchError for anything but http and
+    https.
+    """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BatchError(f"--server {url}: expected the address of a ComfyUI server, such as http://127.0.0.1:8188.")
+        raise BatchError(
+            f"--server {url}: expected the address of a ComfyUI server, such as"
+            " http://127.0.0.1:8188."
+        )
     return url.rstrip("/")
 
 
-def make_jobs(workflows: Sequence[Workflow], prompts: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """Every prompt and seed through each workflow, one workflow after the other: a server then loads each model once."""
-    return [make_job(workflow, text, seed) for workflow in workflows for text in prompts for seed in seeds]
+def make_jobs(
+    workflows: Sequence[Workflow], prompts: Sequence[str], seeds: Sequence[int]
+) -> list[Job]:
+    """Every prompt and seed through each workflow, one workflow after the other: a server then
+    loads each model once.
+    """
+    return [
+        make_job(workflow, text, seed)
+        for workflow in workflows
+        for text in prompts
+        for seed in seeds
+    ]
 
 
 def make_job(workflow: Workflow, text: str, seed: int) -> Job:
@@ -146,24 +195,42 @@ def filled(workflow: Workflow, text: str, seed: int) -> Prompt:
 
 
 def seed_inputs(workflow: Workflow) -> list[tuple[str, str]]:
-    """(node, input) of every seed: where a node has it as a number, or where the link that it has instead leads."""
+    """(node, input) of every seed: where a node has it as a number, or where the link that it has
+    instead leads.
+    """
     prompt = workflow.prompt
-    places = ((id, name) for id, node in prompt.items() for name in SEED_INPUTS if name in node["inputs"])
+    places = (
+        (id, name) for id, node in prompt.items() for name in SEED_INPUTS if name in node["inputs"]
+    )
     found = {place for id, name in places for place in _written(prompt, id, name, SEED_INPUTS, int)}
     if not found:
-        raise BatchError(f"{workflow.name} has no seed to set: no number lies behind a node's {' or '.join(SEED_INPUTS)}.")
+        raise BatchError(
+            f"{workflow.name} has no seed to set: no number lies behind a node's"
+            f" {' or '.join(SEED_INPUTS)}."
+        )
     return sorted(found)
 
 
 def text_inputs(workflow: Workflow) -> list[tuple[str, str]]:
-    """(node, input) of every prompt: followed from each positive conditioning of a sampler to where its text is written."""
+    """(node, input) of every prompt: followed from each positive conditioning of a sampler to where
+    its text is written.
+    """
     prompt = workflow.prompt
-    starts = [node["inputs"]["positive"][0] for node in prompt.values() if is_link(node["inputs"].get("positive"))]
-    starts += [node["inputs"]["conditioning"][0] for node in prompt.values() if "Guider" in node["class_type"]
-               and is_link(node["inputs"].get("conditioning"))]
+    starts = [
+        node["inputs"]["positive"][0]
+        for node in prompt.values()
+        if is_link(node["inputs"].get("positive"))
+    ]
+    starts += [
+        node["inputs"]["conditioning"][0]
+        for node in prompt.values()
+        if "Guider" in node["class_type"] and is_link(node["inputs"].get("conditioning"))
+    ]
     found = {place for start in starts for place in _texts_behind(prompt, start)}
     if not found:
-        raise BatchError(f"{workflow.name} has no prompt to set: no text lies behind a sampler's positive input.")
+        raise BatchError(
+            f"{workflow.name} has no prompt to set: no text lies behind a sampler's positive input."
+        )
     return sorted(found)
 
 
@@ -176,14 +243,24 @@ def _texts_behind(prompt: Prompt, start: str) -> Iterator[tuple[str, str]]:
             continue
         seen.add(node)
         inputs = prompt[node]["inputs"]
-        texts = {place for name in TEXT_INPUTS for place in _written(prompt, node, name, TEXT_INPUTS, str)}
+        texts = {
+            place
+            for name in TEXT_INPUTS
+            for place in _written(prompt, node, name, TEXT_INPUTS, str)
+        }
         yield from texts
         if not texts:
-            waiting += [inputs[name][0] for name in CONDITIONING_INPUTS if is_link(inputs.get(name))]
+            waiting += [
+                inputs[name][0] for name in CONDITIONING_INPUTS if is_link(inputs.get(name))
+            ]
 
 
-def _written(prompt: Prompt, node: str, name: str, names: Sequence[str], kind: type) -> Iterator[tuple[str, str]]:
-    """(node, input) where the value of an input is written: there, or wherever its link leads, as a value or under one of these names."""
+def _written(
+    prompt: Prompt, node: str, name: str, names: Sequence[str], kind: type
+) -> Iterator[tuple[str, str]]:
+    """(node, input) where the value of an input is written: there, or wherever its link leads, as a
+    value or under one of these names.
+    """
     waiting, seen = [(node, name)], set()
     while waiting:
         place = node, name = waiting.pop()
@@ -227,19 +304,27 @@ class Store:
         self.write_bytes(f"{result.id}.json", json.dumps(asdict(result), indent=1).encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """In one step: a broken-off run leaves nothing that looks whole. Raises StoreError, as for a full disk."""
+        """In one step: a broken-off run leaves nothing that looks whole. Raises StoreError, as for
+        a full disk.
+        """
         partial = self.results / f"{name}.partial"
         try:
             self.results.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             partial.replace(self.results / name)
         except OSError as error:
-            raise StoreError(f"{self.results} cannot be written to: {error.strerror or error}") from error
+            raise StoreError(
+                f"{self.results} cannot be written to: {error.strerror or error}"
+            ) from error
 
     def is_done(self, job: Job) -> bool:
         """Whether the job succeeded and what it made is still there."""
         result = self.read(job)
-        return result is not None and not result.error and all((self.results / Path(name).name).is_file() for name in result.files)
+        return (
+            result is not None
+            and not result.error
+            and all((self.results / Path(name).name).is_file() for name in result.files)
+        )
 
 
 # ---------------------------------------------------------------- running
@@ -251,7 +336,8 @@ class ServerGone(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers that stopped answering.
+    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers
+    that stopped answering.
 
     stopped: why the call ended before its jobs did, empty where it did not.
     """
@@ -264,10 +350,16 @@ class Outcome:
 
 
 class Pool:
-    """Jobs that wait and jobs that run. Who has nothing to do waits while another's job may still come back."""
+    """Jobs that wait and jobs that run. Who has nothing to do waits while another's job may still
+    come back.
+    """
 
     def __init__(self, jobs: Sequence[Job]):
-        self._waiting, self._running, self._changed = collections.deque(jobs), 0, threading.Condition()
+        self._waiting, self._running, self._changed = (
+            collections.deque(jobs),
+            0,
+            threading.Condition(),
+        )
 
     def take(self) -> Job | None:
         """The next job, None once nothing waits and nothing runs."""
@@ -304,7 +396,14 @@ class Batch:
         while (job := self.pool.take()) is not None:
             back: Job | None = job
             try:
-                result = run_job(Client(url), job, self.store, job.workflow not in seen, self.return_seconds, self.say)
+                result = run_job(
+                    Client(url),
+                    job,
+                    self.store,
+                    job.workflow not in seen,
+                    self.return_seconds,
+                    self.say,
+                )
                 self.store.write(result)
                 self.finished.append(result)
                 self.say(f"{len(self.finished)}: {in_words(result)}")
@@ -322,12 +421,19 @@ class Batch:
 
 
 def run_all(
-    jobs: Sequence[Job], servers: Sequence[str], store: Store, say: Callable[[str], None], return_seconds: float = RETURN_SECONDS
+    jobs: Sequence[Job],
+    servers: Sequence[str],
+    store: Store,
+    say: Callable[[str], None],
+    return_seconds: float = RETURN_SECONDS,
 ) -> Outcome:
     """Run what is not done yet on all servers at once. A job whose server dies goes to another."""
     todo = [job for job in jobs if not store.is_done(job)]
     batch = Batch(Pool(todo), store, say, return_seconds, [], [], [])
-    say(f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on {len(servers)} server{'s' * (len(servers) > 1)}")
+    say(
+        f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on"
+        f" {len(servers)} server{'s' * (len(servers) > 1)}"
+    )
     threads = [threading.Thread(target=batch.work, args=(url,), daemon=True) for url in servers]
     for thread in threads:
         thread.start()
@@ -335,20 +441,39 @@ def run_all(
         thread.join()
     failed = sum(bool(result.error) for result in batch.finished)
     left = len(todo) - len(batch.finished)
-    return Outcome(len(batch.finished) - failed, failed, left, tuple(batch.gone), "; ".join(dict.fromkeys(batch.stopped)))
+    return Outcome(
+        len(batch.finished) - failed,
+        failed,
+        left,
+        tuple(batch.gone),
+        "; ".join(dict.fromkeys(batch.stopped)),
+    )
 
 
 def in_words(result: Result) -> str:
     what = f"{result.workflow}, seed {result.seed}, {result.text[:40]!r}"
-    return f"{what}: FAILED, {result.error}" if result.error else f"{what}: {seconds_in_words(result.seconds)}"
+    return (
+        f"{what}: FAILED, {result.error}"
+        if result.error
+        else f"{what}: {seconds_in_words(result.seconds)}"
+    )
 
 
 def seconds_in_words(seconds: float | None) -> str:
     return "from the server's cache" if seconds is None else f"{seconds:.2f} s"
 
 
-def run_job(client: Client, job: Job, store: Store, is_first: bool, return_seconds: float, say: Callable[[str], None]) -> Result:
-    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays away, StoreError if it cannot be kept."""
+def run_job(
+    client: Client,
+    job: Job,
+    store: Store,
+    is_first: bool,
+    return_seconds: float,
+    say: Callable[[str], None],
+) -> Result:
+    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays
+    away, StoreError if it cannot be kept.
+    """
     blank = Result(job.id, job.workflow, job.text, job.seed, client.url)
     restarts = 0
     while True:
@@ -357,7 +482,11 @@ def run_job(client: Client, job: Job, store: Store, is_first: bool, return_secon
             made = [(item["filename"], client.file(item)) for item in pictures(entry)]
             break
         except PromptRefused as error:
-            return replace(blank, restarts=restarts, error=f"refused by the server: {refusal_in_words(error.body)}")
+            return replace(
+                blank,
+                restarts=restarts,
+                error=f"refused by the server: {refusal_in_words(error.body)}",
+            )
         except JobFailed as error:
             return replace(blank, restarts=restarts, error=str(error))
         except urllib.error.HTTPError as error:
@@ -367,13 +496,25 @@ def run_job(client: Client, job: Job, store: Store, is_first: bool, return_secon
             await_server(client, return_seconds, error)
             restarts += 1
             if restarts > MOST_RESTARTS:
-                return replace(blank, restarts=restarts, error=f"the server stopped answering {restarts} times during this job: {error}")
+                return replace(
+                    blank,
+                    restarts=restarts,
+                    error=f"the server stopped answering {restarts} times during this job: {error}",
+                )
     # Outside the try: a full disk is not a server that went away.
-    return finished_result(job, store, entry, made, replace(blank, is_first=is_first or restarts > 0, restarts=restarts))
+    return finished_result(
+        job,
+        store,
+        entry,
+        made,
+        replace(blank, is_first=is_first or restarts > 0, restarts=restarts),
+    )
 
 
 def followed(client: Client, job: Job) -> dict[str, Any]:
-    """The history of the job once it is finished. A server that forgot it was restarted: ConnectionResetError."""
+    """The history of the job once it is finished. A server that forgot it was restarted:
+    ConnectionResetError.
+    """
     prompt_id = client.queue(job.prompt)
     while (entry := client.history(prompt_id)) is None:
         if not is_queued(client, prompt_id) and client.history(prompt_id) is None:
@@ -386,7 +527,11 @@ def followed(client: Client, job: Job) -> dict[str, Any]:
 
 def is_queued(client: Client, prompt_id: str) -> bool:
     waiting = client.get("/queue")
-    return any(item[1] == prompt_id for name in ("queue_running", "queue_pending") for item in waiting[name])
+    return any(
+        item[1] == prompt_id
+        for name in ("queue_running", "queue_pending")
+        for item in waiting[name]
+    )
 
 
 def await_server(client: Client, seconds: float, cause: Exception) -> None:
@@ -402,24 +547,38 @@ def await_server(client: Client, seconds: float, cause: Exception) -> None:
     raise ServerGone(str(cause)) from cause
 
 
-def finished_result(job: Job, store: Store, entry: dict[str, Any], made: Sequence[tuple[str, bytes]], blank: Result) -> Result:
+def finished_result(
+    job: Job, store: Store, entry: dict[str, Any], made: Sequence[tuple[str, bytes]], blank: Result
+) -> Result:
     """The result of a finished job, what it made kept. made: (the server's file name, bytes)."""
-    reports = [report for report in outputs(entry, "fewstep_report") if "evaluations" in report and "seconds" in report]
+    reports = [
+        report
+        for report in outputs(entry, "fewstep_report")
+        if "evaluations" in report and "seconds" in report
+    ]
     files = []
     for number, (filename, data) in enumerate(made):
         name = f"{job.id}.{number}{suffix_of(filename)}"
         store.write_bytes(name, data)
         files.append(name)
     return replace(
-        blank, seconds=seconds_of(entry, job), files=tuple(files),
+        blank,
+        seconds=seconds_of(entry, job),
+        files=tuple(files),
         evaluations=sum(report["evaluations"] for report in reports) if reports else None,
-        sampling_seconds=sum(report["seconds"] for report in reports) if reports else None)
+        sampling_seconds=sum(report["seconds"] for report in reports) if reports else None,
+    )
 
 
 def pictures(entry: dict[str, Any]) -> list[dict[str, str]]:
     """The files a job saved, in the order of their nodes; previews only where nothing was saved."""
-    items = [item for _, output in sorted(entry["outputs"].items()) for kind in ("images", "gifs", "video") for item in output.get(kind, [])
-             if isinstance(item, dict) and suffix_of(item.get("filename", ""))]
+    items = [
+        item
+        for _, output in sorted(entry["outputs"].items())
+        for kind in ("images", "gifs", "video")
+        for item in output.get(kind, [])
+        if isinstance(item, dict) and suffix_of(item.get("filename", ""))
+    ]
     return [item for item in items if item.get("type") == "output"] or items
 
 
@@ -434,13 +593,23 @@ def seconds_of(entry: dict[str, Any], job: Job) -> float | None:
     messages = dict(entry["status"]["messages"])
     if samplers(job.prompt) & set(messages.get("execution_cached", {}).get("nodes", [])):
         return None
-    return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+    return (
+        messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]
+    ) / 1000
 
 
 def samplers(prompt: Prompt) -> set[str]:
-    """The nodes that sample: with a seed of their own, or with the noise of a node that has it, which stays cached between prompts."""
-    given = {id: node["inputs"]["noise"][0] for id, node in prompt.items() if is_link(node["inputs"].get("noise"))}
-    seeded = {id for id, node in prompt.items() if any(name in node["inputs"] for name in SEED_INPUTS)}
+    """The nodes that sample: with a seed of their own, or with the noise of a node that has it,
+    which stays cached between prompts.
+    """
+    given = {
+        id: node["inputs"]["noise"][0]
+        for id, node in prompt.items()
+        if is_link(node["inputs"].get("noise"))
+    }
+    seeded = {
+        id for id, node in prompt.items() if any(name in node["inputs"] for name in SEED_INPUTS)
+    }
     return (seeded - set(given.values())) | set(given)
 
 
@@ -448,6 +617,9 @@ def refusal_in_words(body: Any) -> str:
     """What a server has against a workflow, in one line."""
     if not isinstance(body, dict):
         return str(body)[:300]
-    nodes = [f"{node.get('class_type', id)}: {error.get('message', '')} {error.get('details', '')}".strip()
-             for id, node in (body.get("node_errors") or {}).items() for error in node.get("errors", [])]
+    nodes = [
+        f"{node.get('class_type', id)}: {error.get('message', '')} {error.get('details', '')}".strip()
+        for id, node in (body.get("node_errors") or {}).items()
+        for error in node.get("errors", [])
+    ]
     return "; ".join(nodes) or str((body.get("error") or {}).get("message", body))[:300]

@@ -2,9 +2,10 @@
 
     python benchmarks/budget.py [--rounds 5] [--cpu-time]
 
-Each round measures a fresh cost and then runs the sampler, so that a drift of the machine's speed meets both. Prediction, real time
-and error are those of the median round; on a machine that does something else at the same time, the error is that of the machine.
-There, and without a GPU, --cpu-time counts the seconds that this process really had.
+Each round measures a fresh cost and then runs the sampler, so that a drift of the machine's speed
+meets both. Prediction, real time and error are those of the median round; on a machine that does
+something else at the same time, the error is that of the machine. There, and without a GPU,
+--cpu-time counts the seconds that this process really had.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ Latent = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A model at a size, and how long it may take in evaluations: 0 takes batch's, full steps. prompts: with and against."""
+    """A model at a size, and how long it may take in evaluations: 0 takes batch's, full steps.
+    prompts: with and against.
+    """
 
     name: str
     model: Any
@@ -65,8 +68,16 @@ def cases(folder: Path) -> list[Case]:
         Case("small SDXL, Lightning 8 steps", fast_unet, image, 9, prompts(unet, 77)),
         Case("small Wan, full steps and guidance", wan, clip, 0, texts),
         Case("small Wan, full steps with Step Skip", wan, clip, 60, texts),
-        *(Case(f"small causal Wan, {frames} latent frames of {side} x {side}", causal, {"samples": torch.zeros(1, 16, frames, side, side)},
-               0, texts) for frames, side in ((9, 24), (21, 24), (9, 40))),
+        *(
+            Case(
+                f"small causal Wan, {frames} latent frames of {side} x {side}",
+                causal,
+                {"samples": torch.zeros(1, 16, frames, side, side)},
+                0,
+                texts,
+            )
+            for frames, side in ((9, 24), (21, 24), (9, 40))
+        ),
         *demo_cases(),
     ]
 
@@ -77,14 +88,20 @@ def prompts(model, length: int) -> tuple[Any, Any]:
 
 
 def demo_cases() -> list[Case]:
-    """The demo model at the length it was trained on, and its stream at a longer one too. An evaluation takes milliseconds."""
+    """The demo model at the length it was trained on, and its stream at a longer one too. An
+    evaluation takes milliseconds.
+    """
     demo.offer_loras()
     cases = []
     for name, variant, lora, frames in (
-        ("full steps and guidance", "base", "", 17), ("4 steps", "base", "fewstep-demo-4step", 17),
-        ("streamed, 17 frames", "causal", "", 17), ("streamed, 65 frames", "causal", "", 65),
-    ):  # fmt: skip
-        model, positive, negative, _, latent = demo.FewStepDemo.execute("a red circle moving right", frames, variant).args
+        ("full steps and guidance", "base", "", 17),
+        ("4 steps", "base", "fewstep-demo-4step", 17),
+        ("streamed, 17 frames", "causal", "", 17),
+        ("streamed, 65 frames", "causal", "", 65),
+    ):
+        model, positive, negative, _, latent = demo.FewStepDemo.execute(
+            "a red circle moving right", frames, variant
+        ).args
         if lora:
             model, _ = accelerator.attach(model, CATALOG[lora].files[0].name, "auto", 1.0)
         cases.append(Case(f"demo model, {name}", model, latent, 0, (positive, negative)))
@@ -101,7 +118,9 @@ def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
 
 
 def run_of(case: Case, way) -> Callable[[], object]:
-    """The sampler at the chosen steps: ours for an accelerator, else core's with Step Skip where it was counted on."""
+    """The sampler at the chosen steps: ours for an accelerator, else core's with Step Skip where it
+    was counted on.
+    """
     positive, negative = case.prompts
     if way.method is Method.STREAM:
         return lambda: FewStepStream.execute(case.model, positive, case.latent, 1, 0, 0, 0)
@@ -109,8 +128,13 @@ def run_of(case: Case, way) -> Callable[[], object]:
         return lambda: FewStepSampler.execute(case.model, positive, case.latent, 1, way.steps, 1.0)
     model = case.model
     if way.target_speedup > 1:
-        model = with_skip(model, SkipConfig("forecast", Settings(way.target_speedup, threshold=3.0), 0.0, 1.0, "auto"))
-    return lambda: core.KSampler().sample(model, 1, way.steps, 5.0, "euler", "simple", positive, negative, case.latent)
+        model = with_skip(
+            model,
+            SkipConfig("forecast", Settings(way.target_speedup, threshold=3.0), 0.0, 1.0, "auto"),
+        )
+    return lambda: core.KSampler().sample(
+        model, 1, way.steps, 5.0, "euler", "simple", positive, negative, case.latent
+    )
 
 
 def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -127,14 +151,22 @@ def error_of(pair: tuple[float, float]) -> float:
 
 def tables(rounds: int, folder: Path, cpu_time: bool = False) -> list[Table]:
     clock = time.process_time if cpu_time else time.perf_counter
-    table = Table("Step Budget: its prediction against the real run", ("run", "predicted", "real", "error", "target"))
+    table = Table(
+        "Step Budget: its prediction against the real run",
+        ("run", "predicted", "real", "error", "target"),
+    )
     for case in cases(folder):
         pairs = [round_of(case, clock) for _ in range(rounds + 1)][1:]  # the first warms up
         pairs.sort(key=error_of)
         predicted, real = pairs[len(pairs) // 2]
         least, error, most = (error_of(pair) for pair in (pairs[0], (predicted, real), pairs[-1]))
-        table.row(case.name, f"{predicted:.3f} s", f"{real:.3f} s", f"{error:+.1%} ({least:+.1%} to {most:+.1%})",
-                  Target("within 10 %", abs(error) <= 0.1))
+        table.row(
+            case.name,
+            f"{predicted:.3f} s",
+            f"{real:.3f} s",
+            f"{error:+.1%} ({least:+.1%} to {most:+.1%})",
+            Target("within 10 %", abs(error) <= 0.1),
+        )
     return [table]
 
 

@@ -1,10 +1,13 @@
-"""What few-step generation gains and costs, measured on the trained demo model through the real host's loaders and samplers.
+"""What few-step generation gains and costs, measured on the trained demo model through the real
+host's loaders and samplers.
 
     python benchmarks/claims.py [--prompts 12] [--plot docs/images/ladder.svg]
 
-right: share of prompts whose colour, shape and motion are all read back from the pixels (demo/measure.py). PSNR, SSIM and feature
-distance are to the teacher's clip from the same noise, means over the clips. The feature distance is the relative L2 distance of what
-the demo's VAE encodes the two clips to. Evaluations are counted, not computed. Seconds are those of sampling alone.
+right: share of prompts whose colour, shape and motion are all read back from the pixels
+(demo/measure.py). PSNR, SSIM and feature distance are to the teacher's clip from the same noise,
+means over the clips. The feature distance is the relative L2 distance of what the demo's VAE
+encodes the two clips to. Evaluations are counted, not computed. Seconds are those of sampling
+alone.
 """
 
 from __future__ import annotations
@@ -44,14 +47,20 @@ with in_host.demo_scripts():
 BATCH = 20  # clips sampled together
 FRAMES = 17
 LADDER = (1, 2, 4, 8)
-TIMED_CLIPS = (1, 8)  # made at once; one clip of this size is hardly more work than the host's own around an evaluation
+TIMED_CLIPS = (
+    1,
+    8,
+    # made at once; one clip of this size is hardly more work than the host's own around an evaluation
+)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of sampling. lora: a file of demo/loras, or empty. skip: Step Skip's target speedup, 0 without it.
+    """One way of sampling. lora: a file of demo/loras, or empty. skip: Step Skip's target speedup,
+    0 without it.
 
-    window, sink: latent frames that the causal variant sees at once, 0 for all, and how many of them are the clip's first.
+    window, sink: latent frames that the causal variant sees at once, 0 for all, and how many of
+    them are the clip's first.
     """
 
     name: str
@@ -77,13 +86,16 @@ SKIP = replace(TEACHER, name="teacher, Step Skip 2x", skip=2.0)
 CLAIMED = (TEACHER, STUDENT, LEFT_GUIDED, PLAIN, PLAIN_GUIDED, SKIP)
 RUNGS = (STUDENT, RENOISE, PLAIN, PLAIN_GUIDED)  # of the ladder, each at 1, 2, 4 and 8 steps
 PARTS = ("claims", "ladder", "causal", "time")
-# Frames, window, sinks. It was trained on 33 frames, nine latent ones, with windows of 3, 4, 6 or all of them and the first frame beside.
+# Frames, window, sinks. It was trained on 33 frames, nine latent ones, with windows of 3, 4, 6 or
+# all of them and the first frame beside.
 CAUSAL_CLIPS = ((17, 0, 0), (33, 0, 0), (65, 0, 0), (65, 7, 1), (129, 7, 1))
 
 
 @dataclass(frozen=True)
 class Result:
-    """evaluations: of one clip. psnr, ssim and feature are None where there is no teacher's clip to compare with."""
+    """evaluations: of one clip. psnr, ssim and feature are None where there is no teacher's clip to
+    compare with.
+    """
 
     way: Way
     right: float
@@ -95,12 +107,20 @@ class Result:
 
     @property
     def row(self) -> str:
-        figures = [f"{value:{form}}" if value is not None else "" for value, form in
-                   ((self.psnr, ".1f"), (self.ssim, ".3f"), (self.feature, ".3f"))]
-        return f"| {self.way.name} | {self.evaluations:.0f} | {self.right:.1%} | {' | '.join(figures)} | {self.seconds:.3f} |"
+        figures = [
+            f"{value:{form}}" if value is not None else ""
+            for value, form in ((self.psnr, ".1f"), (self.ssim, ".3f"), (self.feature, ".3f"))
+        ]
+        return (
+            f"| {self.way.name} | {self.evaluations:.0f} | {self.right:.1%} | {' | '.join(figures)}"
+            f" | {self.seconds:.3f} |"
+        )
 
 
-HEADER = "| way | evaluations | right | PSNR dB | SSIM | feature distance | seconds per clip |\n|---|---|---|---|---|---|---|"
+HEADER = (
+    "| way | evaluations | right | PSNR dB | SSIM | feature distance | seconds per clip"
+    " |\n|---|---|---|---|---|---|---|"
+)
 
 
 class Bench:
@@ -110,14 +130,18 @@ class Bench:
         self.sentences = evaluate.prompts(prompts)
         tensors, metadata = host.load_tensors(str(demo.FOLDER / demo.BASE))
         text = json.loads(metadata["fewstep_demo"])
-        self.embeddings = torch.cat([demo.embed(sentence, tensors[demo.WORDS], text) for sentence in (*self.sentences, "")])
+        self.embeddings = torch.cat(
+            [demo.embed(sentence, tensors[demo.WORDS], text) for sentence in (*self.sentences, "")]
+        )
         self.vae = host.load_vae(str(demo.FOLDER / demo.VAE))
         self.reference: Tensor | None = None
         self.reference_features: list[Tensor] = []
 
     @torch.no_grad()
     def measure(self, way: Way, features: bool = True) -> Result:
-        """Sample, decode, read and compare. The teacher's clips become the reference for what is measured after it."""
+        """Sample, decode, read and compare. The teacher's clips become the reference for what is
+        measured after it.
+        """
         model, parts, evaluations, seconds = load(way), [], 0, 0.0
         for begin in range(0, len(self.sentences), BATCH):
             chosen = self.embeddings[:-1][begin : begin + BATCH]
@@ -128,16 +152,28 @@ class Bench:
             parts.append(latent)
         clips = self._decode(torch.cat(parts))
         count = len(self.sentences)
-        right = sum(measure.read_clip(clip.permute(3, 0, 1, 2)).agrees_with(sentence)
-                    for clip, sentence in zip(clips, self.sentences, strict=True)) / count
+        right = (
+            sum(
+                measure.read_clip(clip.permute(3, 0, 1, 2)).agrees_with(sentence)
+                for clip, sentence in zip(clips, self.sentences, strict=True)
+            )
+            / count
+        )
         result = Result(way, right, evaluations / count, seconds / count)
         if way == TEACHER:
             self.reference, self.reference_features = clips, self._features(clips)
         if self.reference is None or self.reference is clips or self.reference.shape != clips.shape:
             return result
         pairs = [compare(a, b) for a, b in zip(self.reference, clips, strict=True)]
-        psnr, ssim = (statistics.fmean(getattr(pair, name) for pair in pairs) for name in ("psnr", "ssim"))
-        return replace(result, psnr=psnr, ssim=ssim, feature=self._feature_distance(clips) if features else None)
+        psnr, ssim = (
+            statistics.fmean(getattr(pair, name) for pair in pairs) for name in ("psnr", "ssim")
+        )
+        return replace(
+            result,
+            psnr=psnr,
+            ssim=ssim,
+            feature=self._feature_distance(clips) if features else None,
+        )
 
     def call(self, way: Way, clips: int) -> Callable[[], object]:
         """A call that samples so many clips at once in this way, for timing."""
@@ -150,7 +186,9 @@ class Bench:
 
     def _feature_distance(self, clips: Tensor) -> float:
         pairs = zip(self._features(clips), self.reference_features, strict=True)
-        return statistics.fmean(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+        return statistics.fmean(
+            float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs
+        )
 
     def _features(self, clips: Tensor) -> list[Tensor]:
         return [self.vae.encode(clip) for clip in clips]
@@ -178,20 +216,38 @@ def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tu
         return executor(x, *args, **kwargs)
 
     counted = model.clone()
-    # Added last, so it is the innermost: a cache around it that answers by itself is not counted. The host's causal network has no such
-    # wrappers of its own.
+    # Added last, so it is the innermost: a cache around it that answers by itself is not counted.
+    # The host's causal network has no such wrappers of its own.
     kind = WrappersMP.APPLY_MODEL if way.variant == CAUSAL.variant else WrappersMP.DIFFUSION_MODEL
     counted.add_wrapper_with_key(kind, "benchmark.count", count)
     shape = (len(positive), 16, (way.frames - 1) // 4 + 1, demo.LATENT_SIDE, demo.LATENT_SIDE)
     if way.variant == CAUSAL.variant:
-        streamed = FewStepStream.execute(counted, [[positive, {}]], {"samples": torch.zeros(shape)}, seed, 0, way.window, way.sink)
+        streamed = FewStepStream.execute(
+            counted,
+            [[positive, {}]],
+            {"samples": torch.zeros(shape)},
+            seed,
+            0,
+            way.window,
+            way.sink,
+        )
         return streamed.args[0]["samples"], evaluations
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", way.steps)
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "simple", way.steps
+    )
     latent = comfy.sample.sample_custom(
-        counted, noise, way.cfg, comfy.samplers.ksampler(way.sampler), sigmas, [[positive, {}]], [[negative, {}]], torch.zeros(shape),
-        disable_pbar=True, seed=seed,
-    )  # fmt: skip
+        counted,
+        noise,
+        way.cfg,
+        comfy.samplers.ksampler(way.sampler),
+        sigmas,
+        [[positive, {}]],
+        [[negative, {}]],
+        torch.zeros(shape),
+        disable_pbar=True,
+        seed=seed,
+    )
     return latent, evaluations
 
 
@@ -201,7 +257,10 @@ def ladder(bench: Bench, show) -> dict[str, list[Result]]:
     for way in RUNGS:
         name = way.name.replace(", 4 steps", "")
         for steps in LADDER:
-            result = bench.measure(replace(way, steps=steps, name=f"{name}, {steps} step{'s' * (steps > 1)}"), features=False)
+            result = bench.measure(
+                replace(way, steps=steps, name=f"{name}, {steps} step{'s' * (steps > 1)}"),
+                features=False,
+            )
             curves.setdefault(name, []).append(result)
             show(result)
     return curves
@@ -215,7 +274,12 @@ def plot(curves: dict[str, list[Result]], teacher: Result, path: Path) -> None:
         steps = [result.way.steps for result in results]
         accuracy.plot(steps, [100 * result.right for result in results], marker="o", label=name)
         closeness.plot(steps, [result.psnr for result in results], marker="o", label=name)
-    accuracy.axhline(100 * teacher.right, color="grey", linestyle="--", label=f"teacher, {teacher.evaluations:.0f} evaluations")
+    accuracy.axhline(
+        100 * teacher.right,
+        color="grey",
+        linestyle="--",
+        label=f"teacher, {teacher.evaluations:.0f} evaluations",
+    )
     accuracy.set(ylabel="prompts read back right, %", ylim=(0, 101))
     closeness.set(ylabel="PSNR to the teacher's clip, dB")
     for axis in (accuracy, closeness):
@@ -228,7 +292,9 @@ def plot(curves: dict[str, list[Result]], teacher: Result, path: Path) -> None:
 
 
 def wall_time(bench: Bench, clips: int, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of the teacher and of the student for so many clips at once, and the median of the pairwise ratios."""
+    """Median seconds of the teacher and of the student for so many clips at once, and the median of
+    the pairwise ratios.
+    """
     full, fast = in_host.in_turns(bench.call(TEACHER, clips), bench.call(STUDENT, clips), rounds)
     return statistics.median(full), statistics.median(fast), in_host.median_ratio(full, fast)
 
@@ -239,7 +305,9 @@ def uncertainty(share: float, count: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5, help="of the wall-time comparison")
     parser.add_argument("--plot", type=Path, help="write the ladder here, as .svg or .png")
@@ -265,14 +333,25 @@ def main() -> None:
             plot(curves, teacher, options.plot)
     if "causal" in options.parts:
         for frames, window, sink in CAUSAL_CLIPS:
-            name = f"causal, {frames} frames" + (f", window {window}" if window else "") + (f" with {sink} sink" if sink else "")
+            name = (
+                f"causal, {frames} frames"
+                + (f", window {window}" if window else "")
+                + (f" with {sink} sink" if sink else "")
+            )
             show(bench.measure(replace(CAUSAL, frames=frames, window=window, sink=sink, name=name)))
     if "time" in options.parts:
         print()
         for clips in TIMED_CLIPS:
             full, fast, factor = wall_time(bench, clips, options.rounds)
-            print(f"clips at once: {clips}; teacher {full:.3f} s, student {fast:.3f} s, {factor:.1f}x (25x fewer evaluations)", flush=True)
-    shares = ", ".join(f"{share:.0%} by {uncertainty(share, options.prompts):.1%}" for share in (0.5, 0.9, 0.95, 0.99))
+            print(
+                f"clips at once: {clips}; teacher {full:.3f} s, student {fast:.3f} s, {factor:.1f}x"
+                " (25x fewer evaluations)",
+                flush=True,
+            )
+    shares = ", ".join(
+        f"{share:.0%} by {uncertainty(share, options.prompts):.1%}"
+        for share in (0.5, 0.9, 0.95, 0.99)
+    )
     print(f"\nUncertain either way (95 %) at {options.prompts} prompts: a share of {shares}")
 
 

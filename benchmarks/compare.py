@@ -1,15 +1,17 @@
-"""Workflows against each other over many prompts and seeds, on one or several running ComfyUI servers.
+"""Workflows against each other over many prompts and seeds, on one or several running ComfyUI
+servers.
 
-    python benchmarks/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow fast.json \\
-        --prompts prompts.txt --seeds 4 --out report/
+    python benchmarks/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow
+        fast.json \\ --prompts prompts.txt --seeds 4 --out report/
 
-The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that the others are compared with.
-Each runs every prompt (one a line) with every seed. The folder then holds results.csv and report.html, one file with everything in
-it. The same command run again does only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
+The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that
+the others are compared with. Each runs every prompt (one a line) with every seed. The folder then
+holds results.csv and report.html, one file with everything in it. The same command run again does
+only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
 --server several times to spread the jobs.
 
-Needs torch, torchvision, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once this pack's requirements.txt is
-installed.
+Needs torch, torchvision, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once
+this pack's requirements.txt is installed.
 """
 
 from __future__ import annotations
@@ -30,13 +32,18 @@ NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: everything is there. 1: something failed, is left or cannot be compared; the report holds the rest. 2: the request is wrong."""
+    """0: everything is there. 1: something failed, is left or cannot be compared; the report holds
+    the rest. 2: the request is wrong.
+    """
     options = parsed(arguments)
     try:
         servers = [batch.checked_url(url) for url in options.server]
         workflows = [batch.read_workflow(path) for path in options.workflow]
         if len({workflow.name for workflow in workflows}) < len(workflows):
-            raise batch.BatchError("Two workflow files have the same name, so the report could not tell them apart. Rename one.")
+            raise batch.BatchError(
+                "Two workflow files have the same name, so the report could not tell them apart."
+                " Rename one."
+            )
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), seeds)
         refuse_missing_modules()
@@ -48,17 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = batch.Store(options.out)
     outcome = batch.run_all(jobs, servers, store, say, options.wait)
     if outcome.stopped:
-        complain(f"{outcome.stopped}. What is done is kept; the same command goes on from there once that is mended.")
+        complain(
+            f"{outcome.stopped}. What is done is kept; the same command goes on from there once"
+            " that is mended."
+        )
     try:
-        written = report_page.write(store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome)
+        written = report_page.write(
+            store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome
+        )
     except OSError as error:
         complain(f"the report cannot be written: {error}")
         return 1
     print(f"{written.page}\n{written.page.with_name('results.csv')}")
     if outcome.failed or outcome.left:
-        print(f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these and no others.", file=sys.stderr)
+        print(
+            f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these"
+            " and no others.",
+            file=sys.stderr,
+        )
     if written.not_compared:
-        print(f"{written.not_compared} could not be compared: the report says why.", file=sys.stderr)
+        print(
+            f"{written.not_compared} could not be compared: the report says why.", file=sys.stderr
+        )
     return 1 if outcome.failed or outcome.left or written.not_compared else 0
 
 
@@ -66,8 +84,11 @@ def refuse_missing_modules() -> None:
     """Raise BatchError where this Python cannot make the report."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise batch.BatchError(f"{', '.join(missing)} cannot be imported by {sys.executable}. Run this with ComfyUI's own Python, after "
-                               f"installing this pack's requirements there: python -m pip install -r {ROOT / 'requirements.txt'}")
+        raise batch.BatchError(
+            f"{', '.join(missing)} cannot be imported by {sys.executable}. Run this with ComfyUI's"
+            " own Python, after installing this pack's requirements there: python -m pip install"
+            f" -r {ROOT / 'requirements.txt'}"
+        )
 
 
 def complain(what: object) -> None:
@@ -79,15 +100,42 @@ def say(line: str) -> None:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", action="append", required=True, help="address of a ComfyUI server; may be given several times")
-    parser.add_argument("--workflow", action="append", required=True, type=Path, help="API-format JSON; the first is the reference")
-    parser.add_argument("--prompts", required=True, type=Path, help="a text file with one prompt a line")
-    parser.add_argument("--seeds", type=positive, default=1, help="how many seeds for each prompt (default 1)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--server",
+        action="append",
+        required=True,
+        help="address of a ComfyUI server; may be given several times",
+    )
+    parser.add_argument(
+        "--workflow",
+        action="append",
+        required=True,
+        type=Path,
+        help="API-format JSON; the first is the reference",
+    )
+    parser.add_argument(
+        "--prompts", required=True, type=Path, help="a text file with one prompt a line"
+    )
+    parser.add_argument(
+        "--seeds", type=positive, default=1, help="how many seeds for each prompt (default 1)"
+    )
     parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--out", required=True, type=Path, help="folder for results and report")
-    parser.add_argument("--price-per-hour", type=float, default=0.0, help="of the machine, for the price of each picture or clip saved")
-    parser.add_argument("--wait", type=float, default=batch.RETURN_SECONDS, help="seconds to wait for a server that stopped answering")
+    parser.add_argument(
+        "--price-per-hour",
+        type=float,
+        default=0.0,
+        help="of the machine, for the price of each picture or clip saved",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=batch.RETURN_SECONDS,
+        help="seconds to wait for a server that stopped answering",
+    )
     return parser.parse_args(arguments)
 
 

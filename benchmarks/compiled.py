@@ -1,9 +1,11 @@
-"""torch.compile with and without the pack's nodes: graphs, graph breaks, and graphs that a second run adds.
+"""torch.compile with and without the pack's nodes: graphs, graph breaks, and graphs that a second
+run adds.
 
     python benchmarks/compiled.py
 
-What TorchDynamo traces does not depend on what is then made of it, so its own backend "eager" is enough, and no compiler is needed.
-The networks attend as on a GPU: the host's attention for a CPU reads a file of the system's for the free memory, a break each time.
+What TorchDynamo traces does not depend on what is then made of it, so its own backend "eager" is
+enough, and no compiler is needed. The networks attend as on a GPU: the host's attention for a CPU
+reads a file of the system's for the free memory, a break each time.
 """
 
 from __future__ import annotations
@@ -42,37 +44,66 @@ class Traced:
     again: int
 
     def __str__(self) -> str:
-        return f"graphs: {self.graphs}, breaks: {self.breaks}, new graphs in a second run: {self.again}"
+        return (
+            f"graphs: {self.graphs}, breaks: {self.breaks}, new graphs in a second run:"
+            f" {self.again}"
+        )
 
 
 def tables(rounds: int, folder: Path) -> list[Table]:
     model = load_model(write_wan(folder / "wan1.safetensors", layers=1))
     text, latent = conditioning(length=6), clip(2, 4)
     fast = with_settings(model, LIGHTX2V)
-    table = Table("torch.compile: what TorchDynamo makes of the network", ("what", "core", "ours", "target"),
-                  "The breaks of the causal network are those of the host's attention for a CPU, which cannot be replaced in it.")
+    table = Table(
+        "torch.compile: what TorchDynamo makes of the network",
+        ("what", "core", "ours", "target"),
+        "The breaks of the causal network are those of the host's attention for a CPU, which cannot"
+        " be replaced in it.",
+    )
     causal = causal_model(folder, layers=1)
     unet, picture = unet_patcher("sd15"), {"samples": torch.zeros(2, 4, 8, 8)}
     prompt = conditioning(unet)
     cases = (
-        ("Few-Step Sampler against core's KSampler", lambda: few_step(compiled(fast), text, latent),
-         lambda: ksampler(compiled(fast), text, text, latent, 4, 1.0)),
-        ("Step Skip in core's KSampler against none", lambda: ksampler(compiled(step_skip(model)), text, text, latent, 12, 1.0),
-         lambda: ksampler(compiled(model), text, text, latent, 12, 1.0)),
-        ("motion module in core's KSampler against none", lambda: ksampler(compiled(with_motion(unet)), prompt, prompt, picture, 2, 1.0),
-         lambda: ksampler(compiled(unet), prompt, prompt, picture, 2, 1.0)),
-        ("Streaming Sampler against core's ar_video", lambda: streamed(compiled(causal), text, 6, 4),
-         lambda: by_ar_video(compiled(causal), text, 6, 4)),
+        (
+            "Few-Step Sampler against core's KSampler",
+            lambda: few_step(compiled(fast), text, latent),
+            lambda: ksampler(compiled(fast), text, text, latent, 4, 1.0),
+        ),
+        (
+            "Step Skip in core's KSampler against none",
+            lambda: ksampler(compiled(step_skip(model)), text, text, latent, 12, 1.0),
+            lambda: ksampler(compiled(model), text, text, latent, 12, 1.0),
+        ),
+        (
+            "motion module in core's KSampler against none",
+            lambda: ksampler(compiled(with_motion(unet)), prompt, prompt, picture, 2, 1.0),
+            lambda: ksampler(compiled(unet), prompt, prompt, picture, 2, 1.0),
+        ),
+        (
+            "Streaming Sampler against core's ar_video",
+            lambda: streamed(compiled(causal), text, 6, 4),
+            lambda: by_ar_video(compiled(causal), text, 6, 4),
+        ),
     )
     for what, ours, cores in cases:
         mine, theirs = traced(ours), traced(cores)
-        table.row(what, theirs, mine, Target("no more breaks, none later", mine.breaks <= theirs.breaks and mine.again <= theirs.again))
+        table.row(
+            what,
+            theirs,
+            mine,
+            Target(
+                "no more breaks, none later",
+                mine.breaks <= theirs.breaks and mine.again <= theirs.again,
+            ),
+        )
     return [table]
 
 
 def with_motion(unet):
     """A motion module of AnimateDiff v2's kind, at the width of this UNet."""
-    network = MotionModule(Architecture(motion_patch.widths_of(unet), 32, True), operations=comfy.ops.manual_cast)
+    network = MotionModule(
+        Architecture(motion_patch.widths_of(unet), 32, True), operations=comfy.ops.manual_cast
+    )
     return motion_patch.with_motion(unet, network.requires_grad_(False), "benchmark", 2)
 
 
@@ -80,8 +111,12 @@ def compiled(model):
     """As core's TorchCompileModel node does it."""
     patched = model.clone()
     options = patched.model_options["transformer_options"]
-    options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
-    set_torch_compile_wrapper(model=patched, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
+    options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_pytorch(
+        *args, **kwargs
+    )
+    set_torch_compile_wrapper(
+        model=patched, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict}
+    )
     return patched
 
 
@@ -92,7 +127,9 @@ def traced(make: Callable[[], Call]) -> Traced:
     in_host.seconds_of(run)
     graphs = counters["stats"]["unique_graphs"]
     in_host.seconds_of(run)
-    return Traced(graphs, sum(counters["graph_break"].values()), counters["stats"]["unique_graphs"] - graphs)
+    return Traced(
+        graphs, sum(counters["graph_break"].values()), counters["stats"]["unique_graphs"] - graphs
+    )
 
 
 if __name__ == "__main__":

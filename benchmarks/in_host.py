@@ -1,9 +1,10 @@
-"""What every benchmark shares: it may be started with any Python, times things in pairs, and says what it ran on.
+"""What every benchmark shares: it may be started with any Python, times things in pairs, and says
+what it ran on.
 
     import in_host; in_host.enter()
 
-makes ComfyUI, the pack (as `comfyui_fewstep`) and the tests' small models importable. Where the running Python is not the
-host's own, the script starts itself again with that one.
+makes ComfyUI, the pack (as `comfyui_fewstep`) and the tests' small models importable. Where the
+running Python is not the host's own, the script starts itself again with that one.
 """
 
 from __future__ import annotations
@@ -30,19 +31,24 @@ def enter() -> None:
     from host import ensure_host, ensure_test_tools
 
     host = ensure_host()
-    if Path(sys.prefix).resolve() != host.python.parent.parent.resolve() and "COMFYUI_FEWSTEP_INSIDE" not in os.environ:
+    if (
+        Path(sys.prefix).resolve() != host.python.parent.parent.resolve()
+        and "COMFYUI_FEWSTEP_INSIDE" not in os.environ
+    ):
         ensure_test_tools(host)
         environment = {**os.environ, "COMFYUI_PATH": str(host.root), "COMFYUI_FEWSTEP_INSIDE": "1"}
         raise SystemExit(subprocess.run([str(host.python), *sys.argv], env=environment).returncode)
     from enter_host import enter_host
 
     enter_host(host.root)
-    import pack  # noqa: F401  importing it loads the pack as comfyui_fewstep
+    import pack  # noqa: F401  makes comfyui_fewstep importable
 
 
 @contextlib.contextmanager
 def demo_scripts() -> Iterator[None]:
-    """Within it the scripts of demo/ can be imported. They call a module of their own `host`, as scripts/ does."""
+    """Within it the scripts of demo/ can be imported. They call a module of their own `host`, as
+    scripts/ does.
+    """
     ours = sys.modules.pop("host", None)
     sys.path.insert(0, str(ROOT / "demo"))
     try:
@@ -57,12 +63,15 @@ def demo_scripts() -> Iterator[None]:
 def in_turns(
     first: Callable[[], object], second: Callable[[], object], rounds: int, is_warm: bool = False
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets both; one warm-up each before."""
+    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets
+    both; one warm-up each before.
+    """
     if not is_warm:
         seconds_of(first), seconds_of(second)
     seconds: tuple[list[float], list[float]] = ([], [])
-    # A collection of all objects there are takes longer than some calls, and would count against the one it happens to meet. One
-    # before each call would cost both of them what the processor has at hand.
+    # A collection of all objects there are takes longer than some calls, and would count against
+    # the one it happens to meet. One before each call would cost both of them what the processor
+    # has at hand.
     gc.collect()
     gc.freeze()
     for _ in range(rounds):
@@ -73,7 +82,9 @@ def in_turns(
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call, without the host's progress bars, and with the work it has left the device to do."""
+    """Wall time of one call, without the host's progress bars, and with the work it has left the
+    device to do.
+    """
     import torch
 
     with contextlib.redirect_stderr(io.StringIO()):
@@ -94,8 +105,15 @@ def machine() -> str:
     import comfyui_version
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({processor()}, {torch.get_num_threads()} threads)"
-    return f"{device}, Python {platform.python_version()}, torch {torch.__version__}, ComfyUI {comfyui_version.__version__}"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU ({processor()}, {torch.get_num_threads()} threads)"
+    )
+    return (
+        f"{device}, Python {platform.python_version()}, torch {torch.__version__}, ComfyUI"
+        f" {comfyui_version.__version__}"
+    )
 
 
 def processor() -> str:

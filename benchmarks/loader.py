@@ -1,9 +1,11 @@
-"""Accelerator Loader against core's LoraLoaderModelOnly on the same file: the node's call, the first load of the patched weights, memory.
+"""Accelerator Loader against core's LoraLoaderModelOnly on the same file: the node's call, the
+first load of the patched weights, memory.
 
     python benchmarks/loader.py [--rounds 9]
 
-The files have as many layers as the published ones, on models as deep and less wide: what a node's call costs depends on the number of
-tensors. Reading and adding the weights costs the same either way and is part of the second figure.
+The files have as many layers as the published ones, on models as deep and less wide: what a node's
+call costs depends on the number of tensors. Reading and adding the weights costs the same either
+way and is part of the second figure.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ RANK = 64
 
 @dataclass(frozen=True)
 class Case:
-    """A LoRA file under its published name and the model it is for. options: how small_loras writes it."""
+    """A LoRA file under its published name and the model it is for. options: how small_loras writes
+    it.
+    """
 
     name: str
     file: str
@@ -53,13 +57,30 @@ class Case:
     def write(self, folder: Path) -> None:
         path = folder / "loras" / self.file
         if not path.exists():
-            write_lora(path, self.model(folder), self.layout, rank=RANK, alpha=RANK, dtype=torch.float16, **self.options)
+            write_lora(
+                path,
+                self.model(folder),
+                self.layout,
+                rank=RANK,
+                alpha=RANK,
+                dtype=torch.float16,
+                **self.options,
+            )
 
 
 CASES = {
-    "wan": Case("Wan with 14B's 40 layers, LightX2V with whole differences",
-                "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", "native", {"differences": True}),
-    "sdxl": Case("SDXL, Lightning in kohya's layout", "sdxl_lightning_4step_lora.safetensors", "kohya-diffusers", {}),
+    "wan": Case(
+        "Wan with 14B's 40 layers, LightX2V with whole differences",
+        "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",
+        "native",
+        {"differences": True},
+    ),
+    "sdxl": Case(
+        "SDXL, Lightning in kohya's layout",
+        "sdxl_lightning_4step_lora.safetensors",
+        "kohya-diffusers",
+        {},
+    ),
 }
 
 
@@ -77,22 +98,46 @@ def loading(name: str, rounds: int, folder: Path) -> Table:
     ours, theirs = node_call("ours", model, case.file), node_call("core", model, case.file)
     pairs = (
         ("node's call", ours, theirs, 1.05),
-        ("node's call and first load onto the device", then_loaded(ours), then_loaded(theirs), 1.05),
-        ("second call at another strength, against core's node that has kept the tensors", node_call("ours", model, case.file, 0.9),
-         lambda: kept.load_lora_model_only(model, case.file, 0.9)[0], 1.0),
-        ("the same graph once more, answered from the host's cache of results",
-         graph("FewStepAccelerator", model, accelerator=AUTO, strength=1.0, lora_name=case.file),
-         graph("LoraLoaderModelOnly", model, strength_model=1.0, lora_name=case.file), 1.0),
+        (
+            "node's call and first load onto the device",
+            then_loaded(ours),
+            then_loaded(theirs),
+            1.05,
+        ),
+        (
+            "second call at another strength, against core's node that has kept the tensors",
+            node_call("ours", model, case.file, 0.9),
+            lambda: kept.load_lora_model_only(model, case.file, 0.9)[0],
+            1.0,
+        ),
+        (
+            "the same graph once more, answered from the host's cache of results",
+            graph("FewStepAccelerator", model, accelerator=AUTO, strength=1.0, lora_name=case.file),
+            graph("LoraLoaderModelOnly", model, strength_model=1.0, lora_name=case.file),
+            1.0,
+        ),
     )
     for what, mine, cores, bound in pairs:
         seconds = in_host.in_turns(mine, cores, rounds)
         ratio = in_host.median_ratio(*seconds)
-        table.row(what, " / ".join(f"{1000 * median(each):.1f} ms" for each in seconds), f"{ratio:.3f}", at_most(ratio, bound, "{:.2f}"))
+        table.row(
+            what,
+            " / ".join(f"{1000 * median(each):.1f} ms" for each in seconds),
+            f"{ratio:.3f}",
+            at_most(ratio, bound, "{:.2f}"),
+        )
     # A process differs from the next by some ten megabytes.
-    peaks = [median(memory.peak("loader", "attaching", who, name, folder).taken for _ in range(3)) for who in ("ours", "core")]
+    peaks = [
+        median(memory.peak("loader", "attaching", who, name, folder).taken for _ in range(3))
+        for who in ("ours", "core")
+    ]
     ratio = peaks[0] / peaks[1]
-    table.row("peak memory of call and load, median of three processes", " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks),
-              f"{ratio:.3f}", at_most(ratio, 1.05))
+    table.row(
+        "peak memory of call and load, median of three processes",
+        " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks),
+        f"{ratio:.3f}",
+        at_most(ratio, 1.05),
+    )
     return table
 
 
@@ -111,6 +156,7 @@ def node_call(who: str, model, file: str, strength: float = 1.0) -> Callable[[],
 
 def then_loaded(call: Callable[[], Any]) -> Callable[[], object]:
     """The call, then what the first sampler after it waits for, and the weights put back."""
+
     def run():
         comfy.model_management.load_models_gpu([call()])
         comfy.model_management.unload_all_models()
@@ -119,13 +165,27 @@ def then_loaded(call: Callable[[], Any]) -> Callable[[], object]:
 
 
 def graph(loader: str, model, **inputs: Any) -> Callable[[], object]:
-    """The run of a graph of one loader by the host's own executor, which keeps the results of nodes that have not changed."""
-    given = type("GivenModel", (), {"INPUT_TYPES": classmethod(lambda cls: {"required": {}}), "RETURN_TYPES": ("MODEL",),
-                                    "FUNCTION": "give", "give": lambda self: (model,)})
-    core.NODE_CLASS_MAPPINGS.update({"GivenModel": given, "FewStepAccelerator": FewStepAccelerator, "PreviewAny": PreviewAny})
-    prompt = {"1": {"class_type": "GivenModel", "inputs": {}},
-              "2": {"class_type": loader, "inputs": {"model": ["1", 0], **inputs}},
-              "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}}}
+    """The run of a graph of one loader by the host's own executor, which keeps the results of nodes
+    that have not changed.
+    """
+    given = type(
+        "GivenModel",
+        (),
+        {
+            "INPUT_TYPES": classmethod(lambda cls: {"required": {}}),
+            "RETURN_TYPES": ("MODEL",),
+            "FUNCTION": "give",
+            "give": lambda self: (model,),
+        },
+    )
+    core.NODE_CLASS_MAPPINGS.update(
+        {"GivenModel": given, "FewStepAccelerator": FewStepAccelerator, "PreviewAny": PreviewAny}
+    )
+    prompt = {
+        "1": {"class_type": "GivenModel", "inputs": {}},
+        "2": {"class_type": loader, "inputs": {"model": ["1", 0], **inputs}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
     server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *message: None)
     executor = execution.PromptExecutor(server, cache_args={"ram": 0, "ram_inactive": 0})
 

@@ -2,8 +2,8 @@
 
     memory.peak("loader", "attaching", "core", folder).taken
 
-starts a process that calls loader.attaching("core", folder), which prepares and returns the call to be measured. Arguments travel as
-text.
+starts a process that calls loader.attaching("core", folder), which prepares and returns the call to
+be measured. Arguments travel as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import in_host
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of the GPU where there is one, of main memory otherwise: held before the call, and at most during it."""
+    """Bytes of the GPU where there is one, of main memory otherwise: held before the call, and at
+    most during it.
+    """
 
     before: int
     highest: int
@@ -64,7 +66,9 @@ def held(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) << 10
-    raise RuntimeError(f"/proc/self/status tells no {name}: peak memory is measured on Linux or on a GPU")
+    raise RuntimeError(
+        f"/proc/self/status tells no {name}: peak memory is measured on Linux or on a GPU"
+    )
 
 
 def main() -> None:

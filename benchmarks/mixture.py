@@ -1,7 +1,9 @@
-"""A model whose exact answer is known: a mixture of Gaussians with the spectrum of pictures, as a model of the host.
+"""A model whose exact answer is known: a mixture of Gaussians with the spectrum of pictures, as a
+model of the host.
 
-Where no trained model is at hand, this one is: ComfyUI samples it like any other, guidance included, and what its network returns
-is the posterior mean in closed form. A small fixed error field stands for what training leaves unlearnt.
+Where no trained model is at hand, this one is: ComfyUI samples it like any other, guidance
+included, and what its network returns is the posterior mean in closed form. A small fixed error
+field stands for what training leaves unlearnt.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ NO_CLASS = -1.0
 
 
 class MixtureNetwork(torch.nn.Module):
-    """Velocity (flow) or noise prediction for latents (B, 4, 16, 16), in the basis where the covariance is diagonal."""
+    """Velocity (flow) or noise prediction for latents (B, 4, 16, 16), in the basis where the
+    covariance is diagonal.
+    """
 
     def __init__(self, seed: int, is_flow: bool, sigma_of):
         super().__init__()
@@ -35,26 +39,47 @@ class MixtureNetwork(torch.nn.Module):
         amplitude = (1 + (axis[:, None] ** 2 + axis**2).sqrt()) ** -SPECTRUM
         amplitude = amplitude / amplitude.square().mean().sqrt()
         self.dtype, self.is_flow, self.sigma_of = torch.float32, is_flow, sigma_of
-        self.means = torch.nn.Parameter(torch.randn(COMPONENTS, CHANNELS, SIDE, SIDE, generator=generator) * amplitude)
-        self.variance = torch.nn.Parameter((amplitude * DETAIL).square().expand(CHANNELS, SIDE, SIDE).clone())
+        self.means = torch.nn.Parameter(
+            torch.randn(COMPONENTS, CHANNELS, SIDE, SIDE, generator=generator) * amplitude
+        )
+        self.variance = torch.nn.Parameter(
+            (amplitude * DETAIL).square().expand(CHANNELS, SIDE, SIDE).clone()
+        )
         hidden = 24
-        self.error_in = torch.nn.Parameter(torch.randn(hidden, CHANNELS, 3, 3, generator=generator) / math.sqrt(CHANNELS * 9 / 1.4))
-        self.error_out = torch.nn.Parameter(torch.randn(CHANNELS, hidden, 3, 3, generator=generator) / math.sqrt(hidden * 9 / 2))
+        self.error_in = torch.nn.Parameter(
+            torch.randn(hidden, CHANNELS, 3, 3, generator=generator) / math.sqrt(CHANNELS * 9 / 1.4)
+        )
+        self.error_out = torch.nn.Parameter(
+            torch.randn(CHANNELS, hidden, 3, 3, generator=generator) / math.sqrt(hidden * 9 / 2)
+        )
         self.error_level = torch.nn.Parameter(1.5 * torch.randn(hidden, generator=generator))
         self.error_shift = torch.nn.Parameter(torch.randn(hidden, generator=generator))
 
     def forward(self, x, timestep, context=None, transformer_options=None, **kwargs) -> Tensor:
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options or {})
-        return WrapperExecutor.new_class_executor(self._forward, self, wrappers).execute(x, timestep, context, transformer_options)
+        return WrapperExecutor.new_class_executor(self._forward, self, wrappers).execute(
+            x, timestep, context, transformer_options
+        )
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor, transformer_options) -> Tensor:
         sigma = float(timestep[0]) / 1000 if self.is_flow else float(self.sigma_of(timestep[:1]))
         signal = 1 - sigma if self.is_flow else 1.0
-        latent = x if self.is_flow else x * math.sqrt(1 + sigma**2)  # the host scales the input of noise-prediction models
+        latent = (
+            x if self.is_flow else x * math.sqrt(1 + sigma**2)
+        )  # the host scales the input of noise-prediction models
         classes = context[:, 0, 0]
-        denoised = torch.stack([self._posterior_mean(row, sigma, signal, float(label)) for row, label in zip(latent, classes)])
+        denoised = torch.stack(
+            [
+                self._posterior_mean(row, sigma, signal, float(label))
+                for row, label in zip(latent, classes)
+            ]
+        )
         derivative = (latent - denoised) / sigma
-        return derivative + self._error(latent / math.sqrt(signal**2 + sigma**2), signal, sigma) * derivative.std()
+        return (
+            derivative
+            + self._error(latent / math.sqrt(signal**2 + sigma**2), signal, sigma)
+            * derivative.std()
+        )
 
     def _posterior_mean(self, x: Tensor, sigma: float, signal: float, label: float) -> Tensor:
         means = self.means if label < 0 else self.means[int(label) :: CLASSES]  # (K, C, H, W)
@@ -90,7 +115,9 @@ class MixtureModel(comfy.model_base.BaseModel):
     def __init__(self, seed: int, is_flow: bool):
         kind = comfy.model_base.ModelType.FLOW if is_flow else comfy.model_base.ModelType.EPS
         super().__init__(MixtureConfig(is_flow), kind)
-        self.diffusion_model = MixtureNetwork(seed, is_flow, self.model_sampling.sigma).requires_grad_(False)
+        self.diffusion_model = MixtureNetwork(
+            seed, is_flow, self.model_sampling.sigma
+        ).requires_grad_(False)
 
     def extra_conds(self, **values):
         return {"c_crossattn": comfy.conds.CONDRegular(values["cross_attn"])}
@@ -99,7 +126,9 @@ class MixtureModel(comfy.model_base.BaseModel):
 def mixture(seed: int, is_flow: bool) -> comfy.model_patcher.ModelPatcher:
     """A MODEL of the mixture that this seed draws."""
     cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(MixtureModel(seed, is_flow), load_device=cpu, offload_device=cpu)
+    return comfy.model_patcher.ModelPatcher(
+        MixtureModel(seed, is_flow), load_device=cpu, offload_device=cpu
+    )
 
 
 def class_conditioning(label: float) -> list:

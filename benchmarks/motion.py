@@ -1,6 +1,7 @@
-"""A motion module on SD 1.5's UNet: what it adds to an evaluation of the same batch of frames, and its memory.
+"""A motion module on SD 1.5's UNet: what it adds to an evaluation of the same batch of frames, and
+its memory.
 
-    python benchmarks/motion.py [--rounds 7]
+python benchmarks/motion.py [--rounds 7]
 """
 
 from __future__ import annotations
@@ -34,19 +35,38 @@ FRAMES, SIDE, STEPS = 16, 32, 4
 def tables(rounds: int, folder: Path) -> list[Table]:
     save(folder / motion.FOLDER / FILE, animatediff_keys(motion_adapter().state_dict()))
     still, moving = models(folder)
-    table = Table("Motion module", note=f"{FRAMES} frames of {8 * SIDE} x {8 * SIDE} on a UNet of a tenth of SD 1.5's width. The module is "
-                                        "more work, so there is no target but to know how much.")
+    table = Table(
+        "Motion module",
+        note=(
+            f"{FRAMES} frames of {8 * SIDE} x {8 * SIDE} on a UNet of a tenth of SD 1.5's width."
+            " The module is more work, so there is no target but to know how much."
+        ),
+    )
     with_module, plain = in_host.in_turns(run_of(moving), run_of(still), rounds)
-    table.row("seconds an evaluation, with the module and without", f"{median(with_module) / STEPS:.3f} s / {median(plain) / STEPS:.3f} s",
-              f"{in_host.median_ratio(with_module, plain):.2f}x", "")
+    table.row(
+        "seconds an evaluation, with the module and without",
+        f"{median(with_module) / STEPS:.3f} s / {median(plain) / STEPS:.3f} s",
+        f"{in_host.median_ratio(with_module, plain):.2f}x",
+        "",
+    )
     flops = [arithmetic(has_motion) for has_motion in (True, False)]
-    table.row("arithmetic of an evaluation at SD 1.5's own width, 512 x 512, counted",
-              " / ".join(f"{count / 1e12:.1f} TFLOP" for count in flops), f"{flops[0] / flops[1]:.2f}x", "")
+    table.row(
+        "arithmetic of an evaluation at SD 1.5's own width, 512 x 512, counted",
+        " / ".join(f"{count / 1e12:.1f} TFLOP" for count in flops),
+        f"{flops[0] / flops[1]:.2f}x",
+        "",
+    )
     weights = sum(weight.nbytes for weight in module_at(FULL_WIDTHS).parameters())
-    table.row("weights of the module at that width, half precision", f"{weights / 2**20:.0f} MiB", "", "")
+    table.row(
+        "weights of the module at that width, half precision", f"{weights / 2**20:.0f} MiB", "", ""
+    )
     peaks = [memory.peak("motion", "sampling", name, folder).taken for name in ("moving", "still")]
-    table.row("peak memory of a run, with the module and without", " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks),
-              f"{peaks[0] / peaks[1]:.2f}x", "")
+    table.row(
+        "peak memory of a run, with the module and without",
+        " / ".join(f"{peak / 2**20:.0f} MiB" for peak in peaks),
+        f"{peaks[0] / peaks[1]:.2f}x",
+        "",
+    )
     return [table]
 
 
@@ -75,16 +95,29 @@ def module_at(widths: tuple[int, ...]) -> MotionModule:
 
 
 def arithmetic(has_motion: bool) -> int:
-    """Floating-point operations of one evaluation at SD 1.5's own width, counted on tensors that have shapes and no numbers."""
+    """Floating-point operations of one evaluation at SD 1.5's own width, counted on tensors that
+    have shapes and no numbers.
+    """
     config = UNETS["sd15"][0](unet_config("sd15", FULL_WIDTH))
     with torch.device("meta"):
         patcher = ModelPatcher(config.get_model({}, ""), torch.device("cpu"), torch.device("cpu"))
         if has_motion:
-            patcher = motion_patch.with_motion(patcher, module_at(FULL_WIDTHS).float(), FILE, FRAMES)
-        x, time, text = torch.zeros(FRAMES, 4, 64, 64), torch.zeros(FRAMES), torch.zeros(FRAMES, 77, 768)
+            patcher = motion_patch.with_motion(
+                patcher, module_at(FULL_WIDTHS).float(), FILE, FRAMES
+            )
+        x, time, text = (
+            torch.zeros(FRAMES, 4, 64, 64),
+            torch.zeros(FRAMES),
+            torch.zeros(FRAMES, 77, 768),
+        )
         # The host's attention for a CPU asks how much memory is free; this one does not.
-        options = {**patcher.model_options["transformer_options"], "cond_or_uncond": [0],
-                   "optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
+        options = {
+            **patcher.model_options["transformer_options"],
+            "cond_or_uncond": [0],
+            "optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(
+                *args, **kwargs
+            ),
+        }
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             patcher.model.diffusion_model(x, time, context=text, transformer_options=options)
     return counter.get_total_flops()

@@ -1,11 +1,14 @@
-"""How many of the catalogue's LoRA records are recognised when a file was renamed: by its contents, or not at all.
+"""How many of the catalogue's LoRA records are recognised when a file was renamed: by its contents,
+or not at all.
 
-Every record gets a header as its published file has it, and a name that says nothing. Printed, not asserted: what the header
-cannot tell must be refused, and the share of what it can tell is a fact about the published files.
+Every record gets a header as its published file has it, and a name that says nothing. Printed, not
+asserted: what the header cannot tell must be refused, and the share of what it can tell is a fact
+about the published files.
 
     python benchmarks/recognition.py
 
-Two readings of the published files: with low-rank pairs and exact sizes alone, and with the extracts also writing whole differences.
+Two readings of the published files: with low-rank pairs and exact sizes alone, and with the
+extracts also writing whole differences.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ RENAMED = "a1b2c3.safetensors"
 
 
 def is_extract(file) -> bool:
-    """Whether a file is the difference of two whole models, which writes whole tensors beside low-rank pairs.
+    """Whether a file is the difference of two whole models, which writes whole tensors beside
+    low-rank pairs.
 
     Reported of several of these publishers' files, read in none here.
     """
@@ -46,19 +50,48 @@ def outcome(record, file, differences: bool) -> tuple[str, int]:
 
 
 def tables(rounds: int, folder: Path) -> list[Table]:
-    records = [record for record in CATALOG.values() if record.kind is Kind.LORA and not record.only_by_choice]
+    records = [
+        record
+        for record in CATALOG.values()
+        if record.kind is Kind.LORA and not record.only_by_choice
+    ]
     files = [(record, file) for record in records for file in record.files]
-    table = Table(f"Recognition: {len(files)} published files of {len(records)} LoRA records, each renamed to {RENAMED}")
-    for differences, words in ((False, "low-rank pairs and exact sizes alone"), (True, "extracts with whole differences")):
-        found = [(record, *outcome(record, file, differences and is_extract(file))) for record, file in files]
+    table = Table(
+        f"Recognition: {len(files)} published files of {len(records)} LoRA records, each renamed to"
+        f" {RENAMED}"
+    )
+    for differences, words in (
+        (False, "low-rank pairs and exact sizes alone"),
+        (True, "extracts with whole differences"),
+    ):
+        found = [
+            (record, *outcome(record, file, differences and is_extract(file)))
+            for record, file in files
+        ]
         outcomes, left = Counter(what for _, what, _ in found), [count for *_, count in found]
         decided = {record.id for record, what, _ in found if what.startswith("recognised")}
-        table.row(words, "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
-                  f"{len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on average, {max(left)} at most",
-                  Target("none taken for another", not any(what.startswith("TAKEN") for what in outcomes)))
-    by_name = sum(recognise(header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()).record is record
-                  for record, file in files)
-    table.row("under their published names", f"{by_name} of {len(files)}", "the others share a name with other releases or have none", "")
+        table.row(
+            words,
+            "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
+            f"{len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on"
+            f" average, {max(left)} at most",
+            Target(
+                "none taken for another", not any(what.startswith("TAKEN") for what in outcomes)
+            ),
+        )
+    by_name = sum(
+        recognise(
+            header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()
+        ).record
+        is record
+        for record, file in files
+    )
+    table.row(
+        "under their published names",
+        f"{by_name} of {len(files)}",
+        "the others share a name with other releases or have none",
+        "",
+    )
     return [table]
 
 

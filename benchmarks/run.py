@@ -1,10 +1,12 @@
-"""Every figure in one process: what the pack costs and gains beside what one would use instead, written to benchmarks/results.md.
+"""Every figure in one process: what the pack costs and gains beside what one would use instead,
+written to benchmarks/results.md.
 
     python benchmarks/run.py [--parts start loader ...] [--quick] [--out FOLDER]
     python benchmarks/run.py --device cuda            on a GPU, with the full-size architectures too
 
-Each part is a program of its own, python benchmarks/PART.py. Contenders take turns, and a ratio is the median of those of the pairs. Do
-nothing else on the machine meanwhile: the load before and after is written down with the results.
+Each part is a program of its own, python benchmarks/PART.py. Contenders take turns, and a ratio is
+the median of those of the pairs. Do nothing else on the machine meanwhile: the load before and
+after is written down with the results.
 """
 
 from __future__ import annotations
@@ -29,11 +31,23 @@ from pack import project_value  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 # Part -> rounds. The order is that of the page.
-PARTS = {"sampling": 7, "loader": 9, "skip_costs": 7, "stream": 5, "motion": 7, "start": 5, "scaling": 5, "budget": 3,
-         "recognition": 1, "compiled": 1}
+PARTS = {
+    "sampling": 7,
+    "loader": 9,
+    "skip_costs": 7,
+    "stream": 5,
+    "motion": 7,
+    "start": 5,
+    "scaling": 5,
+    "budget": 3,
+    "recognition": 1,
+    "compiled": 1,
+}
 GPU_PARTS = {"full_size": 3}
-NO_GPU = ("**Nothing here was measured on a GPU.** benchmarks/full_size.py, for full-size architectures and for synchronisations with the "
-          "device, was only tried on small models on a CPU.")
+NO_GPU = (
+    "**Nothing here was measured on a GPU.** benchmarks/full_size.py, for full-size architectures"
+    " and for synchronisations with the device, was only tried on small models on a CPU."
+)
 
 
 def main() -> None:
@@ -52,15 +66,22 @@ def main() -> None:
             command = f"python benchmarks/{part}.py --rounds {rounds}"
             measured[f"`{command}`, {time.perf_counter() - begun:.0f} s"] = tables
     options.out.mkdir(parents=True, exist_ok=True)
-    facts = (f"{in_host.machine()}, ComfyUI-FewStep {project_value('version')}", f"load {before} before, {in_host.load()} after; "
-             f"{time.perf_counter() - started:.0f} s in all")
+    facts = (
+        f"{in_host.machine()}, ComfyUI-FewStep {project_value('version')}",
+        (
+            f"load {before} before, {in_host.load()} after; "
+            f"{time.perf_counter() - started:.0f} s in all"
+        ),
+    )
     page = options.out / "results.md"
     page.write_text(results(measured, facts, options.out), encoding="utf-8")
     print(f"\n{page}")
 
 
 def results(measured: Mapping[str, Sequence[Table]], facts: Sequence[str], folder: Path) -> str:
-    """The page: what was measured where and when, what missed its target, every table under the command that makes it."""
+    """The page: what was measured where and when, what missed its target, every table under the
+    command that makes it.
+    """
     missed = [line for tables in measured.values() for table in tables for line in table.missed]
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     parts = ["# Results", f"Made by `python benchmarks/run.py` on {today}. {'. '.join(facts)}."]
@@ -83,11 +104,23 @@ def written(table: Table, folder: Path) -> str:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, *GPU_PARTS], help="only these")
-    parser.add_argument("--quick", action="store_true", help="one round of each, to see that it works; the figures mean nothing")
-    parser.add_argument("--device", choices=("cuda",), help="full-size architectures too; a GPU that is there is used in any case")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for results.md and its pictures")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of each, to see that it works; the figures mean nothing",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cuda",),
+        help="full-size architectures too; a GPU that is there is used in any case",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder for results.md and its pictures"
+    )
     return parser.parse_args()
 
 

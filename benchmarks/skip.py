@@ -1,10 +1,14 @@
-"""Step Skip against other caches, fewer steps and better solvers: the error of the result against the evaluations made.
+"""Step Skip against other caches, fewer steps and better solvers: the error of the result against
+the evaluations made.
 
-    python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet] [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
+    python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet] [--samplers euler
+    dpmpp_2m] [--steps 20 30 50] [--clips 12]
 
-The error is the relative L2 distance of the final latent from that of the run with every evaluation made: same sampler, steps, noise
-and prompt; the median over the clips. EasyCache is run on a copy of its input: on float32 flow models it otherwise adds into the
-sampler's own latent. Where it cannot hit a number of evaluations, its error there is interpolated between its neighbours, log-linearly.
+The error is the relative L2 distance of the final latent from that of the run with every evaluation
+made: same sampler, steps, noise and prompt; the median over the clips. EasyCache is run on a copy
+of its input: on float32 flow models it otherwise adds into the sampler's own latent. Where it
+cannot hit a number of evaluations, its error there is interpolated between its neighbours,
+log-linearly.
 """
 
 from __future__ import annotations
@@ -40,7 +44,10 @@ MORE_TARGETS = (1.3, *TARGETS, 2.8)
 THRESHOLDS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 BETTER_SOLVERS = ("dpmpp_2m", "res_multistep")
 CLAIMED = (1.55, 2.4)  # speed-ups that round to those
-EASY_SHARE, FEWER_SHARE = 1 / 3, 0.8  # what forecast's error may be of EasyCache's and of fewer steps'
+EASY_SHARE, FEWER_SHARE = (
+    1 / 3,
+    0.8,
+)  # what forecast's error may be of EasyCache's and of fewer steps'
 STOCHASTIC = ("ancestral", "sde")
 
 
@@ -59,7 +66,9 @@ class Subject:
     calls: list[int] = field(default_factory=list)
 
     def sample(self, model, sampler: str, steps: int) -> tuple[Tensor, int]:
-        """(latents as the model sees them, evaluations made). model: this subject's, patched or not."""
+        """(latents as the model sees them, evaluations made). model: this subject's, patched or
+        not.
+        """
         calls = 0
 
         def count(executor, *args, **kwargs):
@@ -68,17 +77,36 @@ class Subject:
             return executor(*args, **kwargs)
 
         counted = model.clone()
-        # Added last, so it is the innermost: a cache around it that answers by itself is not counted.
+        # Added last, so it is the innermost: a cache around it that answers by itself is not
+        # counted.
         counted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.count", count)
         noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
-        latent = comfy.sample.sample(counted, noise, steps, self.cfg, sampler, self.scheduler, self.positive, self.negative,
-                                     torch.zeros(self.shape), disable_pbar=True, seed=0)
+        latent = comfy.sample.sample(
+            counted,
+            noise,
+            steps,
+            self.cfg,
+            sampler,
+            self.scheduler,
+            self.positive,
+            self.negative,
+            torch.zeros(self.shape),
+            disable_pbar=True,
+            seed=0,
+        )
         return self.model.model.process_latent_in(latent), calls
 
 
 def mixture_subject(name: str, is_flow: bool, clips: int) -> Subject:
-    return Subject(name, mixture(1, is_flow), class_conditioning(0), class_conditioning(NO_CLASS), (clips, CHANNELS, SIDE, SIDE), 2.5,
-                   "simple" if is_flow else "karras")
+    return Subject(
+        name,
+        mixture(1, is_flow),
+        class_conditioning(0),
+        class_conditioning(NO_CLASS),
+        (clips, CHANNELS, SIDE, SIDE),
+        2.5,
+        "simple" if is_flow else "karras",
+    )
 
 
 def demo_subject(name: str, clips: int) -> Subject:
@@ -93,10 +121,15 @@ def demo_subject(name: str, clips: int) -> Subject:
     sentences = [scenes.draw_sentence(scenes.draw_scene(rng), rng) for _ in range(clips)]
     table = word_table()
     vae = demo_host.load_vae(DEMO / "fewstep_demo_vae.safetensors")
-    return Subject(name, load_base(DEMO / "fewstep_demo_wan.safetensors"),
-                   [[table[torch.tensor([scenes.word_ids(sentence) for sentence in sentences])], {}]],
-                   [[table[torch.tensor([scenes.word_ids("")])], {}]], (clips, 16, 5, 8, 8), 5.0,
-                   decode=lambda latent: demo_host.decode(vae, latent))
+    return Subject(
+        name,
+        load_base(DEMO / "fewstep_demo_wan.safetensors"),
+        [[table[torch.tensor([scenes.word_ids(sentence) for sentence in sentences])], {}]],
+        [[table[torch.tensor([scenes.word_ids("")])], {}]],
+        (clips, 16, 5, 8, 8),
+        5.0,
+        decode=lambda latent: demo_host.decode(vae, latent),
+    )
 
 
 def unet_subject(name: str, clips: int) -> Subject:
@@ -105,8 +138,15 @@ def unet_subject(name: str, clips: int) -> Subject:
 
     _, words = scenes_of(random.Random(778), clips)
     table = word_table()
-    return Subject(name, trained_model(), [[table[words], {}]], [[table[torch.zeros_like(words[:1])], {}]], (clips, 4, 16, 16), 4.0,
-                   decode=Code.fit().decode)
+    return Subject(
+        name,
+        trained_model(),
+        [[table[words], {}]],
+        [[table[torch.zeros_like(words[:1])], {}]],
+        (clips, 4, 16, 16),
+        4.0,
+        decode=Code.fit().decode,
+    )
 
 
 SUBJECTS: dict[str, Callable[[int], Subject]] = {
@@ -139,7 +179,9 @@ def lazy_cache(model, threshold: float):
 
 @dataclass(frozen=True)
 class Point:
-    """evaluations made, relative L2 error of each clip, and PSNR of the decoded clips in dB where they can be decoded."""
+    """evaluations made, relative L2 error of each clip, and PSNR of the decoded clips in dB where
+    they can be decoded.
+    """
 
     evaluations: int
     errors: tuple[float, ...]
@@ -151,12 +193,18 @@ class Point:
 
 
 def relative_errors(latents: Tensor, reference: Tensor) -> tuple[float, ...]:
-    return tuple(((latents - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).tolist())
+    return tuple(
+        ((latents - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).tolist()
+    )
 
 
 def psnr(frames: Tensor, reference: Tensor) -> float:
     """Median over clips, in dB, of pictures in [0, 1]."""
-    return (-10 * (frames - reference).square().flatten(1).mean(1).clamp_min(1e-12).log10()).median().item()
+    return (
+        (-10 * (frames - reference).square().flatten(1).mean(1).clamp_min(1e-12).log10())
+        .median()
+        .item()
+    )
 
 
 @dataclass
@@ -172,33 +220,68 @@ class Measurement:
         subject = self.subject
         self.reference, full = subject.sample(subject.model, self.sampler, self.steps)
         self.frames = subject.decode(self.reference) if subject.decode else None
-        self._add("forecast", (step_skip(subject.model, speedup=speedup) for speedup in MORE_TARGETS))
+        self._add(
+            "forecast", (step_skip(subject.model, speedup=speedup) for speedup in MORE_TARGETS)
+        )
         counts = sorted({point.evaluations for point in self.curves["forecast"]}, reverse=True)
         per_step = full / self.steps
-        self._add("fewer steps", (subject.model for _ in counts), [round(count / per_step) for count in counts])
+        self._add(
+            "fewer steps",
+            (subject.model for _ in counts),
+            [round(count / per_step) for count in counts],
+        )
         if not is_stochastic(self.sampler):
             for solver in BETTER_SOLVERS:
                 if solver != self.sampler:
-                    self._add(f"{solver}, fewer steps", (subject.model for _ in counts), counts, solver)
+                    self._add(
+                        f"{solver}, fewer steps", (subject.model for _ in counts), counts, solver
+                    )
         floor = min(counts)
-        self._add("EasyCache", (easy_cache(subject.model, threshold) for threshold in THRESHOLDS), floor=floor)
-        self._add("LazyCache", (lazy_cache(subject.model, threshold) for threshold in THRESHOLDS), floor=floor)
-        self._add("teacache", (step_skip(subject.model, "teacache", threshold=threshold) for threshold in THRESHOLDS), floor=floor)
+        self._add(
+            "EasyCache",
+            (easy_cache(subject.model, threshold) for threshold in THRESHOLDS),
+            floor=floor,
+        )
+        self._add(
+            "LazyCache",
+            (lazy_cache(subject.model, threshold) for threshold in THRESHOLDS),
+            floor=floor,
+        )
+        self._add(
+            "teacache",
+            (step_skip(subject.model, "teacache", threshold=threshold) for threshold in THRESHOLDS),
+            floor=floor,
+        )
         return self
 
-    def _add(self, name: str, models: Iterable, steps: list[int] | None = None, sampler: str | None = None, floor: int = 0) -> None:
+    def _add(
+        self,
+        name: str,
+        models: Iterable,
+        steps: list[int] | None = None,
+        sampler: str | None = None,
+        floor: int = 0,
+    ) -> None:
         """One point per model; stops once a point makes fewer evaluations than `floor`."""
         points: dict[int, Point] = {}
         for index, model in enumerate(models):
-            latents, calls = self.subject.sample(model, sampler or self.sampler, steps[index] if steps else self.steps)
-            quality = psnr(self.subject.decode(latents), self.frames) if self.frames is not None else None
-            points.setdefault(calls, Point(calls, relative_errors(latents, self.reference), quality))
+            latents, calls = self.subject.sample(
+                model, sampler or self.sampler, steps[index] if steps else self.steps
+            )
+            quality = (
+                psnr(self.subject.decode(latents), self.frames) if self.frames is not None else None
+            )
+            points.setdefault(
+                calls, Point(calls, relative_errors(latents, self.reference), quality)
+            )
             if calls < floor:
                 break
         self.curves[name] = sorted(points.values(), key=lambda point: point.evaluations)
 
     def error_at(self, name: str, evaluations: int) -> float | None:
-        """The curve's median error at this number of evaluations, log-linear between neighbours, None outside of it."""
+        """The curve's median error at this number of evaluations, log-linear between neighbours,
+        None outside of it.
+        """
         points = self.curves.get(name, [])
         below = [point for point in points if point.evaluations <= evaluations]
         above = [point for point in points if point.evaluations >= evaluations]
@@ -211,10 +294,16 @@ class Measurement:
         return math.exp((1 - share) * math.log(low.error) + share * math.log(high.error))
 
     def meets_target(self, point: Point) -> bool | None:
-        """Whether a forecast's error is within what is aimed at; None outside of the speed-ups that the claims are made for."""
+        """Whether a forecast's error is within what is aimed at; None outside of the speed-ups that
+        the claims are made for.
+        """
         if not CLAIMED[0] <= self.steps / point.evaluations <= CLAIMED[1]:
             return None
-        shares = {"EasyCache": 1.0} if is_stochastic(self.sampler) else {"EasyCache": EASY_SHARE, "fewer steps": FEWER_SHARE}
+        shares = (
+            {"EasyCache": 1.0}
+            if is_stochastic(self.sampler)
+            else {"EasyCache": EASY_SHARE, "fewer steps": FEWER_SHARE}
+        )
         bounds = ((share, self.error_at(name, point.evaluations)) for name, share in shares.items())
         return all(error is None or point.error <= share * error for share, error in bounds)
 
@@ -232,14 +321,30 @@ def verdicts(measurement: Measurement) -> list[str]:
         met = measurement.meets_target(point)
         if met is None:
             continue
-        others = {name: measurement.error_at(name, point.evaluations) for name in measurement.curves if name != "forecast"}
+        others = {
+            name: measurement.error_at(name, point.evaluations)
+            for name in measurement.curves
+            if name != "forecast"
+        }
         easy, fewer = others["EasyCache"], others["fewer steps"]
         better = [others.get(f"{solver}, fewer steps") for solver in BETTER_SOLVERS]
         better = min((error for error in better if error is not None), default=None)
-        cells = [measurement.subject.name, measurement.sampler, full, f"{point.evaluations} ({speed:.2f}x)", _error(point.error),
-                 _error(easy), _error(fewer), _error(better), _error(others["LazyCache"]), _error(others["teacache"]),
-                 _ratio(point.error, easy), _ratio(point.error, fewer), f"{point.psnr:.1f}" if point.psnr is not None else "",
-                 "yes" if met else "no"]
+        cells = [
+            measurement.subject.name,
+            measurement.sampler,
+            full,
+            f"{point.evaluations} ({speed:.2f}x)",
+            _error(point.error),
+            _error(easy),
+            _error(fewer),
+            _error(better),
+            _error(others["LazyCache"]),
+            _error(others["teacache"]),
+            _ratio(point.error, easy),
+            _ratio(point.error, fewer),
+            f"{point.psnr:.1f}" if point.psnr is not None else "",
+            "yes" if met else "no",
+        ]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return rows
 
@@ -252,19 +357,32 @@ def _ratio(value: float, other: float | None) -> str:
     return "-" if other is None else f"{value / other:.2f}"
 
 
-HEADER = ("| model | sampler | steps | evaluations | forecast | EasyCache | fewer steps | better solver, fewer steps | LazyCache "
-          "| teacache | forecast / EasyCache | forecast / fewer | PSNR dB | target met |\n" + "|---" * 14 + "|")
+HEADER = (
+    "| model | sampler | steps | evaluations | forecast | EasyCache | fewer steps | better solver,"
+    " fewer steps | LazyCache | teacache | forecast / EasyCache | forecast / fewer | PSNR dB |"
+    " target met |\n" + "|---" * 14 + "|"
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    available = [name for name in SUBJECTS if name != "demo" or (DEMO / "fewstep_demo_wan.safetensors").exists()]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    available = [
+        name
+        for name in SUBJECTS
+        if name != "demo" or (DEMO / "fewstep_demo_wan.safetensors").exists()
+    ]
     parser.add_argument("--models", nargs="+", choices=list(SUBJECTS), default=available)
-    parser.add_argument("--samplers", nargs="+", default=["euler", "dpmpp_2m", "er_sde", "euler_ancestral"])
+    parser.add_argument(
+        "--samplers", nargs="+", default=["euler", "dpmpp_2m", "er_sde", "euler_ancestral"]
+    )
     parser.add_argument("--steps", nargs="+", type=int, default=[20, 30, 50])
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--json", type=Path, help="write every point here")
-    parser.add_argument("--plot", type=Path, help="write the first model's and first sampler's curves here, as SVG")
+    parser.add_argument(
+        "--plot", type=Path, help="write the first model's and first sampler's curves here, as SVG"
+    )
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     print(in_host.machine())
@@ -279,15 +397,46 @@ def main() -> None:
                 print("\n".join(verdicts(measurements[-1])), flush=True)
     print(f"{options.clips} clips each, {time.perf_counter() - started:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps([
-            {"model": m.subject.name, "sampler": m.sampler, "steps": m.steps,
-             "curves": {curve: [{"evaluations": p.evaluations, "errors": p.errors, "psnr": p.psnr} for p in points]
-                        for curve, points in m.curves.items()}} for m in measurements], indent=1))
+        options.json.write_text(
+            json.dumps(
+                [
+                    {
+                        "model": m.subject.name,
+                        "sampler": m.sampler,
+                        "steps": m.steps,
+                        "curves": {
+                            curve: [
+                                {"evaluations": p.evaluations, "errors": p.errors, "psnr": p.psnr}
+                                for p in points
+                            ]
+                            for curve, points in m.curves.items()
+                        },
+                    }
+                    for m in measurements
+                ],
+                indent=1,
+            )
+        )
     if options.plot:
-        first = [m for m in measurements if (m.subject.name, m.sampler) == (options.models[0], options.samplers[0])]
-        options.plot.write_text(draw([
-            (f"{m.steps} steps, {m.sampler}", [Curve(name, [(p.evaluations, p.error) for p in points if p.error > 0])
-                                               for name, points in m.curves.items()]) for m in first]))
+        first = [
+            m
+            for m in measurements
+            if (m.subject.name, m.sampler) == (options.models[0], options.samplers[0])
+        ]
+        options.plot.write_text(
+            draw(
+                [
+                    (
+                        f"{m.steps} steps, {m.sampler}",
+                        [
+                            Curve(name, [(p.evaluations, p.error) for p in points if p.error > 0])
+                            for name, points in m.curves.items()
+                        ],
+                    )
+                    for m in first
+                ]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Step Skip in short: its error on the demo model beside other caches and fewer steps, what it costs, what it keeps.
+"""Step Skip in short: its error on the demo model beside other caches and fewer steps, what it
+costs, what it keeps.
 
 benchmarks/skip.py has all the curves.
 
@@ -36,42 +37,71 @@ def tables(rounds: int, folder: Path) -> list[Table]:
 
 
 def errors() -> Table:
-    table = Table(f"Step Skip: error against evaluations, demo model, {STEPS} steps of {SAMPLER}", COLUMNS,
-                  f"Relative L2 distance of the final latent from that of the run with every evaluation made, median of {CLIPS} clips; - "
-                  "where a method does not get there.")
+    table = Table(
+        f"Step Skip: error against evaluations, demo model, {STEPS} steps of {SAMPLER}",
+        COLUMNS,
+        "Relative L2 distance of the final latent from that of the run with every evaluation made,"
+        f" median of {CLIPS} clips; - where a method does not get there.",
+    )
     measurement = skip.Measurement(skip.SUBJECTS["demo"](CLIPS), SAMPLER, STEPS).run()
     for point in reversed(measurement.curves["forecast"]):
         if point.evaluations == STEPS:
             continue
         others = {name: measurement.error_at(name, point.evaluations) for name in OTHERS}
         met = measurement.meets_target(point)
-        table.row(f"{STEPS} → {point.evaluations}", f"{point.error:.4f}",
-                  *("-" if error is None else f"{error:.4f}" for error in others.values()),
-                  "" if met is None else Target("<= 1/3 of EasyCache's, 0.8 of fewer steps'", met))
+        table.row(
+            f"{STEPS} → {point.evaluations}",
+            f"{point.error:.4f}",
+            *("-" if error is None else f"{error:.4f}" for error in others.values()),
+            "" if met is None else Target("<= 1/3 of EasyCache's, 0.8 of fewer steps'", met),
+        )
     return table
 
 
 def costs(rounds: int, folder: Path) -> Table:
-    """The node at work with every evaluation made: at threshold 0 it vetoes all that it planned to leave out."""
+    """The node at work with every evaluation made: at threshold 0 it vetoes all that it planned to
+    leave out.
+    """
     table = Table("Step Skip: what it costs where nothing is skipped")
     model, text, latent, steps = small_wan(folder), conditioning(length=6), clip(), 12
     idle = skip.step_skip(model, "forecast", 1.5, threshold=0.0)
-    with_node, without = in_host.in_turns(*(ksampler(each, text, text, latent, steps, 1.0) for each in (idle, model)), rounds)
+    with_node, without = in_host.in_turns(
+        *(ksampler(each, text, text, latent, steps, 1.0) for each in (idle, model)), rounds
+    )
     ratio, evaluation = in_host.median_ratio(with_node, without), median(without) / steps
-    table.row(f"a run of {steps} evaluations, {1000 * evaluation:.0f} ms each", f"{median(with_node):.3f} s / {median(without):.3f} s",
-              f"{ratio:.3f}", at_most(ratio, 1.01))
+    table.row(
+        f"a run of {steps} evaluations, {1000 * evaluation:.0f} ms each",
+        f"{median(with_node):.3f} s / {median(without):.3f} s",
+        f"{ratio:.3f}",
+        at_most(ratio, 1.01),
+    )
     own, kept = bookkeeping(tuple(latent["samples"].shape))
-    table.row("its own work for one evaluation", f"{1000 * own:.2f} ms", f"{own / evaluation:.2%}",
-              at_most(100 * own / evaluation, 1, "{:g} %"))
+    table.row(
+        "its own work for one evaluation",
+        f"{1000 * own:.2f} ms",
+        f"{own / evaluation:.2%}",
+        at_most(100 * own / evaluation, 1, "{:g} %"),
+    )
     size = latent["samples"].nbytes
-    table.row("history", f"{kept:,} bytes for a latent of {size:,}", f"{kept / size:.1f} latents", "")
+    table.row(
+        "history", f"{kept:,} bytes for a latent of {size:,}", f"{kept / size:.1f} latents", ""
+    )
     return table
 
 
 def bookkeeping(shape: tuple[int, ...], runs: int = 20) -> tuple[float, int]:
-    """(seconds of its own for one evaluation, bytes of history) in runs by Euler where the model's answer is there already."""
-    schedule, euler = Schedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True), solver_of("sample_euler", {})
-    x, answer, sigmas = torch.randn(shape), torch.randn(shape), [torch.tensor(sigma) for sigma in schedule.sigmas[:-1]]
+    """(seconds of its own for one evaluation, bytes of history) in runs by Euler where the model's
+    answer is there already.
+    """
+    schedule, euler = (
+        Schedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True),
+        solver_of("sample_euler", {}),
+    )
+    x, answer, sigmas = (
+        torch.randn(shape),
+        torch.randn(shape),
+        [torch.tensor(sigma) for sigma in schedule.sigmas[:-1]],
+    )
     started = time.perf_counter()
     for _ in range(runs):
         run = SkipRun(schedule, euler, Forecast(schedule, Settings(threshold=0.0), euler))

@@ -1,10 +1,12 @@
-"""Many varied runs in one ComfyUI server: does its memory stay flat, and does every job give the same bits the last time as the first?
+"""Many varied runs in one ComfyUI server: does its memory stay flat, and does every job give the
+same bits the last time as the first?
 
     python benchmarks/soak.py [--runs 500] [--jobs 40] [--keep-log soak.csv]
 
-A pool of jobs differs in model, accelerator, size, batch, steps, skipping, motion and streaming. They come in random order, some are
-cancelled half-way or fail in the network, now and then the server is told to forget everything. Once every job has been made, the
-warm-up is over; from then on memory may not grow. Random weights at small size, as in the tests: nothing has to be downloaded.
+A pool of jobs differs in model, accelerator, size, batch, steps, skipping, motion and streaming.
+They come in random order, some are cancelled half-way or fail in the network, now and then the
+server is told to forget everything. Once every job has been made, the warm-up is over; from then on
+memory may not grow. Random weights at small size, as in the tests: nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ LORAS = {
 }
 MOTION = "soak.lightning.4step.safetensors"
 WAN, CAUSAL = "soak_wan.safetensors", "soak_self_forcing_dmd.safetensors"
-# Of every ten runs after the warm-up, which is cancelled half-way and which fails in the network. One in fifty begins with everything
-# forgotten.
+# Of every ten runs after the warm-up, which is cancelled half-way and which fails in the network.
+# One in fifty begins with everything forgotten.
 CANCELLED, FAILING, FORGETTING = 3, 7, 0.02
 
 
@@ -56,15 +58,31 @@ def picture(choose: random.Random) -> Prompt:
     return {
         "model": node("TestModel", architecture="sd15", seed=0),
         "text": node("TestConditioning", width=768, length=77, seed=choose.randrange(3)),
-        "size": node("EmptyLatentImage", width=width, height=height, batch_size=choose.choice((1, 1, 2, 3))),
-        "loaded": node("FewStepAccelerator", model=["model", 0], lora_name=LORAS["sd15"], accelerator="auto", strength=1.0),
-        "sample": few_steps(choose, steps=choose.choice((0, 2, 8)), denoise=choose.choice((1.0, 1.0, 0.5))),
+        "size": node(
+            "EmptyLatentImage", width=width, height=height, batch_size=choose.choice((1, 1, 2, 3))
+        ),
+        "loaded": node(
+            "FewStepAccelerator",
+            model=["model", 0],
+            lora_name=LORAS["sd15"],
+            accelerator="auto",
+            strength=1.0,
+        ),
+        "sample": few_steps(
+            choose, steps=choose.choice((0, 2, 8)), denoise=choose.choice((1.0, 1.0, 0.5))
+        ),
     }
 
 
 def few_steps(choose: random.Random, **more: Any) -> dict[str, Any]:
-    inputs = {"model": ["loaded", 0], "positive": ["text", 0], "latent_image": ["size", 0], "seed": choose.randrange(10**6), "steps": 0,
-              "denoise": 1.0}
+    inputs = {
+        "model": ["loaded", 0],
+        "positive": ["text", 0],
+        "latent_image": ["size", 0],
+        "seed": choose.randrange(10**6),
+        "steps": 0,
+        "denoise": 1.0,
+    }
     return node("FewStepSampler", **(inputs | more))
 
 
@@ -83,15 +101,33 @@ def wan(name: str, choose: random.Random) -> Prompt:
     return {
         "model": node("UNETLoader", unet_name=name, weight_dtype="default"),
         "text": node("TestConditioning", width=4096, length=6, seed=choose.randrange(3)),
-        "size": node("EmptyHunyuanLatentVideo", width=choose.choice((32, 64)), height=32, length=choose.choice((5, 9, 17)), batch_size=1),
+        "size": node(
+            "EmptyHunyuanLatentVideo",
+            width=choose.choice((32, 64)),
+            height=32,
+            length=choose.choice((5, 9, 17)),
+            batch_size=1,
+        ),
     }
 
 
 def experts(choose: random.Random) -> Prompt:
     """Wan 2.2's two, each with its LoRA."""
     return wan(WAN, choose) | {
-        "loaded": node("FewStepAccelerator", model=["model", 0], lora_name=LORAS["high"], accelerator="auto", strength=1.0),
-        "low": node("FewStepAccelerator", model=["model", 0], lora_name=LORAS["low"], accelerator="auto", strength=1.0),
+        "loaded": node(
+            "FewStepAccelerator",
+            model=["model", 0],
+            lora_name=LORAS["high"],
+            accelerator="auto",
+            strength=1.0,
+        ),
+        "low": node(
+            "FewStepAccelerator",
+            model=["model", 0],
+            lora_name=LORAS["low"],
+            accelerator="auto",
+            strength=1.0,
+        ),
         "sample": few_steps(choose, model_low_noise=["low", 0]),
     }
 
@@ -99,11 +135,30 @@ def experts(choose: random.Random) -> Prompt:
 def skip(choose: random.Random) -> Prompt:
     """A guided run of core's sampler with evaluations left out."""
     return wan(WAN, choose) | {
-        "loaded": node("FewStepSkip", model=["model", 0], method=choose.choice(("forecast", "teacache")), target_speedup=1.6,
-                       threshold=2.0, start_percent=0.15, end_percent=0.95, max_consecutive=3, cache_device=choose.choice(("auto", "cpu"))),
-        "sample": node("KSampler", model=["loaded", 0], positive=["text", 0], negative=["text", 0], latent_image=["size", 0],
-                       seed=choose.randrange(10**6), steps=choose.choice((12, 20)), cfg=choose.choice((1.0, 4.0)),
-                       sampler_name=choose.choice(("euler", "dpmpp_2m", "heun")), scheduler="simple", denoise=1.0),
+        "loaded": node(
+            "FewStepSkip",
+            model=["model", 0],
+            method=choose.choice(("forecast", "teacache")),
+            target_speedup=1.6,
+            threshold=2.0,
+            start_percent=0.15,
+            end_percent=0.95,
+            max_consecutive=3,
+            cache_device=choose.choice(("auto", "cpu")),
+        ),
+        "sample": node(
+            "KSampler",
+            model=["loaded", 0],
+            positive=["text", 0],
+            negative=["text", 0],
+            latent_image=["size", 0],
+            seed=choose.randrange(10**6),
+            steps=choose.choice((12, 20)),
+            cfg=choose.choice((1.0, 4.0)),
+            sampler_name=choose.choice(("euler", "dpmpp_2m", "heun")),
+            scheduler="simple",
+            denoise=1.0,
+        ),
     }
 
 
@@ -112,25 +167,58 @@ def stream(choose: random.Random) -> Prompt:
     prompt = wan(CAUSAL, choose)
     prompt["size"]["inputs"]["length"] = choose.choice((9, 21))
     return prompt | {
-        "loaded": node("FewStepAccelerator", model=["model", 0], lora_name="none", accelerator="self-forcing-dmd", strength=1.0),
-        "sample": node("FewStepStream", model=["loaded", 0], positive=["text", 0], latent_image=["size", 0],
-                       seed=choose.randrange(10**6), frames_per_block=0, window_frames=choose.choice((0, 6)), sink_frames=0),
+        "loaded": node(
+            "FewStepAccelerator",
+            model=["model", 0],
+            lora_name="none",
+            accelerator="self-forcing-dmd",
+            strength=1.0,
+        ),
+        "sample": node(
+            "FewStepStream",
+            model=["loaded", 0],
+            positive=["text", 0],
+            latent_image=["size", 0],
+            seed=choose.randrange(10**6),
+            frames_per_block=0,
+            window_frames=choose.choice((0, 6)),
+            sink_frames=0,
+        ),
     }
 
 
 def demo(choose: random.Random) -> Prompt:
-    name, steps = choose.choice((("fewstep_demo_lightx2v_4step", (4,)), ("fewstep_demo_lcm", (1, 2, 4))))
+    name, steps = choose.choice(
+        (("fewstep_demo_lightx2v_4step", (4,)), ("fewstep_demo_lcm", (1, 2, 4)))
+    )
     return {
-        "demo": node("FewStepDemo", prompt=choose.choice(("a red circle", "a big blue square moving left")),
-                     frames=choose.choice((1, 5, 17)), variant="base"),
-        "loaded": node("FewStepAccelerator", model=["demo", 0], lora_name=f"{name}.safetensors", accelerator="auto", strength=1.0),
-        "sample": few_steps(choose, positive=["demo", 1], latent_image=["demo", 4], steps=choose.choice(steps)),
+        "demo": node(
+            "FewStepDemo",
+            prompt=choose.choice(("a red circle", "a big blue square moving left")),
+            frames=choose.choice((1, 5, 17)),
+            variant="base",
+        ),
+        "loaded": node(
+            "FewStepAccelerator",
+            model=["demo", 0],
+            lora_name=f"{name}.safetensors",
+            accelerator="auto",
+            strength=1.0,
+        ),
+        "sample": few_steps(
+            choose, positive=["demo", 1], latent_image=["demo", 4], steps=choose.choice(steps)
+        ),
     }
 
 
 KINDS: dict[str, Callable[[random.Random], Prompt]] = {
-    "picture": picture, "experts": experts, "skip": skip, "demo": demo, "motion": motion, "stream": stream,
-}  # fmt: skip
+    "picture": picture,
+    "experts": experts,
+    "skip": skip,
+    "demo": demo,
+    "motion": motion,
+    "stream": stream,
+}
 # What a kind needs of the host beside core's oldest.
 NEEDS = {"stream": "FewStepStream"}
 
@@ -154,12 +242,31 @@ def write_files(models: Path) -> None:
     from small_models import WAN_SMALL, unet_patcher, wan_shapes, write_wan
 
     write_wan(models / "diffusion_models" / WAN, "wan21_t2v")
-    with contextlib.suppress(ImportError, AttributeError):  # hosts without causal Wan stream nothing
+    with contextlib.suppress(
+        ImportError, AttributeError
+    ):  # hosts without causal Wan stream nothing
         write_wan(models / "diffusion_models" / CAUSAL, "wan21_causal")
-    write_lora(models / "loras" / LORAS["sd15"], unet_patcher("sd15"), "kohya-diffusers", rank=4, alpha=4.0, only="attn")
+    write_lora(
+        models / "loras" / LORAS["sd15"],
+        unet_patcher("sd15"),
+        "kohya-diffusers",
+        rank=4,
+        alpha=4.0,
+        only="attn",
+    )
     for seed, name in enumerate((LORAS["high"], LORAS["low"])):
-        write_lora(models / "loras" / name, Target(wan_shapes("wan21_t2v"), WAN_SMALL), "native", rank=4, seed=seed, differences=True)
-    save(models / "animatediff_models" / MOTION, animatediff_keys(motion_adapter(size=0.3).state_dict()))
+        write_lora(
+            models / "loras" / name,
+            Target(wan_shapes("wan21_t2v"), WAN_SMALL),
+            "native",
+            rank=4,
+            seed=seed,
+            differences=True,
+        )
+    save(
+        models / "animatediff_models" / MOTION,
+        animatediff_keys(motion_adapter(size=0.3).state_dict()),
+    )
 
 
 # ---------------------------------------------------------------- running
@@ -167,7 +274,9 @@ def write_files(models: Path) -> None:
 
 @dataclass
 class Soak:
-    """What was seen. resident: bytes after each run past the warm-up. held: (tensors' bytes, models) after forgetting everything."""
+    """What was seen. resident: bytes after each run past the warm-up. held: (tensors' bytes,
+    models) after forgetting everything.
+    """
 
     first: dict[int, str] = field(default_factory=dict)
     drifted: list[str] = field(default_factory=list)
@@ -179,7 +288,9 @@ class Soak:
     def growth(self) -> int:
         """Bytes by which the last quarter's median is above the first's."""
         quarter = max(1, len(self.resident) // 4)
-        return int(statistics.median(self.resident[-quarter:]) - statistics.median(self.resident[:quarter]))
+        return int(
+            statistics.median(self.resident[-quarter:]) - statistics.median(self.resident[:quarter])
+        )
 
     @property
     def slope(self) -> float:
@@ -189,7 +300,13 @@ class Soak:
         return statistics.linear_regression(range(len(self.resident)), self.resident).slope
 
 
-def soak(server: Server, runs: int, jobs: Sequence[tuple[str, Prompt]], choose: random.Random, say: Callable[[str], None] = print) -> Soak:
+def soak(
+    server: Server,
+    runs: int,
+    jobs: Sequence[tuple[str, Prompt]],
+    choose: random.Random,
+    say: Callable[[str], None] = print,
+) -> Soak:
     """Make every job once, then as many runs of them as are left."""
     seen, client = Soak(), server.client
     order = [*range(len(jobs)), *(choose.randrange(len(jobs)) for _ in range(runs - len(jobs)))]
@@ -213,7 +330,10 @@ def soak(server: Server, runs: int, jobs: Sequence[tuple[str, Prompt]], choose: 
         if is_warm:
             seen.resident.append(resident_bytes(server.process.pid))
         if number % 50 == 49:
-            say(f"{number + 1} runs: {dict(seen.ends)}, {resident_bytes(server.process.pid) >> 20} MiB, {len(seen.drifted)} drifted")
+            say(
+                f"{number + 1} runs: {dict(seen.ends)}, {resident_bytes(server.process.pid) >> 20}"
+                f" MiB, {len(seen.drifted)} drifted"
+            )
     client.forget()
     seen.held.append(held_by(client))
     return seen
@@ -238,10 +358,21 @@ def cancelled(client: Client, prompt: Prompt) -> str:
 
 
 def failing(client: Client, prompt: Prompt, number: int) -> str:
-    """Let the network fail at its second evaluation. A stream's patches are refused in words, which is a failure as good."""
-    broken = dict(prompt) | {"fault": node("TestFault", model=["loaded", 0], kind=("exception", "out of memory")[number % 2], evaluation=2,
-                                           run=number)}
-    broken["sample"] = node(prompt["sample"]["class_type"], **{**prompt["sample"]["inputs"], "model": ["fault", 0]})
+    """Let the network fail at its second evaluation. A stream's patches are refused in words, which
+    is a failure as good.
+    """
+    broken = dict(prompt) | {
+        "fault": node(
+            "TestFault",
+            model=["loaded", 0],
+            kind=("exception", "out of memory")[number % 2],
+            evaluation=2,
+            run=number,
+        )
+    }
+    broken["sample"] = node(
+        prompt["sample"]["class_type"], **{**prompt["sample"]["inputs"], "model": ["fault", 0]}
+    )
     try:
         client.run(broken)
     except JobFailed as error:
@@ -253,7 +384,9 @@ def failing(client: Client, prompt: Prompt, number: int) -> str:
 
 def held_by(client: Client) -> tuple[int, int]:
     """(bytes of tensors, MODELs) alive in the server."""
-    (found,) = outputs(client.run({"memory": node("TestMemory", run=time.monotonic_ns() % 10**9)}), "test_memory")
+    (found,) = outputs(
+        client.run({"memory": node("TestMemory", run=time.monotonic_ns() % 10**9)}), "test_memory"
+    )
     return found["bytes"], found["models"]
 
 
@@ -267,11 +400,20 @@ def resident_bytes(pid: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--jobs", type=int, default=40, help="how many different ones; each is made once before memory is watched")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=40,
+        help="how many different ones; each is made once before memory is watched",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep-log", type=Path, help="write resident memory after each run to this file")
+    parser.add_argument(
+        "--keep-log", type=Path, help="write resident memory after each run to this file"
+    )
     options = parser.parse_args()
     from host import ensure_host
 
@@ -283,34 +425,48 @@ def main() -> int:
         with running_server(host, base, packs=packs) as server:
             choose = random.Random(options.seed)
             jobs = make_jobs(options.jobs, kinds_on(server.client), choose)
-            seen = soak(server, options.runs, jobs, choose, say=lambda line: print(line, flush=True))
+            seen = soak(
+                server, options.runs, jobs, choose, say=lambda line: print(line, flush=True)
+            )
     if options.keep_log:
         options.keep_log.write_text("\n".join(map(str, seen.resident)))
-    print(f"{in_host.machine()}, ComfyUI {host.version}\n{in_words(seen)}\n{time.monotonic() - started:.0f} s")
+    print(
+        f"{in_host.machine()}, ComfyUI"
+        f" {host.version}\n{in_words(seen)}\n{time.monotonic() - started:.0f} s"
+    )
     return 1 if seen.drifted or seen.held[0] != seen.held[-1] else 0
 
 
 def kinds_on(client: Client) -> list[str]:
     """The kinds of job that this host can do."""
     known = client.get("/object_info")
-    return [kind for kind in KINDS if NEEDS.get(kind, "FewStepSampler") in known and kind not in missing_on(known)]
+    return [
+        kind
+        for kind in KINDS
+        if NEEDS.get(kind, "FewStepSampler") in known and kind not in missing_on(known)
+    ]
 
 
 def missing_on(known: dict[str, Any]) -> set[str]:
     """What a host is too old for."""
     from comfyui_fewstep.nodes.motion_patch import host_patches_layers
 
-    return ({"motion"} if not host_patches_layers() else set()) | ({"stream"} if "SamplerARVideo" not in known else set())
+    return ({"motion"} if not host_patches_layers() else set()) | (
+        {"stream"} if "SamplerARVideo" not in known else set()
+    )
 
 
 def in_words(seen: Soak) -> str:
     ends = ", ".join(f"{count} {end}" for end, count in seen.ends.most_common())
     first, last = seen.resident[0] >> 20, seen.resident[-1] >> 20
-    return (f"{seen.ends.total()} runs of {len(seen.first)} jobs: {ends}; {len(seen.drifted)} with other bits than the first time\n"
-            f"resident memory after the warm-up {first} MiB, at the end {last} MiB; "
-            f"last quarter against first {seen.growth / 2**20:+.1f} MiB, {seen.slope / 1024:+.1f} KiB a run\n"
-            f"alive once everything is forgotten: {seen.held[0][0]:,} bytes of tensors and {seen.held[0][1]} models after the warm-up, "
-            f"{seen.held[-1][0]:,} and {seen.held[-1][1]} at the end")
+    return (
+        f"{seen.ends.total()} runs of {len(seen.first)} jobs: {ends}; {len(seen.drifted)} with"
+        f" other bits than the first time\nresident memory after the warm-up {first} MiB, at the"
+        f" end {last} MiB; last quarter against first {seen.growth / 2**20:+.1f} MiB,"
+        f" {seen.slope / 1024:+.1f} KiB a run\nalive once everything is forgotten:"
+        f" {seen.held[0][0]:,} bytes of tensors and {seen.held[0][1]} models after the warm-up,"
+        f" {seen.held[-1][0]:,} and {seen.held[-1][1]} at the end"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What the pack adds to ComfyUI's start, in fresh processes with everything of ComfyUI's imported before.
+"""What the pack adds to ComfyUI's start, in fresh processes with everything of ComfyUI's imported
+before.
 
-    python benchmarks/start.py [--rounds 5]
+python benchmarks/start.py [--rounds 5]
 """
 
 from __future__ import annotations
@@ -24,16 +25,36 @@ SHOWN = 5
 
 
 def tables(rounds: int, folder: Path) -> list[Table]:
-    table = Table("Start", note="Each in a process of its own. The first start after an install also compiles the sources.")
+    table = Table(
+        "Start",
+        note=(
+            "Each in a process of its own. The first start after an install also compiles the"
+            " sources."
+        ),
+    )
     first, *starts = [once(folder) for _ in range(rounds + 1)]
     seconds = [start["seconds"] for start in starts]
-    table.row(f"the pack's part of ComfyUI's start, {first['own']} modules", f"{1000 * median(seconds):.0f} ms",
-              f"{1000 * min(seconds):.0f} to {1000 * max(seconds):.0f} ms; first start {1000 * first['seconds']:.0f} ms",
-              at_most(1000 * median(seconds), 50, "{:g} ms"))
+    table.row(
+        f"the pack's part of ComfyUI's start, {first['own']} modules",
+        f"{1000 * median(seconds):.0f} ms",
+        f"{1000 * min(seconds):.0f} to {1000 * max(seconds):.0f} ms; first start"
+        f" {1000 * first['seconds']:.0f} ms",
+        at_most(1000 * median(seconds), 50, "{:g} ms"),
+    )
     others = first["others"]
-    table.row("packages imported that ComfyUI had not", len(others), ", ".join(others) or "none", Target("none", not others))
+    table.row(
+        "packages imported that ComfyUI had not",
+        len(others),
+        ", ".join(others) or "none",
+        Target("none", not others),
+    )
     slowest = own_milliseconds(folder)[:SHOWN]
-    table.row("slowest modules", "", ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in slowest), "")
+    table.row(
+        "slowest modules",
+        "",
+        ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in slowest),
+        "",
+    )
     return [table]
 
 
@@ -42,10 +63,14 @@ def once(folder: Path) -> dict:
 
 
 def own_milliseconds(folder: Path) -> list[tuple[str, float]]:
-    """Each module's own part, without what it imports, slowest first. As Python's -X importtime has it, which slows them all."""
+    """Each module's own part, without what it imports, slowest first. As Python's -X importtime has
+    it, which slows them all.
+    """
     found = []
     for line in started(folder, "-X", "importtime").stderr.splitlines():
-        own, _, name = line.removeprefix("import time:").replace("|", " ").partition(" comfyui_fewstep")
+        own, _, name = (
+            line.removeprefix("import time:").replace("|", " ").partition(" comfyui_fewstep")
+        )
         if name:
             found.append((name.strip(". ") or "__init__", float(own.split()[0]) / 1000))
     return sorted(found, key=lambda module: -module[1])

@@ -2,7 +2,8 @@
 
     python start_once.py COMFYUI CACHE
 
-COMFYUI: the tree. CACHE: where the pack's bytecode is kept, as in an install that was started before.
+COMFYUI: the tree. CACHE: where the pack's bytecode is kept, as in an install that was started
+before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ async def start(comfyui: Path, cache: str) -> dict:
     before = set(sys.modules)
     sys.dont_write_bytecode, sys.pycache_prefix = False, cache
     started = time.perf_counter()
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
@@ -43,8 +46,11 @@ async def start(comfyui: Path, cache: str) -> dict:
         node.GET_SCHEMA()
     seconds = time.perf_counter() - started
     new = set(sys.modules) - before
-    return {"seconds": seconds, "own": sum(name.partition(".")[0] == PACK for name in new),
-            "others": sorted({name.partition(".")[0] for name in new} - {PACK})}
+    return {
+        "seconds": seconds,
+        "own": sum(name.partition(".")[0] == PACK for name in new),
+        "others": sorted({name.partition(".")[0] for name in new} - {PACK}),
+    }
 
 
 def main() -> None:

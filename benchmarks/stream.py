@@ -1,6 +1,7 @@
-"""Streaming Sampler: time to the first frame, overhead, against core's ar_video, and memory on a clip ten times as long.
+"""Streaming Sampler: time to the first frame, overhead, against core's ar_video, and memory on a
+clip ten times as long.
 
-    python benchmarks/stream.py [--rounds 5]
+python benchmarks/stream.py [--rounds 5]
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ FRAMES, SIDE = 9, 32
 
 
 class Stopwatch:
-    """Seconds of the model's own evaluations and of decoding, each waited for: what the host's guider, the cache and the previews take
-    is none of them. Stands around decoding in this process."""
+    """Seconds of the model's own evaluations and of decoding, each waited for: what the host's
+    guider, the cache and the previews take is none of them. Stands around decoding in this process.
+    """
 
     evaluations: list[float]
     decodings: list[float]
@@ -42,14 +44,19 @@ class Stopwatch:
     def on(self, model):
         """The model with its evaluations timed."""
         timed = model.clone()
-        timed.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "stopwatch",
-                                   lambda executor, *args, **more: self.time(self.evaluations, executor, *args, **more))
+        timed.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+            "stopwatch",
+            lambda executor, *args, **more: self.time(self.evaluations, executor, *args, **more),
+        )
         return timed
 
     def __enter__(self):
         self.evaluations, self.decodings = [], []
         self.decode = decode = FrameDecoder._pictures
-        FrameDecoder._pictures = lambda decoder, latent: self.time(self.decodings, decode, decoder, latent)
+        FrameDecoder._pictures = lambda decoder, latent: self.time(
+            self.decodings, decode, decoder, latent
+        )
         return self
 
     def __exit__(self, *_):
@@ -68,35 +75,72 @@ def plan_for(frames: int, window: Window = Window()):
 
 
 def overhead(table: Table, model, text, rounds: int, frames: int, side: int, vae=None) -> None:
-    """What a run takes beyond the model's evaluations and decodings, and its first block beyond its own."""
-    latent, ratios, firsts, seconds = {"samples": torch.zeros(1, 16, frames, side, side)}, [], [], []
+    """What a run takes beyond the model's evaluations and decodings, and its first block beyond its
+    own.
+    """
+    latent, ratios, firsts, seconds = (
+        {"samples": torch.zeros(1, 16, frames, side, side)},
+        [],
+        [],
+        [],
+    )
     watch = Stopwatch()
-    timed = watch.on(model)  # once: another wrapper each time would make the host load the weights again
+    timed = watch.on(
+        model
+    )  # once: another wrapper each time would make the host load the weights again
     for _ in range(rounds + 1):
         with watch, torch.inference_mode():
-            data = FewStepStream.execute(timed, text, latent, 1, 0, 0, 0, vae=vae).ui["fewstep_report"][0]
+            data = FewStepStream.execute(timed, text, latent, 1, 0, 0, 0, vae=vae).ui[
+                "fewstep_report"
+            ][0]
         steps, size = len(data["sigmas"]) - 1, data["frames_per_block"]
         ratios.append(data["seconds"] / (sum(watch.evaluations) + sum(watch.decodings)))
-        firsts.append(data["first_frame_seconds"] / (sum(watch.evaluations[:steps]) + sum(watch.decodings[:size])))
-        seconds.append((data["first_frame_seconds"], data["seconds"], sum(watch.evaluations) / len(watch.evaluations)))
+        firsts.append(
+            data["first_frame_seconds"]
+            / (sum(watch.evaluations[:steps]) + sum(watch.decodings[:size]))
+        )
+        seconds.append(
+            (
+                data["first_frame_seconds"],
+                data["seconds"],
+                sum(watch.evaluations) / len(watch.evaluations),
+            )
+        )
     first, whole, evaluation = (median(column) for column in zip(*seconds[1:]))
     decoded = ", decoded" if vae is not None else ""
     first_ratio, ratio = median(firsts[1:]), median(ratios[1:])
-    table.row(f"first block{decoded}, against its evaluations{' and decoding' if decoded else ''}", f"{first:.3f} s",
-              f"{first_ratio:.3f}x", at_most(first_ratio, 1.2, "{:g}x"))
-    table.row(f"{frames} latent frames{decoded}, against all evaluations{' and decodings' if decoded else ''}",
-              f"{whole:.2f} s, {evaluation * 1000:.0f} ms an evaluation", f"{ratio:.3f}x", at_most(ratio, 1.05, "{:g}x"))
+    table.row(
+        f"first block{decoded}, against its evaluations{' and decoding' if decoded else ''}",
+        f"{first:.3f} s",
+        f"{first_ratio:.3f}x",
+        at_most(first_ratio, 1.2, "{:g}x"),
+    )
+    table.row(
+        f"{frames} latent frames{decoded}, against all"
+        f" evaluations{' and decodings' if decoded else ''}",
+        f"{whole:.2f} s, {evaluation * 1000:.0f} ms an evaluation",
+        f"{ratio:.3f}x",
+        at_most(ratio, 1.05, "{:g}x"),
+    )
 
 
 def against_core(table: Table, model, text, rounds: int) -> None:
     """The same latent frames by core's ar_video, which makes one context pass more."""
-    mine, theirs = in_host.in_turns(streamed(model, text, FRAMES, SIDE), by_ar_video(model, text, FRAMES, SIDE), rounds)
+    mine, theirs = in_host.in_turns(
+        streamed(model, text, FRAMES, SIDE), by_ar_video(model, text, FRAMES, SIDE), rounds
+    )
     ratio, evaluations = in_host.median_ratio(mine, theirs), plan_for(FRAMES).evaluations
-    table.row(f"{FRAMES} latent frames without decoding, against core's ar_video", f"{median(mine):.2f} s / {median(theirs):.2f} s",
-              f"{ratio:.3f}x for {evaluations} evaluations against {evaluations + 1}", at_most(ratio, 1.02))
+    table.row(
+        f"{FRAMES} latent frames without decoding, against core's ar_video",
+        f"{median(mine):.2f} s / {median(theirs):.2f} s",
+        f"{ratio:.3f}x for {evaluations} evaluations against {evaluations + 1}",
+        at_most(ratio, 1.02),
+    )
 
 
-def streamed(model, text, frames: int, side: int, window: Window = Window()) -> Callable[[], object]:
+def streamed(
+    model, text, frames: int, side: int, window: Window = Window()
+) -> Callable[[], object]:
     plan, shape = plan_for(frames, window), torch.Size((1, 16, frames, side, side))
 
     def run():
@@ -107,7 +151,10 @@ def streamed(model, text, frames: int, side: int, window: Window = Window()) -> 
 
 
 def by_ar_video(model, text, frames: int, side: int) -> Callable[[], object]:
-    noise, sigmas = torch.randn(1, 16, frames, side, side), torch.tensor(plan_for(frames).made[-1].sigmas)
+    noise, sigmas = (
+        torch.randn(1, 16, frames, side, side),
+        torch.tensor(plan_for(frames).made[-1].sigmas),
+    )
     sampler = comfy.samplers.ksampler("ar_video", {"num_frame_per_block": 3})
 
     def run():
@@ -115,24 +162,38 @@ def by_ar_video(model, text, frames: int, side: int) -> Callable[[], object]:
         guider.set_conds(text, text)
         guider.set_cfg(1.0)
         with torch.inference_mode():
-            guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1)
+            guider.sample(
+                noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=1
+            )
 
     return run
 
 
 def add_memory(table: Table, folder: Path) -> None:
-    """Peak memory of a clip that just fills its window, and of one ten times as long, each in a process of its own."""
+    """Peak memory of a clip that just fills its window, and of one ten times as long, each in a
+    process of its own.
+    """
     short, long = (memory.peak("stream", "streaming", frames, folder) for frames in (9, 90))
     ratio = long.highest / short.highest
-    table.row("90 latent frames against 9, window 6 with 3 sinks: peak memory of the process",
-              f"{long.highest / 2**20:.0f} MiB / {short.highest / 2**20:.0f} MiB", f"{ratio:.3f}x", at_most(ratio, 1.05, "{:g}x"))
-    table.row("the same, above what it held before; the clip itself grows", f"{long.taken / 2**20:.0f} MiB / {short.taken / 2**20:.0f} MiB",
-              f"{long.taken / short.taken:.3f}x", "")
+    table.row(
+        "90 latent frames against 9, window 6 with 3 sinks: peak memory of the process",
+        f"{long.highest / 2**20:.0f} MiB / {short.highest / 2**20:.0f} MiB",
+        f"{ratio:.3f}x",
+        at_most(ratio, 1.05, "{:g}x"),
+    )
+    table.row(
+        "the same, above what it held before; the clip itself grows",
+        f"{long.taken / 2**20:.0f} MiB / {short.taken / 2**20:.0f} MiB",
+        f"{long.taken / short.taken:.3f}x",
+        "",
+    )
 
 
 def streaming(frames: str, folder: str) -> Callable[[], object]:
     """For memory.peak."""
-    return streamed(causal_model(Path(folder)), conditioning(length=6), int(frames), 24, Window(6, 3))
+    return streamed(
+        causal_model(Path(folder)), conditioning(length=6), int(frames), 24, Window(6, 3)
+    )
 
 
 def causal_model(folder: Path, layers: int = 4):
@@ -142,12 +203,23 @@ def causal_model(folder: Path, layers: int = 4):
 
 
 def tables(rounds: int, folder: Path) -> list[Table]:
-    table = Table("Streaming", note="A small causal Wan of the real architecture, blocks of three latent frames.")
+    table = Table(
+        "Streaming",
+        note="A small causal Wan of the real architecture, blocks of three latent frames.",
+    )
     model, text = causal_model(folder), conditioning(length=6)
     against_core(table, model, text, rounds)
     overhead(table, model, text, rounds, FRAMES, SIDE)
     # Decoding on a CPU takes many times as long as the small model: a small picture will do.
-    overhead(table, model, text, rounds, 6, 12, host.load_vae(str(write_wan_vae(folder / "vae.safetensors"))))
+    overhead(
+        table,
+        model,
+        text,
+        rounds,
+        6,
+        12,
+        host.load_vae(str(write_wan_vae(folder / "vae.safetensors"))),
+    )
     add_memory(table, folder)
     return [table]
 

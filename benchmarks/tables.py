@@ -45,7 +45,9 @@ class Table:
     rows: list[tuple[object, ...]] = field(default_factory=list)
 
     def row(self, *cells: object) -> None:
-        """Add a row and print it. A target among the cells is a Target, so that a missed one is found again."""
+        """Add a row and print it. A target among the cells is a Target, so that a missed one is
+        found again.
+        """
         if len(cells) != len(self.columns):
             raise ValueError(f"{self.title}: {len(cells)} cells for {len(self.columns)} columns")
         if not self.rows:
@@ -61,8 +63,11 @@ class Table:
     @property
     def missed(self) -> list[str]:
         """One line for each row that misses a target."""
-        return [": ".join((self.title, *map(str, row))) for row in self.rows
-                if any(isinstance(cell, Target) and not cell.is_met for cell in row)]
+        return [
+            ": ".join((self.title, *map(str, row)))
+            for row in self.rows
+            if any(isinstance(cell, Target) and not cell.is_met for cell in row)
+        ]
 
 
 def line(cells: Iterable[object]) -> str:
@@ -70,9 +75,18 @@ def line(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def main_of(description: str | None, tables: Callable[..., list[Table]], rounds: int, **options: dict[str, Any]) -> None:
-    """The command line of one benchmark: its tables as they are measured. options: name -> argparse's settings, passed on to tables."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main_of(
+    description: str | None,
+    tables: Callable[..., list[Table]],
+    rounds: int,
+    **options: dict[str, Any],
+) -> None:
+    """The command line of one benchmark: its tables as they are measured. options: name ->
+    argparse's settings, passed on to tables.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=rounds)
     for name, settings in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **settings)

@@ -1,7 +1,9 @@
-"""A second trained model, unlike the demo's: a small UNet of SD 1.5's kind, predicting noise, on pictures of the demo's world.
+"""A second trained model, unlike the demo's: a small UNet of SD 1.5's kind, predicting noise, on
+pictures of the demo's world.
 
-Step Skip's settings were chosen with the demo's flow transformer and the mixtures at hand; this model came after them, so it shows
-what they are worth elsewhere. It is trained where it is first asked for and kept in the cache folder.
+Step Skip's settings were chosen with the demo's flow transformer and the mixtures at hand; this
+model came after them, so it shows what they are worth elsewhere. It is trained where it is first
+asked for and kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ from small_models import unet_patcher
 with demo_scripts():
     import clips
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "comfyui-fewstep" / "trained-unet"
+CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    / "comfyui-fewstep"
+    / "trained-unet"
+)
 SEED = 31
 STEPS, BATCH, RATE = 1200, 32, 1e-3
 WARM_UP = 100  # steps
@@ -37,9 +43,12 @@ PICTURES_FOR_CODE = 512
 TEXT_WIDTH = 768
 # Two resolutions, one block at each, and as in SDXL no attention at the higher one.
 UNET = {
-    "model_channels": 64, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [0, 1],
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [0, 1],
     "transformer_depth_output": [0, 0, 1, 1],
-}  # fmt: skip
+}
 
 
 def scenes_of(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
@@ -51,12 +60,16 @@ def scenes_of(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
 
 def word_table() -> Tensor:
     """Fixed random embeddings (V, 768) of the demo's words."""
-    return torch.randn(len(clips.VOCABULARY), TEXT_WIDTH, generator=torch.Generator().manual_seed(SEED))
+    return torch.randn(
+        len(clips.VOCABULARY), TEXT_WIDTH, generator=torch.Generator().manual_seed(SEED)
+    )
 
 
 @dataclass(frozen=True)
 class Code:
-    """A linear code for 4 x 4 blocks of pixels: their principal components, each scaled to variance 1."""
+    """A linear code for 4 x 4 blocks of pixels: their principal components, each scaled to variance
+    1.
+    """
 
     mean: Tensor  # (48,)
     basis: Tensor  # (4, 48), orthogonal rows
@@ -65,7 +78,11 @@ class Code:
     @classmethod
     def fit(cls) -> Code:
         pictures, _ = scenes_of(random.Random(SEED), PICTURES_FOR_CODE)
-        rows = torch.nn.functional.pixel_unshuffle(pictures, BLOCK).movedim(1, -1).reshape(-1, 3 * BLOCK**2)
+        rows = (
+            torch.nn.functional.pixel_unshuffle(pictures, BLOCK)
+            .movedim(1, -1)
+            .reshape(-1, 3 * BLOCK**2)
+        )
         mean = rows.mean(0)
         basis = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:CHANNELS]
         return cls(mean, basis, ((rows - mean) @ basis.T).std(0))
@@ -101,7 +118,9 @@ def trained_model() -> Any:
 
 
 def train(network: torch.nn.Module, sigmas: Tensor) -> dict[str, Tensor]:
-    """Averaged weights after training the noise prediction (Ho et al. 2020, section 3.2). sigmas (1000,): of each timestep."""
+    """Averaged weights after training the noise prediction (Ho et al. 2020, section 3.2). sigmas
+    (1000,): of each timestep.
+    """
     torch.nn.init.zeros_(network.out[-1].weight)
     network.requires_grad_(True)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
@@ -128,6 +147,10 @@ def train(network: torch.nn.Module, sigmas: Tensor) -> dict[str, Tensor]:
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
             pace = (time.monotonic() - started) / (step + 1)
-            print(f"step {step + 1}: loss {sum(recent) / len(recent):.4f}, {pace:.2f} s per step", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1}: loss {sum(recent) / len(recent):.4f}, {pace:.2f} s per step",
+                file=sys.stderr,
+                flush=True,
+            )
             recent.clear()
     return {key: value.detach().contiguous() for key, value in average.module.state_dict().items()}

@@ -1,7 +1,8 @@
 """Procedural clips and the sentences that describe them.
 
-One flat shape on a dull background, moving, growing, shrinking or standing still. The world is a torus: a shape that
-leaves on the right comes back on the left, so that a clip may be any length and its sentence stays true.
+One flat shape on a dull background, moving, growing, shrinking or standing still. The world is a
+torus: a shape that leaves on the right comes back on the left, so that a clip may be any length and
+its sentence stays true.
 """
 
 import random
@@ -23,21 +24,47 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": (8.5, 10.0), "big": (12.0, 14.5)}  # radius in pixels
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # pixel axes: x right, y down
-MOTIONS = (*(f"moving {direction}" for direction in DIRECTIONS), "growing", "shrinking", "standing still")
+DIRECTIONS = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}  # pixel axes: x right, y down
+MOTIONS = (
+    *(f"moving {direction}" for direction in DIRECTIONS),
+    "growing",
+    "shrinking",
+    "standing still",
+)
 BACKGROUNDS = ("dark", "grey", "striped", "gradient")
 
 GROWTH = 1.35  # a growing shape goes from radius / GROWTH to radius * GROWTH
 # Equal radius should look equally big, so each shape's extent is scaled towards the circle's area.
 SQUARE_HALF_SIDE = 0.886  # sqrt(pi) / 2: exactly the circle's area
-TRIANGLE_CIRCUMRADIUS = 1.45  # 87 % of the circle's area; exact equality would not leave room to move
+TRIANGLE_CIRCUMRADIUS = (
+    1.45  # 87 % of the circle's area; exact equality would not leave room to move
+)
 
 # Row 0 of the embedding table: the empty prompt, and what a sentence is padded with.
 VOCABULARY = (
-    "", "a", *SIZES, *COLOURS, *SHAPES, "moving", *DIRECTIONS, "growing", "shrinking", "standing", "still",
-    "on", *BACKGROUNDS, "background",
-)  # fmt: skip
-SENTENCE_LENGTH = 10  # words, padded: "a small red circle moving right on a dark background" is the longest
+    "",
+    "a",
+    *SIZES,
+    *COLOURS,
+    *SHAPES,
+    "moving",
+    *DIRECTIONS,
+    "growing",
+    "shrinking",
+    "standing",
+    "still",
+    "on",
+    *BACKGROUNDS,
+    "background",
+)
+SENTENCE_LENGTH = (
+    10  # words, padded: "a small red circle moving right on a dark background" is the longest
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +98,16 @@ def draw_scene(rng: random.Random) -> Scene:
         travel = speed * (FRAMES - 1) * DIRECTIONS.get(motion.split()[-1], (0, 0))[axis]
         position.append(rng.uniform(margin - min(travel, 0), SIDE - margin - max(travel, 0)))
     return Scene(
-        colour=rng.choice(list(COLOURS)), shape=rng.choice(SHAPES), motion=motion, size=size,
-        background=rng.choice(BACKGROUNDS), radius=radius, position=tuple(position), speed=speed, phase=rng.random(),
-    )  # fmt: skip
+        colour=rng.choice(list(COLOURS)),
+        shape=rng.choice(SHAPES),
+        motion=motion,
+        size=size,
+        background=rng.choice(BACKGROUNDS),
+        radius=radius,
+        position=tuple(position),
+        speed=speed,
+        phase=rng.random(),
+    )
 
 
 def draw_sentence(scene: Scene, rng: random.Random) -> str:
@@ -86,7 +120,9 @@ def word_ids(sentence: str) -> list[int]:
     words = sentence.lower().replace(",", " ").replace(".", " ").split()
     unknown = [word for word in words if word not in VOCABULARY]
     if unknown:
-        raise ValueError(f"The demo model does not know {unknown}. Its words: {', '.join(VOCABULARY[1:])}.")
+        raise ValueError(
+            f"The demo model does not know {unknown}. Its words: {', '.join(VOCABULARY[1:])}."
+        )
     if len(words) > SENTENCE_LENGTH:
         raise ValueError(f"The demo model reads at most {SENTENCE_LENGTH} words, not {len(words)}.")
     return [VOCABULARY.index(word) for word in words] + [0] * (SENTENCE_LENGTH - len(words))
@@ -106,7 +142,9 @@ def _background(scene: Scene) -> Tensor:
     if scene.background == "grey":
         return torch.full_like(x, 0.36 + 0.08 * scene.phase)
     if scene.background == "striped":
-        wave = torch.sin((x / 16 + scene.phase) * 2 * torch.pi)  # four stripes, an edge about three pixels wide
+        wave = torch.sin(
+            (x / 16 + scene.phase) * 2 * torch.pi
+        )  # four stripes, an edge about three pixels wide
         return 0.22 + 0.12 * (wave * 2).clamp(-1, 1)
     return 0.05 + 0.35 * y / SIDE + 0.08 * scene.phase
 
@@ -114,7 +152,9 @@ def _background(scene: Scene) -> Tensor:
 def radii(scene: Scene, frames: int) -> Tensor:
     """Of the shape in each frame, (T,) in pixels."""
     growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
-    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(max=1)  # -1 to 1 over the training length, then constant
+    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(
+        max=1
+    )  # -1 to 1 over the training length, then constant
     return scene.radius * GROWTH ** (growth * progress)
 
 
@@ -136,7 +176,9 @@ def _shape_over(background: Tensor, scene: Scene, frames: int) -> Tensor:
 
 
 def _distance(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """Signed distance to the outline in pixels, negative inside (at the corners an upper bound, which is enough)."""
+    """Signed distance to the outline in pixels, negative inside (at the corners an upper bound,
+    which is enough).
+    """
     if shape == "circle":
         return (dx**2 + dy**2).sqrt() - radius
     if shape == "square":

@@ -1,14 +1,16 @@
-"""Distil the demo's base into two four-step students, each a LoRA file in the key layout of LightX2V's Wan releases.
+"""Distil the demo's base into two four-step students, each a LoRA file in the key layout of
+LightX2V's Wan releases.
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/distill.py ode     Euler, four steps, guidance baked in
     COMFYUI_PATH=<ComfyUI> <its python> demo/distill.py lcm     re-noising, one to four steps
 
-Needs fewstep_demo_wan.safetensors. The teacher's paths are computed once, in chunks, and kept; training checkpoints
-every 50 steps and resumes.
+Needs fewstep_demo_wan.safetensors. The teacher's paths are computed once, in chunks, and kept;
+training checkpoints every 50 steps and resumes.
 
-The ODE student first learns single steps between the states of a teacher path, then whole paths from noise with a loss
-on the end alone, through all four steps. The re-noise student learns, at each of the four sigmas, where the teacher ends
-up from there: from pure noise, and from clips of the teacher's under fresh noise, as its sampler visits them.
+The ODE student first learns single steps between the states of a teacher path, then whole paths
+from noise with a loss on the end alone, through all four steps. The re-noise student learns, at
+each of the four sigmas, where the teacher ends up from there: from pure noise, and from clips of
+the teacher's under fresh noise, as its sampler visits them.
 """
 
 import argparse
@@ -46,7 +48,9 @@ class LowRankDelta(torch.nn.Module):
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator):
         super().__init__()
         out_features, in_features = weight.shape
-        self.down = torch.nn.Parameter(torch.randn(rank, in_features, generator=generator) * in_features**-0.5)
+        self.down = torch.nn.Parameter(
+            torch.randn(rank, in_features, generator=generator) * in_features**-0.5
+        )
         self.up = torch.nn.Parameter(torch.zeros(out_features, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -54,7 +58,9 @@ class LowRankDelta(torch.nn.Module):
 
 
 def add_deltas(model: torch.nn.Module, rank: int = RANK) -> None:
-    """Low-rank deltas on the blocks' linear layers, the head's and the time projection; biases and norms train whole."""
+    """Low-rank deltas on the blocks' linear layers, the head's and the time projection; biases and
+    norms train whole.
+    """
     generator = torch.Generator().manual_seed(SEED)
     for name, module in list(model.named_modules()):
         if not name.startswith(("blocks.", "head.head", "time_projection")):
@@ -69,11 +75,15 @@ def add_deltas(model: torch.nn.Module, rank: int = RANK) -> None:
 
 
 def trained_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {
+        name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad
+    }
 
 
 def write_lora(model: torch.nn.Module, path: Path, description: dict) -> None:
-    """`diffusion_model.` keys: lora_down / lora_up / alpha on matrices, diff on norms, diff_b on biases."""
+    """`diffusion_model.` keys: lora_down / lora_up / alpha on matrices, diff on norms, diff_b on
+    biases.
+    """
     base = teacher.load_teacher("cpu").state_dict()
     tensors = {}
     for name, value in trained_state(model).items():
@@ -100,7 +110,9 @@ def read_lora(model: torch.nn.Module, path: Path) -> None:
                 layer = layer.split(".parametrizations.")[0]
                 weight.copy_(tensors[f"diffusion_model.{layer}.lora_{kind}.weight"])
             else:
-                weight.add_(tensors[f"diffusion_model.{layer}.{'diff_b' if kind == 'bias' else 'diff'}"])
+                weight.add_(
+                    tensors[f"diffusion_model.{layer}.{'diff_b' if kind == 'bias' else 'diff'}"]
+                )
 
 
 class Paths:
@@ -123,7 +135,9 @@ def velocity(model: torch.nn.Module, x: Tensor, sigma: Tensor, context: Tensor) 
 
 
 def ode_step_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
-    """One Euler step from a state of the teacher's path to the next, as a velocity error. paths: (B, 5, 16, T, 8, 8)."""
+    """One Euler step from a state of the teacher's path to the next, as a velocity error. paths:
+    (B, 5, 16, T, 8, 8).
+    """
     rows = torch.arange(len(paths))
     steps = rows % STEPS
     sigmas = SIGMAS.to(paths.device)
@@ -133,7 +147,9 @@ def ode_step_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Ten
 
 
 def ode_rollout_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> Tensor:
-    """Error of the end of the student's own four steps from noise, with gradients through all of them."""
+    """Error of the end of the student's own four steps from noise, with gradients through all of
+    them.
+    """
     x = paths[:, 0]
     for step in range(STEPS):
         sigma = SIGMAS[step].expand(len(x))
@@ -142,10 +158,12 @@ def ode_rollout_loss(model: torch.nn.Module, paths: Tensor, context: Tensor) -> 
 
 
 def lcm_loss(model: torch.nn.Module, starts: Tensor, ends: Tensor, context: Tensor) -> Tensor:
-    """Error of the clip predicted at one of the four sigmas per row. starts, ends: (B, 4, 16, T, 8, 8).
+    """Error of the clip predicted at one of the four sigmas per row. starts, ends: (B, 4, 16, T, 8,
+    8).
 
-    The target is where the teacher goes from that very state. It is one clip, not the mean of the many that the state
-    leaves open, so it is sharp at every sigma; and the less noise, the easier it is to hit: later steps refine.
+    The target is where the teacher goes from that very state. It is one clip, not the mean of the
+    many that the state leaves open, so it is sharp at every sigma; and the less noise, the easier
+    it is to hit: later steps refine.
     """
     rows = torch.arange(len(starts))
     steps = rows % STEPS
@@ -155,16 +173,27 @@ def lcm_loss(model: torch.nn.Module, starts: Tensor, ends: Tensor, context: Tens
     return (denoised - ends[rows, steps]).square().mean()
 
 
-def student_loss(kind: str, model: torch.nn.Module, batches: Paths, rolls_out: bool, device: str) -> Tensor:
+def student_loss(
+    kind: str, model: torch.nn.Module, batches: Paths, rolls_out: bool, device: str
+) -> Tensor:
     """The loss of one batch, which is smaller where a clip takes several evaluations."""
     if kind == "lcm":
         return lcm_loss(model, *(part.to(device) for part in batches.draw(BATCH, "starts", "ends")))
     paths, context = batches.draw(BATCH // 2 if rolls_out else BATCH, "paths")
-    return (ode_rollout_loss if rolls_out else ode_step_loss)(model, paths.to(device), context.to(device))
+    return (ode_rollout_loss if rolls_out else ode_step_loss)(
+        model, paths.to(device), context.to(device)
+    )
 
 
-def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps: int, checkpoint: Path, rate: float = 1.0) -> None:
-    """Train what add_deltas added until `steps`, from the checkpoint if there is one. loss_at(step) draws its own batch.
+def train_deltas(
+    model: torch.nn.Module,
+    loss_at: Callable[[int], Tensor],
+    steps: int,
+    checkpoint: Path,
+    rate: float = 1.0,
+) -> None:
+    """Train what add_deltas added until `steps`, from the checkpoint if there is one. loss_at(step)
+    draws its own batch.
 
     rate: multiple of the peak learning rates.
     """
@@ -185,24 +214,45 @@ def train_deltas(model: torch.nn.Module, loss_at: Callable[[int], Tensor], steps
         if (step + 1) % 25 == 0:
             pace = (time.monotonic() - started) / (step + 1 - first)
             mean = sum(recent) / len(recent)
-            log.info("%s step %d of %d: loss %.4f, %.2f s per step", checkpoint.stem, step + 1, steps, mean, pace)
+            log.info(
+                "%s step %d of %d: loss %.4f, %.2f s per step",
+                checkpoint.stem,
+                step + 1,
+                steps,
+                mean,
+                pace,
+            )
             recent.clear()
         if (step + 1) % 50 == 0 or step + 1 == steps:
-            host.save_checkpoint(checkpoint, deltas=trained_state(model), optimizer=optimizer.state_dict(), step=step + 1)
+            host.save_checkpoint(
+                checkpoint,
+                deltas=trained_state(model),
+                optimizer=optimizer.state_dict(),
+                step=step + 1,
+            )
 
 
-def train(kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, checkpoint: Path) -> torch.nn.Module:
+def train(
+    kind: str, steps: int, chunks: list[dict[str, Tensor]], device: str, checkpoint: Path
+) -> torch.nn.Module:
     model = teacher.load_teacher(device)
     add_deltas(model)
     model.to(device)
     batches = Paths(chunks, SEED)
     rollouts_begin = (1 - ROLLOUT_SHARE) * steps
-    train_deltas(model, lambda step: student_loss(kind, model, batches, step >= rollouts_begin, device), steps, checkpoint)
+    train_deltas(
+        model,
+        lambda step: student_loss(kind, model, batches, step >= rollouts_begin, device),
+        steps,
+        checkpoint,
+    )
     return model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=("paths", *FILES))
     parser.add_argument("--chunks", type=int, default=10, help=f"of {teacher.CHUNK} teacher paths")
     parser.add_argument("--steps", type=int, default=600)
@@ -211,15 +261,24 @@ def main() -> None:
     options = parser.parse_args()
     host.connect(options.device)
 
-    teacher.write_chunks(options.chunks, options.cache / "paths", options.device, restarts=options.kind == "lcm")
+    teacher.write_chunks(
+        options.chunks, options.cache / "paths", options.device, restarts=options.kind == "lcm"
+    )
     if options.kind == "paths":
         return
     chunks = teacher.read_chunks(options.cache / "paths")
-    student = train(options.kind, options.steps, chunks, options.device, options.cache / f"{options.kind}.pt")
+    student = train(
+        options.kind, options.steps, chunks, options.device, options.cache / f"{options.kind}.pt"
+    )
     description = {
-        "method": options.kind, "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
-        "sampler": SAMPLERS[options.kind], "guidance_distilled": teacher.CFG,
-    }  # fmt: skip
+        "method": options.kind,
+        "sigmas": SIGMAS.tolist(),
+        "steps": STEPS,
+        "shift": teacher.SHIFT,
+        "cfg": 1.0,
+        "sampler": SAMPLERS[options.kind],
+        "guidance_distilled": teacher.CFG,
+    }
     write_lora(student, host.LORAS / FILES[options.kind], description)
 
 

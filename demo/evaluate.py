@@ -2,8 +2,9 @@
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/evaluate.py --prompts 200
 
-Prints, per way of sampling: evaluations per clip, the share of prompts whose colour, shape and motion are read back
-right (demo/measure.py), PSNR to the teacher's clip from the same noise, and seconds per clip.
+Prints, per way of sampling: evaluations per clip, the share of prompts whose colour, shape and
+motion are read back right (demo/measure.py), PSNR to the teacher's clip from the same noise, and
+seconds per clip.
 """
 
 import argparse
@@ -56,7 +57,9 @@ WAYS = (
 
 
 def load_base(path: Path = BASE):
-    """The host's MODEL, detected and loaded from the file, with the shift the students were trained at."""
+    """The host's MODEL, detected and loaded from the file, with the shift the students were trained
+    at.
+    """
     import comfy.sd
     import comfy.utils
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
@@ -72,7 +75,9 @@ def with_lora(model, path: Path):
     import comfy.sd
     import comfy.utils
 
-    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)[0]
+    return comfy.sd.load_lora_for_models(
+        model, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0
+    )[0]
 
 
 def prompts(count: int, seed: int = 1000) -> list[str]:
@@ -82,17 +87,30 @@ def prompts(count: int, seed: int = 1000) -> list[str]:
 
 
 def sample(model, way: Way, sentences: list[str], seed: int, latent_frames: int = 5) -> Tensor:
-    """Latents (B, 16, T, 8, 8) as the diffusion model sees them, by the host's common sampling function."""
+    """Latents (B, 16, T, 8, 8) as the diffusion model sees them, by the host's common sampling
+    function.
+    """
     import comfy.sample
 
-    noise = torch.randn(len(sentences), 16, latent_frames, 8, 8, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        len(sentences), 16, latent_frames, 8, 8, generator=torch.Generator().manual_seed(seed)
+    )
     table = word_table()
     positive = table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
     negative = table[torch.tensor([clips.word_ids("")])]
     latent = comfy.sample.sample(
-        model, noise, way.steps, way.cfg, way.sampler, "simple", [[positive, {}]], [[negative, {}]],
-        torch.zeros_like(noise), disable_pbar=True, seed=seed,
-    )  # fmt: skip
+        model,
+        noise,
+        way.steps,
+        way.cfg,
+        way.sampler,
+        "simple",
+        [[positive, {}]],
+        [[negative, {}]],
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=seed,
+    )
     return model.model.process_latent_in(latent)
 
 
@@ -112,9 +130,13 @@ def run(model, vae: torch.nn.Module, way: Way, sentences: list[str]) -> tuple[Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--ways", nargs="*", type=int, help="numbers of the rows to run; the teacher is row 0")
+    parser.add_argument(
+        "--ways", nargs="*", type=int, help="numbers of the rows to run; the teacher is row 0"
+    )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     host.connect(options.device, training=False)
@@ -132,7 +154,11 @@ def main() -> None:
         reference = videos if reference is None else reference
         right = measure.accuracy(videos, sentences)
         closeness = "" if reference is videos else f"{psnr(videos, reference):.1f} dB"
-        print(f"| {way.name} | {way.nfe} | {right:.1%} | {closeness} | {seconds / len(sentences):.3f} |", flush=True)
+        print(
+            f"| {way.name} | {way.nfe} | {right:.1%} | {closeness} |"
+            f" {seconds / len(sentences):.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,28 @@ from torch import Tensor
 
 ASSETS = Path(__file__).resolve().parent
 LORAS = ASSETS / "loras"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "comfyui-fewstep" / "demo-train"
+CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    / "comfyui-fewstep"
+    / "demo-train"
+)
 
 
 def connect(device: str = "cpu", training: bool = True) -> None:
     """Make `import comfy` find the ComfyUI tree that COMFYUI_PATH names, on `device`.
 
-    Call it before any comfy import. Without a GPU the host must be told --cpu: it asks CUDA for a device at import.
+    Call it before any comfy import. Without a GPU the host must be told --cpu: it asks CUDA for a
+    device at import.
     """
     if "COMFYUI_PATH" not in os.environ:
-        raise SystemExit("Set COMFYUI_PATH to a ComfyUI folder (the one that holds main.py) and run this with its Python.")
+        raise SystemExit(
+            "Set COMFYUI_PATH to a ComfyUI folder (the one that holds main.py) and run this with"
+            " its Python."
+        )
     sys.path.insert(1, os.environ["COMFYUI_PATH"])
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # the host's own chatter stays at warnings
+    logging.basicConfig(
+        format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )  # the host's own chatter stays at warnings
     logging.getLogger("demo").setLevel(logging.INFO)
 
     from comfy.cli_args import args
@@ -29,7 +39,8 @@ def connect(device: str = "cpu", training: bool = True) -> None:
     args.cpu = not device.startswith("cuda")
     import comfy.model_management
 
-    # The host's fused rope and attention paths have no backward pass; this flag picks the ones that have.
+    # The host's fused rope and attention paths have no backward pass; this flag picks the ones that
+    # have.
     comfy.model_management.in_training = training
 
 
@@ -46,7 +57,9 @@ def load_vae(path: Path, device: str = "cpu") -> torch.nn.Module:
 
 @torch.no_grad()
 def encode(vae: torch.nn.Module, videos: Tensor) -> Tensor:
-    """Clips (B, 3, T, H, W) in [0, 1] -> latents (B, 16, (T-1)//4+1, H/8, W/8) as the diffusion model sees them."""
+    """Clips (B, 3, T, H, W) in [0, 1] -> latents (B, 16, (T-1)//4+1, H/8, W/8) as the diffusion
+    model sees them.
+    """
     from comfy.latent_formats import Wan21
 
     device = next(vae.parameters()).device
@@ -64,7 +77,9 @@ def decode(vae: torch.nn.Module, latents: Tensor) -> Tensor:
 
 
 def save_checkpoint(path: Path, **state) -> None:
-    """Write atomically, so that a killed run leaves the previous checkpoint whole. Checkpoints never ship."""
+    """Write atomically, so that a killed run leaves the previous checkpoint whole. Checkpoints
+    never ship.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
@@ -76,9 +91,17 @@ def load_checkpoint(path: Path) -> dict | None:
 
 
 def reset_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Give every layer torch's own default initialisation, which the host's layers skip because they expect a file."""
+    """Give every layer torch's own default initialisation, which the host's layers skip because
+    they expect a file.
+    """
     torch.manual_seed(torch.randint(2**31, (), generator=generator).item())
     for module in model.modules():
-        for base in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.LayerNorm, torch.nn.RMSNorm):
+        for base in (
+            torch.nn.Linear,
+            torch.nn.Conv2d,
+            torch.nn.Conv3d,
+            torch.nn.LayerNorm,
+            torch.nn.RMSNorm,
+        ):
             if isinstance(module, base) and module.weight is not None:
                 base.reset_parameters(module)

@@ -1,10 +1,12 @@
-"""Read colour, shape and motion back from the pixels of a clip, without any model and without demo/clips.py's renderer.
+"""Read colour, shape and motion back from the pixels of a clip, without any model and without
+demo/clips.py's renderer.
 
-    COMFYUI_PATH=<ComfyUI> <its python> demo/measure.py     checks the reading on true clips and on decoded ones
+    COMFYUI_PATH=<ComfyUI> <its python> demo/measure.py     checks the reading on true clips and on
+    decoded ones
 
-Colour: the palette entry nearest to most of the pixels that are not background. Shape: the three- and fourfold
-symmetry of the blob around its centre of mass, which soft corners weaken but do not remove. Motion: the path of the
-centre of mass on the torus, and the change of the area.
+Colour: the palette entry nearest to most of the pixels that are not background. Shape: the three-
+and fourfold symmetry of the blob around its centre of mass, which soft corners weaken but do not
+remove. Motion: the path of the centre of mass on the torus, and the change of the area.
 """
 
 import argparse
@@ -36,7 +38,9 @@ class Reading:
     overlap: float  # with the ideal outline, 0 to 1: how clean the shape is
 
     def agrees_with(self, sentence: str) -> bool:
-        """True when the sentence's colour, shape and motion are all what was read. A still image has no motion."""
+        """True when the sentence's colour, shape and motion are all what was read. A still image
+        has no motion.
+        """
         facts = [self.colour, self.shape, self.motion]
         return all(fact != "" and fact in sentence for fact in facts)
 
@@ -46,11 +50,12 @@ def read_clip(clip: Tensor) -> Reading:
     label = _nearest_colour(clip)  # (T, H, W), -1 for background
     counts = torch.stack([(label == index).sum() for index in range(len(clips.COLOURS))])
     colour = int(counts.argmax())
-    masks = [mask for mask in (label == colour) if mask.sum() >= LEAST_AREA]
+    masks = [mask for mask in label == colour if mask.sum() >= LEAST_AREA]
     if len(masks) < max(1, clip.shape[1] // 2):
         return Reading("", "", "", 0.0)
 
-    # Where a shape leaves on one side and comes back on the other, the VAE loses some of it even in true clips.
+    # Where a shape leaves on one side and comes back on the other, the VAE loses some of it even in
+    # true clips.
     whole = [mask for mask in masks if not _is_cut(mask)]
     whole = whole if len(whole) > 1 else masks
     threefold, fourfold = torch.stack([_symmetry(mask) for mask in whole]).mean(0).tolist()
@@ -61,11 +66,15 @@ def read_clip(clip: Tensor) -> Reading:
         shape = "square"
     overlap = torch.stack([_overlap(mask, shape) for mask in whole]).mean().item()
     motion = _motion(masks, whole) if len(masks) > 1 else ""
-    return Reading(list(clips.COLOURS)[colour], shape if overlap >= LEAST_OVERLAP else "", motion, overlap)
+    return Reading(
+        list(clips.COLOURS)[colour], shape if overlap >= LEAST_OVERLAP else "", motion, overlap
+    )
 
 
 def _nearest_colour(clip: Tensor) -> Tensor:
-    """Index of the nearest palette colour per pixel (T, H, W), -1 where some grey below 0.5 is nearer."""
+    """Index of the nearest palette colour per pixel (T, H, W), -1 where some grey below 0.5 is
+    nearer.
+    """
     pixels = clip.permute(1, 2, 3, 0)  # (T, H, W, 3)
     palette = torch.tensor(list(clips.COLOURS.values()))  # (P, 3)
     to_palette = (pixels.unsqueeze(-2) - palette).norm(dim=-1)  # (T, H, W, P)
@@ -76,7 +85,9 @@ def _nearest_colour(clip: Tensor) -> Tensor:
 
 
 def _centre(mask: Tensor) -> tuple[float, float]:
-    """Centre of mass (x, y) of a mask (H, W) on the torus: the mean angle, where the border is no special place."""
+    """Centre of mass (x, y) of a mask (H, W) on the torus: the mean angle, where the border is no
+    special place.
+    """
     centre = []
     for axis, side in ((0, mask.shape[1]), (1, mask.shape[0])):
         profile = mask.float().sum(axis)
@@ -87,7 +98,9 @@ def _centre(mask: Tensor) -> tuple[float, float]:
 
 
 def _offsets(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of every pixel from the centre by the shorter way round the torus: dx (1, W), dy (H, 1)."""
+    """Distance of every pixel from the centre by the shorter way round the torus: dx (1, W), dy (H,
+    1).
+    """
     height, width = mask.shape
     x, y = _centre(mask)
     dx = (torch.arange(width) + 0.5 - x + width / 2) % width - width / 2
@@ -96,18 +109,30 @@ def _offsets(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _symmetry(mask: Tensor) -> Tensor:
-    """Three- and fourfold symmetry (2,) of a mask (H, W), each -1 to 1: the mean of r^n sin 3θ and r^n cos 4θ."""
+    """Three- and fourfold symmetry (2,) of a mask (H, W), each -1 to 1: the mean of r^n sin 3θ and
+    r^n cos 4θ.
+    """
     dx, dy = _offsets(mask)
-    radius, angle = (dx**2 + dy**2).sqrt(), torch.atan2(dy.expand(mask.shape), dx.expand(mask.shape))
+    radius, angle = (
+        (dx**2 + dy**2).sqrt(),
+        torch.atan2(dy.expand(mask.shape), dx.expand(mask.shape)),
+    )
     cubed, fourth = mask * radius**3, mask * radius**4
-    return torch.stack([(cubed * (3 * angle).sin()).sum() / cubed.sum(), (fourth * (4 * angle).cos()).sum() / fourth.sum()])
+    return torch.stack(
+        [
+            (cubed * (3 * angle).sin()).sum() / cubed.sum(),
+            (fourth * (4 * angle).cos()).sum() / fourth.sum(),
+        ]
+    )
 
 
 def _overlap(mask: Tensor, shape: str) -> Tensor:
     """Intersection over union of a mask (H, W) with the ideal shape of its area and centre."""
     dx, dy = _offsets(mask)
     area = mask.sum().item()
-    edge = (4 * area / 3**0.5) ** 0.5  # of an equilateral triangle; its centre lies a third of the height above the base
+    edge = (
+        4 * area / 3**0.5
+    ) ** 0.5  # of an equilateral triangle; its centre lies a third of the height above the base
     rise = edge * 3**0.5 / 2
     ideal = {
         "circle": dx**2 + dy**2 <= area / torch.pi,
@@ -118,9 +143,13 @@ def _overlap(mask: Tensor, shape: str) -> Tensor:
 
 
 def _motion(masks: list[Tensor], whole: list[Tensor]) -> str:
-    """Growth if the area of the whole ones changed much, else the direction of the unwrapped path of the centre, else standing still."""
+    """Growth if the area of the whole ones changed much, else the direction of the unwrapped path
+    of the centre, else standing still.
+    """
     areas = [mask.sum().item() for mask in whole]
-    ends = min(4, len(areas) // 2)  # frames at either end; a long clip grows in its first 17 frames only
+    ends = min(
+        4, len(areas) // 2
+    )  # frames at either end; a long clip grows in its first 17 frames only
     growth = sum(areas[-ends:]) / sum(areas[:ends])
     if growth > GROWTH_RATIO:
         return "growing"
@@ -144,12 +173,17 @@ def _is_cut(mask: Tensor) -> bool:
 
 def accuracy(videos: Tensor, sentences: list[str]) -> float:
     """Share of clips (B, 3, T, H, W) in [0, 1] whose colour, shape and motion are all as told."""
-    right = [read_clip(clip).agrees_with(sentence) for clip, sentence in zip(videos, sentences, strict=True)]
+    right = [
+        read_clip(clip).agrees_with(sentence)
+        for clip, sentence in zip(videos, sentences, strict=True)
+    ]
     return sum(right) / len(right)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--vae", default=str(host.ASSETS / "fewstep_demo_vae.safetensors"))
     options = parser.parse_args()
@@ -163,7 +197,10 @@ def main() -> None:
     vae = host.load_vae(options.vae)
     decoded = torch.cat([host.decode(vae, host.encode(vae, part)) for part in true.split(8)])
     psnr = -10 * (decoded - true).square().mean((1, 2, 3, 4)).log10()
-    print(f"decoded clips read right: {accuracy(decoded, sentences):.1%}; PSNR {psnr.mean():.1f} dB (lowest {psnr.min():.1f})")
+    print(
+        f"decoded clips read right: {accuracy(decoded, sentences):.1%}; PSNR {psnr.mean():.1f} dB"
+        f" (lowest {psnr.min():.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Muon for the matrices and AdamW for the rest, stepped as one: fewer steps than AdamW alone on both demo models.
+"""Muon for the matrices and AdamW for the rest, stepped as one: fewer steps than AdamW alone on
+both demo models.
 
 Muon: Jordan et al. 2024; a convolution kernel counts as the matrix (out, in·kt·kh·kw).
 """
@@ -9,24 +10,38 @@ import torch
 
 
 class MuonAdamW:
-    """One learning-rate schedule over both. Build it after the model is on its device: Muon works on views."""
+    """One learning-rate schedule over both. Build it after the model is on its device: Muon works
+    on views.
+    """
 
     def __init__(
-        self, model: torch.nn.Module, takes_muon: Callable[[str, torch.Tensor], bool], muon_rate: float, adam_rate: float
+        self,
+        model: torch.nn.Module,
+        takes_muon: Callable[[str, torch.Tensor], bool],
+        muon_rate: float,
+        adam_rate: float,
     ):
-        named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        named = [
+            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
+        ]
         self.weights = [weight for name, weight in named if takes_muon(name, weight)]
-        self.matrices = [torch.nn.Parameter(weight.data.flatten(1)) for weight in self.weights]  # same storage
+        self.matrices = [
+            torch.nn.Parameter(weight.data.flatten(1)) for weight in self.weights
+        ]  # same storage
         others = [weight for name, weight in named if not takes_muon(name, weight)]
         self.parts = [torch.optim.AdamW(others, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98))]
         if self.matrices:
-            muon = torch.optim.Muon(self.matrices, lr=muon_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            muon = torch.optim.Muon(
+                self.matrices, lr=muon_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            )
             self.parts.append(muon)
         self.peaks = [adam_rate, muon_rate]
         self.parameters = [weight for _, weight in named]
 
     def step(self, rate: float) -> None:
-        """Clip the gradients, update with `rate` times the peak learning rates, and clear the gradients."""
+        """Clip the gradients, update with `rate` times the peak learning rates, and clear the
+        gradients.
+        """
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)

@@ -1,6 +1,8 @@
-"""How large the shape of a clip is, read from its latents by a small network: where long clips of the causal model go wrong.
+"""How large the shape of a clip is, read from its latents by a small network: where long clips of
+the causal model go wrong.
 
-The error of a velocity hardly feels it when a shape is a twentieth too large, and the next frame starts from there.
+The error of a velocity hardly feels it when a shape is a twentieth too large, and the next frame
+starts from there.
 """
 
 import logging
@@ -26,7 +28,9 @@ FRAMES_PER_LATENT = 4  # but 1 in the first
 
 
 class SizeReader(nn.Module):
-    """Latent frames (N, 16, 8, 8) to the logarithm of the shape's radius (N,). A shape may lie across the border: the world is a torus."""
+    """Latent frames (N, 16, 8, 8) to the logarithm of the shape's radius (N,). A shape may lie
+    across the border: the world is a torus.
+    """
 
     def __init__(self, width: int = 64):
         super().__init__()
@@ -34,7 +38,9 @@ class SizeReader(nn.Module):
         def convolution(channels: int) -> nn.Conv2d:
             return nn.Conv2d(channels, width, 3, padding=1, padding_mode="circular")
 
-        self.body = nn.Sequential(convolution(16), nn.SiLU(), convolution(width), nn.SiLU(), convolution(width), nn.SiLU())
+        self.body = nn.Sequential(
+            convolution(16), nn.SiLU(), convolution(width), nn.SiLU(), convolution(width), nn.SiLU()
+        )
         self.head = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -54,7 +60,9 @@ def sizes(scenes: Sequence[clips.Scene], latent_frames: int) -> Tensor:
 
 
 def train_reader(latents: Tensor, targets: Tensor) -> SizeReader:
-    """latents: (N, 16, T, 8, 8); targets: (N, T) as sizes says. A twentieth of the clips is held out."""
+    """latents: (N, 16, T, 8, 8); targets: (N, T) as sizes says. A twentieth of the clips is held
+    out.
+    """
     generator = torch.Generator().manual_seed(SEED)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -62,20 +70,29 @@ def train_reader(latents: Tensor, targets: Tensor) -> SizeReader:
     order = torch.randperm(len(latents), generator=generator)
     held_out, rest = order[: len(order) // 20], order[len(order) // 20 :]
     optimizer = torch.optim.AdamW(reader.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 1.5 * (1 - step / STEPS)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, 1.5 * (1 - step / STEPS))
+    )
     for _ in range(STEPS):
         rows = rest[torch.randint(len(rest), (BATCH,), generator=generator)]
         frames = torch.randint(latents.shape[2], (BATCH,), generator=generator)
         chosen = latents[rows, :, frames]
         level = NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
-        error = reader(chosen + level * torch.randn(chosen.shape, generator=generator)) - targets[rows, frames]
+        error = (
+            reader(chosen + level * torch.randn(chosen.shape, generator=generator))
+            - targets[rows, frames]
+        )
         optimizer.zero_grad()
         error.square().mean().backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
         error = (reader.read_clips(latents[held_out]) - targets[held_out]).square().mean().sqrt()
-    log.info("sizes are read to %.1f %%, of clips that differ by %.0f %%", 100 * math.expm1(error), 100 * math.expm1(targets.std()))
+    log.info(
+        "sizes are read to %.1f %%, of clips that differ by %.0f %%",
+        100 * math.expm1(error),
+        100 * math.expm1(targets.std()),
+    )
     return reader
 
 

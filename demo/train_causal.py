@@ -1,14 +1,18 @@
-"""Train the demo's causal model: one latent frame at a time over a KV cache, four re-noised steps per frame, eight for the first.
+"""Train the demo's causal model: one latent frame at a time over a KV cache, four re-noised steps
+per frame, eight for the first.
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/train_causal.py
 
-A low-rank delta on the base for the host's CausalWanModel. Two losses, each at the sigmas it will be sampled at:
+A low-rank delta on the base for the host's CausalWanModel. Two losses, each at the sigmas it will
+be sampled at:
 
-* the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its target is the picture
-  at which a guided teacher arrives from there, the base trained on by `train_base.py --pictures`;
-* every later frame follows from the clean ones before it almost without choice, so plain regression on true clips is
-  enough there: teacher forcing, each noisy frame seeing the past and itself, all frames of a clip in one pass. That the size
-  is that of many frames, and not of the one before, is learned from a past whose frames are too large and too small by turns.
+* the first frame has nothing to follow, so it is distilled: from wherever its own steps lead, its
+  target is the picture at which a guided teacher arrives from there, the base trained on by
+  `train_base.py --pictures`;
+* every later frame follows from the clean ones before it almost without choice, so plain regression
+  on true clips is enough there: teacher forcing, each noisy frame seeing the past and itself, all
+  frames of a clip in one pass. That the size is that of many frames, and not of the one before, is
+  learned from a past whose frames are too large and too small by turns.
 """
 
 import argparse
@@ -42,23 +46,37 @@ BATCH = 16
 PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
-WINDOWS = (3, 4, 6, FRAMES)  # latent frames that a frame sees, itself among them: any of these will do when sampling
+WINDOWS = (
+    3,
+    4,
+    6,
+    FRAMES,
+)  # latent frames that a frame sees, itself among them: any of these will do when sampling
 SINK_SHARE = 0.75  # of the batches with a window, where the first frame stays in sight
 GO_ON_RATE = 0.8  # of the learning rates, from weights that are good already
-RESIZED_SHARE = 0.6  # of the batches, whose past frames have shapes of several sizes about the true one
-OTHER_SHARE = 0.25  # of the batches, where another size is the true one: own first frames have more sizes than the scenes
+RESIZED_SHARE = (
+    0.6  # of the batches, whose past frames have shapes of several sizes about the true one
+)
+# of the batches, where another size is the true one: own first frames have more sizes than the
+# scenes
+OTHER_SHARE = 0.25
 SHOWN_SHARE = 0.5  # of their frames, which have such a shape themselves before they are denoised
 RESIZE = 1.25  # at most that factor, or one by it
-SIZE_WEIGHT = 5.0  # of the squared error of the logarithm of the radius, beside that of the velocity
+SIZE_WEIGHT = (
+    5.0  # of the squared error of the logarithm of the radius, beside that of the velocity
+)
 MOST_SIZE_ERROR = 0.25  # of a frame; beyond it there may be no shape to read
 MOST_GAP = 30  # latent frames by which it is put further back than it is
 FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
-PICTURE_CFG = 2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
+PICTURE_CFG = (
+    2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
+)
 
 
 @dataclass(frozen=True)
 class View:
-    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink: the first one beside them, always.
+    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink:
+    the first one beside them, always.
 
     gap: frames by which a sink is put further back than it is, as that of a longer clip would be.
     """
@@ -69,14 +87,17 @@ class View:
 
     @property
     def first(self) -> int:
-        """The first frame whose past is a true one: with a gap, the first that sees no more of frame 0 than a sink."""
+        """The first frame whose past is a true one: with a gap, the first that sees no more of
+        frame 0 than a sink.
+        """
         return self.window if self.gap else 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """latents: (3, B, 16, T, 8, 8), the clips and twice the same with shapes of other sizes. sizes: (B, T) of the clips, as
-    size_reader.sizes gives them. context: (B, L, 4096)."""
+    """latents: (3, B, 16, T, 8, 8), the clips and twice the same with shapes of other sizes. sizes:
+    (B, T) of the clips, as size_reader.sizes gives them. context: (B, L, 4096).
+    """
 
     latents: Tensor
     sizes: Tensor
@@ -87,8 +108,9 @@ class Batch:
 
 
 def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> Tensor:
-    """(L, L) of [clean frames, noisy frames], True where a query may look: clean at clean up to itself, noisy at clean
-    before itself and at itself; and of those at what `view` says."""
+    """(L, L) of [clean frames, noisy frames], True where a query may look: clean at clean up to
+    itself, noisy at clean before itself and at itself; and of those at what `view` says.
+    """
     frame = torch.arange(latent_frames).repeat(2)
     noisy = torch.arange(2 * latent_frames) >= latent_frames
     age = frame.unsqueeze(1) - frame  # of the key as the query sees it
@@ -99,12 +121,16 @@ def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> 
 
 
 def masked_attention(mask: Tensor):
-    """An attention override for the host: self-attention over the whole sequence gets `mask`, everything else none."""
+    """An attention override for the host: self-attention over the whole sequence gets `mask`,
+    everything else none.
+    """
 
     def override(attention, q: Tensor, k: Tensor, v: Tensor, heads: int, **options) -> Tensor:
         if k.shape[1] != len(mask):
             return attention(q, k, v, heads=heads, **options)
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, L, d)
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)
+        )  # (B, heads, L, d)
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).flatten(2)
 
@@ -114,29 +140,45 @@ def masked_attention(mask: Tensor):
 def teacher_forced(
     model: torch.nn.Module, clean: Tensor, noisy: Tensor, steps: Tensor, context: Tensor, view: View
 ) -> Tensor:
-    """Velocities (B, 16, T, 8, 8) of every noisy frame at SIGMAS[steps], steps (B, T), each given the clean ones before."""
+    """Velocities (B, 16, T, 8, 8) of every noisy frame at SIGMAS[steps], steps (B, T), each given
+    the clean ones before.
+    """
     batch, _, frames, height, width = clean.shape
-    sigma = torch.cat([torch.zeros(batch, frames, device=clean.device), SIGMAS.to(clean.device)[steps]], 1)  # (B, 2T)
-    positions = torch.cat([
-        model.rope_encode(count, height, width, t_start=start, device=clean.device, dtype=clean.dtype)
-        for count, start in ((1, -view.gap), (frames - 1, 1))
-    ], 1)  # fmt: skip
+    sigma = torch.cat(
+        [torch.zeros(batch, frames, device=clean.device), SIGMAS.to(clean.device)[steps]], 1
+    )  # (B, 2T)
+    positions = torch.cat(
+        [
+            model.rope_encode(
+                count, height, width, t_start=start, device=clean.device, dtype=clean.dtype
+            )
+            for count, start in ((1, -view.gap), (frames - 1, 1))
+        ],
+        1,
+    )
     mask = block_causal_mask(frames, (height // 2) * (width // 2), view).to(clean.device)
     with torch.autocast(clean.device.type, dtype=torch.bfloat16):
         out = model.forward_orig(
-            torch.cat([clean, noisy], 2), sigma * 1000, context, freqs=torch.cat([positions, positions], 1),
+            torch.cat([clean, noisy], 2),
+            sigma * 1000,
+            context,
+            freqs=torch.cat([positions, positions], 1),
             transformer_options={"optimized_attention_override": masked_attention(mask)},
-        )  # fmt: skip
+        )
     return out[:, :, frames:].float()
 
 
-def clip_loss(model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator) -> Tensor:
-    """Error of velocity and size of every frame but the first, each at its own one of the four sigmas.
+def clip_loss(
+    model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator
+) -> Tensor:
+    """Error of velocity and size of every frame but the first, each at its own one of the four
+    sigmas.
 
-    The past it is given is the true one slightly noised, made again by the model itself from none to MOST_REMAKES times:
-    its errors add up there as they will when it goes on from its own frames, and the target is still the true clip. Or each
-    frame of the past but the first has a size of its own, about the true one: taken from the frame before alone, sizes would
-    wander, a few hundredths with every frame.
+    The past it is given is the true one slightly noised, made again by the model itself from none
+    to MOST_REMAKES times: its errors add up there as they will when it goes on from its own frames,
+    and the target is still the true clip. Or each frame of the past but the first has a size of its
+    own, about the true one: taken from the frame before alone, sizes would wander, a few hundredths
+    with every frame.
     """
     latent = batch.latents[0]
 
@@ -155,13 +197,21 @@ def clip_loss(model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, gen
         return batch.latents.gather(0, chosen.expand_as(latent).unsqueeze(0))[0]
 
     count, _, frames = latent.shape[:3]
-    view, past, shown, remakes = View(WINDOWS[int(draw(1) * len(WINDOWS))]), latent, latent, int(draw(1) * (MOST_REMAKES + 1))
+    view, past, shown, remakes = (
+        View(WINDOWS[int(draw(1) * len(WINDOWS))]),
+        latent,
+        latent,
+        int(draw(1) * (MOST_REMAKES + 1)),
+    )
     if view.window < frames and draw(1) < SINK_SHARE:
         view = replace(view, has_sink=True, gap=int(draw(1) * (MOST_GAP + 1)))
     if draw(1) < RESIZED_SHARE:
         past, remakes = torch.cat([latent[:, :, :1], of_any_size()[:, :, 1:]], 2), 0
         shown = torch.where(draw(count, 1, frames, 1, 1) < SHOWN_SHARE, of_any_size(), latent)
-    past = past.lerp(torch.randn(latent.shape, generator=generator).to(latent.device), PAST_NOISE * draw(count, 1, 1, 1, 1))
+    past = past.lerp(
+        torch.randn(latent.shape, generator=generator).to(latent.device),
+        PAST_NOISE * draw(count, 1, 1, 1, 1),
+    )
     for _ in range(remakes):
         with torch.no_grad():
             steps, sigma, noise = draw_noise()
@@ -173,12 +223,17 @@ def clip_loss(model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, gen
     velocity = teacher_forced(model, past, noisy, steps, batch.context, view)
     # From a shape of another size the way to the true one is another than that of the noise.
     error = (velocity - (noisy - latent) / sigma)[:, :, view.first :].square().mean()
-    size_error = (reader.read_clips(noisy - sigma * velocity) - batch.sizes)[:, view.first :].square()
+    size_error = (reader.read_clips(noisy - sigma * velocity) - batch.sizes)[
+        :, view.first :
+    ].square()
     return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 
-def opening_loss(model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Error of a first frame predicted at one of its own eight sigmas, which the model itself has come to. context: (B, L, 4096).
+def opening_loss(
+    model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Error of a first frame predicted at one of its own eight sigmas, which the model itself has
+    come to. context: (B, L, 4096).
 
     A single frame attends to nothing but itself, so the ordinary forward pass is the causal one.
     """
@@ -214,37 +269,56 @@ def encode_clips(scenes: list[clips.Scene], path: Path, device: str) -> Tensor:
         return saved["latents"].float()
     vae, latents = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), []
     for begin in range(0, len(scenes), 10):
-        latents.append(host.encode(vae, clips.render(scenes[begin : begin + 10], FRAMES) / 2 + 0.5).half())
+        latents.append(
+            host.encode(vae, clips.render(scenes[begin : begin + 10], FRAMES) / 2 + 0.5).half()
+        )
     host.save_checkpoint(path, latents=torch.cat(latents))
     return torch.cat(latents).float()
 
 
 def long_scene(rng: random.Random) -> clips.Scene:
-    """A random scene for a long clip: a moving shape starts anywhere that shows it whole, so that many cross the border."""
+    """A random scene for a long clip: a moving shape starts anywhere that shows it whole, so that
+    many cross the border.
+    """
     scene = clips.draw_scene(rng)
     if not scene.motion.startswith("moving"):
         return scene
     margin = scene.radius * RESIZE * 1.25 + 1
-    return replace(scene, position=(rng.uniform(margin, clips.SIDE - margin), rng.uniform(margin, clips.SIDE - margin)))
+    return replace(
+        scene,
+        position=(
+            rng.uniform(margin, clips.SIDE - margin),
+            rng.uniform(margin, clips.SIDE - margin),
+        ),
+    )
 
 
 def resized(scene: clips.Scene, rng: random.Random) -> tuple[clips.Scene, clips.Scene]:
     """The same scene with a shape that is larger or smaller, and with one as much the other way."""
     factor = RESIZE ** rng.uniform(-1, 1)
-    return replace(scene, radius=scene.radius * factor), replace(scene, radius=scene.radius / factor)
+    return replace(scene, radius=scene.radius * factor), replace(
+        scene, radius=scene.radius / factor
+    )
 
 
 class LongClips:
-    """Random batches of long clips with their sentences, and the same clips with shapes of other sizes."""
+    """Random batches of long clips with their sentences, and the same clips with shapes of other
+    sizes.
+    """
 
     def __init__(self, count: int, folder: Path, device: str):
         rng = random.Random(SEED)
         self.scenes = [long_scene(rng) for _ in range(count)]
         versions = [self.scenes, *zip(*(resized(scene, rng) for scene in self.scenes), strict=True)]
         files = ("long-latents.pt", "long-latents-resized.pt", "long-latents-mirrored.pt")
-        latents = [encode_clips(list(scenes), folder / file, device) for file, scenes in zip(files, versions, strict=True)]
+        latents = [
+            encode_clips(list(scenes), folder / file, device)
+            for file, scenes in zip(files, versions, strict=True)
+        ]
         self.latents = torch.stack(latents)  # (3, N, 16, T, 8, 8)
-        self.sizes = torch.stack([size_reader.sizes(scenes, self.latents.shape[3]) for scenes in versions])  # (3, N, T)
+        self.sizes = torch.stack(
+            [size_reader.sizes(scenes, self.latents.shape[3]) for scenes in versions]
+        )  # (3, N, T)
         self.rng, self.table = random.Random(SEED), word_table()
 
     def draw(self, count: int) -> Batch:
@@ -252,7 +326,9 @@ class LongClips:
         sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
         words = torch.tensor([clips.word_ids(sentence) for sentence in sentences])
         order = [1, 0, 0] if self.rng.random() < OTHER_SHARE else [0, 1, 2]
-        return Batch(self.latents[order][:, chosen], self.sizes[order[0], chosen], self.table[words])
+        return Batch(
+            self.latents[order][:, chosen], self.sizes[order[0], chosen], self.table[words]
+        )
 
 
 def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
@@ -267,7 +343,13 @@ def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
 
 
 def train(
-    steps: int, long_clips: LongClips, reader: torch.nn.Module, pictures: torch.nn.Module, device: str, checkpoint: Path, goes_on: bool
+    steps: int,
+    long_clips: LongClips,
+    reader: torch.nn.Module,
+    pictures: torch.nn.Module,
+    device: str,
+    checkpoint: Path,
+    goes_on: bool,
 ) -> torch.nn.Module:
     model = load_causal_base(device)
     add_deltas(model, RANK)
@@ -279,33 +361,54 @@ def train(
     def loss_at(step: int) -> Tensor:
         following = clip_loss(model, long_clips.draw(BATCH).to(device), reader, generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
-        return following + opening_loss(model, pictures, teacher.embed(sentences).to(device), generator)
+        return following + opening_loss(
+            model, pictures, teacher.embed(sentences).to(device), generator
+        )
 
     train_deltas(model, loss_at, steps, checkpoint, GO_ON_RATE if goes_on else 1.0)
     return model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--clips", type=int, default=CLIPS)
-    parser.add_argument("--go-on", action="store_true", help="start from the shipped weights rather than from the base's")
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="start from the shipped weights rather than from the base's",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
     options = parser.parse_args()
     host.connect(options.device)
 
     long_clips = LongClips(options.clips, options.cache, options.device)
-    reader = size_reader.load_reader(options.cache / "size-reader.pt", long_clips.latents.flatten(0, 1), long_clips.sizes.flatten(0, 1),
-                                     options.device)
+    reader = size_reader.load_reader(
+        options.cache / "size-reader.pt",
+        long_clips.latents.flatten(0, 1),
+        long_clips.sizes.flatten(0, 1),
+        options.device,
+    )
     pictures = load_picture_teacher(options.cache / PICTURE_WORK.checkpoint, options.device)
     checkpoint = options.cache / "causal.pt"
-    model = train(options.steps, long_clips, reader, pictures, options.device, checkpoint, options.go_on)
+    model = train(
+        options.steps, long_clips, reader, pictures, options.device, checkpoint, options.go_on
+    )
     description = {
-        "method": "causal", "sigmas": SIGMAS.tolist(), "steps": STEPS, "shift": teacher.SHIFT, "cfg": 1.0,
-        "sampler": "ar_video", "frames_per_block": 1, "first_block_steps": FIRST_STEPS, "guidance_distilled": PICTURE_CFG,
+        "method": "causal",
+        "sigmas": SIGMAS.tolist(),
+        "steps": STEPS,
+        "shift": teacher.SHIFT,
+        "cfg": 1.0,
+        "sampler": "ar_video",
+        "frames_per_block": 1,
+        "first_block_steps": FIRST_STEPS,
+        "guidance_distilled": PICTURE_CFG,
         "transformer_config": {"causal_ar": True},
-    }  # fmt: skip
+    }
     write_lora(model, ASSET, description)
     log.info("metadata: %s", json.dumps(description))
 

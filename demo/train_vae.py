@@ -2,7 +2,8 @@
 
     COMFYUI_PATH=<ComfyUI> <its python> demo/train_vae.py
 
-Checkpoints every 25 steps and resumes from the last. The file it writes has the published Wan 2.1 key layout.
+Checkpoints every 25 steps and resumes from the last. The file it writes has the published Wan 2.1
+key layout.
 """
 
 import argparse
@@ -27,15 +28,17 @@ DIM = 8
 SEED = 1
 MUON_RATE = 2e-2
 ADAM_RATE = 5e-3
-# The posterior has a fixed width instead of a learned one, so the KL term is the mean square of the latent.
+# The posterior has a fixed width instead of a learned one, so the KL term is the mean square of the
+# latent.
 POSTERIOR_STD = 0.2
 KL_WEIGHT = 1e-4
-# L1 alone lingers for hundreds of steps on the background, the median of every pixel; L2 pulls the shapes out of it.
+# L1 alone lingers for hundreds of steps on the background, the median of every pixel; L2 pulls the
+# shapes out of it.
 SQUARE_WEIGHT = 4.0
 EDGE_WEIGHT = 0.5  # L1 on spatial differences, in the video phase: sharpens outlines
 REFINE_EDGE_WEIGHT = 1.0  # outlines are what tells the shapes apart
-# Pictures first, since they are cheap and teach all but the temporal layers. Short clips then: a causal VAE that is
-# right on nine frames is right on more. (frames, share of the steps, batch)
+# Pictures first, since they are cheap and teach all but the temporal layers. Short clips then: a
+# causal VAE that is right on nine frames is right on more. (frames, share of the steps, batch)
 REFINE_LENGTHS = ((4, 17), (6, 9), (8, 5), (16, 1))  # (batch, frames) of the second training
 REFINE_NOISE = 0.08  # of the latent's SD: sampled latents are never quite clean
 TIE_WEIGHT = 0.01  # on the squared change of the latent, in SDs
@@ -44,14 +47,18 @@ LENGTHS = ((1, 0.1, 16), (5, 0.75, 8), (9, 0.15, 8))
 
 
 def build_vae() -> torch.nn.Module:
-    """The class and settings that the host picks when it finds a Wan 2.1 VAE of this width in a file."""
+    """The class and settings that the host picks when it finds a Wan 2.1 VAE of this width in a
+    file.
+    """
     from comfy.ldm.wan.vae import WanVAE
 
     return WanVAE(dim=DIM, z_dim=16, temperal_downsample=[False, True, True])
 
 
 def initialise(vae: torch.nn.Module) -> None:
-    """Torch's defaults, with the temporal kernels looking at the present frame only, as pictures will train them."""
+    """Torch's defaults, with the temporal kernels looking at the present frame only, as pictures
+    will train them.
+    """
     host.reset_weights(vae, torch.Generator().manual_seed(SEED))
     for module in vae.modules():
         if isinstance(module, torch.nn.Conv3d) and module.kernel_size == (3, 3, 3):
@@ -93,7 +100,9 @@ def train(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
         pictures_only = step < PICTURE_SHARE * steps
         target = draw_batch(rng, pictures_only).to(device)
         latent = vae.encode(target)
-        output = vae.decode(latent + POSTERIOR_STD * torch.randn(latent.shape, generator=noise).to(device))
+        output = vae.decode(
+            latent + POSTERIOR_STD * torch.randn(latent.shape, generator=noise).to(device)
+        )
         loss = reconstruction_loss(output, target, 0.0 if pictures_only else EDGE_WEIGHT)
         (loss + KL_WEIGHT * latent.square().mean()).backward()
         optimizer.step(warm_up_then_decay(step, steps))
@@ -102,30 +111,47 @@ def train(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
         if (step + 1) % 25 == 0:
             psnr = -10 * math.log10(sum(recent) / len(recent))
             pace = (time.monotonic() - started) / (step + 1 - first)
-            log.info("step %d of %d: PSNR %.1f dB, latent SD %.2f, %.2f s per step",
-                     step + 1, steps, psnr, latent.std().item(), pace)  # fmt: skip
+            log.info(
+                "step %d of %d: PSNR %.1f dB, latent SD %.2f, %.2f s per step",
+                step + 1,
+                steps,
+                psnr,
+                latent.std().item(),
+                pace,
+            )
             recent.clear()
         if (step + 1) % 25 == 0 or step + 1 == steps:
-            host.save_checkpoint(checkpoint, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+            host.save_checkpoint(
+                checkpoint, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1
+            )
     return vae.cpu()
 
 
 @torch.no_grad()
 def normalise_latents(vae: torch.nn.Module, count: int = 128) -> None:
-    """Rescale the 1x1 convolutions around the latent so that the host's published constants normalise our latents.
+    """Rescale the 1x1 convolutions around the latent so that the host's published constants
+    normalise our latents.
 
-    The host hands the diffusion model (latent - mean) / std with Wan 2.1's mean and std per channel. Afterwards that
-    has mean 0 and variance 1 per channel on our clips, while decode(encode(x)) stays what it was.
+    The host hands the diffusion model (latent - mean) / std with Wan 2.1's mean and std per
+    channel. Afterwards that has mean 0 and variance 1 per channel on our clips, while
+    decode(encode(x)) stays what it was.
     """
     from comfy.latent_formats import Wan21
 
     rng = random.Random(SEED + 1)
-    latent = torch.cat([vae.encode(clips.render([clips.draw_scene(rng) for _ in range(16)])) for _ in range(count // 16)])
+    latent = torch.cat(
+        [
+            vae.encode(clips.render([clips.draw_scene(rng) for _ in range(16)]))
+            for _ in range(count // 16)
+        ]
+    )
     mean, std = latent.mean((0, 2, 3, 4)), latent.std((0, 2, 3, 4))
     published_mean, published_std = Wan21().latents_mean.flatten(), Wan21().latents_std.flatten()
     scale = published_std / std  # (16,)
 
-    channels = slice(0, len(scale))  # the rest of conv1 is the posterior's log variance, which nothing reads
+    channels = slice(
+        0, len(scale)
+    )  # the rest of conv1 is the posterior's log variance, which nothing reads
     vae.conv1.weight[channels] *= scale.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[channels] = (vae.conv1.bias[channels] - mean) * scale + published_mean
     vae.conv1.weight[len(scale) :], vae.conv1.bias[len(scale) :] = 0, 0
@@ -137,8 +163,9 @@ def normalise_latents(vae: torch.nn.Module, count: int = 128) -> None:
 def refine(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
     """Go on with the shipped VAE on clips up to full length, its latents tied to what they were.
 
-    The first training sees at most nine frames; what the decoder carries from chunk to chunk drifts after that. The tie
-    keeps a diffusion model that was trained on the old latents nearly right on the new ones.
+    The first training sees at most nine frames; what the decoder carries from chunk to chunk drifts
+    after that. The tie keeps a diffusion model that was trained on the old latents nearly right on
+    the new ones.
     """
     vae, before = host.load_vae(ASSET, device).requires_grad_(True), host.load_vae(ASSET, device)
     state = host.load_checkpoint(checkpoint)
@@ -166,11 +193,22 @@ def refine(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
         if (step + 1) % 20 == 0 or step + 1 == steps:
             pace = (time.monotonic() - started) / (step + 1 - first)
             psnr = -10 * math.log10(sum(recent) / len(recent))
-            log.info("refining step %d of %d: PSNR %.1f dB, tie %.4f, %.2f s per step",
-                     step + 1, steps, psnr, tie.item(), pace)  # fmt: skip
+            log.info(
+                "refining step %d of %d: PSNR %.1f dB, tie %.4f, %.2f s per step",
+                step + 1,
+                steps,
+                psnr,
+                tie.item(),
+                pace,
+            )
             recent.clear()
-            host.save_checkpoint(checkpoint, vae=vae.state_dict(), before=before.state_dict(),
-                                 optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip
+            host.save_checkpoint(
+                checkpoint,
+                vae=vae.state_dict(),
+                before=before.state_dict(),
+                optimizer=optimizer.state_dict(),
+                step=step + 1,
+            )
     return vae.cpu()
 
 

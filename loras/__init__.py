@@ -1,1 +1,3 @@
-"""What accelerator files are: records of every published one, recognition by header, key repairs. Pure data, no host."""
+"""What accelerator files are: records of every published one, recognition by header, key repairs.
+Pure data, no host.
+"""

@@ -1,7 +1,9 @@
-"""Which base architecture a set of layers belongs to, and how wide it is: by layer names and shapes alone.
+"""Which base architecture a set of layers belongs to, and how wide it is: by layer names and shapes
+alone.
 
-Layer names are compared flat: without the prefixes that trainers put before them, and with "." written as "_", the way
-kohya's format has them. Patterns are kept as text: compiling them all would be a fifth of the time the pack takes to start.
+Layer names are compared flat: without the prefixes that trainers put before them, and with "."
+written as "_", the way kohya's format has them. Patterns are kept as text: compiling them all would
+be a fifth of the time the pack takes to start.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from dataclasses import dataclass
 
 from .accelerator import Base
 
-# Layer name -> (outputs, inputs) of its weight. For a LoRA: rows of the up factor, columns of the down factor.
+# Layer name -> (outputs, inputs) of its weight. For a LoRA: rows of the up factor, columns of the
+# down factor.
 Layers = Mapping[str, tuple[int, int]]
 
 DOTTED_PREFIXES = r"^((base_model|model|diffusion_model|transformer|unet)\.)+"
@@ -21,7 +24,9 @@ FLAT_PREFIXES = r"^(lora_unet|lora_transformer|lycoris)_+"
 
 @dataclass(frozen=True)
 class Measured:
-    """bases: every architecture the layers fit, empty when none is known. width: hidden width, where a layer shows it."""
+    """bases: every architecture the layers fit, empty when none is known. width: hidden width,
+    where a layer shows it.
+    """
 
     bases: tuple[Base, ...]
     width: int | None
@@ -30,59 +35,104 @@ class Measured:
 
 @dataclass(frozen=True)
 class Architecture:
-    """marker: layers that only this architecture has. width: layers whose input is the hidden width."""
+    """marker: layers that only this architecture has. width: layers whose input is the hidden
+    width.
+    """
 
     bases: tuple[Base, ...]
     marker: str
     width: str
 
 
-# In this order: the first whose marker is found. What shares its names with others comes after them.
+# In this order: the first whose marker is found. What shares its names with others comes after
+# them.
 ARCHITECTURES = (
     Architecture(
-        (Base.LTXAV,), r"^transformer_blocks_\d+_(audio_(attn\d|ff)|audio_to_video_attn|video_to_audio_attn)",
+        (Base.LTXAV,),
+        r"^transformer_blocks_\d+_(audio_(attn\d|ff)|audio_to_video_attn|video_to_audio_attn)",
         r"^transformer_blocks_\d+_attn1_to_[qkv]$",
     ),
-    Architecture((Base.LTXV,), r"^transformer_blocks_\d+_attn1_to_[qkv]$", r"^transformer_blocks_\d+_attn1_to_[qkv]$"),
-    Architecture((Base.LENS,), r"^transformer_blocks_\d+_attn_(img|txt)_qkv$", r"^transformer_blocks_\d+_attn_img_qkv$"),
     Architecture(
-        (Base.KREA2,), r"^(blocks_\d+_attn_w[qkvo]|transformer_blocks_\d+_attn_to_gate|txtfusion_|text_fusion_)",
+        (Base.LTXV,),
+        r"^transformer_blocks_\d+_attn1_to_[qkv]$",
+        r"^transformer_blocks_\d+_attn1_to_[qkv]$",
+    ),
+    Architecture(
+        (Base.LENS,),
+        r"^transformer_blocks_\d+_attn_(img|txt)_qkv$",
+        r"^transformer_blocks_\d+_attn_img_qkv$",
+    ),
+    Architecture(
+        (Base.KREA2,),
+        r"^(blocks_\d+_attn_w[qkvo]|transformer_blocks_\d+_attn_to_gate|txtfusion_|text_fusion_)",
         r"^(blocks_\d+_attn_w[qkv]|transformer_blocks_\d+_attn_to_[qkv])$",
     ),
     Architecture(
-        (Base.FLUX2,), r"^((double|single)_stream_modulation_|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj)",
+        (Base.FLUX2,),
+        r"^((double|single)_stream_modulation_|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj)",
         r"^(double_blocks_\d+_img_attn_qkv|single_blocks_\d+_linear1|single_transformer_blocks_\d+_attn_to_qkv_mlp_proj)$",
     ),
     Architecture(
-        (Base.FLUX,), r"^single_transformer_blocks_\d+_(attn_to_[qkv]|proj_mlp|norm_linear)",
+        (Base.FLUX,),
+        r"^single_transformer_blocks_\d+_(attn_to_[qkv]|proj_mlp|norm_linear)",
         r"^(single_)?transformer_blocks_\d+_attn_to_[qkv]$",
     ),
     Architecture(
-        (Base.SD3,), r"^(joint_blocks_\d+_(x|context)_block_|transformer_blocks_\d+_ff_context_)",
+        (Base.SD3,),
+        r"^(joint_blocks_\d+_(x|context)_block_|transformer_blocks_\d+_ff_context_)",
         r"^(joint_blocks_\d+_x_block_attn_qkv|transformer_blocks_\d+_attn_to_[qkv])$",
     ),
     Architecture(
-        (Base.QWEN_IMAGE, Base.MAGE_FLOW), r"^transformer_blocks_\d+_(img_mod_1|txt_mod_1|img_mlp_|txt_mlp_)",
+        (Base.QWEN_IMAGE, Base.MAGE_FLOW),
+        r"^transformer_blocks_\d+_(img_mod_1|txt_mod_1|img_mlp_|txt_mlp_)",
         r"^transformer_blocks_\d+_attn_to_[qkv]$",
     ),
     Architecture(
-        (Base.QWEN_IMAGE, Base.MAGE_FLOW, Base.SD3), r"^transformer_blocks_\d+_attn_add_[qkv]_proj$",
+        (Base.QWEN_IMAGE, Base.MAGE_FLOW, Base.SD3),
+        r"^transformer_blocks_\d+_attn_add_[qkv]_proj$",
         r"^transformer_blocks_\d+_attn_to_[qkv]$",
     ),
-    Architecture((Base.HIDREAM_O1,), r"^language_model_layers_\d+_self_attn_", r"^language_model_layers_\d+_self_attn_[qkv]_proj$"),
-    Architecture((Base.HIDREAM,), r"^(double|single)_stream_blocks_\d+_", r"^(double|single)_stream_blocks_\d+_block_attn1_to_[qkv]$"),
     Architecture(
-        (Base.BOOGU,), r"^(double|single)_stream_layers_\d+_",
+        (Base.HIDREAM_O1,),
+        r"^language_model_layers_\d+_self_attn_",
+        r"^language_model_layers_\d+_self_attn_[qkv]_proj$",
+    ),
+    Architecture(
+        (Base.HIDREAM,),
+        r"^(double|single)_stream_blocks_\d+_",
+        r"^(double|single)_stream_blocks_\d+_block_attn1_to_[qkv]$",
+    ),
+    Architecture(
+        (Base.BOOGU,),
+        r"^(double|single)_stream_layers_\d+_",
         r"^(double_stream_layers_\d+_.*img_to_[qkv]|single_stream_layers_\d+_attn_to_q)$",
     ),
     Architecture(
-        (Base.Z_IMAGE,), r"^layers_\d+_(attention_(qkv|out|to_[qkv]|to_out_0)|adaLN_modulation)", r"^layers_\d+_attention_(qkv|to_[qkv])$"
+        (Base.Z_IMAGE,),
+        r"^layers_\d+_(attention_(qkv|out|to_[qkv]|to_out_0)|adaLN_modulation)",
+        r"^layers_\d+_attention_(qkv|to_[qkv])$",
     ),
-    Architecture((Base.ERNIE_IMAGE,), r"^layers_\d+_self_attention_to_[qkv]$", r"^layers_\d+_self_attention_to_[qkv]$"),
-    Architecture((Base.ACE_STEP15,), r"^(decoder_)?layers_\d+_self_attn_[qkv]_proj$", r"^(decoder_)?layers_\d+_self_attn_[qkv]_proj$"),
-    Architecture((Base.ANIMA,), r"^blocks_\d+_(self|cross)_attn_[qkv]_proj$", r"^blocks_\d+_self_attn_[qkv]_proj$"),
-    Architecture((Base.MINIMAX_H3,), r"^blocks_\d+_(attn_(qkv|out)_proj|mlp_fc[12])$", r"^blocks_\d+_(attn_qkv_proj|mlp_fc1)$"),
-)  # fmt: skip
+    Architecture(
+        (Base.ERNIE_IMAGE,),
+        r"^layers_\d+_self_attention_to_[qkv]$",
+        r"^layers_\d+_self_attention_to_[qkv]$",
+    ),
+    Architecture(
+        (Base.ACE_STEP15,),
+        r"^(decoder_)?layers_\d+_self_attn_[qkv]_proj$",
+        r"^(decoder_)?layers_\d+_self_attn_[qkv]_proj$",
+    ),
+    Architecture(
+        (Base.ANIMA,),
+        r"^blocks_\d+_(self|cross)_attn_[qkv]_proj$",
+        r"^blocks_\d+_self_attn_[qkv]_proj$",
+    ),
+    Architecture(
+        (Base.MINIMAX_H3,),
+        r"^blocks_\d+_(attn_(qkv|out)_proj|mlp_fc[12])$",
+        r"^blocks_\d+_(attn_qkv_proj|mlp_fc1)$",
+    ),
+)
 
 DOUBLE_STREAM = r"^(double|single)_blocks_\d+_"
 DOUBLE_STREAM_WIDTH = r"^(double_blocks_\d+_(img|txt)_attn_qkv|single_blocks_\d+_linear1)$"
@@ -93,11 +143,10 @@ WAN = r"^(vace_)?blocks_\d+_((self|cross)_attn_(q|k|v|o|k_img|v_img|norm_\w+)|ff
 WAN_WIDTH = r"^blocks_\d+_(self_attn_[qkv]|cross_attn_q|ffn_0)$"
 UNET_TEXT = r"attn2_(processor_)?to_[kv]$"
 LOWEST_BLOCK = r"^(down_blocks_2_attentions_\d|input_blocks_[78]_1)_transformer_blocks_\d_"
-SDXL_ALONE = (
-    r"^(mid_block_attentions|middle_block_1)_|^(down_blocks_2_attentions_\d|input_blocks_[78]_1)_transformer_blocks_[4-9]_"
-)
+SDXL_ALONE = r"^(mid_block_attentions|middle_block_1)_|^(down_blocks_2_attentions_\d|input_blocks_[78]_1)_transformer_blocks_[4-9]_"
 
-# Hidden widths that tell architectures with the same layer names apart: the hosts' and the authors' configurations.
+# Hidden widths that tell architectures with the same layer names apart: the hosts' and the authors'
+# configurations.
 WAN_5B_WIDTH = 3072
 WAN_OTHER_WIDTHS = (1536, 5120)
 HUNYUAN15_WIDTH = 2048
@@ -156,28 +205,48 @@ def _measure_wan(named: Layers) -> Measured:
     if width == WAN_5B_WIDTH:
         return _measured((Base.WAN22_TI2V,), width)
     bases = (Base.WAN_T2V, Base.WAN22_I2V)
-    return _measured(bases if width in WAN_OTHER_WIDTHS else (*bases, Base.WAN22_TI2V), width, " (no image branch)")
+    return _measured(
+        bases if width in WAN_OTHER_WIDTHS else (*bases, Base.WAN22_TI2V),
+        width,
+        " (no image branch)",
+    )
 
 
 def _measure_double_stream(layers: Layers, named: Layers) -> Measured:
-    """FLUX.1, FLUX.2 and HunyuanVideo share most names; widths, later blocks and other names tell them apart."""
+    """FLUX.1, FLUX.2 and HunyuanVideo share most names; widths, later blocks and other names tell
+    them apart.
+    """
     width = _width(named, DOUBLE_STREAM_WIDTH)
-    # One projection makes queries, keys, values and the first half of the MLP: 3 + 4 widths, in FLUX.2 3 + 2 · 3.
-    ratios = {outputs / inputs for name, (outputs, inputs) in named.items() if name.endswith("_linear1") and inputs}
+    # One projection makes queries, keys, values and the first half of the MLP: 3 + 4 widths, in
+    # FLUX.2 3 + 2 · 3.
+    ratios = {
+        outputs / inputs
+        for name, (outputs, inputs) in named.items()
+        if name.endswith("_linear1") and inputs
+    }
     if 9.0 in ratios or width in FLUX2_WIDTHS:
         return _measured((Base.FLUX2,), width)
     if width == HUNYUAN15_WIDTH:
         return _measured((Base.HUNYUAN15, Base.HUNYUAN15_SR), width)
     has_hunyuan_names = _has(named, HUNYUAN) or _has(layers, HUNYUAN_DOTTED)
     blocks = [re.match(r"(double|single)_blocks_(\d+)_", name) for name in named]
-    if has_hunyuan_names or any(block and int(block[2]) >= FLUX_BLOCKS[block[1]] for block in blocks):
-        return _measured((Base.HUNYUAN_VIDEO, *((Base.HUNYUAN15, Base.HUNYUAN15_SR) if width is None else ())), width)
+    if has_hunyuan_names or any(
+        block and int(block[2]) >= FLUX_BLOCKS[block[1]] for block in blocks
+    ):
+        return _measured(
+            (Base.HUNYUAN_VIDEO, *((Base.HUNYUAN15, Base.HUNYUAN15_SR) if width is None else ())),
+            width,
+        )
     return _measured((Base.FLUX, Base.HUNYUAN_VIDEO), width)
 
 
 def _measure_unet(named: Layers) -> Measured:
-    """Stable Diffusion UNets differ by the width of the text they attend to: the input of attn2's keys."""
-    widths = {inputs for name, (_, inputs) in named.items() if inputs and re.search(UNET_TEXT, name)}
+    """Stable Diffusion UNets differ by the width of the text they attend to: the input of attn2's
+    keys.
+    """
+    widths = {
+        inputs for name, (_, inputs) in named.items() if inputs and re.search(UNET_TEXT, name)
+    }
     if widths == {768}:
         return Measured((Base.SD15,), None, "SD 1.5 (text width 768)")
     if widths == {1024}:
@@ -188,7 +257,9 @@ def _measure_unet(named: Layers) -> Measured:
 
 
 def _measure_large_unet(named: Layers) -> Measured:
-    """SSD-1B is SDXL without attention in the middle block and with four transformer blocks where SDXL has ten."""
+    """SSD-1B is SDXL without attention in the middle block and with four transformer blocks where
+    SDXL has ten.
+    """
     if _has(named, SDXL_ALONE):
         return Measured((Base.SDXL,), None, "SDXL (text width 2048)")
     if _has(named, LOWEST_BLOCK):

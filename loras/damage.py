@@ -1,4 +1,6 @@
-"""Whether a file holds numbers that are none: one is enough to make a whole picture black, and the host's LoRA code adds it."""
+"""Whether a file holds numbers that are none: one is enough to make a whole picture black, and the
+host's LoRA code adds it.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +12,37 @@ from torch import Tensor
 
 from .fingerprint import FileProblem, Header, Stored
 
-# The numbers read as integers, and the lowest bits, without the sign, that stand for no finite number: the exponent's all set; of
-# e4m3fn only the very last.
+# The numbers read as integers, and the lowest bits, without the sign, that stand for no finite
+# number: the exponent's all set; of e4m3fn only the very last.
 FIRST_NOT_FINITE = {
-    "F64": (torch.int64, 0x7FF << 52), "F32": (torch.int32, 0xFF << 23), "BF16": (torch.int16, 0xFF << 7),
-    "F16": (torch.int16, 0x1F << 10), "F8_E5M2": (torch.int8, 0x1F << 2), "F8_E4M3": (torch.int8, 0x7F),
-}  # fmt: skip
+    "F64": (torch.int64, 0x7FF << 52),
+    "F32": (torch.int32, 0xFF << 23),
+    "BF16": (torch.int16, 0xFF << 7),
+    "F16": (torch.int16, 0x1F << 10),
+    "F8_E5M2": (torch.int8, 0x1F << 2),
+    "F8_E4M3": (torch.int8, 0x7F),
+}
 
-# Bytes looked at together: they stay in the processor's own memory, and a file of any size takes no more of the machine's.
+# Bytes looked at together: they stay in the processor's own memory, and a file of any size takes no
+# more of the machine's.
 CHUNK = 1 << 20
 
 
 def refuse_damaged(path: str | Path, header: Header) -> None:
-    """Raise FileProblem for a .safetensors file with infinity or no number at all in it. header: of that file.
+    """Raise FileProblem for a .safetensors file with infinity or no number at all in it. header: of
+    that file.
 
-    The file is read in order as it lies on the disk; through a map of it, every page that is looked at for the first time costs more
-    than looking at it.
+    The file is read in order as it lies on the disk; through a map of it, every page that is looked
+    at for the first time costs more than looking at it.
     """
     path = Path(path)
     if _are_finite(path, header.stored.values()):
         return
     damaged = [key for key, stored in header.stored.items() if not _are_finite(path, [stored])]
-    raise FileProblem(f"{path.name} is damaged: {len(damaged)} of its {len(header.stored)} tensors hold infinity or no number at "
-                      f"all, such as {damaged[0]}. Download it again.")
+    raise FileProblem(
+        f"{path.name} is damaged: {len(damaged)} of its {len(header.stored)} tensors hold infinity"
+        f" or no number at all, such as {damaged[0]}. Download it again."
+    )
 
 
 def _are_finite(path: Path, tensors: Iterable[Stored]) -> bool:
@@ -44,7 +54,9 @@ def _are_finite(path: Path, tensors: Iterable[Stored]) -> bool:
             while begin < end:
                 read = file.readinto(buffer[: end - begin].numpy().data)
                 if not read or read % integer.itemsize:
-                    raise FileProblem(f"{path.name} became shorter while it was read. Download it again.")
+                    raise FileProblem(
+                        f"{path.name} became shorter while it was read. Download it again."
+                    )
                 if not _bits_are_finite(buffer[:read].view(integer), first):
                     return False
                 begin += read
@@ -52,7 +64,8 @@ def _are_finite(path: Path, tensors: Iterable[Stored]) -> bool:
 
 
 def _bits_are_finite(bits: Tensor, first: int) -> bool:
-    """Of either sign, what is not finite has the largest bits. bits: numbers read as integers with a sign.
+    """Of either sign, what is not finite has the largest bits. bits: numbers read as integers with
+    a sign.
 
     By numpy, at the speed of memory: torch would wake all its threads for every chunk.
     """
@@ -64,7 +77,9 @@ def _bits_are_finite(bits: Tensor, first: int) -> bool:
 def _runs(tensors: Iterable[Stored]) -> Iterator[Stored]:
     """Neighbours of one dtype as one, in the file's order. Whole numbers are left out."""
     run = None
-    for stored in sorted((each for each in tensors if each.dtype in FIRST_NOT_FINITE), key=lambda each: each.begin):
+    for stored in sorted(
+        (each for each in tensors if each.dtype in FIRST_NOT_FINITE), key=lambda each: each.begin
+    ):
         if run is not None and (stored.dtype, stored.begin) == (run.dtype, run.end):
             run = run._replace(end=stored.end)
             continue

@@ -1,9 +1,11 @@
-"""Accelerators that a user declares: a small JSON file, `<name>.fewstep.json`, beside the LoRA or in models/fewstep.
+"""Accelerators that a user declares: a small JSON file, `<name>.fewstep.json`, beside the LoRA or
+in models/fewstep.
 
-It becomes an Accelerator like the catalogue's, under the id its file name spells. It holds data only; everything in it is
-checked, and what is wrong is named with what was expected.
+It becomes an Accelerator like the catalogue's, under the id its file name spells. It holds data
+only; everything in it is checked, and what is wrong is named with what was expected.
 
-    {"file": "my_lora.safetensors", "base": "SDXL", "steps": [4], "schedule": {"type": "trailing"}, "sampler": "euler"}
+    {"file": "my_lora.safetensors", "base": "SDXL", "steps": [4], "schedule": {"type": "trailing"},
+    "sampler": "euler"}
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ MOST_STEPS = 100
 
 
 class DeclarationError(Refusal):
-    """A declaration that cannot be an accelerator. The message names the file, the entry, what was expected and found."""
+    """A declaration that cannot be an accelerator. The message names the file, the entry, what was
+    expected and found.
+    """
 
 
 class _Wrong(Exception):
@@ -55,7 +59,9 @@ class _Wrong(Exception):
 
 
 def id_of(file_name: str) -> str:
-    """The id a declaration's file name spells: its words in lower case, joined by hyphens. Empty when it has none."""
+    """The id a declaration's file name spells: its words in lower case, joined by hyphens. Empty
+    when it has none.
+    """
     name = file_name.replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
@@ -69,7 +75,9 @@ def parse_declaration(text: str, file_name: str) -> Accelerator:
         _no_unknown(entries, ENTRIES, "entry")
         missing = [name for name in REQUIRED if name not in entries]
         if missing:
-            raise _Wrong(f"{', '.join(missing)} is missing; every declaration needs {', '.join(REQUIRED)}")
+            raise _Wrong(
+                f"{', '.join(missing)} is missing; every declaration needs {', '.join(REQUIRED)}"
+            )
         settings: dict[str, Any] = {}
         for name, value in entries.items():
             settings |= ENTRIES[name](value)
@@ -80,12 +88,17 @@ def parse_declaration(text: str, file_name: str) -> Accelerator:
 
 def _accelerator(id: str, settings: dict[str, Any]) -> Accelerator:
     defaults = {
-        "family": "declared by the user", "kind": Kind.LORA, "licence": UNKNOWN_LICENCE, "name_words": (id,),
+        "family": "declared by the user",
+        "kind": Kind.LORA,
+        "licence": UNKNOWN_LICENCE,
+        "name_words": (id,),
         "sources": ("declared by the user",),
-    }  # fmt: skip
+    }
     gamma = settings.pop("gamma", None)
     if gamma is not None:
-        settings["gamma"] = gamma if isinstance(gamma, dict) else {steps: gamma for steps in settings["steps"]}
+        settings["gamma"] = (
+            gamma if isinstance(gamma, dict) else {steps: gamma for steps in settings["steps"]}
+        )
     try:
         return Accelerator(**{**defaults, **settings, "id": id})
     except ValueError as error:
@@ -94,7 +107,9 @@ def _accelerator(id: str, settings: dict[str, Any]) -> Accelerator:
 
 def _parse(text: str) -> Any:
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_FILE:
-        raise _Wrong(f"it is larger than {LARGEST_FILE // 1024} KB, and a declaration is a few lines")
+        raise _Wrong(
+            f"it is larger than {LARGEST_FILE // 1024} KB, and a declaration is a few lines"
+        )
 
     def no_constant(name: str) -> None:
         raise _Wrong(f"{name} is not a number here")
@@ -110,7 +125,9 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twice)
     except json.JSONDecodeError as error:
-        raise _Wrong(f"it is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+        raise _Wrong(
+            f"it is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise _Wrong("it is nested too deeply") from None
     except ValueError as error:
@@ -136,17 +153,30 @@ def _no_unknown(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise _Wrong(f"{_shown(name)} is no {what}" + (f"; did you mean {near[0]!r}" if near else f"; there are {', '.join(known)}"))
+            raise _Wrong(
+                f"{_shown(name)} is no {what}"
+                + (f"; did you mean {near[0]!r}" if near else f"; there are {', '.join(known)}")
+            )
 
 
 def _text(value: Any, name: str, longest: int = 500) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > longest or not value.isprintable():
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or len(value) > longest
+        or not value.isprintable()
+    ):
         raise _Wrong(f"{name} must be a text of at most {longest} characters, not {_shown(value)}")
     return value
 
 
 def _number(value: Any, name: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+        or not math.isfinite(value)
+    ):
         raise _Wrong(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}")
     return float(value)
 
@@ -169,14 +199,19 @@ def _choice(value: Any, name: str, choices: Mapping[str, Any]) -> Any:
     key = value.lower() if isinstance(value, str) else ""
     if key not in choices:
         near = difflib.get_close_matches(key, choices, n=1)
-        raise _Wrong(f"{name} must be one of {', '.join(choices)}, not {_shown(value)}" + (f"; did you mean {near[0]!r}" if near else ""))
+        raise _Wrong(
+            f"{name} must be one of {', '.join(choices)}, not {_shown(value)}"
+            + (f"; did you mean {near[0]!r}" if near else "")
+        )
     return choices[key]
 
 
 def _falling(values: Any, name: str, low: float, high: float) -> tuple[float, ...]:
     numbers = tuple(_number(value, name, low, high) for value in _list(values, name))
     if any(now <= then for now, then in zip(numbers, numbers[1:])):
-        raise _Wrong(f"{name} must fall from each value to the next, and {_shown(list(numbers))} does not")
+        raise _Wrong(
+            f"{name} must fall from each value to the next, and {_shown(list(numbers))} does not"
+        )
     return numbers
 
 
@@ -209,30 +244,46 @@ def _shift(value: Any, name: str = "shift") -> float:
 
 
 # Type -> (what makes it, its settings: name -> (check, default or None where it must be given)).
-SCHEDULES: dict[str, tuple[Callable[..., Schedule], dict[str, tuple[Callable[[Any], Any], Any]]]] = {
+SCHEDULES: dict[
+    str, tuple[Callable[..., Schedule], dict[str, tuple[Callable[[Any], Any], Any]]]
+] = {
     "trailing": (Trailing, {}),
-    "lcm": (ConsistencyGrid, {"original_steps": (lambda value: _whole(value, "original_steps", 1, 1000), 50)}),
+    "lcm": (
+        ConsistencyGrid,
+        {"original_steps": (lambda value: _whole(value, "original_steps", 1, 1000), 50)},
+    ),
     "timesteps": (lambda timesteps: timesteps, {"timesteps": (_timesteps, None)}),
     "shifted": (ShiftedFlow, {"shift": (_shift, None)}),
     "normal": (lambda shift: HostSpacedFlow(shift, "normal"), {"shift": (_shift, None)}),
     "sgm_uniform": (lambda shift: HostSpacedFlow(shift, "sgm_uniform"), {"shift": (_shift, None)}),
-    "flux": (FluxFlow, {
-        "base_shift": (lambda value: _number(value, "base_shift", 0.0, 10.0), 0.5),
-        "max_shift": (lambda value: _number(value, "max_shift", 0.0, 10.0), 1.15),
-    }),
+    "flux": (
+        FluxFlow,
+        {
+            "base_shift": (lambda value: _number(value, "base_shift", 0.0, 10.0), 0.5),
+            "max_shift": (lambda value: _number(value, "max_shift", 0.0, 10.0), 1.15),
+        },
+    ),
     "flux2": (Flux2Flow, {}),
-    "two_clocks": (TwoClockFlow, {
-        "video_shift": (lambda value: _shift(value, "video_shift"), None),
-        "audio_shift": (lambda value: _shift(value, "audio_shift"), None),
-    }),
-    "rcm": (TrigFlow, {"sigma_max": (lambda value: _number(value, "sigma_max", 15.0, 10000.0), None)}),
+    "two_clocks": (
+        TwoClockFlow,
+        {
+            "video_shift": (lambda value: _shift(value, "video_shift"), None),
+            "audio_shift": (lambda value: _shift(value, "audio_shift"), None),
+        },
+    ),
+    "rcm": (
+        TrigFlow,
+        {"sigma_max": (lambda value: _number(value, "sigma_max", 15.0, 10000.0), None)},
+    ),
     "sigmas": (lambda sigmas: sigmas, {"sigmas": (_sigma_lists, None)}),
-}  # fmt: skip
+}
 
 
 def _schedule(value: Any) -> Schedule:
     given = dict(_object(value, "schedule"))
-    kind: tuple[Callable[..., Schedule], Any] = _choice(given.pop("type", None), "schedule.type", SCHEDULES)
+    kind: tuple[Callable[..., Schedule], Any] = _choice(
+        given.pop("type", None), "schedule.type", SCHEDULES
+    )
     make, known = kind
     _no_unknown(given, known, "setting of this schedule")
     settings = {}
@@ -274,7 +325,10 @@ def _gamma(value: Any) -> dict[str, Any]:
     by_steps = {}
     for steps, gamma in value.items():
         if not re.fullmatch(r"[1-9][0-9]{0,2}", steps):
-            raise _Wrong(f"gamma must be a number, or numbers by step count, and {_shown(steps)} is no step count")
+            raise _Wrong(
+                f"gamma must be a number, or numbers by step count, and {_shown(steps)} is no step"
+                " count"
+            )
         by_steps[int(steps)] = _number(gamma, "gamma", 0.0, 1.0)
     return {"gamma": by_steps}
 
@@ -295,9 +349,14 @@ def _texts(entry: str, field: str) -> Callable[[Any], dict[str, Any]]:
 
 def _words(value: Any) -> dict[str, Any]:
     words = tuple(_text(word, "words", 60).lower() for word in _list(value, "words"))
-    wrong = next((word for word in words if not re.fullmatch(r"[a-z0-9]+(\|[a-z0-9]+)*", word)), None)
+    wrong = next(
+        (word for word in words if not re.fullmatch(r"[a-z0-9]+(\|[a-z0-9]+)*", word)), None
+    )
     if wrong is not None:
-        raise _Wrong(f"words must be letters and digits, several ways to say one joined by |, not {_shown(wrong)}")
+        raise _Wrong(
+            "words must be letters and digits, several ways to say one joined by |, not"
+            f" {_shown(wrong)}"
+        )
     return {"name_words": words}
 
 
@@ -307,13 +366,17 @@ def _numeric(field: str, low: float, high: float) -> Callable[[Any], dict[str, A
 
 ENTRIES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "file": _files,
-    "base": lambda value: {"bases": tuple(_choice(base, "base", BASES) for base in _list(value, "base"))},
+    "base": lambda value: {
+        "bases": tuple(_choice(base, "base", BASES) for base in _list(value, "base"))
+    },
     "steps": _steps,
     "schedule": lambda value: {"schedule": _schedule(value)},
     "sampler": lambda value: {"solver": _choice(value, "sampler", SOLVERS)},
     "kind": lambda value: {"kind": _choice(value, "kind", KINDS)},
     "default_steps": lambda value: {"default_steps": _whole(value, "default_steps", 1, MOST_STEPS)},
-    "parameterization": lambda value: {"parameterization": _choice(value, "parameterization", PARAMETERIZATIONS)},
+    "parameterization": lambda value: {
+        "parameterization": _choice(value, "parameterization", PARAMETERIZATIONS)
+    },
     "cfg": _numeric("cfg", 1.0, 30.0),
     "strength": _numeric("strength", -10.0, 10.0),
     "embedded_guidance": _numeric("embedded_guidance", 0.0, 30.0),

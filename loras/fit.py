@@ -1,7 +1,8 @@
-"""Whether the tensors of a LoRA file can go on the weights they are for, before anything is computed from them.
+"""Whether the tensors of a LoRA file can go on the weights they are for, before anything is
+computed from them.
 
-A host's LoRA code only logs what does not fit and leaves it out of the sum, and some of its key kinds let a file of a few bytes ask
-for a weight of any size.
+A host's LoRA code only logs what does not fit and leaves it out of the sum, and some of its key
+kinds let a file of a few bytes ask for a weight of any size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ BIAS_ENDINGS = (".diff_b", ".b_norm")
 
 
 def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
-    """Layers that cannot be added to their weight. tensors: key -> shape, under the host's names. weight_of: layer -> its shape.
+    """Layers that cannot be added to their weight. tensors: key -> shape, under the host's names.
+    weight_of: layer -> its shape.
 
     Where the weight's shape is not known, the layer's own tensors have to agree with each other.
     """
@@ -35,7 +37,9 @@ def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
         return False  # for a weight of another shape than the model has
     down = up = None
     for ending, shape in parts.items():
-        if (ending in DOWN_ENDINGS and down is not None) or (ending in UP_ENDINGS and up is not None):
+        if (ending in DOWN_ENDINGS and down is not None) or (
+            ending in UP_ENDINGS and up is not None
+        ):
             return False  # a layer written twice, of which a host takes either
         if ending in DOWN_ENDINGS:
             down = shape
@@ -45,7 +49,11 @@ def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
             return False
     if down is None and up is None:
         return ".lora_mid.weight" not in parts
-    return down is not None and up is not None and _pair_fits(down, up, parts.get(".lora_mid.weight"), weight)
+    return (
+        down is not None
+        and up is not None
+        and _pair_fits(down, up, parts.get(".lora_mid.weight"), weight)
+    )
 
 
 def _part_fits(ending: str, shape: Shape, weight: Shape | None) -> bool:
@@ -55,12 +63,22 @@ def _part_fits(ending: str, shape: Shape, weight: Shape | None) -> bool:
     if weight is None:
         return True
     if ending == ".dora_scale":
-        return len(shape) == len(weight) and all(size in (1, full) for size, full in zip(shape, weight))
-    return shape == weight if ending in WHOLE_ENDINGS else shape == weight[:1] if ending in BIAS_ENDINGS else True
+        return len(shape) == len(weight) and all(
+            size in (1, full) for size, full in zip(shape, weight)
+        )
+    return (
+        shape == weight
+        if ending in WHOLE_ENDINGS
+        else shape == weight[:1]
+        if ending in BIAS_ENDINGS
+        else True
+    )
 
 
 def _pair_fits(down: Shape, up: Shape, middle: Shape | None, weight: Shape | None) -> bool:
-    """Whether up @ down is a change of this weight. middle: the kernel of a convolution that was factorised in three."""
+    """Whether up @ down is a change of this weight. middle: the kernel of a convolution that was
+    factorised in three.
+    """
     if len(down) < 2 or len(up) < 2 or 0 in (*down, *up) or math.prod(up[1:]) != down[0]:
         return False
     inputs, kernel = math.prod(down[1:]), 1

@@ -1,10 +1,14 @@
-"""The base of this pack's own exceptions, which the host shows under the pack's name and not the path of its folder."""
+"""The base of this pack's own exceptions, which the host shows under the pack's name and not the
+path of its folder.
+"""
 
 from __future__ import annotations
 
 
 class Refusal(ValueError):
-    """Something asked for that cannot be had as asked. The message says what was expected, what was found and what to do."""
+    """Something asked for that cannot be had as asked. The message says what was expected, what was
+    found and what to do.
+    """
 
     __module__ = "comfyui_fewstep"
 

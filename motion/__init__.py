@@ -1,1 +1,3 @@
-"""AnimateDiff's motion module in plain torch: the network and the published files' key layouts. Runs without the host."""
+"""AnimateDiff's motion module in plain torch: the network and the published files' key layouts.
+Runs without the host.
+"""

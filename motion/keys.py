@@ -1,8 +1,10 @@
-"""Published motion module files: what a header proves a file to be, and its tensors under this pack's names.
+"""Published motion module files: what a header proves a file to be, and its tensors under this
+pack's names.
 
 Two layouts are in use. AnimateDiff's own, which ComfyUI packs read, says
-`down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`; diffusers' motion
-adapter says `down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.to_q.weight`.
+`down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`;
+diffusers' motion adapter says
+`down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.to_q.weight`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class MotionFileError(Refusal):
 class Version(str, Enum):
     """Generations of AnimateDiff that the tensors tell apart. Values are for people.
 
-    AnimateDiff-Lightning has v2's tensors, name for name and shape for shape; so has AnimateLCM where a converter has written
-    its position encodings out at another length.
+    AnimateDiff-Lightning has v2's tensors, name for name and shape for shape; so has AnimateLCM
+    where a converter has written its position encodings out at another length.
     """
 
     V1 = "AnimateDiff v1"
@@ -57,12 +59,22 @@ class MotionFile:
 
 _PLACE = r"(?:module\.)?(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)"
 
-# The rest of a key -> its name here. Both layouts; \1 is attention 0 or 1, "both" stands for either.
+# The rest of a key -> its name here. Both layouts; \1 is attention 0 or 1, "both" stands for
+# either.
 _RENAMES = (
     (r"(norm|proj_in|proj_out)\.(weight|bias)", r"\1.\2"),
-    (r"transformer_blocks\.0\.attention_blocks\.([01])\.to_([qkv])\.weight", r"block.attentions.\1.to_\2.weight"),
-    (r"transformer_blocks\.0\.attention_blocks\.([01])\.to_out\.0\.(weight|bias)", r"block.attentions.\1.to_out.\2"),
-    (r"transformer_blocks\.0\.attention_blocks\.([01])\.pos_encoder\.pe", r"block.attentions.\1.positions.weight"),
+    (
+        r"transformer_blocks\.0\.attention_blocks\.([01])\.to_([qkv])\.weight",
+        r"block.attentions.\1.to_\2.weight",
+    ),
+    (
+        r"transformer_blocks\.0\.attention_blocks\.([01])\.to_out\.0\.(weight|bias)",
+        r"block.attentions.\1.to_out.\2",
+    ),
+    (
+        r"transformer_blocks\.0\.attention_blocks\.([01])\.pos_encoder\.pe",
+        r"block.attentions.\1.positions.weight",
+    ),
     (r"transformer_blocks\.0\.norms\.([01])\.(weight|bias)", r"block.attentions.\1.norm.\2"),
     (r"transformer_blocks\.0\.ff_norm\.(weight|bias)", r"block.feed_forward.norm.\1"),
     (r"transformer_blocks\.0\.ff\.net\.0\.proj\.(weight|bias)", r"block.feed_forward.proj_in.\1"),
@@ -79,7 +91,9 @@ _RENAMES = (
 
 
 def names_of(key: str) -> tuple[str, ...]:
-    """What a file's tensor is called here; two names for diffusers' shared position encodings, none for other tensors."""
+    """What a file's tensor is called here; two names for diffusers' shared position encodings, none
+    for other tensors.
+    """
     place = re.fullmatch(_PLACE, key)
     if place is None:
         return ()
@@ -88,22 +102,34 @@ def names_of(key: str) -> tuple[str, ...]:
     for pattern, name in _RENAMES:
         if match := re.fullmatch(pattern, rest):
             renamed = prefix + match.expand(name)
-            return tuple(renamed.replace(".both.", f".{i}.") for i in (0, 1)) if ".both." in renamed else (renamed,)
+            return (
+                tuple(renamed.replace(".both.", f".{i}.") for i in (0, 1))
+                if ".both." in renamed
+                else (renamed,)
+            )
     return ()
 
 
 def inspect(shapes: Mapping[str, tuple[int, ...]], file_name: str) -> MotionFile:
-    """What a motion module's header proves. shapes: tensor name -> shape. Raises MotionFileError for anything else."""
+    """What a motion module's header proves. shapes: tensor name -> shape. Raises MotionFileError
+    for anything else.
+    """
     refuse_other_kinds(shapes, file_name)
     found = {name: shape for key, shape in shapes.items() for name in names_of(key)}
     norms = [found.get(f"down.{level}.0.norm.weight", ()) for level in range(4)]
     widths = tuple(shape[0] for shape in norms if len(shape) == 1)
-    encodings = {shape[1] for name, shape in found.items() if name.endswith(POSITIONS) and len(shape) == 3}
+    encodings = {
+        shape[1] for name, shape in found.items() if name.endswith(POSITIONS) and len(shape) == 3
+    }
     has_middle = any(name.startswith("middle.") for name in found)
     positions = min(encodings, default=POSITIONS_WITHOUT_ENCODING)
     architecture = Architecture(widths, positions, has_middle)
     refuse_incomplete(found, architecture, file_name)
-    layout = Layout.ANIMATEDIFF if any(".temporal_transformer." in key for key in shapes) else Layout.DIFFUSERS
+    layout = (
+        Layout.ANIMATEDIFF
+        if any(".temporal_transformer." in key for key in shapes)
+        else Layout.DIFFUSERS
+    )
     return MotionFile(_version(architecture, bool(encodings)), layout, architecture)
 
 
@@ -121,43 +147,80 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
     is_motion = any("motion_modules." in key for key in keys)
     if any("lora" in key for key in keys):
         raise MotionFileError(
-            f"{file_name} is a motion LoRA: it changes a motion module and is none itself. Motion LoRAs are not applied by this "
-            "pack; choose the motion module it was made for." if is_motion else
-            f"{file_name} is a LoRA for pictures, with no motion in it. Load it with Load LoRA, or with the Accelerator Loader if "
-            "it is an accelerator, and choose a motion module here.")
+            f"{file_name} is a motion LoRA: it changes a motion module and is none itself. Motion"
+            " LoRAs are not applied by this pack; choose the motion module it was made for."
+            if is_motion
+            else (
+                f"{file_name} is a LoRA for pictures, with no motion in it. Load it with Load LoRA,"
+                " or with the Accelerator Loader if it is an accelerator, and choose a motion"
+                " module here."
+            )
+        )
     if any("temporal_attentions." in key for key in keys):
-        raise MotionFileError(f"{file_name} is a HotshotXL motion module, for SDXL. Only motion modules for SD 1.5 can be loaded.")
+        raise MotionFileError(
+            f"{file_name} is a HotshotXL motion module, for SDXL. Only motion modules for SD 1.5"
+            " can be loaded."
+        )
     if not is_motion:
-        raise MotionFileError(f"{file_name} is no AnimateDiff motion module: none of its {len(keys)} tensors belongs to one. "
-                              "Choose a file such as animatediff_lightning_4step_comfyui.safetensors.")
-    levels = {match[2] for key in keys if (match := re.fullmatch(_PLACE, key)) and match[1] == "down"}
+        raise MotionFileError(
+            f"{file_name} is no AnimateDiff motion module: none of its {len(keys)} tensors belongs"
+            " to one. Choose a file such as animatediff_lightning_4step_comfyui.safetensors."
+        )
+    levels = {
+        match[2] for key in keys if (match := re.fullmatch(_PLACE, key)) and match[1] == "down"
+    }
     if levels == {"0", "1", "2"}:
-        raise MotionFileError(f"{file_name} is a motion module for SDXL (three resolutions). Only motion modules for SD 1.5 can be "
-                              "loaded.")
-    if any(key.startswith(("conv_in.", "img_encoder.")) for key in keys) and not any("resnets." in key for key in keys):
-        raise MotionFileError(f"{file_name} is a motion module that starts from a picture (PIA, AnimateLCM-I2V) and brings more than "
-                              "temporal attention. Choose a text-to-video one.")
+        raise MotionFileError(
+            f"{file_name} is a motion module for SDXL (three resolutions). Only motion modules for"
+            " SD 1.5 can be loaded."
+        )
+    if any(key.startswith(("conv_in.", "img_encoder.")) for key in keys) and not any(
+        "resnets." in key for key in keys
+    ):
+        raise MotionFileError(
+            f"{file_name} is a motion module that starts from a picture (PIA, AnimateLCM-I2V) and"
+            " brings more than temporal attention. Choose a text-to-video one."
+        )
 
 
-def refuse_incomplete(found: Mapping[str, tuple[int, ...]], architecture: Architecture, file_name: str) -> None:
+def refuse_incomplete(
+    found: Mapping[str, tuple[int, ...]], architecture: Architecture, file_name: str
+) -> None:
     """Raise MotionFileError unless every tensor of this architecture is there and fits."""
-    if len(architecture.widths) != 4 or any(width % 32 or not 0 < width <= LARGEST_WIDTH for width in architecture.widths):
-        raise MotionFileError(f"{file_name} is not a whole motion module for SD 1.5: expected four resolutions, found widths "
-                              f"{list(architecture.widths)}. Download it again.")
+    if len(architecture.widths) != 4 or any(
+        width % 32 or not 0 < width <= LARGEST_WIDTH for width in architecture.widths
+    ):
+        raise MotionFileError(
+            f"{file_name} is not a whole motion module for SD 1.5: expected four resolutions, found"
+            f" widths {list(architecture.widths)}. Download it again."
+        )
     if not 0 < architecture.positions <= MOST_POSITIONS:
-        raise MotionFileError(f"{file_name} is not a whole motion module for SD 1.5: it has {architecture.positions} positions for frames. "
-                              "Download it again.")
-    expected = {name: tuple(tensor.shape) for name, tensor in MotionModule(architecture, device="meta").state_dict().items()}
+        raise MotionFileError(
+            f"{file_name} is not a whole motion module for SD 1.5: it has {architecture.positions}"
+            " positions for frames. Download it again."
+        )
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in MotionModule(architecture, device="meta").state_dict().items()
+    }
     missing = [name for name in expected if name not in found and not name.endswith(POSITIONS)]
     misfit = [name for name in expected if name in found and found[name] != expected[name]]
     if missing or misfit:
-        which = (f"{len(missing)} of its tensors are missing, such as {missing[0]}" if missing else
-                 f"{misfit[0]} is {list(found[misfit[0]])}, expected {list(expected[misfit[0]])}")
-        raise MotionFileError(f"{file_name} is not a whole motion module for SD 1.5: {which}. Download it again, or choose another.")
+        which = (
+            f"{len(missing)} of its tensors are missing, such as {missing[0]}"
+            if missing
+            else f"{misfit[0]} is {list(found[misfit[0]])}, expected {list(expected[misfit[0]])}"
+        )
+        raise MotionFileError(
+            f"{file_name} is not a whole motion module for SD 1.5: {which}. Download it again, or"
+            " choose another."
+        )
 
 
 def renamed(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """A file's tensors under the names of MotionModule's state dict; position encodings are computed where it has none."""
+    """A file's tensors under the names of MotionModule's state dict; position encodings are
+    computed where it has none.
+    """
     found = {name: tensor for key, tensor in tensors.items() for name in names_of(key)}
     for name, tensor in MotionModule(architecture, device="meta").state_dict().items():
         if name.endswith(POSITIONS) and name not in found:

@@ -1,7 +1,8 @@
-"""The motion module: temporal attention between the frames of a clip, one after every spatial block of an SD 1.5 UNet.
+"""The motion module: temporal attention between the frames of a clip, one after every spatial block
+of an SD 1.5 UNet.
 
-Guo et al. 2023, AnimateDiff, arXiv 2307.04725, section 4.2. The weights' names here are our own; keys.py translates the
-published layouts to them.
+Guo et al. 2023, AnimateDiff, arXiv 2307.04725, section 4.2. The weights' names here are our own;
+keys.py translates the published layouts to them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs between motion modules. widths: channels at each resolution, finest first. positions: longest clip."""
+    """What differs between motion modules. widths: channels at each resolution, finest first.
+    positions: longest clip.
+    """
 
     widths: tuple[int, ...]
     positions: int
@@ -36,14 +39,18 @@ class Architecture:
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Multi-head attention, torch's own. q, k, v and the result: (N, L, heads·d)."""
-    q, k, v = (torch.unflatten(x, -1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, heads, L, d)
+    q, k, v = (
+        torch.unflatten(x, -1, (heads, -1)).transpose(1, 2) for x in (q, k, v)
+    )  # (N, heads, L, d)
     return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
 
 def sinusoids(positions: int, channels: int) -> Tensor:
-    """Position encodings (1, positions, channels): sines in the even channels, cosines in the odd ones.
+    """Position encodings (1, positions, channels): sines in the even channels, cosines in the odd
+    ones.
 
-    Vaswani et al. 2017, section 3.5. Files carry theirs; this one is for those that do not (AnimateLCM).
+    Vaswani et al. 2017, section 3.5. Files carry theirs; this one is for those that do not
+    (AnimateLCM).
     """
     rates = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
     angles = torch.arange(positions).unsqueeze(1) * rates  # (positions, channels / 2)
@@ -51,7 +58,9 @@ def sinusoids(positions: int, channels: int) -> Tensor:
 
 
 class Positions(nn.Module):
-    """Adds where in the clip each frame stands. A layer of its own, for hosts move and offload whole layers."""
+    """Adds where in the clip each frame stands. A layer of its own, for hosts move and offload
+    whole layers.
+    """
 
     def __init__(self, channels: int, positions: int, **factory: Any):
         super().__init__()
@@ -65,7 +74,9 @@ class Positions(nn.Module):
 class TemporalAttention(nn.Module):
     """Normalise, add the positions, attend from every frame to every frame."""
 
-    def __init__(self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any):
+    def __init__(
+        self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any
+    ):
         super().__init__()
         self.attention = attention
         self.norm = operations.LayerNorm(channels, **factory)
@@ -78,7 +89,9 @@ class TemporalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, T, C)."""
         x = self.positions(self.norm(x))
-        attended: Tensor = self.to_out(self.attention(self.to_q(x), self.to_k(x), self.to_v(x), HEADS))
+        attended: Tensor = self.to_out(
+            self.attention(self.to_q(x), self.to_k(x), self.to_v(x), HEADS)
+        )
         return attended
 
 
@@ -101,10 +114,14 @@ class FeedForward(nn.Module):
 class TemporalBlock(nn.Module):
     """Two temporal attentions and a feed-forward, each added to what it was given."""
 
-    def __init__(self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any):
+    def __init__(
+        self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any
+    ):
         super().__init__()
         self.attentions = nn.ModuleList(
-            TemporalAttention(channels, positions, attention, operations, **factory) for _ in range(2))
+            TemporalAttention(channels, positions, attention, operations, **factory)
+            for _ in range(2)
+        )
         self.feed_forward = FeedForward(channels, operations, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +134,9 @@ class TemporalBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     """One motion module: every place in the picture attends along time, and only along time."""
 
-    def __init__(self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any):
+    def __init__(
+        self, channels: int, positions: int, attention: Attention, operations: Any, **factory: Any
+    ):
         super().__init__()
         self.norm = operations.GroupNorm(NORM_GROUPS, channels, eps=1e-6, **factory)
         self.proj_in = operations.Linear(channels, channels, **factory)
@@ -127,27 +146,42 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B·T, C, H, W), T = frames neighbouring rows to a clip. Clips do not see each other."""
         height, width = x.shape[-2:]
-        # The statistics are those of the whole clip, as in diffusers; the authors' own code takes each frame's.
-        hidden: Tensor = self.norm(torch.unflatten(x, 0, (-1, frames)).transpose(1, 2))  # (B, C, T, H, W)
+        # The statistics are those of the whole clip, as in diffusers; the authors' own code takes
+        # each frame's.
+        hidden: Tensor = self.norm(
+            torch.unflatten(x, 0, (-1, frames)).transpose(1, 2)
+        )  # (B, C, T, H, W)
         hidden = hidden.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B·H·W, T, C)
         hidden = self.proj_out(self.block(self.proj_in(hidden)))
-        hidden = torch.unflatten(hidden, 0, (-1, height, width)).permute(0, 3, 4, 1, 2)  # (B, T, C, H, W)
+        hidden = torch.unflatten(hidden, 0, (-1, height, width)).permute(
+            0, 3, 4, 1, 2
+        )  # (B, T, C, H, W)
         return x + hidden.flatten(0, 1)
 
 
 class MotionModule(nn.Module):
-    """All motion modules of a UNet. down[level][i], middle and up[level][i] follow the UNet's own spatial blocks.
+    """All motion modules of a UNet. down[level][i], middle and up[level][i] follow the UNet's own
+    spatial blocks.
 
-    operations: where the layers come from (torch.nn, or a host's that manages their memory). attention: how to attend.
+    operations: where the layers come from (torch.nn, or a host's that manages their memory).
+    attention: how to attend.
     """
 
-    def __init__(self, architecture: Architecture, attention: Attention = scaled_dot_product, operations: Any = nn,
-                 dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        architecture: Architecture,
+        attention: Attention = scaled_dot_product,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         super().__init__()
         self.architecture = architecture
 
         def transformer(channels: int) -> TemporalTransformer:
-            return TemporalTransformer(channels, architecture.positions, attention, operations, dtype=dtype, device=device)
+            return TemporalTransformer(
+                channels, architecture.positions, attention, operations, dtype=dtype, device=device
+            )
 
         def level(channels: int, count: int) -> nn.ModuleList:
             return nn.ModuleList(transformer(channels) for _ in range(count))

@@ -1,4 +1,6 @@
-"""FewStepBudget: from "how long may it take" to steps, cost and method, on this machine, with this model, at this size."""
+"""FewStepBudget: from "how long may it take" to steps, cost and method, on this machine, with this
+model, at this size.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,12 @@ from .measure import is_guidance_distilled, measure, measure_blocks
 from .report import Report, in_figures
 from .stream import refuse_not_causal
 
-# Frames a second at which a family's clips play, where the model was trained for one; 24 for the others.
-FRAME_RATES = {base: 16.0 for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V, Base.WAN_VACE, Base.WAN_CAUSAL)} | {Base.LTXV: 25.0}
+# Frames a second at which a family's clips play, where the model was trained for one; 24 for the
+# others.
+FRAME_RATES = {
+    base: 16.0
+    for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V, Base.WAN_VACE, Base.WAN_CAUSAL)
+} | {Base.LTXV: 25.0}
 OTHER_FRAME_RATE = 24.0
 DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
@@ -62,46 +68,140 @@ class FewStepBudget(io.ComfyNode):
             node_id="FewStepBudget",
             display_name="Step Budget",
             category="few-step",
-            description="Turns the time a picture or clip may take into a step count. Measures what one evaluation of the connected model "
-                        "costs here at this size, and tells every way to run it, with seconds, price and licence.",
-            search_aliases=["speed", "benchmark", "time", "cost", "price", "how many steps", "latency", "estimate"],
+            description=(
+                "Turns the time a picture or clip may take into a step count. Measures what one"
+                " evaluation of the connected model costs here at this size, and tells every way to"
+                " run it, with seconds, price and licence."
+            ),
+            search_aliases=[
+                "speed",
+                "benchmark",
+                "time",
+                "cost",
+                "price",
+                "how many steps",
+                "latency",
+                "estimate",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="The model as the sampler gets it, with its accelerator if it has one."),
-                io.Latent.Input("latent_image", tooltip="The latent that will be sampled: larger and longer ones cost more."),
-                io.Combo.Input("experience", options=list(EXPERIENCES), default="interactive",
-                               tooltip="batch: nobody waits, full steps. interactive: someone waits a few seconds. live: it reacts while "
-                                       "someone moves something; a second, and for video the time the clip plays."),
-                io.Float.Input("seconds", default=0.0, min=0.0, max=86400.0, step=0.1,
-                               tooltip="How long one run of the sampler may take. Lower gives fewer steps. 0 takes the experience's own."),
-                io.Float.Input("seconds_per_evaluation", default=0.0, min=0.0, max=3600.0, step=0.001,
-                               tooltip="Seconds of one forward pass of the model at this size, in a stream of one block. 0 measures it "
-                                       "now, with two dozen evaluations at most."),
-                io.Float.Input("price_per_hour", default=0.0, min=0.0, max=10000.0, step=0.01,
-                               tooltip="What the machine costs in an hour, in any currency. Higher raises the prices shown and changes "
-                                       "nothing else; 0 leaves them out."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model as the sampler gets it, with its accelerator if it has one.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latent that will be sampled: larger and longer ones cost more.",
+                ),
+                io.Combo.Input(
+                    "experience",
+                    options=list(EXPERIENCES),
+                    default="interactive",
+                    tooltip=(
+                        "batch: nobody waits, full steps. interactive: someone waits a few seconds."
+                        " live: it reacts while someone moves something; a second, and for video"
+                        " the time the clip plays."
+                    ),
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=0.0,
+                    min=0.0,
+                    max=86400.0,
+                    step=0.1,
+                    tooltip=(
+                        "How long one run of the sampler may take. Lower gives fewer steps. 0 takes"
+                        " the experience's own."
+                    ),
+                ),
+                io.Float.Input(
+                    "seconds_per_evaluation",
+                    default=0.0,
+                    min=0.0,
+                    max=3600.0,
+                    step=0.001,
+                    tooltip=(
+                        "Seconds of one forward pass of the model at this size, in a stream of one"
+                        " block. 0 measures it now, with two dozen evaluations at most."
+                    ),
+                ),
+                io.Float.Input(
+                    "price_per_hour",
+                    default=0.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.01,
+                    tooltip=(
+                        "What the machine costs in an hour, in any currency. Higher raises the"
+                        " prices shown and changes nothing else; 0 leaves them out."
+                    ),
+                ),
             ],
             outputs=[
-                io.Int.Output(display_name="steps", tooltip="The most steps that fit, for a sampler's steps. Always one the accelerator "
-                                                            "was distilled for; the fewest where nothing fits."),
-                io.Float.Output(display_name="target_speedup", tooltip="For Step Skip: above 1 where steps fit only with skipping."),
-                io.String.Output(display_name="report", tooltip="Every way to run this model, and what to do first."),
-                io.Image.Output(display_name="chart", tooltip="Predicted seconds against evaluations, with the time allowed drawn in."),
+                io.Int.Output(
+                    display_name="steps",
+                    tooltip=(
+                        "The most steps that fit, for a sampler's steps. Always one the accelerator"
+                        " was distilled for; the fewest where nothing fits."
+                    ),
+                ),
+                io.Float.Output(
+                    display_name="target_speedup",
+                    tooltip="For Step Skip: above 1 where steps fit only with skipping.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Every way to run this model, and what to do first.",
+                ),
+                io.Image.Output(
+                    display_name="chart",
+                    tooltip=(
+                        "Predicted seconds against evaluations, with the time allowed drawn in."
+                    ),
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, latent_image, experience: str, seconds: float, seconds_per_evaluation: float,
-                price_per_hour: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        latent_image,
+        experience: str,
+        seconds: float,
+        seconds_per_evaluation: float,
+        price_per_hour: float,
+    ) -> io.NodeOutput:
         subject = look_at(model, latent_image)
         allowance = allowance_of(experience, seconds, subject.work)
         cost = cost_of(subject, latent_image, seconds_per_evaluation)
         options = (cost, subject.work, subject.is_negative_forced)
         choice = choose(candidates(subject.record, subject.full_run, *options), allowance)
-        ways = known_ways(subject.base, subject.width, subject.full_run, subject.catalogue, *options, subject.record)
-        report = describe(subject, experience, cost, choice, ways, price_per_hour, is_measured=seconds_per_evaluation == 0)
+        ways = known_ways(
+            subject.base,
+            subject.width,
+            subject.full_run,
+            subject.catalogue,
+            *options,
+            subject.record,
+        )
+        report = describe(
+            subject,
+            experience,
+            cost,
+            choice,
+            ways,
+            price_per_hour,
+            is_measured=seconds_per_evaluation == 0,
+        )
         chart = as_image(draw(cost, choice, ways, subject))
-        return io.NodeOutput(choice.way.steps, choice.way.target_speedup, report.markdown, chart, ui=report.publish(cls.hidden))
+        return io.NodeOutput(
+            choice.way.steps,
+            choice.way.target_speedup,
+            report.markdown,
+            chart,
+            ui=report.publish(cls.hidden),
+        )
 
 
 # ---------------------------------------------------------------- what is connected
@@ -109,7 +209,8 @@ class FewStepBudget(io.ComfyNode):
 
 @dataclass(frozen=True)
 class Subject:
-    """The model and the work, as far as a budget depends on them. catalogue: the accelerators that may go on it.
+    """The model and the work, as far as a budget depends on them. catalogue: the accelerators that
+    may go on it.
 
     notes: how the accelerator was recognised, or why it was not.
     """
@@ -129,18 +230,34 @@ class Subject:
 def look_at(model: ModelPatcher, latent: Mapping[str, Tensor]) -> Subject:
     base = host.base_of(model)
     record, notes = carried_by(model)
-    return Subject(model, base, host.width_of(model), record, catalogue_of(model), full_run_of(base, is_guidance_distilled(model)),
-                   work_of(model, latent), machine_of(model), host.negative_branch_forced(model), notes)
+    return Subject(
+        model,
+        base,
+        host.width_of(model),
+        record,
+        catalogue_of(model),
+        full_run_of(base, is_guidance_distilled(model)),
+        work_of(model, latent),
+        machine_of(model),
+        host.negative_branch_forced(model),
+        notes,
+    )
 
 
 def catalogue_of(model) -> tuple[Accelerator, ...]:
     """Every accelerator known here. The demo model's are for it alone, and it has no others."""
     is_demo = host.facts_of(model) is not None
-    return tuple(record for record in declared.known().records.values() if (record.family == DEMO_FAMILY) == is_demo)
+    return tuple(
+        record
+        for record in declared.known().records.values()
+        if (record.family == DEMO_FAMILY) == is_demo
+    )
 
 
 def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
-    """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by another loader."""
+    """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by
+    another loader.
+    """
     record = host.accelerator_of(model)
     if record is not None:
         return record, ()
@@ -150,11 +267,18 @@ def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
         return None, (f"Taken for a model without an accelerator: {error}",)
     if recognition is None or recognition.record is not None:
         return (recognition.record if recognition else None), notes
-    return None, ("Taken for a model without an accelerator: the LoRA that another loader put on it is none that is known here.",)
+    return None, (
+        (
+            "Taken for a model without an accelerator: the LoRA that another loader put on it is"
+            " none that is known here."
+        ),
+    )
 
 
 def work_of(model, latent: Mapping[str, Tensor]) -> Work:
-    """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are its batch."""
+    """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are
+    its batch.
+    """
     samples = host.fitted_latent(model, latent)
     first = samples.unbind()[0] if samples.is_nested else samples
     if model.get_attachment(host.MOTION_KEY) is not None:
@@ -167,24 +291,45 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     return Work(first.shape[0], frames, played / rate)
 
 
-def cost_of(subject: Subject, latent: Mapping[str, Tensor], given: float, clock: Callable[[], float] = time.perf_counter) -> Cost:
-    """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of one block; 0 for not given."""
+def cost_of(
+    subject: Subject,
+    latent: Mapping[str, Tensor],
+    given: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
+    """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of
+    one block; 0 for not given.
+    """
     causal = subject.record.causal if subject.record else None
     if causal is None:
         return Cost(given, 2 * given) if given else measure(subject.model, latent, clock)
     refuse_not_causal(subject.model)
-    streams = [record for record in subject.catalogue if subject.base in record.bases] + [subject.record]
+    streams = [record for record in subject.catalogue if subject.base in record.bases] + [
+        subject.record
+    ]
     size = causal.frames_per_block
-    blocks = given_blocks(given, size, block_sizes(streams)) if given else measure_blocks(subject.model, latent, streams, clock)
+    blocks = (
+        given_blocks(given, size, block_sizes(streams))
+        if given
+        else measure_blocks(subject.model, latent, streams, clock)
+    )
     return streaming_cost(blocks, size)
 
 
 def machine_of(model) -> Machine:
-    """Bits of a weight as they lie in memory, packed formats included, and the low precision that the device computes faster in."""
+    """Bits of a weight as they lie in memory, packed formats included, and the low precision that
+    the device computes faster in.
+    """
     weights = list(model.model.diffusion_model.parameters())
     bits = 8 * sum(weight.nbytes for weight in weights) / sum(weight.numel() for weight in weights)
     management, device = comfy.model_management, model.load_device
-    faster = "NVFP4" if management.supports_nvfp4_compute(device) else "FP8" if management.supports_fp8_compute(device) else ""
+    faster = (
+        "NVFP4"
+        if management.supports_nvfp4_compute(device)
+        else "FP8"
+        if management.supports_fp8_compute(device)
+        else ""
+    )
     return Machine(round(bits), faster)
 
 
@@ -194,14 +339,24 @@ def found_files(ways: Sequence[Way]) -> dict[str, str]:
     A name that several releases share says nothing; such a LoRA is recognised by its header.
     """
     records = [record for way in ways for record in way.records]
-    uses = Counter(name for record in declared.known().records.values() if not record.only_by_choice
-                   for name in {file.name for file in record.files})
+    uses = Counter(
+        name
+        for record in declared.known().records.values()
+        if not record.only_by_choice
+        for name in {file.name for file in record.files}
+    )
     found = {}
     for record in records:
-        places = {(file.folder, file.name) for file in record.files if file.name and file.folder in folder_paths.folder_names_and_paths}
+        places = {
+            (file.folder, file.name)
+            for file in record.files
+            if file.name and file.folder in folder_paths.folder_names_and_paths
+        }
         for folder, published in sorted(places):
             for name in folder_paths.get_filename_list(folder):
-                if os.path.basename(name) == published and (uses[published] <= 1 or is_of(record, folder, name)):
+                if os.path.basename(name) == published and (
+                    uses[published] <= 1 or is_of(record, folder, name)
+                ):
                     found[record.id] = name
     return found
 
@@ -221,20 +376,47 @@ def is_of(record: Accelerator, folder: str, name: str) -> bool:
 # ---------------------------------------------------------------- what is told
 
 
-def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways: Sequence[Way], price_per_hour: float,
-             is_measured: bool) -> BudgetReport:
+def describe(
+    subject: Subject,
+    experience: str,
+    cost: Cost,
+    choice: Choice,
+    ways: Sequence[Way],
+    price_per_hour: float,
+    is_measured: bool,
+) -> BudgetReport:
     way, files = choice.way, found_files(ways)
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     price = way.price(price_per_hour, subject.work)
-    name = way.records[0].id if way.records else subject.base.value if subject.base else "not known here"
-    todo = [f"{number}. {text}" for number, text in enumerate(levers(choice, ways, subject.machine, subject.work, files), 1)]
-    mind = [f"- {text}" for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)]
+    name = (
+        way.records[0].id
+        if way.records
+        else subject.base.value
+        if subject.base
+        else "not known here"
+    )
+    todo = [
+        f"{number}. {text}"
+        for number, text in enumerate(levers(choice, ways, subject.machine, subject.work, files), 1)
+    ]
+    mind = [
+        f"- {text}"
+        for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)
+    ]
     return BudgetReport(
         node="Step Budget",
-        summary=f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.seconds)}, {choice}",
+        summary=(
+            f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.seconds)}, {choice}"
+        ),
         rows=(
             ("model", name),
-            ("experience", f"{experience}: {EXPERIENCES[experience].words}; {seconds_in_words(choice.allowance)} allowed"),
+            (
+                "experience",
+                (
+                    f"{experience}: {EXPERIENCES[experience].words};"
+                    f" {seconds_in_words(choice.allowance)} allowed"
+                ),
+            ),
             ("seconds per evaluation", cost_in_words(subject, cost, is_measured)),
             # Speed-Quality Compare reads the next rows, as it reads a sampler's.
             ("steps", str(way.steps)),
@@ -243,7 +425,11 @@ def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways
             ("seconds", f"{in_figures(way.seconds)} (predicted)"),
             *((("price", f"{price:.4g} for each {subject.work.noun}"),) if price_per_hour else ()),
             ("allowance", str(choice)),
-            *((("first block of the stream", seconds_in_words(way.first_block)),) if way.first_block is not None else ()),
+            *(
+                (("first block of the stream", seconds_in_words(way.first_block)),)
+                if way.first_block is not None
+                else ()
+            ),
         ),
         notes=subject.notes,
         sections=(
@@ -251,31 +437,62 @@ def describe(subject: Subject, experience: str, cost: Cost, choice: Choice, ways
             "\n".join(["**What to do, in this order**", "", *todo]),
             "\n".join(["**Mind**", "", *mind]),
         ),
-        data={**choice_data(choice, ways), "experience": experience, "accelerator": subject.record.id if subject.record else None,
-              "seconds_per_evaluation": cost.evaluation, "seconds_per_guided_step": cost.guided_step, "measured": is_measured,
-              "seconds_per_block": {str(size): [block.first, block.last] for size, block in cost.blocks.items()}, "price": price},
+        data={
+            **choice_data(choice, ways),
+            "experience": experience,
+            "accelerator": subject.record.id if subject.record else None,
+            "seconds_per_evaluation": cost.evaluation,
+            "seconds_per_guided_step": cost.guided_step,
+            "measured": is_measured,
+            "seconds_per_block": {
+                str(size): [block.first, block.last] for size, block in cost.blocks.items()
+            },
+            "price": price,
+        },
     )
 
 
 def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     """The figures that the predictions rest on, and where they come from."""
-    origin = f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}" if is_measured else "as given"
+    origin = (
+        f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}"
+        if is_measured
+        else "as given"
+    )
     if subject.record is None or subject.record.causal is None:
         return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"
     block = cost.blocks[subject.record.causal.frames_per_block]
     if is_measured:
-        return f"{block.first:.3g} in the first block of the stream, {block.last:.3g} in the last ({origin})"
-    return f"{block.first:.3g} ({origin}, for one block; later blocks look at more frames and cost more, so a stream's seconds are rough)"
+        return (
+            f"{block.first:.3g} in the first block of the stream, {block.last:.3g} in the last"
+            f" ({origin})"
+        )
+    return (
+        f"{block.first:.3g} ({origin}, for one block; later blocks look at more frames and cost"
+        " more, so a stream's seconds are rough)"
+    )
 
 
 def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
     """The choice and every way for programs. JSON has no infinity: no allowance at all is None."""
     way = choice.way
     return {
-        "steps": way.steps, "target_speedup": way.target_speedup, "evaluations": way.evaluations, "predicted_seconds": way.seconds,
-        "allowance": choice.allowance if math.isfinite(choice.allowance) else None, "misses": choice.misses,
-        "ways": [{"method": one.method.value, "accelerators": [record.id for record in one.records], "steps": one.steps,
-                  "evaluations": one.evaluations, "seconds": one.seconds} for one in ways],
+        "steps": way.steps,
+        "target_speedup": way.target_speedup,
+        "evaluations": way.evaluations,
+        "predicted_seconds": way.seconds,
+        "allowance": choice.allowance if math.isfinite(choice.allowance) else None,
+        "misses": choice.misses,
+        "ways": [
+            {
+                "method": one.method.value,
+                "accelerators": [record.id for record in one.records],
+                "steps": one.steps,
+                "evaluations": one.evaluations,
+                "seconds": one.seconds,
+            }
+            for one in ways
+        ],
     }
 
 
@@ -290,17 +507,43 @@ class BudgetReport(Report):
         return "\n\n".join([super().markdown, *self.sections])
 
 
-def table(ways: Sequence[Way], subject: Subject, files: Mapping[str, str], allowance: float, price_per_hour: float) -> str:
+def table(
+    ways: Sequence[Way],
+    subject: Subject,
+    files: Mapping[str, str],
+    allowance: float,
+    price_per_hour: float,
+) -> str:
     """Every way to run the model, a line each. files: as found_files says."""
     price = [f"price per {subject.work.noun}"] if price_per_hour else []
-    head = ["way", "file", "there", "licence", "steps", "evaluations", "seconds", *price, "factor", "fits"]
+    head = [
+        "way",
+        "file",
+        "there",
+        "licence",
+        "steps",
+        "evaluations",
+        "seconds",
+        *price,
+        "factor",
+        "fits",
+    ]
     full = next((way.seconds for way in ways if way.method is Method.FULL), None)
     rows = []
     for way in ways:
         cost = [f"{way.price(price_per_hour, subject.work):.4g}"] if price_per_hour else []
         factor = "" if full is None else f"{full / way.seconds:.1f}x"
-        rows.append([*_identity(way, subject, files), str(way.steps), str(way.evaluations), in_figures(way.seconds), *cost, factor,
-                     "yes" if way.seconds <= allowance else "no"])
+        rows.append(
+            [
+                *_identity(way, subject, files),
+                str(way.steps),
+                str(way.evaluations),
+                in_figures(way.seconds),
+                *cost,
+                factor,
+                "yes" if way.seconds <= allowance else "no",
+            ]
+        )
     lines = ["| " + " | ".join(_cells(row)) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(["**Every way to run this model**", "", *lines])
 
@@ -309,16 +552,35 @@ def _identity(way: Way, subject: Subject, found: Mapping[str, str]) -> list[str]
     """Name, file, whether it is there, licence."""
     if not way.records:
         guided = " and guidance" if subject.full_run.is_guided else ""
-        return [f"full steps{guided}" + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.method is Method.SKIP else ""), "", "", ""]
+        return [
+            f"full steps{guided}"
+            + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.method is Method.SKIP else ""),
+            "",
+            "",
+            "",
+        ]
     names = [record.id for record in way.records]
-    files = [found.get(record.id) or next((file.name for file in record.files if file.name), record.files[0].repo if record.files else "")
-             for record in way.records]
+    files = [
+        found.get(record.id)
+        or next(
+            (file.name for file in record.files if file.name),
+            record.files[0].repo if record.files else "",
+        )
+        for record in way.records
+    ]
     there = f"{'yes' if all(name in found for name in names) else 'no'} ({_folder(way)})"
     if way.records == (subject.record,):
         there = "yes (on the model)"
-    made_for = f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
+    made_for = (
+        f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
+    )
     what = "streaming" if way.method is Method.STREAM else way.records[0].kind.value
-    return [f"{' + '.join(names)}{made_for}, {what}", " + ".join(files), there, str(way.records[0].licence)]
+    return [
+        f"{' + '.join(names)}{made_for}, {what}",
+        " + ".join(files),
+        there,
+        str(way.records[0].licence),
+    ]
 
 
 def _folder(way: Way) -> str:
@@ -332,39 +594,81 @@ def _cells(row: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- the chart
 
 
-COLOURS = {Method.FULL: "#5b6770", Method.SKIP: "#2a7fba", Method.ACCELERATOR: "#2e9e5b", Method.STREAM: "#8a55b5"}
+COLOURS = {
+    Method.FULL: "#5b6770",
+    Method.SKIP: "#2a7fba",
+    Method.ACCELERATOR: "#2e9e5b",
+    Method.STREAM: "#8a55b5",
+}
 
 
 def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Any:
-    """A matplotlib Figure: predicted seconds against evaluations, both on logarithmic axes, and the allowance."""
+    """A matplotlib Figure: predicted seconds against evaluations, both on logarithmic axes, and the
+    allowance.
+    """
     figure = new_figure(1000, 620)
     axes = figure.subplots()
     everything = [*ways, choice.way]
     span = [0.7, 1.6 * max(way.evaluations for way in everything)]
-    axes.plot(span, [cost.evaluation * count for count in span], color="#c9d1d6", zorder=1,
-              label=f"{cost.evaluation:.3g} s an evaluation, one prompt")
+    axes.plot(
+        span,
+        [cost.evaluation * count for count in span],
+        color="#c9d1d6",
+        zorder=1,
+        label=f"{cost.evaluation:.3g} s an evaluation, one prompt",
+    )
     for method, colour in COLOURS.items():
-        drawn = sorted({(way.evaluations, way.seconds) for way in everything if way.method is method})
+        drawn = sorted(
+            {(way.evaluations, way.seconds) for way in everything if way.method is method}
+        )
         if drawn:
             axes.scatter(*zip(*drawn), s=70, color=colour, zorder=3, label=method.value)
         points = Counter((way.evaluations, way.seconds) for way in ways if way.method is method)
         for (evaluations, seconds), count in points.items():
-            axes.annotate(_point_name(method, count), (evaluations, seconds), (8, -11), textcoords="offset points", fontsize=9,
-                          color=colour)
+            axes.annotate(
+                _point_name(method, count),
+                (evaluations, seconds),
+                (8, -11),
+                textcoords="offset points",
+                fontsize=9,
+                color=colour,
+            )
     allowed = f"allowed: {seconds_in_words(choice.allowance)}"
     if math.isfinite(choice.allowance):
         axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=allowed)
     else:
         axes.plot([], [], linestyle="none", label=allowed)
-    axes.scatter([choice.way.evaluations], [choice.way.seconds], s=260, facecolors="none", edgecolors="#c0392b", linewidths=2, zorder=4,
-                 label=f"chosen: {counted(choice.way.steps, 'step')}, {seconds_in_words(choice.way.seconds)}")
+    axes.scatter(
+        [choice.way.evaluations],
+        [choice.way.seconds],
+        s=260,
+        facecolors="none",
+        edgecolors="#c0392b",
+        linewidths=2,
+        zorder=4,
+        label=(
+            f"chosen: {counted(choice.way.steps, 'step')}, {seconds_in_words(choice.way.seconds)}"
+        ),
+    )
     skipping = f" at {choice.way.target_speedup:g}x" if choice.way.target_speedup > 1 else ""
     # On the other side than the ways' own names.
-    axes.annotate(f"{counted(choice.way.steps, 'step')}{skipping}", (choice.way.evaluations, choice.way.seconds), (-12, 8),
-                  textcoords="offset points", horizontalalignment="right", fontsize=9, color="#c0392b")
-    axes.set(xscale="log", yscale="log", xlim=span, ylabel="predicted seconds for one run",
-             xlabel="evaluations for each sample; in a stream, each sees one block",
-             title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}")
+    axes.annotate(
+        f"{counted(choice.way.steps, 'step')}{skipping}",
+        (choice.way.evaluations, choice.way.seconds),
+        (-12, 8),
+        textcoords="offset points",
+        horizontalalignment="right",
+        fontsize=9,
+        color="#c0392b",
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=span,
+        ylabel="predicted seconds for one run",
+        xlabel="evaluations for each sample; in a stream, each sees one block",
+        title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}",
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_minor_formatter(lambda value, _: "")

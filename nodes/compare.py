@@ -1,4 +1,6 @@
-"""FewStepCompare: two results of one prompt and seed side by side, in pictures and figures, with what each of them cost."""
+"""FewStepCompare: two results of one prompt and seed side by side, in pictures and figures, with
+what each of them cost.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from .report import Report
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
 ROW = re.compile(r"^- (?P<name>[^:\n]+): (?P<value>.*)$", re.MULTILINE)
 NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
-SMALL_TEMPORAL = "Frame differences are compared because the batch has several pictures; for pictures that are no clip, ignore them."
+SMALL_TEMPORAL = (
+    "Frame differences are compared because the batch has several pictures; for pictures that are"
+    " no clip, ignore them."
+)
 
 
 class FewStepCompare(io.ComfyNode):
@@ -25,25 +30,60 @@ class FewStepCompare(io.ComfyNode):
             node_id="FewStepCompare",
             display_name="Speed-Quality Compare",
             category="few-step",
-            description="Puts a fast result beside a slow one of the same prompt and seed: PSNR, SSIM, LPIPS where its weights are on "
-                        "disk, for clips the difference in motion, a difference map, and what both of them cost.",
-            search_aliases=["psnr", "ssim", "lpips", "difference", "benchmark", "contact sheet", "a/b"],
+            description=(
+                "Puts a fast result beside a slow one of the same prompt and seed: PSNR, SSIM,"
+                " LPIPS where its weights are on disk, for clips the difference in motion, a"
+                " difference map, and what both of them cost."
+            ),
+            search_aliases=[
+                "psnr",
+                "ssim",
+                "lpips",
+                "difference",
+                "benchmark",
+                "contact sheet",
+                "a/b",
+            ],
             inputs=[
-                io.Image.Input("reference", tooltip="The picture or frames to be measured against, such as those of the full run."),
-                io.Image.Input("candidate", tooltip="The faster ones: same size and count, same prompt and seed."),
-                io.String.Input("reference_report", default="", tooltip="The report of the reference's sampler, for its evaluations and "
-                                                                        "seconds. May stay empty."),
-                io.String.Input("candidate_report", default="", tooltip="The report of the candidate's sampler. May stay empty."),
+                io.Image.Input(
+                    "reference",
+                    tooltip=(
+                        "The picture or frames to be measured against, such as those of the full"
+                        " run."
+                    ),
+                ),
+                io.Image.Input(
+                    "candidate",
+                    tooltip="The faster ones: same size and count, same prompt and seed.",
+                ),
+                io.String.Input(
+                    "reference_report",
+                    default="",
+                    tooltip=(
+                        "The report of the reference's sampler, for its evaluations and "
+                        "seconds. May stay empty."
+                    ),
+                ),
+                io.String.Input(
+                    "candidate_report",
+                    default="",
+                    tooltip="The report of the candidate's sampler. May stay empty.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="sheet", tooltip="Both, the difference between them, and the figures."),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="Both, the difference between them, and the figures.",
+                ),
                 io.String.Output(display_name="report", tooltip="The figures and both costs."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, reference, candidate, reference_report: str, candidate_report: str) -> io.NodeOutput:
+    def execute(
+        cls, reference, candidate, reference_report: str, candidate_report: str
+    ) -> io.NodeOutput:
         quality = compare(reference, candidate)
         costs = rows_of(reference_report), rows_of(candidate_report)
         report = describe(quality, len(reference), with_price(*costs), with_price(*reversed(costs)))
@@ -58,7 +98,9 @@ def rows_of(report: str) -> dict[str, str]:
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """The rows, with the other side's price scaled by seconds where they have none: an hour of the machine costs both the same."""
+    """The rows, with the other side's price scaled by seconds where they have none: an hour of the
+    machine costs both the same.
+    """
     price, factor = number_of(other, "price"), speedup(other, rows)
     if "price" in rows or price is None or not factor:
         return rows
@@ -72,22 +114,33 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def describe(quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]) -> Report:
+def describe(
+    quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]
+) -> Report:
     factor = speedup(reference, candidate)
     figures = tuple(quality.rows)
     speed = () if factor is None else (("speed", f"{factor:.2f}x the reference's"),)
     sides = {"reference": reference, "candidate": candidate}
-    costs = ((name, ", ".join(f"{side} {rows[name]}" for side, rows in sides.items() if name in rows))
-             for name in COSTS if name in reference or name in candidate)
+    costs = (
+        (name, ", ".join(f"{side} {rows[name]}" for side, rows in sides.items() if name in rows))
+        for name in COSTS
+        if name in reference or name in candidate
+    )
     return Report(
         node="Speed-Quality Compare",
         summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
         rows=(("compared", counted(frames, "picture")), *figures, *speed, *costs),
         notes=((SMALL_TEMPORAL,) if quality.temporal is not None else ()),
         data={
-            "psnr": None if quality.psnr == float("inf") else quality.psnr, "is_equal": quality.psnr == float("inf"), "ssim": quality.ssim,
-            "lpips": quality.lpips, "lpips_missing": lpips_missing(), "temporal_difference": quality.temporal, "speedup": factor,
-            "reference": reference, "candidate": candidate,
+            "psnr": None if quality.psnr == float("inf") else quality.psnr,
+            "is_equal": quality.psnr == float("inf"),
+            "ssim": quality.ssim,
+            "lpips": quality.lpips,
+            "lpips_missing": lpips_missing(),
+            "temporal_difference": quality.temporal,
+            "speedup": factor,
+            "reference": reference,
+            "candidate": candidate,
         },
     )
 

@@ -18,22 +18,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Known:
-    """records: the catalogue's and the user's, by id. own: the user's alone. problems: what was wrong with the others."""
+    """records: the catalogue's and the user's, by id. own: the user's alone. problems: what was
+    wrong with the others.
+    """
 
     records: Mapping[str, Accelerator]
     own: tuple[Accelerator, ...]
     problems: tuple[str, ...]
 
     def chosen(self, id: str) -> Accelerator:
-        """The record of an id. Raises ValueError saying what is wrong with its declaration, if it has one."""
+        """The record of an id. Raises ValueError saying what is wrong with its declaration, if it
+        has one.
+        """
         if id in self.records:
             return self.records[id]
         wrong = [problem for problem in self.problems if id_of(problem.partition(":")[0]) == id]
-        raise ValueError(wrong[0] if wrong else f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the list.")
+        raise ValueError(
+            wrong[0]
+            if wrong
+            else (
+                f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the"
+                " list."
+            )
+        )
 
     def for_file(self, name: str) -> tuple[Accelerator, ...]:
         """The user's own records that name this file: they go before the catalogue's."""
-        return tuple(record for record in self.own if any(file.name.lower() == short_name(name) for file in record.files))
+        return tuple(
+            record
+            for record in self.own
+            if any(file.name.lower() == short_name(name) for file in record.files)
+        )
 
 
 def files() -> dict[str, str]:
@@ -52,13 +67,17 @@ def paths() -> list[str]:
 
 
 def known() -> Known:
-    """Every accelerator there is now. A declaration that is wrong is logged, and named where somebody asks for it."""
+    """Every accelerator there is now. A declaration that is wrong is logged, and named where
+    somebody asks for it.
+    """
     records, own, problems = dict(CATALOG), [], []
     for name, path in files().items():
         try:
             record = read(name, Path(path))
             if record.id in records:
-                raise DeclarationError(f"{name}: its name spells {record.id}, which is taken. Rename the file.")
+                raise DeclarationError(
+                    f"{name}: its name spells {record.id}, which is taken. Rename the file."
+                )
         except DeclarationError as error:
             log.warning("Declaration %s", error)
             problems.append(str(error))

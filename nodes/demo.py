@@ -1,4 +1,6 @@
-"""FewStepDemo: a small text-to-video model of our own, trained for this pack, with everything it takes to sample it."""
+"""FewStepDemo: a small text-to-video model of our own, trained for this pack, with everything it
+takes to sample it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ VAE = "fewstep_demo_vae.safetensors"
 
 @dataclass(frozen=True)
 class Variant:
-    """What makes a model of the base: a LoRA that becomes part of it, what its file would tell the host, its record."""
+    """What makes a model of the base: a LoRA that becomes part of it, what its file would tell the
+    host, its record.
+    """
 
     delta: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +39,11 @@ class Variant:
 VARIANTS = {
     "base": Variant(),
     # The host knows a causal Wan by its file saying so: the weights have the same names and shapes.
-    "causal": Variant("fewstep_demo_causal.safetensors", {"transformer": {"causal_ar": True}}, CATALOG["fewstep-demo-causal"]),
+    "causal": Variant(
+        "fewstep_demo_causal.safetensors",
+        {"transformer": {"causal_ar": True}},
+        CATALOG["fewstep-demo-causal"],
+    ),
 }
 
 WORDS = "demo.word_embeddings"
@@ -52,27 +60,56 @@ class FewStepDemo(io.ComfyNode):
             node_id="FewStepDemo",
             display_name="Demo Model",
             category="few-step",
-            description="A tiny Wan text-to-video model that comes with the pack: coloured shapes that move, 64 x 64 pixels. Runs on any "
-                        "machine in seconds. Its two accelerators are in the Accelerator Loader's list.",
+            description=(
+                "A tiny Wan text-to-video model that comes with the pack: coloured shapes that"
+                " move, 64 x 64 pixels. Runs on any machine in seconds. Its two accelerators are in"
+                " the Accelerator Loader's list."
+            ),
             search_aliases=["demo", "example", "test model", "tiny wan"],
             inputs=[
-                io.String.Input("prompt", default="a yellow triangle moving left on a striped background", multiline=False,
-                                tooltip="A small or big, coloured circle, square or triangle, moving left, right, up or down, growing, "
-                                        "shrinking or standing still, on a dark, grey, striped or gradient background. Other words "
-                                        "are refused with the list of those it knows."),
-                io.Int.Input("frames", default=17, min=1, max=1025, step=4,
-                             tooltip="Length of the clip. 17 is what it was trained on; 1 gives a picture."),
-                io.Combo.Input("variant", options=list(VARIANTS), default="base",
-                               tooltip="base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of its accelerators. "
-                                       "causal makes one frame after another, the first in 8 steps and every other in 4, for the "
-                                       "Streaming Sampler."),
+                io.String.Input(
+                    "prompt",
+                    default="a yellow triangle moving left on a striped background",
+                    multiline=False,
+                    tooltip=(
+                        "A small or big, coloured circle, square or triangle, moving left, right,"
+                        " up or down, growing, shrinking or standing still, on a dark, grey,"
+                        " striped or gradient background. Other words are refused with the list of"
+                        " those it knows."
+                    ),
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=17,
+                    min=1,
+                    max=1025,
+                    step=4,
+                    tooltip="Length of the clip. 17 is what it was trained on; 1 gives a picture.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(VARIANTS),
+                    default="base",
+                    tooltip=(
+                        "base is the undistilled model: 50 steps at CFG 5, or 4 steps with one of"
+                        " its accelerators. causal makes one frame after another, the first in 8"
+                        " steps and every other in 4, for the Streaming Sampler."
+                    ),
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="For the Accelerator Loader, or KSampler with 50 steps at CFG 5."),
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="For the Accelerator Loader, or KSampler with 50 steps at CFG 5.",
+                ),
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt."),
-                io.Conditioning.Output(display_name="negative", tooltip="The empty prompt it was trained with."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The empty prompt it was trained with."
+                ),
                 io.Vae.Output(display_name="vae", tooltip="Its own VAE, for VAE Decode."),
-                io.Latent.Output(display_name="latent", tooltip="An empty latent of the right size."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="An empty latent of the right size."
+                ),
             ],
         )
 
@@ -82,8 +119,13 @@ class FewStepDemo(io.ComfyNode):
         text = json.loads(metadata["fewstep_demo"])
         positive, negative = (embed(words, tensors[WORDS], text) for words in (prompt, ""))
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
-        return io.NodeOutput(load_model(variant), [[positive, {}]], [[negative, {}]], host.load_vae(str(FOLDER / VAE)),
-                             {"samples": latent})
+        return io.NodeOutput(
+            load_model(variant),
+            [[positive, {}]],
+            [[negative, {}]],
+            host.load_vae(str(FOLDER / VAE)),
+            {"samples": latent},
+        )
 
 
 def offer_loras() -> None:
@@ -92,23 +134,35 @@ def offer_loras() -> None:
 
 
 def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
-    """The conditioning (1, L, 4096) of a prompt: one row of the table for each word, then the empty word.
+    """The conditioning (1, L, 4096) of a prompt: one row of the table for each word, then the empty
+    word.
 
-    Raises ValueError for a word outside the vocabulary, with the vocabulary, and for too many words.
+    Raises ValueError for a word outside the vocabulary, with the vocabulary, and for too many
+    words.
     """
     vocabulary, length = text["vocabulary"], text["sentence_length"]
     words = prompt.lower().replace(",", " ").replace(".", " ").split()
     unknown = [word for word in words if word not in vocabulary]
     if unknown:
-        raise ValueError(f"The demo model does not know {', '.join(unknown)}. It knows: {', '.join(filter(None, vocabulary))}.")
+        raise ValueError(
+            f"The demo model does not know {', '.join(unknown)}. It knows:"
+            f" {', '.join(filter(None, vocabulary))}."
+        )
     if len(words) > length:
-        raise ValueError(f"The demo model reads up to {length} words, and the prompt has {len(words)}. Leave some out.")
-    rows = [vocabulary.index(word) for word in words] + [vocabulary.index("")] * (length - len(words))
+        raise ValueError(
+            f"The demo model reads up to {length} words, and the prompt has {len(words)}. Leave"
+            " some out."
+        )
+    rows = [vocabulary.index(word) for word in words] + [vocabulary.index("")] * (
+        length - len(words)
+    )
     return table[rows].float().unsqueeze(0)
 
 
 def load_model(variant: str, disable_dynamic: bool = False):
-    """The host's MODEL of a variant. Registered with it, so that the host can load the model again where it needs to."""
+    """The host's MODEL of a variant. Registered with it, so that the host can load the model again
+    where it needs to.
+    """
     chosen = VARIANTS[variant]
     tensors, metadata = host.load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)

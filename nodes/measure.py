@@ -1,7 +1,9 @@
-"""What one evaluation of a model costs on this machine at this size: a few real ones, timed. Nothing is remembered.
+"""What one evaluation of a model costs on this machine at this size: a few real ones, timed.
+Nothing is remembered.
 
-The model runs through the host's own sampling machinery, with loading, patches and wrappers, on noise of the latent's shape and an
-empty prompt: text as long as the model's text encoder makes it, all zeros. What a prompt says does not change what it costs.
+The model runs through the host's own sampling machinery, with loading, patches and wrappers, on
+noise of the latent's shape and an empty prompt: text as long as the model's text encoder makes it,
+all zeros. What a prompt says does not change what it costs.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ BUSY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TextInput:
-    """Where a network's text comes in. layer: the first one, whose input is the text's width. tokens: as long as the host's text
-    encoder makes an ordinary prompt. has_mask: the encoder says which tokens are text, and the network insists on it."""
+    """Where a network's text comes in. layer: the first one, whose input is the text's width.
+    tokens: as long as the host's text encoder makes an ordinary prompt. has_mask: the encoder says
+    which tokens are text, and the network insists on it.
+    """
 
     layer: str
     tokens: int
@@ -46,23 +50,37 @@ class TextInput:
 UNET = TextInput("", 77)  # its width is in the configuration
 WAN = TextInput("text_embedding.0", 512)
 TEXT_INPUTS = {
-    Base.SD15: UNET, Base.SD21: UNET, Base.SDXL: UNET, Base.SSD1B: UNET,
+    Base.SD15: UNET,
+    Base.SD21: UNET,
+    Base.SDXL: UNET,
+    Base.SSD1B: UNET,
     Base.SD3: TextInput("context_embedder", 154),  # CLIP's 77 and T5's 77
-    Base.FLUX: TextInput("txt_in", 256), Base.FLUX_SCHNELL: TextInput("txt_in", 256), Base.FLUX2: TextInput("txt_in", 512),
+    Base.FLUX: TextInput("txt_in", 256),
+    Base.FLUX_SCHNELL: TextInput("txt_in", 256),
+    Base.FLUX2: TextInput("txt_in", 512),
     Base.Z_IMAGE: TextInput("cap_embedder.1", 128),
-    Base.QWEN_IMAGE: TextInput("txt_in", 128), Base.MAGE_FLOW: TextInput("txt_in", 128),
+    Base.QWEN_IMAGE: TextInput("txt_in", 128),
+    Base.MAGE_FLOW: TextInput("txt_in", 128),
     Base.ANIMA: TextInput("blocks.0.cross_attn.k_proj", 512),
-    Base.WAN_T2V: WAN, Base.WAN21_I2V: WAN, Base.WAN22_I2V: WAN, Base.WAN22_TI2V: WAN, Base.WAN_VACE: WAN, Base.WAN_CAUSAL: WAN,
-    Base.HUNYUAN_VIDEO: TextInput("txt_in.input_embedder", 256), Base.HUNYUAN15: TextInput("txt_in.input_embedder", 256),
+    Base.WAN_T2V: WAN,
+    Base.WAN21_I2V: WAN,
+    Base.WAN22_I2V: WAN,
+    Base.WAN22_TI2V: WAN,
+    Base.WAN_VACE: WAN,
+    Base.WAN_CAUSAL: WAN,
+    Base.HUNYUAN_VIDEO: TextInput("txt_in.input_embedder", 256),
+    Base.HUNYUAN15: TextInput("txt_in.input_embedder", 256),
     Base.LTXV: TextInput("caption_projection.linear_1", 128, has_mask=True),
-}  # fmt: skip
-# The pooled text beside it: SD3's and FLUX.1's first layers for it. SDXL's width is the host's own constant.
+}
+# The pooled text beside it: SD3's and FLUX.1's first layers for it. SDXL's width is the host's own
+# constant.
 POOLED_LAYERS = ("y_embedder.mlp.0", "vector_in.in_layer")
 SDXL_POOLED = 1280
 
 
 def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Cost:
-    """Seconds of an evaluation and of a guided step on this model at this latent's size. clock: what gives the seconds.
+    """Seconds of an evaluation and of a guided step on this model at this latent's size. clock:
+    what gives the seconds.
 
     Raises BudgetError where the model cannot be evaluated without more than a prompt.
     """
@@ -71,27 +89,40 @@ def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Co
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
     evaluation = _seconds(model, samples, prompt, None, progress, clock)
     is_busy = evaluation > BUSY_SECONDS or is_guidance_distilled(model)
-    guided_step = 2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress, clock)
+    guided_step = (
+        2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress, clock)
+    )
     progress.update_absolute(progress.total)
     return Cost(evaluation, max(evaluation, guided_step))
 
 
-def measure_blocks(model, latent, records: Iterable[Accelerator], clock: Callable[[], float] = time.perf_counter) -> dict[int, BlockCost]:
-    """Seconds of an evaluation of one block of a causal model, for every size of block that these accelerators make.
+def measure_blocks(
+    model, latent, records: Iterable[Accelerator], clock: Callable[[], float] = time.perf_counter
+) -> dict[int, BlockCost]:
+    """Seconds of an evaluation of one block of a causal model, for every size of block that these
+    accelerators make.
 
-    The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its start, and one at its end.
+    The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its
+    start, and one at its end.
     """
     prompt = empty_prompt(model)
     shape = shape_of(model, latent)
-    by_size = {record.causal.frames_per_block: record for record in records if record.causal is not None}
+    by_size = {
+        record.causal.frames_per_block: record for record in records if record.causal is not None
+    }
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1) * len(by_size))
-    costs = {size: _block_cost(model, shape, record, prompt, progress, clock) for size, record in sorted(by_size.items())}
+    costs = {
+        size: _block_cost(model, shape, record, prompt, progress, clock)
+        for size, record in sorted(by_size.items())
+    }
     progress.update_absolute(progress.total)
     return costs
 
 
 @torch.no_grad()
-def _block_cost(model, shape: torch.Size, record: Accelerator, prompt, progress, clock: Callable[[], float]) -> BlockCost:
+def _block_cost(
+    model, shape: torch.Size, record: Accelerator, prompt, progress, clock: Callable[[], float]
+) -> BlockCost:
     """shape: (B, C, frames, H, W) of the whole clip."""
     batch, channels, frames, height, width = shape
     size = min(record.causal.frames_per_block, frames)
@@ -104,32 +135,60 @@ def _block_cost(model, shape: torch.Size, record: Accelerator, prompt, progress,
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
         memory = CachedFrames(denoise, extra_args or {}, plan, shape, x.device, lambda *_: None)
         for block in dict.fromkeys((first, last)):
-            # The block at the end sees as many keys as frames stand before it; what they hold does not change what they cost.
+            # The block at the end sees as many keys as frames stand before it; what they hold does
+            # not change what they cost.
             memory.keep(Block(0, block.start))
             memory.make_room(block)
-            medians.append(_median(lambda sigma, block=block: memory.evaluate(x, float(sigma), block), sigmas, run, progress, clock))
+            medians.append(
+                _median(
+                    lambda sigma, block=block: memory.evaluate(x, float(sigma), block),
+                    sigmas,
+                    run,
+                    progress,
+                    clock,
+                )
+            )
         return x
 
     noise = _noise_like(torch.empty(batch, channels, size, height, width))
-    guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(evaluate), _sigmas_of(model), disable_pbar=True, seed=0)
+    guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        comfy.samplers.KSAMPLER(evaluate),
+        _sigmas_of(model),
+        disable_pbar=True,
+        seed=0,
+    )
     return BlockCost(medians[0], max(medians))
 
 
 def is_guidance_distilled(model) -> bool:
-    """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such a model runs at CFG 1."""
-    return bool(getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False))
+    """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such a
+    model runs at CFG 1.
+    """
+    return bool(
+        getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)
+    )
 
 
 def empty_prompt(model) -> list:
-    """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model whose shape is not known here."""
+    """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model
+    whose shape is not known here.
+    """
     base = host.base_of(model)
     text, network = TEXT_INPUTS.get(base), model.model.diffusion_model
     if text is None:
         name = base.value if base else type(model.model.model_config).__name__
-        raise BudgetError(f"A {name} model takes more than a prompt, so it cannot be measured with an empty one. Run it once, read the "
-                          "seconds per pass in the sampler's report or its it/s in the console, and enter them in "
-                          "seconds_per_evaluation.")
-    width = network.get_submodule(text.layer).in_features if text.layer else model.model.model_config.unet_config["context_dim"]
+        raise BudgetError(
+            f"A {name} model takes more than a prompt, so it cannot be measured with an empty one."
+            " Run it once, read the seconds per pass in the sampler's report or its it/s in the"
+            " console, and enter them in seconds_per_evaluation."
+        )
+    width = (
+        network.get_submodule(text.layer).in_features
+        if text.layer
+        else model.model.model_config.unet_config["context_dim"]
+    )
     facts = host.facts_of(model)
     tokens = text.tokens if facts is None else facts.text_tokens
     pooled = _pooled_width(model)
@@ -146,21 +205,46 @@ def _pooled_width(model) -> int | None:
     return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)
 
 
-def _seconds(model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]) -> float:
+def _seconds(
+    model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]
+) -> float:
     """Median seconds of a step after a warm-up, with one prompt or with two."""
     run, medians = RunLog(), []
     guider = guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
-        medians.append(_median(lambda sigma: denoise(x, sigma.expand(x.shape[0]), **(extra_args or {})), sigmas, run, progress, clock))
+        medians.append(
+            _median(
+                lambda sigma: denoise(x, sigma.expand(x.shape[0]), **(extra_args or {})),
+                sigmas,
+                run,
+                progress,
+                clock,
+            )
+        )
         return x
 
-    guider.sample(_noise_like(samples), samples, comfy.samplers.KSAMPLER(evaluate), _sigmas_of(model), disable_pbar=True, seed=0)
+    guider.sample(
+        _noise_like(samples),
+        samples,
+        comfy.samplers.KSAMPLER(evaluate),
+        _sigmas_of(model),
+        disable_pbar=True,
+        seed=0,
+    )
     return medians[0]
 
 
-def _median(evaluate: Callable[[Tensor], Tensor], sigmas: Tensor, run: RunLog, progress, clock: Callable[[], float]) -> float:
-    """Median seconds of an evaluation at these noise levels, the first being the warm-up. Raises BudgetError where none can be timed."""
+def _median(
+    evaluate: Callable[[Tensor], Tensor],
+    sigmas: Tensor,
+    run: RunLog,
+    progress,
+    clock: Callable[[], float],
+) -> float:
+    """Median seconds of an evaluation at these noise levels, the first being the warm-up. Raises
+    BudgetError where none can be timed.
+    """
     seconds: list[float] = []
     for sigma in sigmas[:-1]:
         calls, started = run.calls, clock()
@@ -173,19 +257,25 @@ def _median(evaluate: Callable[[Tensor], Tensor], sigmas: Tensor, run: RunLog, p
         if seconds and seconds[0] > SLOW_SECONDS and len(seconds) > TIMED_SLOW:
             break
     if len(seconds) < 2:
-        raise BudgetError("A node on this model answered in place of the network, so nothing could be measured. Connect the model as it "
-                          "is before that node.")
+        raise BudgetError(
+            "A node on this model answered in place of the network, so nothing could be measured."
+            " Connect the model as it is before that node."
+        )
     return statistics.median(seconds[1:])
 
 
 def _sigmas_of(model) -> Tensor:
     """Noise levels of a warm-up and of the evaluations that are timed."""
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", TIMED + 1)
+    return comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "simple", TIMED + 1
+    )
 
 
 def _noise_like(samples: Tensor) -> Tensor:
     """Noise in the latent's shape, from a generator of its own."""
     generator = torch.Generator().manual_seed(0)
     if samples.is_nested:
-        return comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=generator) for part in samples.unbind()])
+        return comfy.nested_tensor.NestedTensor(
+            [torch.randn(part.shape, generator=generator) for part in samples.unbind()]
+        )
     return torch.randn(samples.shape, generator=generator)

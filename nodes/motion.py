@@ -1,4 +1,6 @@
-"""FewStepMotion: load an AnimateDiff motion module onto an SD 1.5 model, with the noise schedule and the steps it was made for."""
+"""FewStepMotion: load an AnimateDiff motion module onto an SD 1.5 model, with the noise schedule
+and the steps it was made for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from comfy_api.v0_0_2 import io
 from ..loras.accelerator import Accelerator, Base, Kind, Solver
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
-from ..loras.fingerprint import ENDINGS, FileProblem, Fingerprint, Header, read_header, recognise_lora
+from ..loras.fingerprint import (
+    ENDINGS,
+    FileProblem,
+    Fingerprint,
+    Header,
+    read_header,
+    recognise_lora,
+)
 from ..motion.keys import MotionFile, Version, inspect
 from . import host
 from .motion_patch import Windows, load_network, motion_of, widths_of, windows_of, with_motion
@@ -26,31 +35,71 @@ class FewStepMotion(io.ComfyNode):
             node_id="FewStepMotion",
             display_name="Motion Module Loader",
             category="few-step",
-            description="Turns an SD 1.5 model into a video model with an AnimateDiff motion module: v1, v2, v3, AnimateLCM, or "
-                        "AnimateDiff-Lightning, which makes a clip in 1, 2, 4 or 8 steps.",
-            search_aliases=["animatediff", "animatediff-lightning", "animatelcm", "motion", "video", "sd15 video"],
+            description=(
+                "Turns an SD 1.5 model into a video model with an AnimateDiff motion module: v1,"
+                " v2, v3, AnimateLCM, or AnimateDiff-Lightning, which makes a clip in 1, 2, 4 or 8"
+                " steps."
+            ),
+            search_aliases=[
+                "animatediff",
+                "animatediff-lightning",
+                "animatelcm",
+                "motion",
+                "video",
+                "sd15 video",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="An SD 1.5 model. Put an accelerator LoRA before this node, other LoRAs and patches "
-                                                "before or after it."),
-                io.Combo.Input("motion_name", options=host.model_files(FOLDER),
-                               tooltip="The motion module in models/animatediff_models. AnimateDiff-Lightning files bring their step "
-                                       "count with them; the others need an ordinary number of steps."),
-                io.Int.Input("frames", default=16, min=1, max=4096,
-                             tooltip="Frames of the clip, which is batch_size of the empty latent. Modules were made on 16; more than "
-                                     "the module can see at once (24, 32 or 64) are made in overlapping windows, which costs more per "
-                                     "frame."),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "An SD 1.5 model. Put an accelerator LoRA before this node, other LoRAs and"
+                        " patches before or after it."
+                    ),
+                ),
+                io.Combo.Input(
+                    "motion_name",
+                    options=host.model_files(FOLDER),
+                    tooltip=(
+                        "The motion module in models/animatediff_models. AnimateDiff-Lightning"
+                        " files bring their step count with them; the others need an ordinary"
+                        " number of steps."
+                    ),
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip=(
+                        "Frames of the clip, which is batch_size of the empty latent. Modules were"
+                        " made on 16; more than the module can see at once (24, 32 or 64) are made"
+                        " in overlapping windows, which costs more per frame."
+                    ),
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with motion: connect it to the Few-Step Sampler, or to any "
-                                                              "sampler if the module is no accelerator."),
-                io.String.Output(display_name="report", tooltip="What the file is, how that was decided, and what was set."),
+                io.Model.Output(
+                    display_name="model",
+                    tooltip=(
+                        "The model with motion: connect it to the Few-Step Sampler, or to any "
+                        "sampler if the module is no accelerator."
+                    ),
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="What the file is, how that was decided, and what was set.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
-        return motion_name is None or host.model_path(FOLDER, motion_name) is not None or host.missing_file(FOLDER, motion_name)
+        return (
+            motion_name is None
+            or host.model_path(FOLDER, motion_name) is not None
+            or host.missing_file(FOLDER, motion_name)
+        )
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str | None = None, **inputs) -> str:
@@ -67,7 +116,9 @@ class FewStepMotion(io.ComfyNode):
 
 
 def attach(model, motion_name: str, frames: int):
-    """(model with motion, Report). Raises ValueError naming what was expected, what was found and what to do."""
+    """(model with motion, Report). Raises ValueError naming what was expected, what was found and
+    what to do.
+    """
     path = host.model_path(FOLDER, motion_name)
     if path is None:
         raise FileProblem(host.missing_file(FOLDER, motion_name))
@@ -80,7 +131,9 @@ def attach(model, motion_name: str, frames: int):
     refuse_damaged(path, header)
 
     tensors, _ = host.load_tensors(path)
-    patched = with_motion(model, load_network(model, file.architecture, tensors), motion_name, frames)
+    patched = with_motion(
+        model, load_network(model, file.architecture, tensors), motion_name, frames
+    )
     if record is not None:
         patched = host.with_record(host.with_model_sampling(patched, record), record)
     patched = host.with_linear_betas(patched)
@@ -88,44 +141,69 @@ def attach(model, motion_name: str, frames: int):
 
 
 def refuse_pickle(motion_name: str) -> None:
-    # The authors' first releases are .ckpt files; each has been published by them as .safetensors since.
+    # The authors' first releases are .ckpt files; each has been published by them as .safetensors
+    # since.
     ending = os.path.splitext(motion_name)[1].lower()
     if ending not in ENDINGS:
-        raise FileProblem(f"{motion_name} is a {ending} file, which can carry code and is never opened here. The same modules are on "
-                          "Hugging Face as diffusion_pytorch_model.safetensors: v1, v2 and v3 in guoyww/animatediff-motion-adapter-v1-5, "
-                          "-v1-5-2 and -v1-5-3, AnimateLCM in wangfuyun/AnimateLCM. Download that one and put it here under a name that "
-                          f"says what it is, such as {os.path.splitext(motion_name)[0]}.safetensors.")
+        raise FileProblem(
+            f"{motion_name} is a {ending} file, which can carry code and is never opened here. The"
+            " same modules are on Hugging Face as diffusion_pytorch_model.safetensors: v1, v2 and"
+            " v3 in guoyww/animatediff-motion-adapter-v1-5, -v1-5-2 and -v1-5-3, AnimateLCM in"
+            " wangfuyun/AnimateLCM. Download that one and put it here under a name that says what"
+            f" it is, such as {os.path.splitext(motion_name)[0]}.safetensors."
+        )
 
 
 def refuse_model(model, file: MotionFile, motion_name: str) -> None:
     if host.base_of(model) is not Base.SD15:
-        raise ValueError(f"{motion_name} is a motion module for SD 1.5; the connected model is "
-                         f"{type(model.model.model_config).__name__}. Connect an SD 1.5 checkpoint.")
+        raise ValueError(
+            f"{motion_name} is a motion module for SD 1.5; the connected model is "
+            f"{type(model.model.model_config).__name__}. Connect an SD 1.5 checkpoint."
+        )
     carried = motion_of(model)
     if carried is not None:
-        raise ValueError(f"This model already carries the motion module {carried.name}. Connect the model as it comes from its loader.")
+        raise ValueError(
+            f"This model already carries the motion module {carried.name}. Connect the model as it"
+            " comes from its loader."
+        )
     if file.architecture.widths != widths_of(model):
-        raise ValueError(f"{motion_name} is made for a UNet of widths {list(file.architecture.widths)}; the connected model's are "
-                         f"{list(widths_of(model))}. Connect an SD 1.5 checkpoint of ordinary size.")
+        raise ValueError(
+            f"{motion_name} is made for a UNet of widths {list(file.architecture.widths)}; the"
+            f" connected model's are {list(widths_of(model))}. Connect an SD 1.5 checkpoint of"
+            " ordinary size."
+        )
 
 
 def refuse_second_accelerator(carried: Accelerator | None, record: Accelerator | None) -> None:
-    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model; its record then takes the LoRA's place.
+    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model; its record then
+    # takes the LoRA's place.
     if carried is not None and record is not None and carried.family != record.family:
-        raise ValueError(f"This model already carries {carried.id}, and {record.id} is an accelerator itself. Two accelerators on one "
-                         "model spoil each other: leave one out, or take a motion module that is none (AnimateDiff v2 or v3).")
+        raise ValueError(
+            f"This model already carries {carried.id}, and {record.id} is an accelerator itself."
+            " Two accelerators on one model spoil each other: leave one out, or take a motion"
+            " module that is none (AnimateDiff v2 or v3)."
+        )
 
 
-def record_of(file: MotionFile, header: Header, motion_name: str) -> tuple[Accelerator | None, tuple[str, ...]]:
+def record_of(
+    file: MotionFile, header: Header, motion_name: str
+) -> tuple[Accelerator | None, tuple[str, ...]]:
     """(the accelerator this module is, None for an ordinary one; the evidence).
 
-    AnimateDiff-Lightning has the very tensors of v2, so that only the file's size, title or name tells the two apart.
+    AnimateDiff-Lightning has the very tensors of v2, so that only the file's size, title or name
+    tells the two apart.
     """
-    words = f"header: {file.version.value}, {file.architecture.positions} positions, {file.layout.value} key layout"
+    words = (
+        f"header: {file.version.value}, {file.architecture.positions} positions,"
+        f" {file.layout.value} key layout"
+    )
     found = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), None, (), "absent", False, (words,))
     modules = [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE]
     if file.version is Version.LCM:
-        return next((record for record in modules if record.solver is Solver.LCM), None), found.evidence
+        return (
+            next((record for record in modules if record.solver is Solver.LCM), None),
+            found.evidence,
+        )
     if file.version is not Version.V2:
         return None, found.evidence
     recognition = recognise_lora(found, header.metadata, motion_name, header.size, modules)
@@ -134,19 +212,32 @@ def record_of(file: MotionFile, header: Header, motion_name: str) -> tuple[Accel
     if recognition.evidence == found.evidence:
         return None, (*found.evidence, "nothing speaks for a Lightning module")
     candidates = recognition.candidates
-    raise ValueError(f"{motion_name} may be any of {', '.join(record.id for record in candidates)}: their tensors are alike and its name "
-                     f"does not say which. Put the step count in the name, as published: {candidates[0].files[0].name}.")
+    raise ValueError(
+        f"{motion_name} may be any of {', '.join(record.id for record in candidates)}: their"
+        " tensors are alike and its name does not say which. Put the step count in the name, as"
+        f" published: {candidates[0].files[0].name}."
+    )
 
 
 def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
     motion, record = motion_of(patched), host.accelerator_of(patched)
     windows = windows_of(patched)
-    seen = f"in {windows.count} windows of {windows.length}, {windows.overlap} of them shared" if windows else "at once"
-    settings = ("an ordinary number of steps and CFG" if record is None else
-                f"{record.default_steps} steps, {record.solver.value}, CFG {record.cfg:g}")
+    seen = (
+        f"in {windows.count} windows of {windows.length}, {windows.overlap} of them shared"
+        if windows
+        else "at once"
+    )
+    settings = (
+        "an ordinary number of steps and CFG"
+        if record is None
+        else f"{record.default_steps} steps, {record.solver.value}, CFG {record.cfg:g}"
+    )
     return Report(
         node="Motion Module Loader",
-        summary=f"{record.id if record else file.version.value}: {motion.frames} frames {seen}, {settings}",
+        summary=(
+            f"{record.id if record else file.version.value}: {motion.frames} frames {seen},"
+            f" {settings}"
+        ),
         rows=(
             ("motion module", motion.name),
             ("recognised", "; ".join(evidence)),
@@ -158,8 +249,12 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
         ),
         notes=notes_on(patched, file, windows),
         data={
-            "motion_module": motion.name, "version": file.version.value, "accelerator": record.id if record else None,
-            "frames": motion.frames, "positions": motion.positions, "windows": windows.count if windows else 1,
+            "motion_module": motion.name,
+            "version": file.version.value,
+            "accelerator": record.id if record else None,
+            "frames": motion.frames,
+            "positions": motion.positions,
+            "windows": windows.count if windows else 1,
             "evidence": list(evidence),
         },
     )
@@ -170,15 +265,26 @@ def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, .
     notes = list(record.notes) if record else []
     if windows:
         work = windows.count * windows.length / motion.frames
-        notes.append(f"{motion.frames} frames in windows (this module sees {motion.positions} at once): each step evaluates "
-                     f"{windows.count} windows, {work:.2f} times the work of {motion.frames} frames.")
+        notes.append(
+            f"{motion.frames} frames in windows (this module sees {motion.positions} at once): each"
+            f" step evaluates {windows.count} windows, {work:.2f} times the work of {motion.frames}"
+            " frames."
+        )
     if record is None:
-        notes.append("This module is no accelerator: use a sampler with its usual steps, or attach an accelerator LoRA for SD 1.5.")
+        notes.append(
+            "This module is no accelerator: use a sampler with its usual steps, or attach an"
+            " accelerator LoRA for SD 1.5."
+        )
     if record is None and file.version is Version.V2:
-        notes.append("An AnimateDiff-Lightning module under another name is recognised once its name says lightning and the step count.")
+        notes.append(
+            "An AnimateDiff-Lightning module under another name is recognised once its name says"
+            " lightning and the step count."
+        )
     if file.version is Version.V1:
-        notes.append("v1 was trained in a UNet that normalised over all frames together; here, as in diffusers, the UNet's own layers see "
-                     "each frame alone. v2 and later were trained so.")
+        notes.append(
+            "v1 was trained in a UNet that normalised over all frames together; here, as in"
+            " diffusers, the UNet's own layers see each frame alone. v2 and later were trained so."
+        )
     return tuple(notes)
 
 

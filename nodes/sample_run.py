@@ -1,4 +1,5 @@
-"""One run of a plan on the host: its own guider, solvers, previews and interrupts, and a count of what was evaluated.
+"""One run of a plan on the host: its own guider, solvers, previews and interrupts, and a count of
+what was evaluated.
 
 The log of a run lies in the options of that run alone, and is dropped with it.
 """
@@ -32,10 +33,11 @@ RUN_KEY = "fewstep.run"
 
 @dataclass
 class RunLog:
-    """What happened in one sampling run. Made by the sampler, carried in its model options, dropped with it.
+    """What happened in one sampling run. Made by the sampler, carried in its model options, dropped
+    with it.
 
-    calls: batched forward passes. rows: batch rows in them, the true measure of work. entries: reports of other nodes of
-    this pack that took part, such as Step Skip.
+    calls: batched forward passes. rows: batch rows in them, the true measure of work. entries:
+    reports of other nodes of this pack that took part, such as Step Skip.
     """
 
     calls: int = 0
@@ -66,8 +68,8 @@ class Run:
 class _WholeNoise(comfy.samplers.KSAMPLER):
     """A sampler that starts on noise alone wherever its schedule does.
 
-    The host takes a first sigma below the model's largest for a picture half-way through. A student that was distilled to
-    jump from timestep 800 or 399 has never seen anything but noise there.
+    The host takes a first sigma below the model's largest for a picture half-way through. A student
+    that was distilled to jump from timestep 800 or 399 has never seen anything but noise there.
     """
 
     def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
@@ -80,14 +82,24 @@ def host_sampler(plan: SamplingPlan):
         sigmas_down = dict(zip(sigmas_tensor(plan)[1:].tolist(), plan.sigmas_down, strict=True))
         return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": sigmas_down})
     sampler = comfy.samplers.sampler_object(plan.solver.value)
-    function = also_for_one_step(sampler.sampler_function) if plan.solver is Solver.UNI_PC else sampler.sampler_function
-    options = {**sampler.extra_options, **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {})}
+    function = (
+        also_for_one_step(sampler.sampler_function)
+        if plan.solver is Solver.UNI_PC
+        else sampler.sampler_function
+    )
+    options = {
+        **sampler.extra_options,
+        **({"noise_clip_std": plan.noise_clip} if plan.noise_clip else {}),
+    }
     kind = _WholeNoise if plan.starts_on_noise else comfy.samplers.KSAMPLER
     return kind(function, options, sampler.inpaint_options)
 
 
 def also_for_one_step(sample_unipc: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The host's UniPC, which evaluates a single step and does not take it: of one step, UniPC is Euler."""
+    """The host's UniPC, which evaluates a single step and does not take it: of one step, UniPC is
+    Euler.
+    """
+
     @functools.wraps(sample_unipc)
     def solve(model, x: Tensor, sigmas: Tensor, **options) -> Tensor:
         solver = comfy.k_diffusion.sampling.sample_euler if len(sigmas) == 2 else sample_unipc
@@ -101,10 +113,14 @@ def sigmas_tensor(plan: SamplingPlan) -> Tensor:
     return torch.tensor(plan.sigmas, dtype=torch.float32)
 
 
-def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int) -> Run:
-    """Run a plan on (model,) or (high-noise model, low-noise model), with all that the host's samplers honour.
+def sample(
+    models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int
+) -> Run:
+    """Run a plan on (model,) or (high-noise model, low-noise model), with all that the host's
+    samplers honour.
 
-    latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and interrupts are the host's.
+    latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and
+    interrupts are the host's.
     """
     latent_image = fitted_latent(models[0], latent)
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
@@ -116,9 +132,15 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
     def stage(model, sampler, first: int, last: int) -> Tensor:
         guider = guider_for(model, plan.cfg, positive, negative, run)
         return guider.sample(
-            noise, latent_image, sampler, sigmas[first : last + 1], denoise_mask=latent.get("noise_mask"),
+            noise,
+            latent_image,
+            sampler,
+            sigmas[first : last + 1],
+            denoise_mask=latent.get("noise_mask"),
             callback=lambda step, x0, x, _: preview(first + step, x0, x, plan.steps),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
 
     if plan.switch_step is None:
         samples = stage(models[0], sampler, 0, plan.steps)
@@ -131,22 +153,27 @@ def sample(models, plan: SamplingPlan, positive, negative, latent: Mapping[str, 
 def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
     """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
 
-    Both stages know the run's own noise and source latent, so that inpainting masks mean the same on either side; handing
-    over a half-denoised latent as a new source, as chained samplers do, loses them.
+    Both stages know the run's own noise and source latent, so that inpainting masks mean the same
+    on either side; handing over a half-denoised latent as a new source, as chained samplers do,
+    loses them.
     """
     high, low = models
     if plan.switch_step in (0, plan.steps):
         return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    first, second = (comfy.samplers.KSAMPLER(half, sampler.extra_options, sampler.inpaint_options)
-                     for half in _in_halves(sampler.sampler_function))
+    first, second = (
+        comfy.samplers.KSAMPLER(half, sampler.extra_options, sampler.inpaint_options)
+        for half in _in_halves(sampler.sampler_function)
+    )
     stage(high, first, 0, plan.switch_step)
     return stage(low, second, plan.switch_step, plan.steps)
 
 
 def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """A sampler function as two that make one run: the second goes on from the very tensor the first left.
+    """A sampler function as two that make one run: the second goes on from the very tensor the
+    first left.
 
-    A solver that re-noises goes on in its own random numbers: begun again, it would put the same noise in twice.
+    A solver that re-noises goes on in its own random numbers: begun again, it would put the same
+    noise in twice.
     """
     left, draws = [], []
 
@@ -161,7 +188,16 @@ def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Cal
     # Named as the solver is, for those that look at the name, such as Step Skip.
     @functools.wraps(solve)
     def first_half(model, x, sigmas, extra_args, **options):
-        left.append(solve(model, x, sigmas, extra_args=extra_args, **options, **renoising(x, extra_args.get("seed"))))
+        left.append(
+            solve(
+                model,
+                x,
+                sigmas,
+                extra_args=extra_args,
+                **options,
+                **renoising(x, extra_args.get("seed")),
+            )
+        )
         return left[0]
 
     @functools.wraps(solve)
@@ -173,17 +209,29 @@ def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Cal
 
 def guider_for(model, cfg: float, positive, negative, run: RunLog):
     guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+    guider.inner_set_conds(
+        {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
+    )
     guider.set_cfg(cfg)
-    # On the guider's options, not on the model: a wrapper more would make the host load the same weights again.
+    # On the guider's options, not on the model: a wrapper more would make the host load the same
+    # weights again.
     guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
     guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
     comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL, RUN_KEY, run, guider.model_options, is_model_options=True)
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+        RUN_KEY,
+        run,
+        guider.model_options,
+        is_model_options=True,
+    )
     return guider
 
 
 def evaluations_per_sample(run: Run) -> float:
     """Rows evaluated for each row of the latent batch."""
-    rows = run.samples.unbind()[0].shape[0] if getattr(run.samples, "is_nested", False) else run.samples.shape[0]
+    rows = (
+        run.samples.unbind()[0].shape[0]
+        if getattr(run.samples, "is_nested", False)
+        else run.samples.shape[0]
+    )
     return run.log.rows / rows

@@ -1,4 +1,6 @@
-"""FewStepSampler and FewStepSchedule: the run an accelerator was distilled for, and the same as parts for other samplers."""
+"""FewStepSampler and FewStepSchedule: the run an accelerator was distilled for, and the same as
+parts for other samplers.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_acc
 from .report import Report, in_figures
 from .sample_run import Run, evaluations_per_sample, host_sampler, sample, sigmas_tensor
 
-STEPS_TOOLTIP = ("0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps cost more and look "
-                 "better only where the accelerator allows several.")
-DENOISE_TOOLTIP = ("1 starts from pure noise. Lower keeps more of the latent it is given (image to image); most accelerators then run "
-                   "fewer of their steps.")
+STEPS_TOOLTIP = (
+    "0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps"
+    " cost more and look better only where the accelerator allows several."
+)
+DENOISE_TOOLTIP = (
+    "1 starts from pure noise. Lower keeps more of the latent it is given (image to image); most"
+    " accelerators then run fewer of their steps."
+)
 
 
 class FewStepSampler(io.ComfyNode):
@@ -26,33 +32,84 @@ class FewStepSampler(io.ComfyNode):
             node_id="FewStepSampler",
             display_name="Few-Step Sampler",
             category="few-step",
-            description="Samples an accelerated model on the exact schedule, with the exact sampler, it was distilled for. CFG is "
-                        "locked to the value of the distillation, 1 for nearly all, so every step costs one evaluation.",
-            search_aliases=["lcm", "lightning", "hyper-sd", "lightx2v", "turbo", "4 step", "speed", "ksampler"],
+            description=(
+                "Samples an accelerated model on the exact schedule, with the exact sampler, it was"
+                " distilled for. CFG is locked to the value of the distillation, 1 for nearly all,"
+                " so every step costs one evaluation."
+            ),
+            search_aliases=[
+                "lcm",
+                "lightning",
+                "hyper-sd",
+                "lightx2v",
+                "turbo",
+                "4 step",
+                "speed",
+                "ksampler",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="A model with an accelerator. With Wan 2.2: the high-noise expert."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model with an accelerator. With Wan 2.2: the high-noise expert.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the picture or video should show."),
-                io.Latent.Input("latent_image", tooltip="The latent to start from: its size, batch and noise mask are obeyed."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="The same seed gives the same result."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latent to start from: its size, batch and noise mask are obeyed.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The same seed gives the same result.",
+                ),
                 io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP),
-                io.Conditioning.Input("negative", optional=True,
-                                      tooltip="Only read by accelerators that kept guidance, and by patches such as NAG. At CFG 1 a "
-                                              "negative prompt has no effect and costs nothing."),
-                io.Model.Input("model_low_noise", optional=True,
-                               tooltip="Wan 2.2 only: the low-noise expert with its own accelerator. It takes over at the boundary."),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip=(
+                        "Only read by accelerators that kept guidance, and by patches such as NAG."
+                        " At CFG 1 a negative prompt has no effect and costs nothing."
+                    ),
+                ),
+                io.Model.Input(
+                    "model_low_noise",
+                    optional=True,
+                    tooltip=(
+                        "Wan 2.2 only: the low-noise expert with its own accelerator. It takes over"
+                        " at the boundary."
+                    ),
+                ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The finished latent, for VAE Decode."),
-                io.String.Output(display_name="report", tooltip="Steps, evaluations, seconds and the settings that were used."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The finished latent, for VAE Decode."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Steps, evaluations, seconds and the settings that were used.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
-    def execute(cls, model, positive, latent_image, seed: int, steps: int, denoise: float, negative=None,
-                model_low_noise=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        positive,
+        latent_image,
+        seed: int,
+        steps: int,
+        denoise: float,
+        negative=None,
+        model_low_noise=None,
+    ) -> io.NodeOutput:
         models, records, found = accelerated(model, model_low_noise)
         refuse_causal(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
@@ -60,9 +117,17 @@ class FewStepSampler(io.ComfyNode):
         is_forced = any(host.negative_branch_forced(one) for one in models)
         found = (*found, *notes_on_negative(models, plan, negative is not None, is_forced))
         run = sample(models, plan, positive, negative, latent_image, seed)
-        report = describe(plan, run, is_forced and negative is not None, found, host.embedded_guidance(positive))
-        latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
-        return io.NodeOutput({**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden))
+        report = describe(
+            plan, run, is_forced and negative is not None, found, host.embedded_guidance(positive)
+        )
+        latent = {
+            key: value
+            for key, value in latent_image.items()
+            if not key.startswith("downscale_ratio")
+        }
+        return io.NodeOutput(
+            {**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden)
+        )
 
 
 class FewStepSchedule(io.ComfyNode):
@@ -72,18 +137,34 @@ class FewStepSchedule(io.ComfyNode):
             node_id="FewStepSchedule",
             display_name="Few-Step Schedule",
             category="few-step",
-            description="The accelerator's exact sigmas, sampler, CFG and step count, for SamplerCustom and other samplers.",
+            description=(
+                "The accelerator's exact sigmas, sampler, CFG and step count, for SamplerCustom and"
+                " other samplers."
+            ),
             search_aliases=["sigmas", "scheduler", "lightning", "lightx2v", "lcm"],
             inputs=[
                 io.Model.Input("model", tooltip="A model with an accelerator."),
                 io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP),
-                io.Latent.Input("latent_image", optional=True,
-                                tooltip="Only read by accelerators whose schedule depends on the size of the picture."),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip=(
+                        "Only read by accelerators whose schedule depends on the size of the"
+                        " picture."
+                    ),
+                ),
             ],
             outputs=[
-                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the distillation, one more than steps."),
-                io.Sampler.Output(display_name="sampler", tooltip="The sampler it was distilled for."),
+                io.Sigmas.Output(
+                    display_name="sigmas",
+                    tooltip="The noise levels of the distillation, one more than steps.",
+                ),
+                io.Sampler.Output(
+                    display_name="sampler", tooltip="The sampler it was distilled for."
+                ),
                 io.Float.Output(display_name="cfg", tooltip="The guidance scale it must run at."),
                 io.Int.Output(display_name="steps", tooltip="How many steps the sigmas hold."),
             ],
@@ -98,24 +179,49 @@ class FewStepSchedule(io.ComfyNode):
         return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
 
 
-def notes_on_negative(models, plan: SamplingPlan, is_connected: bool, is_forced: bool) -> tuple[str, ...]:
-    """What to tell of the negative prompt. is_forced: a patch has it evaluated at CFG 1. Raises PlanError where a run cannot do without."""
+def notes_on_negative(
+    models, plan: SamplingPlan, is_connected: bool, is_forced: bool
+) -> tuple[str, ...]:
+    """What to tell of the negative prompt. is_forced: a patch has it evaluated at CFG 1. Raises
+    PlanError where a run cannot do without.
+    """
     if is_connected:
         is_read = plan.accelerators[0].is_guided or is_forced
-        return () if is_read else ("negative is connected and was not read: CFG is locked to 1, where it has no effect.",)
+        return (
+            ()
+            if is_read
+            else (
+                (
+                    "negative is connected and was not read: CFG is locked to 1, where it has no"
+                    " effect."
+                ),
+            )
+        )
     if plan.accelerators[0].is_guided:
-        raise PlanError(f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG {plan.cfg:g}: connect a "
-                        "negative prompt (an empty one will do).")
+        raise PlanError(
+            f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG"
+            f" {plan.cfg:g}: connect a negative prompt (an empty one will do)."
+        )
     if any(host.has_self_attention_guidance(one) for one in models):
-        raise PlanError("Self-Attention Guidance on the model reads the negative prompt at every step, and there is none: connect one to "
-                        "negative (an empty one will do), or take Self-Attention Guidance off.")
+        raise PlanError(
+            "Self-Attention Guidance on the model reads the negative prompt at every step, and"
+            " there is none: connect one to negative (an empty one will do), or take Self-Attention"
+            " Guidance off."
+        )
     if is_forced:
-        return ("A patch on the model (such as NAG) asks for the negative prompt and may do nothing without: connect one to negative.",)
+        return (
+            (
+                "A patch on the model (such as NAG) asks for the negative prompt and may do nothing"
+                " without: connect one to negative."
+            ),
+        )
     return ()
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
-    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked up in the prompt itself."""
+    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked
+    up in the prompt itself.
+    """
     if hidden is None or not hidden.prompt:
         return
     sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
@@ -123,8 +229,12 @@ def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
         refuse_other_cfg(plan, sent["cfg"])
 
 
-def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None, ...], tuple[str, ...]]:
-    """(models, their records, what to tell): as attached, or recognised from what another loader left on them."""
+def accelerated(
+    model, model_low_noise
+) -> tuple[tuple, tuple[Accelerator | None, ...], tuple[str, ...]]:
+    """(models, their records, what to tell): as attached, or recognised from what another loader
+    left on them.
+    """
     models, records, notes = [], [], []
     for one in (model,) if model_low_noise is None else (model, model_low_noise):
         record = host.accelerator_of(one)
@@ -143,33 +253,57 @@ def accelerated(model, model_low_noise) -> tuple[tuple, tuple[Accelerator | None
 
 
 def refuse_causal(record: Accelerator | None) -> None:
-    """Raise for a model that is made block by block: all its frames at once are not what it was distilled for."""
+    """Raise for a model that is made block by block: all its frames at once are not what it was
+    distilled for.
+    """
     if record is not None and record.causal is not None:
-        raise PlanError(f"{record.id} is causal: it makes {in_frames(record.causal.frames_per_block)} at a time, each block after the "
-                        "one before. Use the Streaming Sampler, or core's SamplerARVideo with the sigmas of the Few-Step Schedule.")
+        raise PlanError(
+            f"{record.id} is causal: it makes {in_frames(record.causal.frames_per_block)} at a"
+            " time, each block after the one before. Use the Streaming Sampler, or core's"
+            " SamplerARVideo with the sigmas of the Few-Step Schedule."
+        )
 
 
 def refuse_expert(record: Accelerator | None) -> None:
-    """Raise for one of Wan 2.2's two experts, in the words of a node that has no input for the other."""
+    """Raise for one of Wan 2.2's two experts, in the words of a node that has no input for the
+    other.
+    """
     if record is not None and record.expert is not None:
-        raise PlanError(f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and the Few-Step Schedule takes one model, "
-                        "which makes the whole video. For two experts use the Few-Step Sampler.")
+        raise PlanError(
+            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and the Few-Step"
+            " Schedule takes one model, which makes the whole video. For two experts use the"
+            " Few-Step Sampler."
+        )
 
 
 def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
-    """Raise where sigmas do not say all that the record sets, and `model`, which goes to another sampler as it is, lacks the rest."""
+    """Raise where sigmas do not say all that the record sets, and `model`, which goes to another
+    sampler as it is, lacks the rest.
+    """
     # It is another model only where a record was recognised.
-    if accelerated is not model and (isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0):
-        raise PlanError(f"{record.id} was recognised without an Accelerator Loader, and it needs settings on the model that sigmas cannot "
-                        "carry. Put an Accelerator Loader in front of this node and of the sampler, or use the Few-Step Sampler.")
+    if accelerated is not model and (
+        isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0
+    ):
+        raise PlanError(
+            f"{record.id} was recognised without an Accelerator Loader, and it needs settings on"
+            " the model that sigmas cannot carry. Put an Accelerator Loader in front of this node"
+            " and of the sampler, or use the Few-Step Sampler."
+        )
 
 
 def refusal(recognition: Recognition) -> str:
     """Why a LoRA of another loader is not taken for an accelerator."""
     candidates = ", ".join(record.id for record in recognition.candidates)
-    return (f"No accelerator is attached, and the LoRA another loader put on the model cannot be told ({'; '.join(recognition.evidence)}). "
-            "Load it with the Accelerator Loader, which sees the file and its name"
-            + (f"; it may be one of {candidates}." if candidates else ", or use the core KSampler for an ordinary LoRA."))
+    return (
+        "No accelerator is attached, and the LoRA another loader put on the model cannot be told"
+        f" ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader, which sees the"
+        " file and its name"
+        + (
+            f"; it may be one of {candidates}."
+            if candidates
+            else ", or use the core KSampler for an ordinary LoRA."
+        )
+    )
 
 
 def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> SamplingPlan:
@@ -181,30 +315,66 @@ def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> S
 
 
 def describe(
-    plan: SamplingPlan, run: Run, negative_forced: bool, found: tuple[str, ...] = (), guidance: float | None = None
+    plan: SamplingPlan,
+    run: Run,
+    negative_forced: bool,
+    found: tuple[str, ...] = (),
+    guidance: float | None = None,
 ) -> Report:
-    """negative_forced: whether a patch has a negative prompt evaluated at CFG 1. found: what to tell from before the run, such as how an
-    accelerator of another loader was recognised. guidance: what the graph sets as embedded guidance."""
+    """negative_forced: whether a patch has a negative prompt evaluated at CFG 1. found: what to
+    tell from before the run, such as how an accelerator of another loader was recognised. guidance:
+    what the graph sets as embedded guidance.
+    """
     evaluations = evaluations_per_sample(run)
     ids = " + ".join(record.id for record in plan.accelerators)
     notes = [*found, *plan.notes]
     if negative_forced and not plan.accelerators[0].is_guided and evaluations > plan.evaluations:
-        notes.append(f"Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative prompt too: {evaluations:g} "
-                     f"evaluations instead of {plan.evaluations}.")
+        notes.append(
+            "Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative"
+            f" prompt too: {evaluations:g} evaluations instead of {plan.evaluations}."
+        )
     elif evaluations != plan.evaluations:
-        notes.append(f"{evaluations:g} evaluations instead of the plan's {plan.evaluations}: regional prompts, context windows or a "
-                     "skip node change the count.")
-    experts = () if plan.switch_step is None else (
-        ("experts", f"high-noise for steps 1 to {plan.switch_step}, low-noise for {plan.switch_step + 1} to {plan.steps}"),)
+        notes.append(
+            f"{evaluations:g} evaluations instead of the plan's {plan.evaluations}: regional"
+            " prompts, context windows or a skip node change the count."
+        )
+    experts = (
+        ()
+        if plan.switch_step is None
+        else (
+            (
+                "experts",
+                (
+                    f"high-noise for steps 1 to {plan.switch_step}, low-noise for"
+                    f" {plan.switch_step + 1} to {plan.steps}"
+                ),
+            ),
+        )
+    )
     locked = "guidance kept" if plan.accelerators[0].is_guided else "locked"
     return Report(
         node="Few-Step Sampler",
-        summary=f"{plan.steps} steps, {evaluations:g} evaluations, {in_figures(run.seconds)} s, CFG {plan.cfg:g} {locked}",
+        summary=(
+            f"{plan.steps} steps, {evaluations:g} evaluations, {in_figures(run.seconds)} s, CFG"
+            f" {plan.cfg:g} {locked}"
+        ),
         rows=(
             ("accelerator", ids),
             ("steps", str(plan.steps)),
-            ("evaluations", f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows} rows in all)"),
-            ("seconds", f"{in_figures(run.seconds)} ({in_figures(run.seconds / max(run.log.calls, 1))} per pass)"),
+            (
+                "evaluations",
+                (
+                    f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows}"
+                    " rows in all)"
+                ),
+            ),
+            (
+                "seconds",
+                (
+                    f"{in_figures(run.seconds)} ({in_figures(run.seconds / max(run.log.calls, 1))}"
+                    " per pass)"
+                ),
+            ),
             ("CFG", f"{plan.cfg:g} ({locked})"),
             *_guidance_row(plan.accelerators[0], guidance),
             ("sampler", plan.solver.value),
@@ -214,9 +384,17 @@ def describe(
         ),
         notes=tuple(notes),
         data={
-            "accelerators": [record.id for record in plan.accelerators], "steps": plan.steps, "evaluations": evaluations,
-            "forward_passes": run.log.calls, "rows": run.log.rows, "seconds": run.seconds, "cfg": plan.cfg,
-            "sampler": plan.solver.value, "sigmas": list(plan.sigmas), "switch_step": plan.switch_step, "entries": run.log.entries,
+            "accelerators": [record.id for record in plan.accelerators],
+            "steps": plan.steps,
+            "evaluations": evaluations,
+            "forward_passes": run.log.calls,
+            "rows": run.log.rows,
+            "seconds": run.seconds,
+            "cfg": plan.cfg,
+            "sampler": plan.solver.value,
+            "sigmas": list(plan.sigmas),
+            "switch_step": plan.switch_step,
+            "entries": run.log.entries,
         },
     )
 
@@ -226,7 +404,15 @@ def _guidance_row(record: Accelerator, guidance: float | None) -> tuple[tuple[st
     if record.embedded_guidance is None:
         return ()
     found = "the model's default" if guidance is None else f"{guidance:g}"
-    return (("embedded guidance", f"{found}, as the graph sets it; {record.id} was distilled at {record.embedded_guidance:g}"),)
+    return (
+        (
+            "embedded guidance",
+            (
+                f"{found}, as the graph sets it; {record.id} was distilled at"
+                f" {record.embedded_guidance:g}"
+            ),
+        ),
+    )
 
 
 NODES = [FewStepSampler, FewStepSchedule]

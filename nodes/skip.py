@@ -16,51 +16,147 @@ class FewStepSkip(io.ComfyNode):
             node_id="FewStepSkip",
             display_name="Step Skip",
             category="few-step",
-            description="Leaves out some of the model's evaluations in a run of many steps and forecasts them from the others. For models "
-                        f"without an accelerator: below {LEAST_EVALUATIONS} evaluations it changes nothing, since fewer steps are "
-                        "better there. Works with every model and most samplers; LCM, TCD, dpm_adaptive and causal ones pass "
-                        "through unchanged. The report says what was skipped.",
-            search_aliases=["teacache", "easycache", "cache", "taylorseer", "magcache", "first block cache", "speed"],
+            description=(
+                "Leaves out some of the model's evaluations in a run of many steps and forecasts"
+                " them from the others. For models without an accelerator: below"
+                f" {LEAST_EVALUATIONS} evaluations it changes nothing, since fewer steps are better"
+                " there. Works with every model and most samplers; LCM, TCD, dpm_adaptive and"
+                " causal ones pass through unchanged. The report says what was skipped."
+            ),
+            search_aliases=[
+                "teacache",
+                "easycache",
+                "cache",
+                "taylorseer",
+                "magcache",
+                "first block cache",
+                "speed",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="A model that is sampled in 10 steps or more. One skip node per model."),
-                io.Combo.Input("method", options=list(METHODS), default="forecast",
-                               tooltip="forecast extrapolates along the noise level and keeps to target_speedup. teacache repeats the last "
-                                       "result until the model's signal has changed by threshold, for those who know its numbers."),
-                io.Float.Input("target_speedup", default=1.5, min=1.0, max=4.0, step=0.05,
-                               tooltip="forecast: evaluations without the node divided by evaluations with it. Higher is faster and less "
-                                       "faithful; 1 changes nothing. The warm-up and the last step bound what can be reached."),
-                io.Float.Input("threshold", default=0.2, min=0.0, max=3.0, step=0.01,
-                               tooltip="forecast: the relative error to be expected, from the last forecast checked, above which an "
-                                       "evaluation is made after all; lower is safer and slower. teacache: how much change may add up; "
-                                       "higher is faster and less faithful."),
-                io.Float.Input("start_percent", default=0.15, min=0.0, max=1.0, step=0.01, advanced=True,
-                               tooltip="Nothing is skipped before this part of the schedule. Higher keeps the layout closer to the full "
-                                       "run. The first 15 % of the steps, and at least 3, are always made."),
-                io.Float.Input("end_percent", default=0.95, min=0.0, max=1.0, step=0.01, advanced=True,
-                               tooltip="Nothing is skipped after this part of the schedule. Lower keeps fine detail closer to the full "
-                                       "run. The last step is always made."),
-                io.Int.Input("max_consecutive", default=3, min=1, max=10, advanced=True,
-                             tooltip="Evaluations left out in a row, at most. Lower is more faithful and bounds the speed-up: 1 allows "
-                                     "2x at best."),
-                io.Combo.Input("cache_device", options=["auto", "model", "cpu"], default="auto", advanced=True,
-                               tooltip="Where the few latents that forecasts are made from are kept: on the model's device, on the CPU "
-                                       "(slower, no video memory), or auto, which moves them to the CPU when memory is short."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model that is sampled in 10 steps or more. One skip node per model.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="forecast",
+                    tooltip=(
+                        "forecast extrapolates along the noise level and keeps to target_speedup."
+                        " teacache repeats the last result until the model's signal has changed by"
+                        " threshold, for those who know its numbers."
+                    ),
+                ),
+                io.Float.Input(
+                    "target_speedup",
+                    default=1.5,
+                    min=1.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip=(
+                        "forecast: evaluations without the node divided by evaluations with it."
+                        " Higher is faster and less faithful; 1 changes nothing. The warm-up and"
+                        " the last step bound what can be reached."
+                    ),
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.2,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip=(
+                        "forecast: the relative error to be expected, from the last forecast"
+                        " checked, above which an evaluation is made after all; lower is safer and"
+                        " slower. teacache: how much change may add up; higher is faster and less"
+                        " faithful."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.15,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip=(
+                        "Nothing is skipped before this part of the schedule. Higher keeps the"
+                        " layout closer to the full run. The first 15 % of the steps, and at least"
+                        " 3, are always made."
+                    ),
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.95,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip=(
+                        "Nothing is skipped after this part of the schedule. Lower keeps fine"
+                        " detail closer to the full run. The last step is always made."
+                    ),
+                ),
+                io.Int.Input(
+                    "max_consecutive",
+                    default=3,
+                    min=1,
+                    max=10,
+                    advanced=True,
+                    tooltip=(
+                        "Evaluations left out in a row, at most. Lower is more faithful and bounds"
+                        " the speed-up: 1 allows 2x at best."
+                    ),
+                ),
+                io.Combo.Input(
+                    "cache_device",
+                    options=["auto", "model", "cpu"],
+                    default="auto",
+                    advanced=True,
+                    tooltip=(
+                        "Where the few latents that forecasts are made from are kept: on the"
+                        " model's device, on the CPU (slower, no video memory), or auto, which"
+                        " moves them to the CPU when memory is short."
+                    ),
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with skipping, for any sampler. What it did is shown under this "
-                                                              "node and in the log when sampling ends."),
+                io.Model.Output(
+                    display_name="model",
+                    tooltip=(
+                        "The model with skipping, for any sampler. What it did is shown under this "
+                        "node and in the log when sampling ends."
+                    ),
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, method: str, target_speedup: float, threshold: float, start_percent: float, end_percent: float,
-                max_consecutive: int, cache_device: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        method: str,
+        target_speedup: float,
+        threshold: float,
+        start_percent: float,
+        end_percent: float,
+        max_consecutive: int,
+        cache_device: str,
+    ) -> io.NodeOutput:
         if start_percent >= end_percent:
-            raise ValueError(f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}): between them nothing "
-                             "could be skipped.")
+            raise ValueError(
+                f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}):"
+                " between them nothing could be skipped."
+            )
         settings = Settings(target_speedup, threshold, max_consecutive)
-        return io.NodeOutput(with_skip(model, SkipConfig(method, settings, start_percent, end_percent, cache_device), cls.hidden))
+        return io.NodeOutput(
+            with_skip(
+                model,
+                SkipConfig(method, settings, start_percent, end_percent, cache_device),
+                cls.hidden,
+            )
+        )
 
 
 NODES = [FewStepSkip]

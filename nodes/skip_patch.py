@@ -1,7 +1,9 @@
-"""Step Skip on a ComfyUI model: two official wrappers, one frozen setting, and one object per run that dies with it.
+"""Step Skip on a ComfyUI model: two official wrappers, one frozen setting, and one object per run
+that dies with it.
 
-OUTER_SAMPLE makes the run and drops it; PREDICT_NOISE stands around everything that costs: ControlNets, context windows, regional
-prompts, SLG and PAG, several GPUs, offloaded weights, the compiled network.
+OUTER_SAMPLE makes the run and drops it; PREDICT_NOISE stands around everything that costs:
+ControlNets, context windows, regional prompts, SLG and PAG, several GPUs, offloaded weights, the
+compiled network.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from .sample_run import run_log
 
 KEY = "fewstep.skip"
 NAME = "Step Skip"
-# On "auto" the history may take this share of the model device's free memory before it goes to the CPU.
+# On "auto" the history may take this share of the model device's free memory before it goes to the
+# CPU.
 FREE_MEMORY_SHARE = 0.25
 
 
@@ -48,7 +51,8 @@ class SkipConfig:
 def with_skip(model, config: SkipConfig, hidden=None):
     """The model with Step Skip on it. hidden: the node's hidden inputs, for the text under it.
 
-    The wrappers go into the model options: on the patcher itself they would make the host load the same weights again.
+    The wrappers go into the model options: on the patcher itself they would make the host load the
+    same weights again.
     """
     refuse_another(model.model_options, model.wrappers)
     patched = model.clone()
@@ -75,24 +79,35 @@ def with_skip(model, config: SkipConfig, hidden=None):
             return executor(x, timestep, model_options, seed)
         return run.predict(executor, x, timestep, model_options, seed)
 
-    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.PREDICT_NOISE, predict_noise)):
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, outer_sample),
+        (WrappersMP.PREDICT_NOISE, predict_noise),
+    ):
         add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, is_model_options=True)
     return patched
 
 
-def refuse_another(model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool = False) -> None:
-    """Two nodes that skip evaluations work on each other's forecasts; the pictures are wrong and nobody says so."""
+def refuse_another(
+    model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool = False
+) -> None:
+    """Two nodes that skip evaluations work on each other's forecasts; the pictures are wrong and
+    nobody says so.
+    """
     other = another_skip_node(model_options, wrappers, is_ours_expected)
     if other is not None:
-        raise ValueError(f"This model already skips evaluations with {other}, and {NAME} was added to it. Each would forecast from the "
-                         f"other's forecasts: remove {other} or {NAME}.")
+        raise ValueError(
+            f"This model already skips evaluations with {other}, and {NAME} was added to it. Each"
+            f" would forecast from the other's forecasts: remove {other} or {NAME}."
+        )
 
 
-def another_skip_node(model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool) -> str | None:
+def another_skip_node(
+    model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool
+) -> str | None:
     """The name of a skip node that is already at work, None where there is none.
 
-    ComfyUI's EasyCache and LazyCache name themselves. Those of other packs are known by "cache" in a wrapper's key or in where
-    their function comes from.
+    ComfyUI's EasyCache and LazyCache name themselves. Those of other packs are known by "cache" in
+    a wrapper's key or in where their function comes from.
     """
     options = model_options.get("transformer_options", {})
     if "easycache" in options:
@@ -100,7 +115,11 @@ def another_skip_node(model_options: dict[str, Any], wrappers: dict[str, Any], i
     for found in (options.get("wrappers", {}), wrappers):
         for kind, by_key in found.items():
             for key, functions in by_key.items():
-                if key == KEY and kind == WrappersMP.OUTER_SAMPLE and (not is_ours_expected or len(functions) > 1):
+                if (
+                    key == KEY
+                    and kind == WrappersMP.OUTER_SAMPLE
+                    and (not is_ours_expected or len(functions) > 1)
+                ):
                     return f"another {NAME}"
                 if functions and "cache" in str(key).lower():
                     return f"the node that registered {key!r}"
@@ -110,33 +129,48 @@ def another_skip_node(model_options: dict[str, Any], wrappers: dict[str, Any], i
 
 
 class GuidedRun:
-    """One sampling run of one guider. The pure run is made at the first evaluation: weights and conditioning are ready then."""
+    """One sampling run of one guider. The pure run is made at the first evaluation: weights and
+    conditioning are ready then.
+    """
 
     def __init__(self, config: SkipConfig, guider, sampler, sigmas: Tensor):
         self.config, self.guider = config, guider
         # Reading the schedule waits for the device once, before anything runs on it.
         self.sigmas = tuple(sigmas.tolist())
-        function, options = getattr(sampler, "sampler_function", sampler), getattr(sampler, "extra_options", {})
-        while isinstance(function, functools.partial):  # how other packs hand over options; it has no name of its own
+        function, options = (
+            getattr(sampler, "sampler_function", sampler),
+            getattr(sampler, "extra_options", {}),
+        )
+        while isinstance(
+            function, functools.partial
+        ):  # how other packs hand over options; it has no name of its own
             function, options = function.func, {**function.keywords, **options}
         name = getattr(function, "__name__", type(function).__name__)
         self.solver: Solver = solver_of(name, options)
         self.run: SkipRun | None = None
         self.notes: list[str] = []
 
-    def predict(self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
+    def predict(
+        self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
+    ) -> Tensor:
         before = self.guider.model_options.get("sampler_post_cfg_function", [])
-        added = model_options.get("sampler_post_cfg_function", [])[len(before):]
+        added = model_options.get("sampler_post_cfg_function", [])[len(before) :]
         if self.run is None:
             self.run = self._start(x, outputs=3 if added else 1)
         if not added:
-            return self.run.evaluate(x, timestep[0], lambda: executor(x, timestep, model_options, seed))
+            return self.run.evaluate(
+                x, timestep[0], lambda: executor(x, timestep, model_options, seed)
+            )
         return self._predict_all(executor, x, timestep, model_options, seed, added)
 
-    def _predict_all(self, executor, x, timestep, model_options, seed, added: list[Callable]) -> Tensor:
-        """CFG++ and the like: the sampler reads the unconditional prediction through a function of its own, added to the options.
+    def _predict_all(
+        self, executor, x, timestep, model_options, seed, added: list[Callable]
+    ) -> Tensor:
+        """CFG++ and the like: the sampler reads the unconditional prediction through a function of
+        its own, added to the options.
 
-        All three predictions are forecast together, and on a skip the sampler's functions are called with them as the host would.
+        All three predictions are forecast together, and on a skip the sampler's functions are
+        called with them as the host would.
         """
         seen: dict[str, Any] = {}
 
@@ -146,7 +180,10 @@ class GuidedRun:
 
         def compute() -> Tensor:
             functions = model_options["sampler_post_cfg_function"]
-            options = {**model_options, "sampler_post_cfg_function": [*functions[: -len(added)], capture, *added]}
+            options = {
+                **model_options,
+                "sampler_post_cfg_function": [*functions[: -len(added)], capture, *added],
+            }
             denoised = executor(x, timestep, options, seed)
             if seen.get("uncond_denoised") is None:
                 self.run.refusal = "the sampler reads predictions that this guider does not show"
@@ -158,10 +195,18 @@ class GuidedRun:
             return outputs
         denoised, uncond_denoised, cond_denoised = outputs
         if not seen:
-            args = {"denoised": denoised, "uncond_denoised": uncond_denoised, "cond_denoised": cond_denoised, "input": x,
-                    "cond": self.guider.conds.get("positive"), "uncond": self.guider.conds.get("negative"),
-                    "cond_scale": self.guider.cfg, "model": self.guider.inner_model, "sigma": timestep,
-                    "model_options": model_options}
+            args = {
+                "denoised": denoised,
+                "uncond_denoised": uncond_denoised,
+                "cond_denoised": cond_denoised,
+                "input": x,
+                "cond": self.guider.conds.get("positive"),
+                "uncond": self.guider.conds.get("negative"),
+                "cond_scale": self.guider.cfg,
+                "model": self.guider.inner_model,
+                "sigma": timestep,
+                "model_options": model_options,
+            }
             for function in added:
                 function(args)
         return denoised
@@ -170,39 +215,66 @@ class GuidedRun:
         """outputs: how many predictions of x's size are kept of each evaluation."""
         sampling = self.guider.inner_model.model_sampling
         is_flow = isinstance(sampling, comfy.model_sampling.CONST)
-        schedule = Schedule(self.sigmas, is_flow, self.config.start_percent, self.config.end_percent)
+        schedule = Schedule(
+            self.sigmas, is_flow, self.config.start_percent, self.config.end_percent
+        )
         method = self._method(schedule, x)
-        return SkipRun(schedule, self.solver, method, device=self._history_device(x, outputs, method), regime_of=self._regime_of())
+        return SkipRun(
+            schedule,
+            self.solver,
+            method,
+            device=self._history_device(x, outputs, method),
+            regime_of=self._regime_of(),
+        )
 
     def _method(self, schedule: Schedule, x: Tensor) -> Method:
         make, settings = METHODS[self.config.method], self.config.settings
         if make is Forecast:
             return Forecast(schedule, settings, self.solver)
         signal_of, polynomial = teacache_signal(self.guider.inner_model, x)
-        self.notes.append(f"signal: {'the time embedding' if polynomial else 'the model input'}, "
-                          f"{'rescaled for ' + polynomial if polynomial in POLYNOMIALS else 'not rescaled'}")
-        return make(schedule, settings, self.solver, signal_of, POLYNOMIALS.get(polynomial, IDENTITY))
+        self.notes.append(
+            f"signal: {'the time embedding' if polynomial else 'the model input'}, "
+            f"{'rescaled for ' + polynomial if polynomial in POLYNOMIALS else 'not rescaled'}"
+        )
+        return make(
+            schedule, settings, self.solver, signal_of, POLYNOMIALS.get(polynomial, IDENTITY)
+        )
 
     def _history_device(self, x: Tensor, outputs: int, method: Method) -> torch.device | None:
         if self.config.cache_device == "cpu":
             return torch.device("cpu")
-        latents = outputs * (method.keeps * (2 if method.keeps_denoised else 1) + method.keeps_excess)
+        latents = outputs * (
+            method.keeps * (2 if method.keeps_denoised else 1) + method.keeps_excess
+        )
         needed = latents * 4 * x.numel()  # float32
         is_tight = needed > FREE_MEMORY_SHARE * comfy.model_management.get_free_memory(x.device)
         return torch.device("cpu") if self.config.cache_device == "auto" and is_tight else None
 
     def _regime_of(self) -> Callable[[float], Hashable]:
-        """Which prompts, ControlNets and hook keyframes are at work at a noise level, as something that compares equal or not."""
+        """Which prompts, ControlNets and hook keyframes are at work at a noise level, as something
+        that compares equal or not.
+        """
         starts, ends = boundaries(cond for conds in self.guider.conds.values() for cond in conds)
-        return lambda sigma: (*(sigma <= start for start in starts), *(sigma >= end for end in ends))
+        return lambda sigma: (
+            *(sigma <= start for start in starts),
+            *(sigma >= end for end in ends),
+        )
 
     def report(self) -> Report:
         tally = self.run.finish() if self.run is not None else Tally()
-        return describe(self.config, self.solver, tally, self.run.refusal if self.run is not None else "nothing was sampled", self.notes)
+        return describe(
+            self.config,
+            self.solver,
+            tally,
+            self.run.refusal if self.run is not None else "nothing was sampled",
+            self.notes,
+        )
 
 
 def boundaries(conds) -> tuple[list[float], list[float]]:
-    """(levels from which something starts to apply, levels below which something ceases), in float32 as the host compares them."""
+    """(levels from which something starts to apply, levels below which something ceases), in
+    float32 as the host compares them.
+    """
     starts, ends = set(), set()
 
     def span(start, end) -> None:
@@ -221,13 +293,18 @@ def boundaries(conds) -> tuple[list[float], list[float]]:
 
 
 def _as_float32(levels) -> list[float]:
-    return sorted(torch.tensor(float(level), dtype=torch.float32).item() for level in levels if level is not None)
+    return sorted(
+        torch.tensor(float(level), dtype=torch.float32).item()
+        for level in levels
+        if level is not None
+    )
 
 
 def teacache_signal(model, x: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
     """(what TeaCache compares between evaluations, name of its polynomial).
 
-    The name is empty where the signal is the model's input, and no key of POLYNOMIALS where none is published for this Wan.
+    The name is empty where the signal is the model's input, and no key of POLYNOMIALS where none is
+    published for this Wan.
     """
     network, sampling = model.diffusion_model, model.model_sampling
     if not (hasattr(network, "time_embedding") and hasattr(network, "freq_dim")):
@@ -235,29 +312,57 @@ def teacache_signal(model, x: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor
     dtype = model.get_dtype_inference()
 
     def time_embedding(sigma: Tensor, latent: Tensor) -> Tensor:
-        frequencies = comfy.ldm.wan.model.sinusoidal_embedding_1d(network.freq_dim, sampling.timestep(sigma.reshape(1)).float())
+        frequencies = comfy.ldm.wan.model.sinusoidal_embedding_1d(
+            network.freq_dim, sampling.timestep(sigma.reshape(1)).float()
+        )
         return network.time_embedding(frequencies.to(dtype))
 
     config = model.model_config.unet_config
-    name = wan_polynomial(network.dim, config.get("in_dim", 0), hasattr(network, "img_emb") and network.img_emb is not None,
-                          math.prod(x.shape[-2:]))
+    name = wan_polynomial(
+        network.dim,
+        config.get("in_dim", 0),
+        hasattr(network, "img_emb") and network.img_emb is not None,
+        math.prod(x.shape[-2:]),
+    )
     return time_embedding, name or "unpublished"
 
 
-def describe(config: SkipConfig, solver: Solver, tally: Tally, refusal: str | None, notes: list[str]) -> Report:
+def describe(
+    config: SkipConfig, solver: Solver, tally: Tally, refusal: str | None, notes: list[str]
+) -> Report:
     steps = [step + 1 for step in tally.steps_skipped]
     error = max(tally.errors, default=None)
     measured = tally.measured_speedup
     if refusal is not None:
         notes = [*notes, f"passed through: {refusal}"]
-    elif config.method == "forecast" and tally.estimated_speedup < 0.95 * config.settings.target_speedup:
-        noise = (f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most, {STOCHASTIC_RUN} skips in a row and none in "
-                 f"the first {STOCHASTIC_START:.0%} of the steps, ") if solver.is_stochastic else ""
-        notes = [*notes, f"{config.settings.target_speedup:g}x was asked for: {noise}the warm-up, the window and max_consecutive"
-                         f"{f' and {tally.vetoes} vetoes' if tally.vetoes else ''} allow {tally.estimated_speedup:.2f}x"]
-    speed = f"{tally.estimated_speedup:.2f}x by count" + (f", {measured:.2f}x by the clock" if measured else "")
-    summary = (f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}" if steps else
-               f"{config.method}: all {tally.asked} evaluations made" + (f", {refusal}" if refusal else ""))
+    elif (
+        config.method == "forecast"
+        and tally.estimated_speedup < 0.95 * config.settings.target_speedup
+    ):
+        noise = (
+            f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most,"
+            f" {STOCHASTIC_RUN} skips in a row and none in the first {STOCHASTIC_START:.0%} of the"
+            " steps, "
+            if solver.is_stochastic
+            else ""
+        )
+        notes = [
+            *notes,
+            (
+                f"{config.settings.target_speedup:g}x was asked for: {noise}the warm-up, the window"
+                f" and max_consecutive{f' and {tally.vetoes} vetoes' if tally.vetoes else ''} allow"
+                f" {tally.estimated_speedup:.2f}x"
+            ),
+        ]
+    speed = f"{tally.estimated_speedup:.2f}x by count" + (
+        f", {measured:.2f}x by the clock" if measured else ""
+    )
+    summary = (
+        f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}"
+        if steps
+        else f"{config.method}: all {tally.asked} evaluations made"
+        + (f", {refusal}" if refusal else "")
+    )
     return Report(
         node=NAME,
         summary=summary,
@@ -271,8 +376,16 @@ def describe(config: SkipConfig, solver: Solver, tally: Tally, refusal: str | No
         ),
         notes=tuple(notes),
         data={
-            "method": config.method, "evaluations_asked": tally.asked, "evaluations_made": tally.made, "steps_skipped": steps,
-            "estimated_speedup": tally.estimated_speedup, "measured_speedup": measured, "largest_forecast_error": error,
-            "vetoes": tally.vetoes, "history_bytes": tally.history_bytes, "sampler": solver.name, "passed_through": refusal,
+            "method": config.method,
+            "evaluations_asked": tally.asked,
+            "evaluations_made": tally.made,
+            "steps_skipped": steps,
+            "estimated_speedup": tally.estimated_speedup,
+            "measured_speedup": measured,
+            "largest_forecast_error": error,
+            "vetoes": tally.vetoes,
+            "history_bytes": tally.history_bytes,
+            "sampler": solver.name,
+            "passed_through": refusal,
         },
     )

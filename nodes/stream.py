@@ -11,7 +11,14 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
-from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, refuse_partial_patches, video_frames
+from ..samplers.causal import (
+    StreamPlan,
+    Window,
+    in_frames,
+    make_stream_plan,
+    refuse_partial_patches,
+    video_frames,
+)
 from ..samplers.plan import PlanError, make_plan
 from . import host
 from .accelerator import UNMARKED
@@ -21,15 +28,25 @@ from .skip_patch import another_skip_node
 from .stream_decode import can_decode_frames
 from .stream_run import StreamRun, run_stream
 
-# image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames of video.
+# image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
+# of video.
 TRAINED_FRAMES = 21
 
-# What a prompt may not carry, by the host's name for it, and why: one conditioning fills the cache for all that follows.
+# What a prompt may not carry, by the host's name for it, and why: one conditioning fills the cache
+# for all that follows.
 REFUSED_IN_PROMPT = {
-    "area": "an area", "mask": "a mask", "hooks": "hooks", "start_percent": "a start and end in the schedule",
-    "end_percent": "a start and end in the schedule", "control": "a ControlNet", "gligen": "GLIGEN boxes",
-}  # fmt: skip
-NO_VAE = "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or decode its latent output."
+    "area": "an area",
+    "mask": "a mask",
+    "hooks": "hooks",
+    "start_percent": "a start and end in the schedule",
+    "end_percent": "a start and end in the schedule",
+    "control": "a ControlNet",
+    "gligen": "GLIGEN boxes",
+}
+NO_VAE = (
+    "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or"
+    " decode its latent output."
+)
 
 
 class FewStepStream(io.ComfyNode):
@@ -39,48 +56,139 @@ class FewStepStream(io.ComfyNode):
             node_id="FewStepStream",
             display_name="Streaming Sampler",
             category="few-step",
-            description="Samples a causal video model (Self Forcing, Causal Forcing, CausVid) block by block and shows each block as soon "
-                        "as it is finished. A window keeps memory flat however long the clip is; interrupting keeps what is done.",
-            search_aliases=["causal", "self forcing", "causal forcing", "causvid", "autoregressive", "ar_video", "realtime", "live",
-                            "long video", "infinite video"],
+            description=(
+                "Samples a causal video model (Self Forcing, Causal Forcing, CausVid) block by"
+                " block and shows each block as soon as it is finished. A window keeps memory flat"
+                " however long the clip is; interrupting keeps what is done."
+            ),
+            search_aliases=[
+                "causal",
+                "self forcing",
+                "causal forcing",
+                "causvid",
+                "autoregressive",
+                "ar_video",
+                "realtime",
+                "live",
+                "long video",
+                "infinite video",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="A causal model with its accelerator: Accelerator Loader, lora_name none."),
-                io.Conditioning.Input("positive", tooltip="What the video should show. One prompt for the whole clip."),
-                io.Latent.Input("latent_image", tooltip="An empty video latent: its size, length and batch are the clip's. The length "
-                                                        "counts the frames of start_latent too."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="The same seed gives the same clip, and a longer clip begins like a shorter one."),
-                io.Int.Input("frames_per_block", default=0, min=0, max=64,
-                             tooltip="Latent frames made together. 0 takes the accelerator's own: 3 for chunk-wise models, 1 for "
-                                     "frame-wise ones. Other values than its own are refused."),
-                io.Int.Input("window_frames", default=0, min=0, max=4096,
-                             tooltip="Latent frames seen at once, the block being made among them. Lower saves memory and time and forgets "
-                                     "sooner; 0 sees the whole clip, and memory grows with its length."),
-                io.Int.Input("sink_frames", default=0, min=0, max=4096,
-                             tooltip="First latent frames that stay in the window for good. More holds the scene together; they count as "
-                                     "part of window_frames."),
-                io.Vae.Input("vae", optional=True,
-                             tooltip="Decodes every block as it is finished, for the live preview and for images."),
-                io.Latent.Input("start_latent", optional=True,
-                                tooltip="An encoded picture to start from, or a clip to go on with. It is the beginning of the result."),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "A causal model with its accelerator: Accelerator Loader, lora_name none."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the video should show. One prompt for the whole clip."
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip=(
+                        "An empty video latent: its size, length and batch are the clip's. The"
+                        " length counts the frames of start_latent too."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip=(
+                        "The same seed gives the same clip, and a longer clip begins like a shorter"
+                        " one."
+                    ),
+                ),
+                io.Int.Input(
+                    "frames_per_block",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip=(
+                        "Latent frames made together. 0 takes the accelerator's own: 3 for"
+                        " chunk-wise models, 1 for frame-wise ones. Other values than its own are"
+                        " refused."
+                    ),
+                ),
+                io.Int.Input(
+                    "window_frames",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip=(
+                        "Latent frames seen at once, the block being made among them. Lower saves"
+                        " memory and time and forgets sooner; 0 sees the whole clip, and memory"
+                        " grows with its length."
+                    ),
+                ),
+                io.Int.Input(
+                    "sink_frames",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip=(
+                        "First latent frames that stay in the window for good. More holds the scene"
+                        " together; they count as part of window_frames."
+                    ),
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip=(
+                        "Decodes every block as it is finished, for the live preview and for"
+                        " images."
+                    ),
+                ),
+                io.Latent.Input(
+                    "start_latent",
+                    optional=True,
+                    tooltip=(
+                        "An encoded picture to start from, or a clip to go on with. It is the"
+                        " beginning of the result."
+                    ),
+                ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The whole clip, start_latent included."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The whole clip, start_latent included."
+                ),
                 io.Image.Output(display_name="images", tooltip="The decoded frames. Needs a vae."),
-                io.String.Output(display_name="report", tooltip="Time to the first frame, frames per second, evaluations and memory."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Time to the first frame, frames per second, evaluations and memory.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
-    def execute(cls, model, positive, latent_image, seed: int, frames_per_block: int, window_frames: int, sink_frames: int, vae=None,
-                start_latent=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        positive,
+        latent_image,
+        seed: int,
+        frames_per_block: int,
+        window_frames: int,
+        sink_frames: int,
+        vae=None,
+        start_latent=None,
+    ) -> io.NodeOutput:
         refuse_not_causal(model)
         models, records, found = accelerated(model, None)
         shape = shape_of(models[0], latent_image)
         picture = host.start_picture(models[0])
         start = start_of(start_latent, picture, shape)
-        plan = plan_of(models[0], records[0], shape, start, frames_per_block, Window(window_frames, sink_frames))
+        plan = plan_of(
+            models[0],
+            records[0],
+            shape,
+            start,
+            frames_per_block,
+            Window(window_frames, sink_frames),
+        )
         refuse_cfg_sent(cls.hidden, make_plan(records[0], 0, 1.0, host.sigma_of(models[0])))
         refuse_prompt(positive)
         refuse_patches(models[0])
@@ -88,15 +196,35 @@ class FewStepStream(io.ComfyNode):
             refuse_vae(vae, shape)
         elif asks_for_images(cls.hidden):
             raise PlanError(NO_VAE)
-        run = run_stream(models[0], plan, positive, shape, seed, start, vae, lambda text: host.show_on_node(text, node_id_of(cls.hidden)))
+        run = run_stream(
+            models[0],
+            plan,
+            positive,
+            shape,
+            seed,
+            start,
+            vae,
+            lambda text: host.show_on_node(text, node_id_of(cls.hidden)),
+        )
         if run.is_interrupted:
-            # The same graph again asks for the whole clip, and must not be handed this one from the host's cache.
+            # The same graph again asks for the whole clip, and must not be handed this one from the
+            # host's cache.
             host.drop_cached_results()
         report = describe(plan, run, vae, (*found, *notes_on_start(start_latent, picture)))
-        latent = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
-        # For what is connected to it in ways that a prompt does not show, such as a node that makes nodes.
+        latent = {
+            key: value
+            for key, value in latent_image.items()
+            if not key.startswith("downscale_ratio")
+        }
+        # For what is connected to it in ways that a prompt does not show, such as a node that makes
+        # nodes.
         images = ExecutionBlocker(NO_VAE) if run.images is None else run.images.flatten(0, 1)
-        return io.NodeOutput({**latent, "samples": run.samples}, images, report.markdown, ui=report.publish(cls.hidden))
+        return io.NodeOutput(
+            {**latent, "samples": run.samples},
+            images,
+            report.markdown,
+            ui=report.publish(cls.hidden),
+        )
 
 
 def node_id_of(hidden) -> str:
@@ -105,50 +233,90 @@ def node_id_of(hidden) -> str:
 
 
 def asks_for_images(hidden) -> bool:
-    """Whether something in the graph is connected to the images output. False where there is no graph to look at."""
+    """Whether something in the graph is connected to the images output. False where there is no
+    graph to look at.
+    """
     link = [node_id_of(hidden), 1]
     nodes = (getattr(hidden, "prompt", None) or {}).values()
     return any(value == link for node in nodes for value in node.get("inputs", {}).values())
 
 
 def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
-    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip of."""
+    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip
+    of.
+    """
     samples = latent["samples"]
     if samples.is_nested or samples.ndim != 5:
-        found = "several tensors at once" if samples.is_nested else f"a tensor of {samples.ndim} dimensions {list(samples.shape)}"
-        raise PlanError(f"latent_image should be a video latent (batch, channels, frames, height, width), and it is {found}. Use Empty "
-                        "HunyuanVideo Latent, or Empty AR Video Latent.")
+        found = (
+            "several tensors at once"
+            if samples.is_nested
+            else f"a tensor of {samples.ndim} dimensions {list(samples.shape)}"
+        )
+        raise PlanError(
+            "latent_image should be a video latent (batch, channels, frames, height, width), and"
+            f" it is {found}. Use Empty HunyuanVideo Latent, or Empty AR Video Latent."
+        )
     if latent.get("noise_mask") is not None:
-        raise PlanError("latent_image carries a noise mask, and a causal model makes whole frames. Remove the mask; frames that are to "
-                        "stay go into start_latent.")
+        raise PlanError(
+            "latent_image carries a noise mask, and a causal model makes whole frames. Remove the"
+            " mask; frames that are to stay go into start_latent."
+        )
     if samples.any():
-        raise PlanError("latent_image is not empty, and a causal model makes its frames from noise alone: nothing of it would be seen. "
-                        "Connect an empty one (Empty HunyuanVideo Latent). Frames to keep go into the Streaming Sampler's "
-                        "start_latent; a clip to make over goes into the Few-Step Sampler, with an ordinary Wan model and denoise below 1.")
+        raise PlanError(
+            "latent_image is not empty, and a causal model makes its frames from noise alone:"
+            " nothing of it would be seen. Connect an empty one (Empty HunyuanVideo Latent). Frames"
+            " to keep go into the Streaming Sampler's start_latent; a clip to make over goes into"
+            " the Few-Step Sampler, with an ordinary Wan model and denoise below 1."
+        )
     shape = host.fitted_latent(model, latent).shape
     pixels = model.get_model_object("latent_format").spacial_downscale_ratio
     refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
     return shape
 
 
-def start_of(start_latent: Mapping[str, Any] | None, picture: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """The frames a clip starts with, (1 or B, C, frames, H, W); start_latent goes before the picture that core's ARVideoI2V put on the
-    model. Raises PlanError where they do not fit the clip."""
+def start_of(
+    start_latent: Mapping[str, Any] | None, picture: Tensor | None, shape: torch.Size
+) -> Tensor | None:
+    """The frames a clip starts with, (1 or B, C, frames, H, W); start_latent goes before the
+    picture that core's ARVideoI2V put on the model. Raises PlanError where they do not fit the
+    clip.
+    """
     if start_latent is not None:
-        name, start, advice = "start_latent", start_latent["samples"], "Scale the picture to the video's size before VAE Encode."
+        name, start, advice = (
+            "start_latent",
+            start_latent["samples"],
+            "Scale the picture to the video's size before VAE Encode.",
+        )
     elif picture is not None:
-        name, start, advice = "The picture of ARVideoI2V", picture, "Connect the Wan 2.1 VAE to that node, and its LATENT to latent_image."
+        name, start, advice = (
+            "The picture of ARVideoI2V",
+            picture,
+            "Connect the Wan 2.1 VAE to that node, and its LATENT to latent_image.",
+        )
     else:
         return None
-    fits = not start.is_nested and start.ndim == 5 and start.shape[0] in (1, shape[0]) and start.shape[1] == shape[1]
+    fits = (
+        not start.is_nested
+        and start.ndim == 5
+        and start.shape[0] in (1, shape[0])
+        and start.shape[1] == shape[1]
+    )
     if not fits or start.shape[3:] != shape[3:]:
-        raise PlanError(f"{name} is {list(start.shape)} and the clip {list(shape)} (batch, channels, frames, height, width): all but the "
-                        f"frames must agree, or its batch be 1. {advice}")
+        raise PlanError(
+            f"{name} is {list(start.shape)} and the clip {list(shape)} (batch, channels, frames,"
+            f" height, width): all but the frames must agree, or its batch be 1. {advice}"
+        )
     return start
 
 
-def plan_of(model, record: Accelerator | None, shape: torch.Size, start: Tensor | None, frames_per_block: int,
-            window: Window) -> StreamPlan:
+def plan_of(
+    model,
+    record: Accelerator | None,
+    shape: torch.Size,
+    start: Tensor | None,
+    frames_per_block: int,
+    window: Window,
+) -> StreamPlan:
     given = 0 if start is None else start.shape[2]
     return make_stream_plan(record, shape[2], host.sigma_of(model), given, frames_per_block, window)
 
@@ -163,48 +331,69 @@ def refuse_not_causal(model) -> None:
         return
     base = host.base_of(model)
     name = base.value if base else type(model.model.model_config).__name__
-    raise PlanError(f"The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and the connected model was "
-                    f"loaded as {name}, which makes all frames at once: use the Few-Step Sampler for it. {UNMARKED}")
+    raise PlanError(
+        "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"
+        f" the connected model was loaded as {name}, which makes all frames at once: use the"
+        f" Few-Step Sampler for it. {UNMARKED}"
+    )
 
 
 def refuse_prompt(positive) -> None:
-    """Raise for conditioning that changes from place to place or from step to step: the cached keys belong to one."""
+    """Raise for conditioning that changes from place to place or from step to step: the cached keys
+    belong to one.
+    """
     if len(positive) != 1:
-        raise PlanError(f"positive holds {len(positive)} prompts, combined; a causal model remembers what it saw under one. Connect a "
-                        "single CLIP Text Encode.")
-    carried = sorted({words for key, words in REFUSED_IN_PROMPT.items() if positive[0][1].get(key) is not None})
+        raise PlanError(
+            f"positive holds {len(positive)} prompts, combined; a causal model remembers what it"
+            " saw under one. Connect a single CLIP Text Encode."
+        )
+    carried = sorted(
+        {words for key, words in REFUSED_IN_PROMPT.items() if positive[0][1].get(key) is not None}
+    )
     if carried:
-        raise PlanError(f"The prompt carries {' and '.join(carried)}; a causal model remembers what it saw under one prompt for the whole "
-                        "clip. Connect the prompt without it.")
+        raise PlanError(
+            f"The prompt carries {' and '.join(carried)}; a causal model remembers what it saw"
+            " under one prompt for the whole clip. Connect the prompt without it."
+        )
     if positive[0][1].get("concat_latent_image") is not None:
-        raise PlanError("The prompt carries a start image (as Wan Image To Video adds it), which causal models do not read. Encode the "
-                        "picture with VAE Encode and connect it to start_latent.")
+        raise PlanError(
+            "The prompt carries a start image (as Wan Image To Video adds it), which causal models"
+            " do not read. Encode the picture with VAE Encode and connect it to start_latent."
+        )
 
 
 def refuse_patches(model) -> None:
     """Raise for nodes that answer in place of the network or cut the clip themselves."""
     other = another_skip_node(model.model_options, model.wrappers, is_ours_expected=True)
     if other is not None:
-        raise PlanError(f"The model skips evaluations with {other}, and a skipped evaluation leaves no keys for the frames after it. "
-                        f"Remove {other}.")
+        raise PlanError(
+            f"The model skips evaluations with {other}, and a skipped evaluation leaves no keys for"
+            f" the frames after it. Remove {other}."
+        )
     if "context_handler" in model.model_options:
-        raise PlanError("The model carries context windows, which cut a clip that a causal model must see in order. Remove that node; "
-                        "window_frames bounds memory here.")
+        raise PlanError(
+            "The model carries context windows, which cut a clip that a causal model must see in"
+            " order. Remove that node; window_frames bounds memory here."
+        )
 
 
 def refuse_vae(vae, shape: torch.Size) -> None:
     vae.throw_exception_if_invalid()
     if vae.latent_dim != 3 or vae.latent_channels != shape[1]:
         kind = "video" if vae.latent_dim == 3 else "pictures"
-        raise PlanError(f"The connected VAE is one for {kind} with {vae.latent_channels} latent channels; this model makes video with "
-                        f"{shape[1]}. Load the Wan 2.1 VAE.")
+        raise PlanError(
+            f"The connected VAE is one for {kind} with {vae.latent_channels} latent channels; this"
+            f" model makes video with {shape[1]}. Load the Wan 2.1 VAE."
+        )
 
 
 # ---------------------------------------------------------------- what is told
 
 
 def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ()) -> Report:
-    """found: how an accelerator of another loader was recognised, and where a start picture came from."""
+    """found: how an accelerator of another loader was recognised, and where a start picture came
+    from.
+    """
     batch, _, frames = run.samples.shape[:3]
     pictures = video_frames(frames)
     # The pace is that of the frames after the first block; one block alone has only its own.
@@ -213,62 +402,114 @@ def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ())
     rate = 1 / seconds_per_frame
     evaluations = run.log.rows / batch
     first = plan.made[0].steps
-    steps = str(plan.made[-1].steps) + (f", {first} in the first block" if first != plan.made[-1].steps else "")
+    steps = str(plan.made[-1].steps) + (
+        f", {first} in the first block" if first != plan.made[-1].steps else ""
+    )
     window = plan.window
-    view = (f"{in_frames(window.frames)}, {window.sink} of them sinks" if window.frames else f"the whole clip, {in_frames(plan.frames)}")
-    decoded = ("no VAE connected" if vae is None else "block by block" if not run.notes and can_decode_frames(vae) else "whole, at the end")
-    cut = f"Interrupted after {run.blocks} of {len(plan.made)} blocks: " if run.is_interrupted else ""
+    view = (
+        f"{in_frames(window.frames)}, {window.sink} of them sinks"
+        if window.frames
+        else f"the whole clip, {in_frames(plan.frames)}"
+    )
+    decoded = (
+        "no VAE connected"
+        if vae is None
+        else "block by block"
+        if not run.notes and can_decode_frames(vae)
+        else "whole, at the end"
+    )
+    cut = (
+        f"Interrupted after {run.blocks} of {len(plan.made)} blocks: " if run.is_interrupted else ""
+    )
     return Report(
         node="Streaming Sampler",
-        summary=f"{cut}{pictures} frames in {in_figures(run.seconds)} s, the first after {in_figures(run.first_seconds)} s, "
-                f"then {rate:.3g} a second",
+        summary=(
+            f"{cut}{pictures} frames in {in_figures(run.seconds)} s, the first after"
+            f" {in_figures(run.first_seconds)} s, then {rate:.3g} a second"
+        ),
         rows=(
             ("accelerator", plan.record.id),
             ("frames", f"{pictures} ({in_frames(frames)}), {plan.made[0].frames} to a block"),
             ("time to the first frame", f"{in_figures(run.first_seconds)} s"),
-            ("seconds per frame", f"{in_figures(seconds_per_frame)} ({rate:.3g} frames per second)"),
+            (
+                "seconds per frame",
+                f"{in_figures(seconds_per_frame)} ({rate:.3g} frames per second)",
+            ),
             ("seconds", in_figures(run.seconds)),
             ("steps", f"{steps}, CFG 1 (locked)"),
             ("evaluations", f"{evaluations:g} per sample, context passes included"),
             ("window", view),
             ("key-value cache", f"{run.cache_bytes / 2**20:.1f} MiB"),
-            *((("peak memory of the device", f"{run.peak_bytes / 2**20:.0f} MiB"),) if run.peak_bytes is not None else ()),
+            *(
+                (("peak memory of the device", f"{run.peak_bytes / 2**20:.0f} MiB"),)
+                if run.peak_bytes is not None
+                else ()
+            ),
             ("decoded", decoded),
             *((("start", f"{in_frames(plan.given)} given"),) if plan.given else ()),
             *((entry["node"], entry["summary"]) for entry in run.log.entries),
         ),
         notes=(*found, *notes_on(plan, run, vae), *run.notes),
         data={
-            "accelerator": plan.record.id, "frames": pictures, "latent_frames": frames, "frames_per_block": plan.made[0].frames,
-            "blocks": run.blocks, "given_frames": plan.given, "seconds": run.seconds, "first_frame_seconds": run.first_seconds,
-            "seconds_per_frame": seconds_per_frame, "frames_per_second": rate, "evaluations": evaluations,
-            "forward_passes": run.log.calls, "window_frames": window.frames, "sink_frames": window.sink, "cache_bytes": run.cache_bytes,
+            "accelerator": plan.record.id,
+            "frames": pictures,
+            "latent_frames": frames,
+            "frames_per_block": plan.made[0].frames,
+            "blocks": run.blocks,
+            "given_frames": plan.given,
+            "seconds": run.seconds,
+            "first_frame_seconds": run.first_seconds,
+            "seconds_per_frame": seconds_per_frame,
+            "frames_per_second": rate,
+            "evaluations": evaluations,
+            "forward_passes": run.log.calls,
+            "window_frames": window.frames,
+            "sink_frames": window.sink,
+            "cache_bytes": run.cache_bytes,
             "peak_bytes": run.peak_bytes,
-            "sigmas": list(plan.made[-1].sigmas), "first_sigmas": list(plan.made[0].sigmas), "decoded": decoded,
-            "interrupted": run.is_interrupted, "entries": run.log.entries,
+            "sigmas": list(plan.made[-1].sigmas),
+            "first_sigmas": list(plan.made[0].sigmas),
+            "decoded": decoded,
+            "interrupted": run.is_interrupted,
+            "entries": run.log.entries,
         },
     )
 
 
-def notes_on_start(start_latent: Mapping[str, Any] | None, picture: Tensor | None) -> tuple[str, ...]:
+def notes_on_start(
+    start_latent: Mapping[str, Any] | None, picture: Tensor | None
+) -> tuple[str, ...]:
     """What is to be told of the picture that core's ARVideoI2V put on the model."""
     if picture is None:
         return ()
     if start_latent is None:
         return ("The clip starts with the picture that ARVideoI2V put on the model.",)
-    return ("The clip starts with start_latent; the picture that ARVideoI2V put on the model is left out.",)
+    return (
+        (
+            "The clip starts with start_latent; the picture that ARVideoI2V put on the model is"
+            " left out."
+        ),
+    )
 
 
 def notes_on(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
     notes = []
     if run.is_interrupted:
-        notes.append(f"Interrupted: {run.blocks} of {len(plan.made)} blocks were finished and are the result.")
+        notes.append(
+            f"Interrupted: {run.blocks} of {len(plan.made)} blocks were finished and are the"
+            " result."
+        )
     if vae is not None and not can_decode_frames(vae):
-        notes.append(f"{type(vae.first_stage_model).__name__} cannot decode a clip in pieces, so it was decoded whole at the end. The Wan "
-                     "2.1 VAE shows every block as it is finished.")
+        notes.append(
+            f"{type(vae.first_stage_model).__name__} cannot decode a clip in pieces, so it was"
+            " decoded whole at the end. The Wan 2.1 VAE shows every block as it is finished."
+        )
     if plan.window.frames == 0 and plan.frames > TRAINED_FRAMES:
-        notes.append(f"{in_frames(plan.frames)} are more than the {TRAINED_FRAMES} these models were trained on, all of them seen at once: "
-                     f"memory grows and quality may fade. Set window_frames to {TRAINED_FRAMES} or less.")
+        notes.append(
+            f"{in_frames(plan.frames)} are more than the {TRAINED_FRAMES} these models were trained"
+            " on, all of them seen at once: memory grows and quality may fade. Set window_frames"
+            f" to {TRAINED_FRAMES} or less."
+        )
     return tuple(notes)
 
 

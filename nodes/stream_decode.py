@@ -1,7 +1,9 @@
-"""A Wan VAE that decodes a clip frame by frame while it is made, to the same pictures as the whole clip at once.
+"""A Wan VAE that decodes a clip frame by frame while it is made, to the same pictures as the whole
+clip at once.
 
-The decoder is causal: what it needs of earlier frames it takes from a list of features that its caller holds, one for each layer.
-Holding that list from block to block is all there is to it; nothing is kept on the VAE.
+The decoder is causal: what it needs of earlier frames it takes from a list of features that its
+caller holds, one for each layer. Holding that list from block to block is all there is to it;
+nothing is kept on the VAE.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ class FrameDecoder:
     def memory_needed(self) -> int:
         """Bytes that decoding one latent frame takes, by the host's reckoning."""
         batch, channels, _, height, width = self.shape
-        return int(self.vae.memory_used_decode((batch, channels, 1, height, width), self.vae.vae_dtype))
+        return int(
+            self.vae.memory_used_decode((batch, channels, 1, height, width), self.vae.vae_dtype)
+        )
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Decode the next frames, and hand out the last picture of the first clip after each of them, (H, W, 3).
+        """Decode the next frames, and hand out the last picture of the first clip after each of
+        them, (H, W, 3).
 
         latent: (B, C, frames, H, W) as other nodes hand latents on.
         """
@@ -55,22 +60,27 @@ class FrameDecoder:
         self.features, self.images, self.has_failed = [], None, True
 
     def _pictures(self, latent: Tensor) -> Tensor:
-        """(B, 1 or 4, H, W, 3) on the VAE's output device, in 0..1: what comfy.sd.VAE.decode makes of one frame."""
+        """(B, 1 or 4, H, W, 3) on the VAE's output device, in 0..1: what comfy.sd.VAE.decode makes
+        of one frame.
+        """
         vae, module = self.vae, self.vae.first_stage_model
         x = module.conv2(latent.to(device=vae.device, dtype=vae.vae_dtype))
         before = [slot if is_of_size(slot, x) else None for slot in self.features]
         decoded = module.decoder(x, feat_cache=self.features, feat_idx=[0])
         self._complete(before)
         decoded = torch.cat(decoded, dim=2) if isinstance(decoded, list) else decoded
-        pictures = decoded.to(device=vae.output_device, dtype=host.between_nodes()["dtype"], copy=True)
+        pictures = decoded.to(
+            device=vae.output_device, dtype=host.between_nodes()["dtype"], copy=True
+        )
         vae.process_output(pictures)
         return pictures.movedim(1, -1)
 
     def _complete(self, before: list) -> None:
-        """Layers that saw one frame keep that one alone, while the next frame needs two: put the one before it in front.
+        """Layers that saw one frame keep that one alone, while the next frame needs two: put the
+        one before it in front.
 
-        The host decodes the rest of a clip in pairs, where this cannot happen. before: the features of layers at the latent's own
-        size, the only ones at its own frame rate.
+        The host decodes the rest of a clip in pairs, where this cannot happen. before: the features
+        of layers at the latent's own size, the only ones at its own frame rate.
         """
         for index, (old, new) in enumerate(zip(before, self.features)):
             if old is not None and isinstance(new, Tensor) and new.shape[2] == 1:
@@ -80,7 +90,9 @@ class FrameDecoder:
         if self.images is None:
             batch, _, height, width, channels = pictures.shape
             frames = self.vae.upscale_ratio[0](self.shape[2])
-            self.images = torch.empty(batch, frames, height, width, channels, dtype=pictures.dtype, device=pictures.device)
+            self.images = torch.empty(
+                batch, frames, height, width, channels, dtype=pictures.dtype, device=pictures.device
+            )
         self.images[:, self.filled : self.filled + pictures.shape[1]] = pictures
         self.filled += pictures.shape[1]
 

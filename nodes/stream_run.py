@@ -1,7 +1,9 @@
-"""One run of a causal model on the host: its key-value cache, the blocks as they are finished, and what is shown meanwhile.
+"""One run of a causal model on the host: its key-value cache, the blocks as they are finished, and
+what is shown meanwhile.
 
-The host's guider runs it like any sampler, with all that wrappers and hooks of other nodes do. Keys, values and the place in the
-clip are locals of the run; `ar_state`, which the host's causal network reads, stands in the options of this run alone.
+The host's guider runs it like any sampler, with all that wrappers and hooks of other nodes do.
+Keys, values and the place in the clip are locals of the run; `ar_state`, which the host's causal
+network reads, stands in the options of this run alone.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ KEY = "fewstep.stream"
 
 @dataclass
 class StreamRun:
-    """What a run left. samples: (B, C, frames, H, W) as other nodes take latents, the given frames first. images: (B, frames, H, W, 3).
+    """What a run left. samples: (B, C, frames, H, W) as other nodes take latents, the given frames
+    first. images: (B, frames, H, W, 3).
 
-    seconds, first_seconds: from the start of sampling to its end and to the first finished block, decoded where there is a VAE.
-    first_frames: pictures there at that moment. cache_bytes: of keys and values. peak_bytes: the most memory of the device in use
-    meanwhile, models included, where it counts that (CUDA and ROCm). is_interrupted: the user stopped it.
+    seconds, first_seconds: from the start of sampling to its end and to the first finished block,
+    decoded where there is a VAE.
+    first_frames: pictures there at that moment. cache_bytes: of keys and values. peak_bytes: the
+    most memory of the device in use meanwhile, models included, where it counts that (CUDA and
+    ROCm). is_interrupted: the user stopped it.
     """
 
     samples: Tensor | None = None
@@ -53,10 +58,20 @@ class StreamRun:
 
 
 @torch.no_grad()
-def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, start: Tensor | None = None, vae=None,
-               show: Callable[[str], None] = lambda text: None) -> StreamRun:
-    """Make a clip. shape: (B, C, frames, H, W) of all of it. start: the given frames, as other nodes hand them on. show: what takes a
-    line on how far it is. Raises what the host raises on an interruption before the first block is finished."""
+def run_stream(
+    model,
+    plan: StreamPlan,
+    positive,
+    shape: torch.Size,
+    seed: int,
+    start: Tensor | None = None,
+    vae=None,
+    show: Callable[[str], None] = lambda text: None,
+) -> StreamRun:
+    """Make a clip. shape: (B, C, frames, H, W) of all of it. start: the given frames, as other
+    nodes hand them on. show: what takes a line on how far it is. Raises what the host raises on an
+    interruption before the first block is finished.
+    """
     run = StreamRun()
     batch, channels, _, height, width = shape
     decoder = FrameDecoder(vae, shape) if vae is not None and can_decode_frames(vae) else None
@@ -67,10 +82,20 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
     started = time.perf_counter()
     made: list[Tensor] = []
 
-    def sample_stream(denoise, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None) -> Tensor:
+    def sample_stream(
+        denoise, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None
+    ) -> Tensor:
         inner = guider.inner_model
-        given = None if start is None else inner.process_latent_in(start.to(x.device, torch.float32)).expand(batch, -1, -1, -1, -1)
-        memory = CachedFrames(denoise, extra_args or {}, plan, shape, x.device, screen.after_evaluation)
+        given = (
+            None
+            if start is None
+            else inner.process_latent_in(start.to(x.device, torch.float32)).expand(
+                batch, -1, -1, -1, -1
+            )
+        )
+        memory = CachedFrames(
+            denoise, extra_args or {}, plan, shape, x.device, screen.after_evaluation
+        )
         run.cache_bytes = memory.nbytes
         pictures = Pictures(decoder, inner, screen, run)
         if given is not None:
@@ -78,7 +103,12 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
         try:
             if given is not None:
                 pictures.add(given)
-            for _, latent in unroll(memory, plan.blocks, seeded_draw(seed, (batch, channels, height, width), x.device), given):
+            for _, latent in unroll(
+                memory,
+                plan.blocks,
+                seeded_draw(seed, (batch, channels, height, width), x.device),
+                given,
+            ):
                 pictures.add(latent)
                 made.append(latent)
                 run.blocks += 1
@@ -86,7 +116,9 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
                     latent.flatten()[0].item()  # waits for the device, whichever it is
                     run.first_seconds = time.perf_counter() - started
                     run.first_frames = video_frames(sum(part.shape[2] for part in made))
-                screen.after_block(run, sum(part.shape[2] for part in made), time.perf_counter() - started)
+                screen.after_block(
+                    run, sum(part.shape[2] for part in made), time.perf_counter() - started
+                )
         except comfy.model_management.InterruptProcessingException:
             if run.blocks == 0:
                 raise
@@ -95,14 +127,21 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
 
     guider = guider_for(model, 1.0, positive, None, run.log)
     add_to_loading(guider, plan, shape, decoder)
-    # The network sees a block at a time, so that is what the host should reckon with; the noise itself is drawn in the loop.
+    # The network sees a block at a time, so that is what the host should reckon with; the noise
+    # itself is drawn in the loop.
     empty = torch.zeros(batch, channels, plan.made[0].frames, height, width)
     sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
-    samples = guider.sample(empty, empty, comfy.samplers.KSAMPLER(sample_stream), sigmas, disable_pbar=True, seed=seed)
+    samples = guider.sample(
+        empty, empty, comfy.samplers.KSAMPLER(sample_stream), sigmas, disable_pbar=True, seed=seed
+    )
     run.seconds = time.perf_counter() - started
     run.samples = samples.to(**host.between_nodes())
     if vae is not None:
-        run.images = decoder.pictures(run.samples.shape[2]) if decoder is not None and not decoder.has_failed else vae.decode(run.samples)
+        run.images = (
+            decoder.pictures(run.samples.shape[2])
+            if decoder is not None and not decoder.has_failed
+            else vae.decode(run.samples)
+        )
     if counts_memory:
         run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
     return run
@@ -114,20 +153,32 @@ def run_stream(model, plan: StreamPlan, positive, shape: torch.Size, seed: int, 
 class CachedFrames:
     """The host's causal network with the keys and values of the frames it has seen, for one run.
 
-    Keys keep the rotary positions they were made with, as in Self Forcing's rolling cache, sinks included; the oldest frames after
-    the sinks are overwritten by shifting the later ones down. Only differences of positions matter, so counting starts anew where
-    the network's precision could not tell two frames apart any more: it reckons positions in its own dtype, and bfloat16 has no 257.
+    Keys keep the rotary positions they were made with, as in Self Forcing's rolling cache, sinks
+    included; the oldest frames after the sinks are overwritten by shifting the later ones down.
+    Only differences of positions matter, so counting starts anew where the network's precision
+    could not tell two frames apart any more: it reckons positions in its own dtype, and bfloat16
+    has no 257.
     """
 
-    def __init__(self, denoise, extra_args: dict[str, Any], plan: StreamPlan, shape: torch.Size, device: torch.device,
-                 after_evaluation: Callable[[Tensor, Tensor], None]):
+    def __init__(
+        self,
+        denoise,
+        extra_args: dict[str, Any],
+        plan: StreamPlan,
+        shape: torch.Size,
+        device: torch.device,
+        after_evaluation: Callable[[Tensor, Tensor], None],
+    ):
         model = denoise.inner_model.inner_model
         self.denoise, self.extra_args, self.window = denoise, extra_args, plan.window
         self.network, self.after_evaluation = model.diffusion_model, after_evaluation
-        # The dtype of the arithmetic, which is not that of the weights where those are stored in 8 bits.
+        # The dtype of the arithmetic, which is not that of the weights where those are stored in 8
+        # bits.
         dtype = model.get_dtype_inference()
         self.tokens = tokens_per_frame(self.network, shape)
-        self.caches = self.network.init_kv_caches(shape[0], plan.window.capacity(plan.frames) * self.tokens, device, dtype)
+        self.caches = self.network.init_kv_caches(
+            shape[0], plan.window.capacity(plan.frames) * self.tokens, device, dtype
+        )
         self.text = self.network.init_crossattn_caches(shape[0], device, dtype)
         self.most_positions = exact_integers(dtype)
         self.held, self.origin = 0, 0
@@ -142,7 +193,9 @@ class CachedFrames:
             first, last = self.window.sink * self.tokens, self.held * self.tokens
             for cache in self.caches:
                 for name in ("k", "v"):
-                    later = cache[name][:, first + evicted * self.tokens : last].clone()  # they may overlap where they go
+                    later = cache[name][
+                        :, first + evicted * self.tokens : last
+                    ].clone()  # they may overlap where they go
                     cache[name][:, first : first + later.shape[1]] = later
             self.held -= evicted
         if block.end - self.origin > self.most_positions:
@@ -153,7 +206,10 @@ class CachedFrames:
         for cache in self.caches:
             cache["end"] = self.held * self.tokens
         self.extra_args["model_options"]["transformer_options"]["ar_state"] = {
-            "start_frame": block.start - self.origin, "kv_caches": self.caches, "crossattn_caches": self.text}
+            "start_frame": block.start - self.origin,
+            "kv_caches": self.caches,
+            "crossattn_caches": self.text,
+        }
         denoised = self.denoise(x, x.new_full((x.shape[0],), sigma), **self.extra_args)
         self.after_evaluation(denoised, x)
         return denoised
@@ -162,11 +218,24 @@ class CachedFrames:
         self.held += block.frames
 
     def _count_from(self, frame: int) -> None:
-        """Let positions count from this frame: turn every key back by as many as its position falls."""
-        turn = self.network.rope_encode(1, 1, 1, t_start=self.origin - frame, device=self.caches[0]["k"].device, dtype=torch.float32)
+        """Let positions count from this frame: turn every key back by as many as its position
+        falls.
+        """
+        turn = self.network.rope_encode(
+            1,
+            1,
+            1,
+            t_start=self.origin - frame,
+            device=self.caches[0]["k"].device,
+            dtype=torch.float32,
+        )
         for cache in self.caches:
             keys = cache["k"][:, : self.held * self.tokens]
-            keys.copy_(comfy.ldm.flux.math.apply_rope1(keys, turn.expand(-1, keys.shape[1], *turn.shape[2:]).contiguous()))
+            keys.copy_(
+                comfy.ldm.flux.math.apply_rope1(
+                    keys, turn.expand(-1, keys.shape[1], *turn.shape[2:]).contiguous()
+                )
+            )
         self.origin = frame
 
 
@@ -180,30 +249,52 @@ def exact_integers(dtype: torch.dtype) -> int:
     return int(2 / torch.finfo(dtype).eps)
 
 
-def add_to_loading(guider, plan: StreamPlan, shape: torch.Size, decoder: FrameDecoder | None) -> None:
-    """Have the host load the VAE beside the model, so that neither drives the other out, and leave room for the cache and decoding."""
+def add_to_loading(
+    guider, plan: StreamPlan, shape: torch.Size, decoder: FrameDecoder | None
+) -> None:
+    """Have the host load the VAE beside the model, so that neither drives the other out, and leave
+    room for the cache and decoding.
+    """
     options = guider.model_options
     if decoder is not None:
         options["registered_hooks"] = comfy.hooks.HookGroup()
-        options["registered_hooks"].add(comfy.hooks.AdditionalModelsHook([decoder.vae.patcher], KEY))
+        options["registered_hooks"].add(
+            comfy.hooks.AdditionalModelsHook([decoder.vae.patcher], KEY)
+        )
 
     def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
         # The host reckons in frames of the latent: as many more as take the memory.
         network, dtype = model.model.diffusion_model, model.model.get_dtype_inference()
-        cache = 2 * network.num_layers * shape[0] * plan.window.capacity(plan.frames) * tokens_per_frame(network, shape) * network.dim
+        cache = (
+            2
+            * network.num_layers
+            * shape[0]
+            * plan.window.capacity(plan.frames)
+            * tokens_per_frame(network, shape)
+            * network.dim
+        )
         beside = cache * dtype.itemsize + (decoder.memory_needed() if decoder is not None else 0)
-        frames = math.ceil(noise_shape[2] * (1 + beside / model.model.memory_required(list(noise_shape))))
+        frames = math.ceil(
+            noise_shape[2] * (1 + beside / model.model.memory_required(list(noise_shape)))
+        )
         return executor(model, [*noise_shape[:2], frames, *noise_shape[3:]], conds, *args, **kwargs)
 
     comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, prepare_sampling, options, is_model_options=True)
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,
+        KEY,
+        prepare_sampling,
+        options,
+        is_model_options=True,
+    )
 
 
 # ---------------------------------------------------------------- what is shown
 
 
 class Pictures:
-    """Decodes what is finished and shows it; where decoding does not fit into memory, the clip is decoded at the end instead."""
+    """Decodes what is finished and shows it; where decoding does not fit into memory, the clip is
+    decoded at the end instead.
+    """
 
     def __init__(self, decoder: FrameDecoder | None, model, screen: Screen, run: StreamRun):
         self.decoder, self.model, self.screen, self.run = decoder, model, screen, run
@@ -217,11 +308,16 @@ class Pictures:
                 self.screen.show_picture(picture)
         except comfy.model_management.OOM_EXCEPTION:
             self.decoder.give_up()
-            self.run.notes.append("Decoding beside the model did not fit into memory: the clip was decoded whole at the end.")
+            self.run.notes.append(
+                "Decoding beside the model did not fit into memory: the clip was decoded whole at"
+                " the end."
+            )
 
 
 class Screen:
-    """Progress and previews on the node, through the host's own means. has_pictures: decoded ones take the latent preview's place."""
+    """Progress and previews on the node, through the host's own means. has_pictures: decoded ones
+    take the latent preview's place.
+    """
 
     def __init__(self, model, plan: StreamPlan, show: Callable[[str], None], has_pictures: bool):
         self.plan, self.show, self.total, self.done = plan, show, plan.evaluations, 0
@@ -238,8 +334,13 @@ class Screen:
     def show_picture(self, picture: Tensor) -> None:
         """picture: (H, W, 3) in 0..1."""
         image = latent_preview.preview_to_image(picture, do_scale=False)
-        self.bar.update_absolute(self.done, preview=("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION))
+        self.bar.update_absolute(
+            self.done, preview=("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+        )
 
     def after_block(self, run: StreamRun, frames: int, seconds: float) -> None:
         there, all_of_them = video_frames(frames), video_frames(self.plan.frames)
-        self.show(f"{there} of {all_of_them} frames after {seconds:.1f} s, the first after {run.first_seconds:.1f} s")
+        self.show(
+            f"{there} of {all_of_them} frames after {seconds:.1f} s, the first after"
+            f" {run.first_seconds:.1f} s"
+        )

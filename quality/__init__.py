@@ -1,1 +1,3 @@
-"""How far two pictures or clips are apart: figures, drawings, contact sheets. No part of ComfyUI; numbers come from torchmetrics."""
+"""How far two pictures or clips are apart: figures, drawings, contact sheets. No part of ComfyUI;
+numbers come from torchmetrics.
+"""

@@ -1,4 +1,5 @@
-"""Drawings as tensors in ComfyUI's layout for pictures. matplotlib is imported when something is drawn.
+"""Drawings as tensors in ComfyUI's layout for pictures. matplotlib is imported when something is
+drawn.
 
 It draws into memory alone (Agg): no window, no global state.
 """
@@ -14,13 +15,19 @@ DOTS_PER_INCH = 100
 
 
 def new_figure(width: int, height: int) -> Any:
-    """An empty matplotlib Figure of this many pixels. Raises ValueError with what to do where matplotlib is missing."""
+    """An empty matplotlib Figure of this many pixels. Raises ValueError with what to do where
+    matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(missing("matplotlib", "this node draws with it")) from error
-    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(
+        figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH),
+        dpi=DOTS_PER_INCH,
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     return figure
 
@@ -35,5 +42,7 @@ def as_image(figure: Any) -> Tensor:
 
 def missing(package: str, purpose: str) -> str:
     """What to tell where one of requirements.txt is not installed."""
-    return (f"{package} is not installed in ComfyUI's Python, and {purpose}. Install it there: python -m pip install {package}, or let "
-            "ComfyUI-Manager install this pack's requirements.txt.")
+    return (
+        f"{package} is not installed in ComfyUI's Python, and {purpose}. Install it there: python"
+        f" -m pip install {package}, or let ComfyUI-Manager install this pack's requirements.txt."
+    )

@@ -1,4 +1,6 @@
-"""How far a candidate is from a reference, in figures of a well-kept library. torchmetrics is imported when something is compared."""
+"""How far a candidate is from a reference, in figures of a well-kept library. torchmetrics is
+imported when something is compared.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,19 @@ from torch import Tensor
 
 from .figure import missing
 
-# SSIM's window is 11 pixels wide and is reflected at the edges; LPIPS' network halves a picture five times.
+# SSIM's window is 11 pixels wide and is reflected at the edges; LPIPS' network halves a picture
+# five times.
 LEAST_PIXELS = 32
 LPIPS_NETWORK = "alex"
 
 
 @dataclass(frozen=True)
 class Quality:
-    """psnr: decibels, infinite for equal pictures. ssim: 1 is equal. lpips: 0 is equal, None where its weights are not on disk.
+    """psnr: decibels, infinite for equal pictures. ssim: 1 is equal. lpips: 0 is equal, None where
+    its weights are not on disk.
 
-    temporal: mean difference of the changes between successive frames, 0..2, None for a single picture.
+    temporal: mean difference of the changes between successive frames, 0..2, None for a single
+    picture.
     """
 
     psnr: float
@@ -35,43 +40,66 @@ class Quality:
         return (
             ("PSNR", "equal" if math.isinf(self.psnr) else f"{self.psnr:.2f} dB"),
             ("SSIM", f"{self.ssim:.4f}"),
-            ("LPIPS", f"not measured: {lpips_missing()}" if self.lpips is None else f"{self.lpips:.4f}"),
+            (
+                "LPIPS",
+                f"not measured: {lpips_missing()}" if self.lpips is None else f"{self.lpips:.4f}",
+            ),
             *(() if self.temporal is None else (("temporal difference", f"{self.temporal:.4f}"),)),
         )
 
 
 def compare(reference: Tensor, candidate: Tensor) -> Quality:
-    """(N, H, W, 3) in 0..1, both alike. N above 1 is taken for the frames of a clip. Raises ValueError where they are not alike."""
+    """(N, H, W, 3) in 0..1, both alike. N above 1 is taken for the frames of a clip. Raises
+    ValueError where they are not alike.
+    """
     refuse_unlike(reference, candidate)
     try:
-        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+        from torchmetrics.functional.image import (
+            peak_signal_noise_ratio,
+            structural_similarity_index_measure,
+        )
     except ImportError as error:
-        raise ValueError(missing("torchmetrics", "its figures are what this compares with")) from error
+        raise ValueError(
+            missing("torchmetrics", "its figures are what this compares with")
+        ) from error
     pairs = list(_frames(reference, candidate))
     noise = torch.stack([(a - b).square().mean() for a, b in pairs])
     if float(noise.max()) == 0.0:
         psnr = math.inf
     else:
-        psnr = float(peak_signal_noise_ratio(candidate[..., :3], reference[..., :3], data_range=1.0))
+        psnr = float(
+            peak_signal_noise_ratio(candidate[..., :3], reference[..., :3], data_range=1.0)
+        )
     ssim = [float(structural_similarity_index_measure(b, a, data_range=1.0)) for a, b in pairs]  # type: ignore[arg-type]
     temporal = temporal_difference(reference, candidate) if len(pairs) > 1 else None
-    return Quality(psnr, sum(ssim) / len(ssim), None if lpips_missing() else _lpips(pairs), temporal)
+    return Quality(
+        psnr, sum(ssim) / len(ssim), None if lpips_missing() else _lpips(pairs), temporal
+    )
 
 
 def temporal_difference(reference: Tensor, candidate: Tensor) -> float:
-    """Mean |Δreference - Δcandidate| over successive frames: motion that one has and the other has not, and flicker."""
+    """Mean |Δreference - Δcandidate| over successive frames: motion that one has and the other has
+    not, and flicker.
+    """
     return float((reference[..., :3].diff(dim=0) - candidate[..., :3].diff(dim=0)).abs().mean())
 
 
 def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:
     if reference.shape[0] != candidate.shape[0]:
-        raise ValueError(f"reference has {reference.shape[0]} frames and candidate {candidate.shape[0]}. Sample both with the same length "
-                         "and batch, so that each frame has its counterpart.")
+        raise ValueError(
+            f"reference has {reference.shape[0]} frames and candidate {candidate.shape[0]}. Sample"
+            " both with the same length and batch, so that each frame has its counterpart."
+        )
     if reference.shape[1:3] != candidate.shape[1:3]:
-        raise ValueError(f"reference is {_size(reference)} and candidate {_size(candidate)}. Sample both at the same size: scaling one "
-                         "would be measured as a loss of quality.")
+        raise ValueError(
+            f"reference is {_size(reference)} and candidate {_size(candidate)}. Sample both at the"
+            " same size: scaling one would be measured as a loss of quality."
+        )
     if min(reference.shape[1:3]) < LEAST_PIXELS:
-        raise ValueError(f"The pictures are {_size(reference)}; figures need {LEAST_PIXELS} pixels each way at least.")
+        raise ValueError(
+            f"The pictures are {_size(reference)}; figures need {LEAST_PIXELS} pixels each way at"
+            " least."
+        )
 
 
 def _size(images: Tensor) -> str:
@@ -79,7 +107,9 @@ def _size(images: Tensor) -> str:
 
 
 def _frames(reference: Tensor, candidate: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of (1, 3, H, W), one at a time: a clip of whole frames would not fit a metric's intermediate results."""
+    """Pairs of (1, 3, H, W), one at a time: a clip of whole frames would not fit a metric's
+    intermediate results.
+    """
     for a, b in zip(reference[..., :3].float(), candidate[..., :3].float()):
         yield a.permute(2, 0, 1)[None], b.permute(2, 0, 1)[None]
 
@@ -88,9 +118,15 @@ def _frames(reference: Tensor, candidate: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def lpips_missing() -> str:
-    """Why LPIPS cannot be measured, empty where it can: its network's weights are used if they are there and never downloaded."""
+    """Why LPIPS cannot be measured, empty where it can: its network's weights are used if they are
+    there and never downloaded.
+    """
     path = lpips_weights()
-    return "" if path.is_file() else f"{path.name} is not in torch.hub's checkpoints folder, and nothing is downloaded"
+    return (
+        ""
+        if path.is_file()
+        else f"{path.name} is not in torch.hub's checkpoints folder, and nothing is downloaded"
+    )
 
 
 def lpips_weights() -> Path:
@@ -102,7 +138,9 @@ def lpips_weights() -> Path:
 
 
 def _lpips(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a Perceptual Metric. Mean over frames."""
+    """Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
+    Mean over frames.
+    """
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     metric = LearnedPerceptualImagePatchSimilarity(net_type=LPIPS_NETWORK, normalize=True)  # type: ignore[arg-type]

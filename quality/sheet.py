@@ -19,15 +19,31 @@ LEAST_WIDTH = 960
 FULL_SCALE = 0.5
 
 
-def contact_sheet(reference: Tensor, candidate: Tensor, quality: Quality, names: tuple[str, str] = ("reference", "candidate")) -> Tensor:
-    """(1, H, W, 3) of pictures (N, H, W, 3), N above 1 shown as up to four moments. names: headings of the two columns."""
+def contact_sheet(
+    reference: Tensor,
+    candidate: Tensor,
+    quality: Quality,
+    names: tuple[str, str] = ("reference", "candidate"),
+) -> Tensor:
+    """(1, H, W, 3) of pictures (N, H, W, 3), N above 1 shown as up to four moments. names: headings
+    of the two columns.
+    """
     figure = draw_sheet(reference, candidate, quality, names)
     return as_image(figure)
 
 
-def draw_sheet(reference: Tensor, candidate: Tensor, quality: Quality, names: tuple[str, str]) -> Any:
+def draw_sheet(
+    reference: Tensor, candidate: Tensor, quality: Quality, names: tuple[str, str]
+) -> Any:
     """The sheet as a matplotlib Figure."""
-    moments = sorted({round(index) for index in torch.linspace(0, len(reference) - 1, min(MOST_ROWS, len(reference))).tolist()})
+    moments = sorted(
+        {
+            round(index)
+            for index in torch.linspace(
+                0, len(reference) - 1, min(MOST_ROWS, len(reference))
+            ).tolist()
+        }
+    )
     height, width = shown_size(reference)
     figure = new_figure(max(LEAST_WIDTH, 3 * width + 110), len(moments) * (height + 30) + CAPTION)
     axes = figure.subplots(len(moments), 3, squeeze=False)
@@ -35,14 +51,18 @@ def draw_sheet(reference: Tensor, candidate: Tensor, quality: Quality, names: tu
         before, after = small(reference[moment]), small(candidate[moment])
         axes[row][0].imshow(before.numpy())
         axes[row][1].imshow(after.numpy())
-        shown = axes[row][2].imshow((before - after).abs().mean(-1).numpy(), cmap="magma", vmin=0, vmax=FULL_SCALE)
+        shown = axes[row][2].imshow(
+            (before - after).abs().mean(-1).numpy(), cmap="magma", vmin=0, vmax=FULL_SCALE
+        )
         label = f"frame {moment + 1}" if len(reference) > 1 else ""
         axes[row][0].set_ylabel(label, fontsize=10)
         for axis in axes[row]:
             axis.set(xticks=[], yticks=[])
     for axis, title in zip(axes[0], (*names, "difference")):
         axis.set_title(plain(title), fontsize=12)
-    figure.colorbar(shown, ax=axes[:, 2].tolist(), fraction=0.046, label="mean difference of red, green, blue")
+    figure.colorbar(
+        shown, ax=axes[:, 2].tolist(), fraction=0.046, label="mean difference of red, green, blue"
+    )
     figure.supxlabel(figures_in_words(quality), fontsize=11)
     return figure
 
@@ -54,7 +74,9 @@ def figures_in_words(quality: Quality) -> str:
 
 
 def shown_size(images: Tensor) -> tuple[int, int]:
-    """(height, width) of one picture on the sheet: small ones are enlarged, so that something can be seen."""
+    """(height, width) of one picture on the sheet: small ones are enlarged, so that something can
+    be seen.
+    """
     height, width = images.shape[1:3]
     longest = max(height, width)
     scale = min(max(longest, LEAST_SIDE), LARGEST_SIDE) / longest

@@ -1,9 +1,12 @@
-"""Causal video models, unrolled block by block: what is made when, how far a block looks back, and the loop itself.
+"""Causal video models, unrolled block by block: what is made when, how far a block looks back, and
+the loop itself.
 
-Frames are latent frames throughout. A block is denoised while the model looks at the keys and values of the frames before it; once
-it is finished the model reads it again without noise, so that the blocks after it find clean keys. Yin et al. 2024 (CausVid), arXiv
-2412.07772; Huang et al. 2025 (Self Forcing), arXiv 2506.08009. Order of evaluations, context noise, rolling cache and the way a given
-start is read: github guandeh17/Self-Forcing, pipeline/causal_inference.py and wan/modules/causal_model.py.
+Frames are latent frames throughout. A block is denoised while the model looks at the keys and
+values of the frames before it; once it is finished the model reads it again without noise, so that
+the blocks after it find clean keys. Yin et al. 2024 (CausVid), arXiv 2412.07772; Huang et al. 2025
+(Self Forcing), arXiv 2506.08009. Order of evaluations, context noise, rolling cache and the way a
+given start is read: github guandeh17/Self-Forcing, pipeline/causal_inference.py and
+wan/modules/causal_model.py.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from .schedule import SigmaOf, sigmas_of
 
 # Frames of video for each latent frame but the first, in every Wan VAE.
 TEMPORAL_FACTOR = 4
-# The noise level at which finished blocks are read again: context_noise is 0 in every published configuration.
+# The noise level at which finished blocks are read again: context_noise is 0 in every published
+# configuration.
 CONTEXT_SIGMA = 0.0
 
 
@@ -32,7 +36,9 @@ CONTEXT_SIGMA = 0.0
 
 @dataclass(frozen=True)
 class Block:
-    """Frames that are made together. sigmas: steps + 1, descending, last 0; empty for frames that are given and only read."""
+    """Frames that are made together. sigmas: steps + 1, descending, last 0; empty for frames that
+    are given and only read.
+    """
 
     start: int
     frames: int
@@ -53,27 +59,34 @@ class Block:
 
 @dataclass(frozen=True)
 class Window:
-    """How much of a clip a block sees. frames: all at once, the block itself and the sinks among them; 0 is the whole clip.
+    """How much of a clip a block sees. frames: all at once, the block itself and the sinks among
+    them; 0 is the whole clip.
 
-    sink: first frames that stay when the window moves on. Self Forcing's local_attn_size and sink_size.
+    sink: first frames that stay when the window moves on. Self Forcing's local_attn_size and
+    sink_size.
     """
 
     frames: int = 0
     sink: int = 0
 
     def evicted(self, held: int, coming: int) -> int:
-        """How many of `held` remembered frames, the oldest after the sinks, go before `coming` more are made."""
+        """How many of `held` remembered frames, the oldest after the sinks, go before `coming` more
+        are made.
+        """
         return max(0, held + coming - self.frames) if self.frames else 0
 
     def capacity(self, frames: int) -> int:
-        """The most frames that are remembered at once in a clip of so many, the block being made among them."""
+        """The most frames that are remembered at once in a clip of so many, the block being made
+        among them.
+        """
         return min(self.frames, frames) if self.frames else frames
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A clip, decided. given: frames at its start that exist already. blocks: in order, the given ones first as far as the window
-    needs them."""
+    """A clip, decided. given: frames at its start that exist already. blocks: in order, the given
+    ones first as far as the window needs them.
+    """
 
     record: Accelerator
     frames: int
@@ -87,36 +100,61 @@ class StreamPlan:
 
     @property
     def evaluations(self) -> int:
-        """Of the model for each clip: every step, and every block once more as context, save the last."""
+        """Of the model for each clip: every step, and every block once more as context, save the
+        last.
+        """
         return sum(block.steps + 1 for block in self.blocks) - 1
 
 
 def make_stream_plan(
-    record: Accelerator | None, frames: int, sigma_of: SigmaOf, given: int = 0, frames_per_block: int = 0, window: Window = Window()
+    record: Accelerator | None,
+    frames: int,
+    sigma_of: SigmaOf,
+    given: int = 0,
+    frames_per_block: int = 0,
+    window: Window = Window(),
 ) -> StreamPlan:
-    """The blocks of a clip of `frames`, `given` of which exist already. frames_per_block: 0 is the accelerator's own. Raises PlanError."""
+    """The blocks of a clip of `frames`, `given` of which exist already. frames_per_block: 0 is the
+    accelerator's own. Raises PlanError.
+    """
     ordinary = make_plan(record, 0, 1.0, sigma_of)
     assert record is not None  # make_plan refuses it
     if record.causal is None:
-        raise PlanError(f"{record.id} is not causal: it makes all frames of a clip at once. Use the Few-Step Sampler for it.")
+        raise PlanError(
+            f"{record.id} is not causal: it makes all frames of a clip at once. Use the Few-Step"
+            " Sampler for it."
+        )
     size = record.causal.frames_per_block
     if frames_per_block not in (0, size):
-        raise PlanError(f"{record.id} was distilled to make {in_frames(size)} at a time, not {frames_per_block}. Set frames_per_block to "
-                        f"{size} (or 0 for the accelerator's own), or load an accelerator made for {frames_per_block}.")
+        raise PlanError(
+            f"{record.id} was distilled to make {in_frames(size)} at a time, not"
+            f" {frames_per_block}. Set frames_per_block to {size} (or 0 for the accelerator's own),"
+            f" or load an accelerator made for {frames_per_block}."
+        )
     _refuse_lengths(frames, given, size)
     _refuse_window(window, size)
-    blocks = [*_given_blocks(given, size, window), *(Block(start, size, ordinary.sigmas) for start in range(given, frames, size))]
+    blocks = [
+        *_given_blocks(given, size, window),
+        *(Block(start, size, ordinary.sigmas) for start in range(given, frames, size)),
+    ]
     if record.causal.first_block is not None:
         first = next(index for index, block in enumerate(blocks) if not block.is_given)
-        sigmas = sigmas_of(record.causal.first_block, record.causal.first_block_steps or ordinary.steps, 1.0, sigma_of)
+        sigmas = sigmas_of(
+            record.causal.first_block,
+            record.causal.first_block_steps or ordinary.steps,
+            1.0,
+            sigma_of,
+        )
         blocks[first] = Block(given, size, tuple(sigmas))
     return StreamPlan(record, frames, given, tuple(blocks), window)
 
 
 def _given_blocks(given: int, size: int, window: Window) -> list[Block]:
-    """The blocks in which frames that exist already are read; those the first new block will not see are left out.
+    """The blocks in which frames that exist already are read; those the first new block will not
+    see are left out.
 
-    A first frame that is over stands alone: a picture, or a clip that began with one (independent_first_frame of Self Forcing).
+    A first frame that is over stands alone: a picture, or a clip that began with one
+    (independent_first_frame of Self Forcing).
     """
     alone = [Block(0, 1)] if given % size else []
     blocks = alone + [Block(start, size) for start in range(len(alone), given, size)]
@@ -128,42 +166,60 @@ def _refuse_lengths(frames: int, given: int, size: int) -> None:
     over = given % size
     if over > 1:
         fitting = " or ".join(str(count) for count in (given - over, given - over + 1) if count)
-        raise PlanError(f"start_latent holds {in_frames(given)}; this accelerator reads {size} at a time, with at most the first one "
-                        f"alone. Cut it to {fitting}.")
+        raise PlanError(
+            f"start_latent holds {in_frames(given)}; this accelerator reads {size} at a time, with"
+            f" at most the first one alone. Cut it to {fitting}."
+        )
     if given >= frames:
-        raise PlanError(f"latent_image says that the clip has {in_frames(frames)} in all, and its start holds {given} of them, so "
-                        f"nothing is left to be made. Make latent_image longer: length {video_frames(given + size)} or more.")
+        raise PlanError(
+            f"latent_image says that the clip has {in_frames(frames)} in all, and its start holds"
+            f" {given} of them, so nothing is left to be made. Make latent_image longer: length"
+            f" {video_frames(given + size)} or more."
+        )
     over = (frames - given) % size
     if over:
         shorter, longer = frames - over, frames - over + size
         near = " or ".join(str(video_frames(count)) for count in (shorter, longer) if count > given)
         start = f" after the {given} it starts with" if given else ""
-        raise PlanError(f"The clip has {in_frames(frames - given)} to be made{start}, which is no whole number of blocks of {size}. Set "
-                        f"the video's length to {near}.")
+        raise PlanError(
+            f"The clip has {in_frames(frames - given)} to be made{start}, which is no whole number"
+            f" of blocks of {size}. Set the video's length to {near}."
+        )
 
 
 def _refuse_window(window: Window, size: int) -> None:
     if window.sink and not window.frames:
-        raise PlanError(f"sink_frames is {window.sink} and window_frames is 0: without a window nothing is ever forgotten. Set "
-                        f"window_frames to {window.sink + size} or more, or sink_frames to 0.")
+        raise PlanError(
+            f"sink_frames is {window.sink} and window_frames is 0: without a window nothing is ever"
+            f" forgotten. Set window_frames to {window.sink + size} or more, or sink_frames to 0."
+        )
     if window.frames and window.frames < window.sink + size:
         sinks = f" and the {window.sink} of sink_frames" if window.sink else ""
-        raise PlanError(f"window_frames is {window.frames}; it must hold the block being made ({size}){sinks}, {window.sink + size} "
-                        "latent frames at least, and what it holds beyond that is the memory of earlier frames. 0 remembers them all.")
+        raise PlanError(
+            f"window_frames is {window.frames}; it must hold the block being made ({size}){sinks},"
+            f" {window.sink + size} latent frames at least, and what it holds beyond that is the"
+            " memory of earlier frames. 0 remembers them all."
+        )
 
 
 def refuse_partial_patches(height: int, width: int, patch: Sequence[int], pixels: int) -> None:
-    """Raise PlanError where a latent of height x width is no whole number of the network's patches, (frames, height, width) each: the
-    host's causal network pads such a latent and answers at the padded size. pixels: of video to one of the latent, in either direction.
+    """Raise PlanError where a latent of height x width is no whole number of the network's patches,
+    (frames, height, width) each: the host's causal network pads such a latent and answers at the
+    padded size. pixels: of video to one of the latent, in either direction.
     """
     near = []
     for name, size, side in (("width", width, patch[2]), ("height", height, patch[1])):
         if size % side:
             fitting = (size // side * side, size // side * side + side)
-            near.append(f"the {name} to {' or '.join(str(count * pixels) for count in fitting if count)}")
+            near.append(
+                f"the {name} to {' or '.join(str(count * pixels) for count in fitting if count)}"
+            )
     if near:
-        raise PlanError(f"latent_image is {width * pixels} x {height * pixels} pixels, which is no whole number of this model's patches of "
-                        f"{patch[2] * pixels} x {patch[1] * pixels}. Set {' and '.join(near)}.")
+        raise PlanError(
+            f"latent_image is {width * pixels} x {height * pixels} pixels, which is no whole number"
+            f" of this model's patches of {patch[2] * pixels} x {patch[1] * pixels}. Set"
+            f" {' and '.join(near)}."
+        )
 
 
 def in_frames(count: int) -> str:
@@ -186,7 +242,9 @@ class Memory(Protocol):
         """Forget what the window leaves behind when this block begins."""
 
     def evaluate(self, x: Tensor, sigma: float, block: Block) -> Tensor:
-        """x0 of this block; what is remembered of it replaces what an earlier evaluation left. x: (B, C, frames, H, W)."""
+        """x0 of this block; what is remembered of it replaces what an earlier evaluation left. x:
+        (B, C, frames, H, W).
+        """
 
     def keep(self, block: Block) -> None:
         """What the last evaluation left of this block belongs to the past now."""
@@ -197,20 +255,27 @@ DrawNoise = Callable[[Block], Tensor]
 
 
 def seeded_draw(seed: int, shape: Sequence[int], device: torch.device) -> DrawNoise:
-    """Noise that depends on the seed and on the blocks drawn before, so that a longer clip begins like a shorter one.
+    """Noise that depends on the seed and on the blocks drawn before, so that a longer clip begins
+    like a shorter one.
 
-    shape: (B, C, H, W). Drawn on the CPU, so that a seed gives one clip on every device, and at once for all steps of a block:
-    moving it waits for the device once.
+    shape: (B, C, H, W). Drawn on the CPU, so that a seed gives one clip on every device, and at
+    once for all steps of a block: moving it waits for the device once.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     batch, channels, height, width = shape
-    return lambda block: torch.randn((block.steps, batch, channels, block.frames, height, width), generator=generator).to(device)
+    return lambda block: torch.randn(
+        (block.steps, batch, channels, block.frames, height, width), generator=generator
+    ).to(device)
 
 
-def unroll(memory: Memory, blocks: Sequence[Block], draw: DrawNoise, given: Tensor | None = None) -> Iterator[tuple[Block, Tensor]]:
-    """Each made block as soon as it is finished, (B, C, frames, H, W). given: the frames that exist already.
+def unroll(
+    memory: Memory, blocks: Sequence[Block], draw: DrawNoise, given: Tensor | None = None
+) -> Iterator[tuple[Block, Tensor]]:
+    """Each made block as soon as it is finished, (B, C, frames, H, W). given: the frames that exist
+    already.
 
-    The context pass comes after the block is handed out, so that it can be shown first, and not at all after the last.
+    The context pass comes after the block is handed out, so that it can be shown first, and not at
+    all after the last.
     """
     for block in blocks:
         memory.make_room(block)
@@ -226,7 +291,8 @@ def unroll(memory: Memory, blocks: Sequence[Block], draw: DrawNoise, given: Tens
 
 
 def denoise(memory: Memory, block: Block, noise: Tensor) -> Tensor:
-    """One block from noise: jump to x0, then to the next noise level with fresh noise, (1 - sigma)·x0 + sigma·n.
+    """One block from noise: jump to x0, then to the next noise level with fresh noise, (1 -
+    sigma)·x0 + sigma·n.
 
     noise: (steps, B, C, frames, H, W).
     """

@@ -1,4 +1,6 @@
-"""From an accelerator and a request to the exact run. Everything that can be refused is refused here, in plain words."""
+"""From an accelerator and a request to the exact run. Everything that can be refused is refused
+here, in plain words.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,20 @@ SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
 
 
 class PlanError(Refusal):
-    """A request this accelerator cannot honour. The message says what was expected, what was found and what to do."""
+    """A request this accelerator cannot honour. The message says what was expected, what was found
+    and what to do.
+    """
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """One run, decided. sigmas: steps + 1, descending, last 0. switch_step: first step of the low-noise expert, if any.
+    """One run, decided. sigmas: steps + 1, descending, last 0. switch_step: first step of the
+    low-noise expert, if any.
 
-    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers. noise_clip: as in Accelerator.
-    starts_on_noise: the first sigma lies below the model's largest, and what it belongs to is noise all the same.
+    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers. noise_clip:
+    as in Accelerator.
+    starts_on_noise: the first sigma lies below the model's largest, and what it belongs to is noise
+    all the same.
     """
 
     accelerators: tuple[Accelerator, ...]
@@ -46,18 +53,24 @@ class SamplingPlan:
 
 
 def make_plan(
-    record: Accelerator | None, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    record: Accelerator | None,
+    steps: int,
+    denoise: float,
+    sigma_of: SigmaOf,
+    image_tokens: int | None = None,
 ) -> SamplingPlan:
-    """The run of one model. steps: 0 takes the accelerator's own count. denoise: above 0 and up to 1.
+    """The run of one model. steps: 0 takes the accelerator's own count. denoise: above 0 and up to
+    1.
 
-    sigma_of gives the connected model's sigma of a training timestep; image_tokens the picture's 16 x 16 pixel patches,
-    read by schedules that depend on its size. Raises PlanError.
+    sigma_of gives the connected model's sigma of a training timestep; image_tokens the picture's 16
+    x 16 pixel patches, read by schedules that depend on its size. Raises PlanError.
     """
     record = _require(record, "model")
     if record.expert is not None:
         raise PlanError(
-            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and one expert alone cannot make a video. "
-            "Connect the high-noise model to model and the low-noise model, with its own accelerator, to model_low_noise."
+            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and one expert alone"
+            " cannot make a video. Connect the high-noise model to model and the low-noise model,"
+            " with its own accelerator, to model_low_noise."
         )
     return _plan(record, _steps_of((record,), steps), denoise, sigma_of, image_tokens)
 
@@ -73,32 +86,38 @@ def make_expert_plan(
     for name in SHARED_BY_EXPERTS:
         if getattr(high, name) != getattr(low, name):
             raise PlanError(
-                f"The two experts were distilled differently: {name} of {high.id} is {getattr(high, name)}, of {low.id} "
-                f"{getattr(low, name)}. Load a pair of one release."
+                f"The two experts were distilled differently: {name} of {high.id} is"
+                f" {getattr(high, name)}, of {low.id} {getattr(low, name)}. Load a pair of one"
+                " release."
             )
     plan = _plan(high, _steps_of((high, low), steps), denoise, sigma_of)
     assert high.boundary is not None
-    return replace(plan, accelerators=(high, low), switch_step=switch_step(list(plan.sigmas), high.boundary))
+    return replace(
+        plan, accelerators=(high, low), switch_step=switch_step(list(plan.sigmas), high.boundary)
+    )
 
 
 def refuse_other_cfg(plan: SamplingPlan, cfg: object) -> None:
-    """Raise PlanError for a cfg sent by an API caller that is not the plan's. There is no such input in the editor."""
+    """Raise PlanError for a cfg sent by an API caller that is not the plan's. There is no such
+    input in the editor.
+    """
     try:
         agrees = math.isclose(float(cfg), plan.cfg)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         agrees = False
     if not agrees:
         raise PlanError(
-            f"cfg is locked: {plan.accelerators[0].id} was distilled to run at cfg {plan.cfg:g}, and the request says {cfg}. "
-            "Remove cfg from this node's inputs; a wrong value burns or blurs the result."
+            f"cfg is locked: {plan.accelerators[0].id} was distilled to run at cfg {plan.cfg:g},"
+            f" and the request says {cfg}. Remove cfg from this node's inputs; a wrong value burns"
+            " or blurs the result."
         )
 
 
 def _require(record: Accelerator | None, name: str) -> Accelerator:
     if record is None:
         raise PlanError(
-            f"No accelerator is attached to {name}. Connect an Accelerator Loader in front of it, or use the core KSampler for "
-            "a model that is not distilled."
+            f"No accelerator is attached to {name}. Connect an Accelerator Loader in front of it,"
+            " or use the core KSampler for a model that is not distilled."
         )
     return record
 
@@ -106,26 +125,42 @@ def _require(record: Accelerator | None, name: str) -> Accelerator:
 def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
     if record.expert is expert:
         return
-    found = f"the {record.expert.value} expert's {record.id}" if record.expert else f"{record.id}, which is for a single model"
-    advice = "Swap the two models, or load the other LoRA." if record.expert else "For a single model leave model_low_noise unconnected."
-    raise PlanError(f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries {found}. {advice}")
+    found = (
+        f"the {record.expert.value} expert's {record.id}"
+        if record.expert
+        else f"{record.id}, which is for a single model"
+    )
+    advice = (
+        "Swap the two models, or load the other LoRA."
+        if record.expert
+        else "For a single model leave model_low_noise unconnected."
+    )
+    raise PlanError(
+        f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries"
+        f" {found}. {advice}"
+    )
 
 
 def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
-    """The step count to run: the one asked for if every record was distilled for it, for 0 the first record's own."""
+    """The step count to run: the one asked for if every record was distilled for it, for 0 the
+    first record's own.
+    """
     first = records[0]
     shared = [count for count in first.steps if all(count in record.steps for record in records)]
     ids = " and ".join(record.id for record in records)
     if not shared:
-        raise PlanError(f"{ids} share no step count: {', '.join(f'{record.steps}' for record in records)}. Load a pair of one "
-                        "release.")
+        raise PlanError(
+            f"{ids} share no step count: {', '.join(f'{record.steps}' for record in records)}. Load"
+            " a pair of one release."
+        )
     own = first.default_steps if first.default_steps in shared else shared[0]
     if steps == 0:
         return own
     if steps not in shared:
         raise PlanError(
-            f"{ids} {'was' if len(records) == 1 else 'were'} distilled for {_in_words(shared)} steps, not {steps}. Set steps to "
-            f"{own} (or 0 for the accelerator's own), or load the {steps}-step accelerator."
+            f"{ids} {'was' if len(records) == 1 else 'were'} distilled for {_in_words(shared)}"
+            f" steps, not {steps}. Set steps to {own} (or 0 for the accelerator's own), or load the"
+            f" {steps}-step accelerator."
         )
     return steps
 
@@ -137,25 +172,43 @@ def _in_words(counts: list[int]) -> str:
 
 
 def _plan(
-    record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    record: Accelerator,
+    steps: int,
+    denoise: float,
+    sigma_of: SigmaOf,
+    image_tokens: int | None = None,
 ) -> SamplingPlan:
     if not 0.0 < denoise <= 1.0:
-        raise PlanError(f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise).")
+        raise PlanError(
+            f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise)."
+        )
     if needs_size(record.schedule) and image_tokens is None:
-        raise PlanError(f"{record.id} has a schedule that depends on the size of the picture: connect latent_image.")
+        raise PlanError(
+            f"{record.id} has a schedule that depends on the size of the picture: connect"
+            " latent_image."
+        )
     try:
         sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {steps} steps: {error}") from None
     notes: tuple[str, ...] = ()
     if len(sigmas) - 1 < steps:
-        which = (f"{len(sigmas) - 1} of {steps} steps, all that it was distilled for there" if isinstance(record.schedule, FirstTimesteps)
-                 else f"the last {len(sigmas) - 1} of the {steps} distilled steps")
+        which = (
+            f"{len(sigmas) - 1} of {steps} steps, all that it was distilled for there"
+            if isinstance(record.schedule, FirstTimesteps)
+            else f"the last {len(sigmas) - 1} of the {steps} distilled steps"
+        )
         notes = (f"denoise {denoise:g}: {which}, from sigma {sigmas[0]:.4g}",)
     down: list[float] = []
     if record.solver is Solver.TCD:
         down = tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[steps], sigma_of)
     return SamplingPlan(
-        (record,), tuple(sigmas), record.solver, record.cfg, tuple(down), notes=notes, noise_clip=record.noise_clip,
+        (record,),
+        tuple(sigmas),
+        record.solver,
+        record.cfg,
+        tuple(down),
+        notes=notes,
+        noise_clip=record.noise_clip,
         starts_on_noise=isinstance(record.schedule, FirstTimesteps) and math.isclose(denoise, 1.0),
     )

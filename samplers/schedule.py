@@ -1,4 +1,6 @@
-"""Timesteps and sigmas of the schedules accelerators were distilled for. Plain floats; tensors are the host's business."""
+"""Timesteps and sigmas of the schedules accelerators were distilled for. Plain floats; tensors are
+the host's business.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ SigmaOf = Callable[[float], float]
 
 
 def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.012) -> float:
-    """Sigma of an integer timestep of Stable Diffusion's training schedule, variance-exploding form.
+    """Sigma of an integer timestep of Stable Diffusion's training schedule, variance-exploding
+    form.
 
-    Betas are linear in their square root (Rombach et al. 2022); sigma^2 = (1 - a) / a with a the product of 1 - beta.
+    Betas are linear in their square root (Rombach et al. 2022); sigma^2 = (1 - a) / a with a the
+    product of 1 - beta.
     """
     a = 1.0
     for t in range(int(timestep) + 1):
@@ -44,35 +48,43 @@ def trailing_timesteps(steps: int) -> list[int]:
 
 
 def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0) -> list[int]:
-    """An even choice of `steps` from the grid a consistency model knows; 4 of 50: 999, 759, 499, 259.
+    """An even choice of `steps` from the grid a consistency model knows; 4 of 50: 999, 759, 499,
+    259.
 
-    `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo et al. 2023, section 4.3.
-    Raises ValueError when the grid has fewer timesteps than steps.
+    `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo
+    et al. 2023, section 4.3. Raises ValueError when the grid has fewer timesteps than steps.
     """
     stride = TRAINING_TIMESTEPS // original_steps
     grid = [stride * (index + 1) - 1 for index in range(int(original_steps * denoise))][::-1]
     if len(grid) < steps:
-        raise ValueError(f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g} leaves. Raise denoise"
-                         + (", or take fewer steps." if grid else "."))
+        raise ValueError(
+            f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g}"
+            " leaves. Raise denoise" + (", or take fewer steps." if grid else ".")
+        )
     return [grid[math.floor(step * len(grid) / steps)] for step in range(steps)]
 
 
 def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0) -> list[int]:
-    """The first `steps` of a list, or of its low end where `denoise` < 1; fewer where it ends before.
+    """The first `steps` of a list, or of its low end where `denoise` < 1; fewer where it ends
+    before.
 
     Raises ValueError when denoise leaves none.
     """
     start = len(timesteps) - truncated_steps(len(timesteps), denoise)
     if start == len(timesteps):
-        raise ValueError(f"denoise {denoise:g} leaves none of the {len(timesteps)} timesteps it was distilled at. Raise it to "
-                         f"{1 / len(timesteps):g} or more.")
+        raise ValueError(
+            f"denoise {denoise:g} leaves none of the {len(timesteps)} timesteps it was distilled"
+            f" at. Raise it to {1 / len(timesteps):g} or more."
+        )
     return list(timesteps[start : start + steps])
 
 
 def shift_sigma(sigma: float, shift: float) -> float:
-    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma), sigma in 0..1, shift > 0.
+    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma), sigma in 0..1,
+    shift > 0.
 
-    FLUX writes the same with mu = ln(shift). Esser et al. 2024, Scaling Rectified Flow Transformers, section 5.3.2.
+    FLUX writes the same with mu = ln(shift). Esser et al. 2024, Scaling Rectified Flow
+    Transformers, section 5.3.2.
     """
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
@@ -85,8 +97,9 @@ def shifted_flow(steps: int, shift: float) -> list[float]:
 def host_spaced_flow(steps: int, shift: float, scheduler: str) -> list[float]:
     """A shifted flow as the host's `normal` or `sgm_uniform` scheduler spaces it.
 
-    Both walk evenly from sigma 1 to the smallest sigma of the host's 1000-entry table and shift what they meet, though that
-    end is shifted already; `normal` runs to it, `sgm_uniform` stops one stride before.
+    Both walk evenly from sigma 1 to the smallest sigma of the host's 1000-entry table and shift
+    what they meet, though that end is shifted already; `normal` runs to it, `sgm_uniform` stops one
+    stride before.
     """
     end = shift_sigma(1.0 / TRAINING_TIMESTEPS, shift)
     strides = steps if scheduler == "sgm_uniform" else max(steps - 1, 1)
@@ -94,15 +107,18 @@ def host_spaced_flow(steps: int, shift: float, scheduler: str) -> list[float]:
 
 
 def flux_mu(image_tokens: int, base_shift: float, max_shift: float) -> float:
-    """FLUX.1's mu: linear from base_shift at 256 tokens (256 x 256 pixels) to max_shift at 4096 (1024 x 1024)."""
+    """FLUX.1's mu: linear from base_shift at 256 tokens (256 x 256 pixels) to max_shift at 4096
+    (1024 x 1024).
+    """
     return base_shift + (max_shift - base_shift) * (image_tokens - 256) / (4096 - 256)
 
 
 def flux2_mu(image_tokens: int, steps: int) -> float:
     """FLUX.2's empirical mu of picture size and step count; 2.2912 for 4 steps at 1024 x 1024.
 
-    Two lines in the number of 16 x 16 pixel tokens, fitted at 10 and at 200 steps, and between them a line in the steps;
-    above 4300 tokens the second alone. Constants: black-forest-labs/flux2, compute_empirical_mu.
+    Two lines in the number of 16 x 16 pixel tokens, fitted at 10 and at 200 steps, and between them
+    a line in the steps; above 4300 tokens the second alone. Constants: black-forest-labs/flux2,
+    compute_empirical_mu.
     """
     at_200 = 0.00016927 * image_tokens + 0.45666666
     if image_tokens > 4300:
@@ -117,12 +133,18 @@ def trig_sigma(angle: float) -> float:
 
 
 def sigmas_of(
-    schedule: Schedule, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    schedule: Schedule,
+    steps: int,
+    denoise: float,
+    sigma_of: SigmaOf,
+    image_tokens: int | None = None,
 ) -> list[float]:
-    """steps' worth of descending sigmas and the closing 0, N+1 in all, at the noise levels of the distillation.
+    """steps' worth of descending sigmas and the closing 0, N+1 in all, at the noise levels of the
+    distillation.
 
-    A consistency model knows its whole grid, so denoise < 1 spreads all its steps over the low end. Any other student knows
-    its own few noise levels and no others, so denoise < 1 runs the last int(steps · denoise) of them and returns fewer.
+    A consistency model knows its whole grid, so denoise < 1 spreads all its steps over the low end.
+    Any other student knows its own few noise levels and no others, so denoise < 1 runs the last
+    int(steps · denoise) of them and returns fewer.
     image_tokens: 16 x 16 pixel patches of the picture, for schedules that depend on its size.
     Raises ValueError when denoise leaves no step, or the size is needed and missing.
     """
@@ -130,12 +152,20 @@ def sigmas_of(
         timesteps = consistency_timesteps(steps, schedule.original_steps, denoise)
         return [*(sigma_of(timestep) for timestep in timesteps), 0.0]
     if isinstance(schedule, FirstTimesteps):
-        return [*(sigma_of(timestep) for timestep in first_timesteps(schedule.timesteps, steps, denoise)), 0.0]
+        return [
+            *(
+                sigma_of(timestep)
+                for timestep in first_timesteps(schedule.timesteps, steps, denoise)
+            ),
+            0.0,
+        ]
     sigmas = _whole_schedule(schedule, steps, sigma_of, image_tokens)
     kept = truncated_steps(steps, denoise)
     if kept == 0:
-        raise ValueError(f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / steps:g}. Raise denoise, or take an "
-                         "accelerator with more steps.")
+        raise ValueError(
+            f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is {1 / steps:g}."
+            " Raise denoise, or take an accelerator with more steps."
+        )
     return [*sigmas[steps - kept :], 0.0]
 
 
@@ -144,7 +174,9 @@ def needs_size(schedule: Schedule) -> bool:
     return isinstance(schedule, FluxFlow | Flux2Flow)
 
 
-def _whole_schedule(schedule: Schedule, steps: int, sigma_of: SigmaOf, image_tokens: int | None) -> list[float]:
+def _whole_schedule(
+    schedule: Schedule, steps: int, sigma_of: SigmaOf, image_tokens: int | None
+) -> list[float]:
     """All sigmas but the closing 0 of a schedule that denoise can only cut short."""
     if needs_size(schedule) and image_tokens is None:
         raise ValueError("the schedule depends on the size of the picture: connect latent_image.")
@@ -166,11 +198,14 @@ def _whole_schedule(schedule: Schedule, steps: int, sigma_of: SigmaOf, image_tok
     raise TypeError(f"{schedule} is no schedule.")
 
 
-def tcd_sigmas_down(schedule: Schedule, steps: int, denoise: float, gamma: float, sigma_of: SigmaOf) -> list[float]:
-    """The noise level each TCD step jumps to before it is re-noised to the next: sigma of floor((1 - gamma) · t_next).
+def tcd_sigmas_down(
+    schedule: Schedule, steps: int, denoise: float, gamma: float, sigma_of: SigmaOf
+) -> list[float]:
+    """The noise level each TCD step jumps to before it is re-noised to the next: sigma of floor((1
+    - gamma) · t_next).
 
-    The last is 0: the last step lands on x0. gamma 0 never re-noises, 1 always jumps to the first timestep.
-    Zheng et al. 2024, arXiv 2402.19159, algorithm 4 (strategic stochastic sampling).
+    The last is 0: the last step lands on x0. gamma 0 never re-noises, 1 always jumps to the first
+    timestep. Zheng et al. 2024, arXiv 2402.19159, algorithm 4 (strategic stochastic sampling).
     """
     if not isinstance(schedule, ConsistencyGrid):
         raise TypeError(f"TCD needs a consistency grid, not {schedule}.")

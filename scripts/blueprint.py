@@ -1,6 +1,8 @@
-"""A blueprint from a workflow: its nodes in one subgraph, with the inputs and outputs that a user wants to see.
+"""A blueprint from a workflow: its nodes in one subgraph, with the inputs and outputs that a user
+wants to see.
 
-ComfyUI lists subgraphs/*.json of a pack in its node library; placed on a canvas it is one node that can be opened.
+ComfyUI lists subgraphs/*.json of a pack in its node library; placed on a canvas it is one node that
+can be opened.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """graph: the workflow it is made of. outputs: name on the blueprint -> (node by type or title, output name)."""
+    """graph: the workflow it is made of. outputs: name on the blueprint -> (node by type or title,
+    output name).
+    """
 
     graph: Graph
     title: str
@@ -52,14 +56,25 @@ class Blueprint:
             "order": 0,
             "mode": 0,
             "inputs": [
-                {"name": entry["name"], "type": entry["type"], "label": entry["label"], "widget": {"name": entry["name"]}, "link": None}
+                {
+                    "name": entry["name"],
+                    "type": entry["type"],
+                    "label": entry["label"],
+                    "widget": {"name": entry["name"]},
+                    "link": None,
+                }
                 for entry in definition["inputs"]
             ],
-            "outputs": [{"name": entry["name"], "type": entry["type"], "links": []} for entry in definition["outputs"]],
+            "outputs": [
+                {"name": entry["name"], "type": entry["type"], "links": []}
+                for entry in definition["outputs"]
+            ],
             "title": self.title,
             "properties": {
                 **pack,
-                "proxyWidgets": [[str(self.found(shown.node).id), shown.widget] for shown in self.inputs],
+                "proxyWidgets": [
+                    [str(self.found(shown.node).id), shown.widget] for shown in self.inputs
+                ],
             },
             "widgets_values": [],
         }
@@ -73,12 +88,17 @@ class Blueprint:
             "groups": [],
             "definitions": {"subgraphs": [definition]},
             "config": {},
-            "extra": {"BlueprintDescription": self.description, "BlueprintSearchAliases": list(self.aliases)},
+            "extra": {
+                "BlueprintDescription": self.description,
+                "BlueprintSearchAliases": list(self.aliases),
+            },
             "version": 0.4,
         }
 
     def definition(self, id: str, pack: dict[str, str], host_version: str) -> dict[str, Any]:
-        """The subgraph: the workflow's nodes, an input node at the left and an output node at the right."""
+        """The subgraph: the workflow's nodes, an input node at the left and an output node at the
+        right.
+        """
         whole = self.graph.editor(pack, host_version)
         kept = {node.id for node in self.graph.nodes if node.schema.id not in LEFT_OUT}
         nodes = {node["id"]: node for node in whole["nodes"] if node["id"] in kept}
@@ -91,18 +111,30 @@ class Blueprint:
         for node in nodes.values():
             for output in node["outputs"]:
                 output["links"] = [link for link in output["links"] or [] if link in alive]
-        inputs = [self.exposed_input(slot, shown, nodes, links) for slot, shown in enumerate(self.inputs)]
-        outputs = [self.exposed_output(slot, name, nodes, links) for slot, name in enumerate(self.outputs)]
+        inputs = [
+            self.exposed_input(slot, shown, nodes, links) for slot, shown in enumerate(self.inputs)
+        ]
+        outputs = [
+            self.exposed_output(slot, name, nodes, links) for slot, name in enumerate(self.outputs)
+        ]
         right = max(node["pos"][0] + node["size"][0] for node in nodes.values())
         return {
             "id": id,
             "version": 1,
-            "state": {"lastGroupId": 0, "lastNodeId": max(nodes), "lastLinkId": max(link["id"] for link in links), "lastRerouteId": 0},
+            "state": {
+                "lastGroupId": 0,
+                "lastNodeId": max(nodes),
+                "lastLinkId": max(link["id"] for link in links),
+                "lastRerouteId": 0,
+            },
             "revision": 0,
             "config": {},
             "name": self.title,
             "inputNode": {"id": INPUT_NODE, "bounding": [-240, 0, 160, 40 + 20 * len(inputs)]},
-            "outputNode": {"id": OUTPUT_NODE, "bounding": [right + 80, 0, 120, 40 + 20 * len(outputs)]},
+            "outputNode": {
+                "id": OUTPUT_NODE,
+                "bounding": [right + 80, 0, 120, 40 + 20 * len(outputs)],
+            },
             "inputs": inputs,
             "outputs": outputs,
             "widgets": [],
@@ -114,7 +146,9 @@ class Blueprint:
             "description": self.description,
         }
 
-    def exposed_input(self, slot: int, shown: Exposed, nodes: dict[int, Any], links: list[dict[str, Any]]) -> dict[str, Any]:
+    def exposed_input(
+        self, slot: int, shown: Exposed, nodes: dict[int, Any], links: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         node = self.found(shown.node)
         names = [entry.name for entry in slots_of(node.schema)]
         target_slot = names.index(shown.widget)
@@ -122,21 +156,48 @@ class Blueprint:
         link = self.add_link(links, INPUT_NODE, slot, node.id, target_slot, type)
         nodes[node.id]["inputs"][target_slot]["link"] = link
         return {
-            "id": self.uuid(f"input {shown.name}"), "name": shown.name, "label": shown.name, "type": type, "linkIds": [link],
+            "id": self.uuid(f"input {shown.name}"),
+            "name": shown.name,
+            "label": shown.name,
+            "type": type,
+            "linkIds": [link],
             "pos": [-100, 20 + 20 * slot],
-        }  # fmt: skip
+        }
 
-    def exposed_output(self, slot: int, name: str, nodes: dict[int, Any], links: list[dict[str, Any]]) -> dict[str, Any]:
+    def exposed_output(
+        self, slot: int, name: str, nodes: dict[int, Any], links: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         output: Output = self.found(self.outputs[name][0])[self.outputs[name][1]]
         link = self.add_link(links, output.node.id, output.slot, OUTPUT_NODE, slot, output.type)
         nodes[output.node.id]["outputs"][output.slot]["links"].append(link)
-        return {"id": self.uuid(f"output {name}"), "name": name, "type": output.type, "linkIds": [link], "pos": [0, 20 + 20 * slot]}
+        return {
+            "id": self.uuid(f"output {name}"),
+            "name": name,
+            "type": output.type,
+            "linkIds": [link],
+            "pos": [0, 20 + 20 * slot],
+        }
 
-    def add_link(self, links: list[dict[str, Any]], origin: int, origin_slot: int, target: int, target_slot: int, type: str) -> int:
+    def add_link(
+        self,
+        links: list[dict[str, Any]],
+        origin: int,
+        origin_slot: int,
+        target: int,
+        target_slot: int,
+        type: str,
+    ) -> int:
         id = max(link["id"] for link in links) + 1
-        links.append({
-            "id": id, "origin_id": origin, "origin_slot": origin_slot, "target_id": target, "target_slot": target_slot, "type": type,
-        })  # fmt: skip
+        links.append(
+            {
+                "id": id,
+                "origin_id": origin,
+                "origin_slot": origin_slot,
+                "target_id": target,
+                "target_slot": target_slot,
+                "type": type,
+            }
+        )
         return id
 
     def found(self, name: str) -> Placed:

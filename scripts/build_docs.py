@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pack  # noqa: F401  (imports the repository as comfyui_fewstep)
+import pack  # noqa: F401  makes comfyui_fewstep importable
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "accelerators.md"
@@ -27,8 +27,10 @@ value makes two. Strength is the release's own and multiplies the node's. What c
 family. Files whose name is not known link to their repository.
 """
 OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run here as they were distilled.\n"
-OUTRO_ALIKE = ("## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses them, unless their record is "
-               "chosen by hand, and says why.\n")
+OUTRO_ALIKE = (
+    "## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses"
+    " them, unless their record is chosen by hand, and says why.\n"
+)
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
 COLUMNS = ("id", "base", "steps", "sampler", "sigmas", "CFG", "strength", "licence")
 
@@ -38,11 +40,23 @@ def document() -> str:
     from comfyui_fewstep.loras.catalog import CATALOG
     from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
 
-    parts = [HEAD, f"{len(CATALOG)} accelerators in {len(families())} families, "
-                   f"{sum(len(record.files) for record in CATALOG.values())} published files.\n"]
+    parts = [
+        HEAD,
+        (
+            f"{len(CATALOG)} accelerators in {len(families())} families, "
+            f"{sum(len(record.files) for record in CATALOG.values())} published files.\n"
+        ),
+    ]
     for family, records in families().items():
         parts += [f"## {family}\n", *section(records)]
-    parts += [OUTRO_ALIKE, *(f"- {other.id} ({words(base.value for base in other.bases)}): {other.reason}." for other in LOOK_ALIKES), ""]
+    parts += [
+        OUTRO_ALIKE,
+        *(
+            f"- {other.id} ({words(base.value for base in other.bases)}): {other.reason}."
+            for other in LOOK_ALIKES
+        ),
+        "",
+    ]
     parts += [OUTRO_LEFT, *(f"- `{name}`: {reason}." for name, reason in LEFT_OUT.items())]
     return "\n".join(parts) + "\n"
 
@@ -60,7 +74,12 @@ def families() -> dict[str, list[Any]]:
 def readme() -> str:
     """README.md with its table of families as the catalogue has it now."""
     before, _, rest = README.read_text(encoding="utf-8").partition(FAMILY_COLUMNS)
-    return before + "\n".join([FAMILY_COLUMNS, "|---|---|---|---|", *family_rows()]) + "\n\n" + rest.partition("\n\n")[2]
+    return (
+        before
+        + "\n".join([FAMILY_COLUMNS, "|---|---|---|---|", *family_rows()])
+        + "\n\n"
+        + rest.partition("\n\n")[2]
+    )
 
 
 def family_rows() -> Iterator[str]:
@@ -68,13 +87,26 @@ def family_rows() -> Iterator[str]:
     for family, records in families().items():
         steps = sorted({count for record in records for count in record.steps})
         is_range = len(steps) > 2 and steps == list(range(steps[0], steps[-1] + 1))
-        yield "| " + " | ".join((
-            family,
-            # The demo model has the architecture of Wan and not its size: its accelerators fit no other.
-            "the demo model" if family == "Demo" else ", ".join(dict.fromkeys(base.value for record in records for base in record.bases)),
-            f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
-            ", ".join(dict.fromkeys(record.kind.value for record in records)),
-        )) + " |"  # fmt: skip
+        yield (
+            "| "
+            + " | ".join(
+                (
+                    family,
+                    # The demo model has the architecture of Wan and not its size: its accelerators
+                    # fit no other.
+                    (
+                        "the demo model"
+                        if family == "Demo"
+                        else ", ".join(
+                            dict.fromkeys(base.value for record in records for base in record.bases)
+                        )
+                    ),
+                    f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
+                    ", ".join(dict.fromkeys(record.kind.value for record in records)),
+                )
+            )
+            + " |"
+        )
 
 
 def section(records: list[Any]) -> Iterator[str]:
@@ -89,19 +121,39 @@ def section(records: list[Any]) -> Iterator[str]:
         yield from (f"  - {note}" for note in record.notes)
         if record.unverified:
             yield f"  - Not confirmed: {'; '.join(record.unverified)}."
-    yield f"\nSources: {'; '.join(dict.fromkeys(source for record in records for source in record.sources))}.\n"
+    yield (
+        "\nSources:"
+        f" {'; '.join(dict.fromkeys(source for record in records for source in record.sources))}.\n"
+    )
 
 
 def row(record: Any) -> tuple[str, ...]:
-    steps = ", ".join(f"**{n}**" if n == record.default_steps and len(record.steps) > 1 else str(n) for n in record.steps)
-    bases = words(base.value for base in record.bases) + (f" ({record.expert.value} expert)" if record.expert else "")
-    guidance = f", embedded guidance {record.embedded_guidance:g}" if record.embedded_guidance is not None else ""
-    parameterization = "" if record.parameterization.value == "native" else f" ({record.parameterization.value})"
+    steps = ", ".join(
+        f"**{n}**" if n == record.default_steps and len(record.steps) > 1 else str(n)
+        for n in record.steps
+    )
+    bases = words(base.value for base in record.bases) + (
+        f" ({record.expert.value} expert)" if record.expert else ""
+    )
+    guidance = (
+        f", embedded guidance {record.embedded_guidance:g}"
+        if record.embedded_guidance is not None
+        else ""
+    )
+    parameterization = (
+        "" if record.parameterization.value == "native" else f" ({record.parameterization.value})"
+    )
     strength = "-" if record.kind.value != "LoRA" else f"{record.strength:g}"
     return (
-        f"`{record.id}`", bases + (f", width {record.width}" if record.width else ""), steps, record.solver.value + parameterization,
-        sigma_words(record), f"{record.cfg:g}{guidance}", strength, str(record.licence),
-    )  # fmt: skip
+        f"`{record.id}`",
+        bases + (f", width {record.width}" if record.width else ""),
+        steps,
+        record.solver.value + parameterization,
+        sigma_words(record),
+        f"{record.cfg:g}{guidance}",
+        strength,
+        str(record.licence),
+    )
 
 
 def sigma_words(record: Any) -> str:
@@ -110,7 +162,9 @@ def sigma_words(record: Any) -> str:
 
     if record.betas is Betas.LINEAR:
         return "its own, on linear betas"
-    sigmas = sigmas_of(record.schedule, record.default_steps, 1.0, scaled_linear_sigma, image_tokens=4096)
+    sigmas = sigmas_of(
+        record.schedule, record.default_steps, 1.0, scaled_linear_sigma, image_tokens=4096
+    )
     shown = [f"{sigma:.4g}" for sigma in sigmas]
     return ", ".join(shown if len(shown) <= 10 else [*shown[:4], "...", *shown[-3:]])
 
@@ -119,7 +173,11 @@ def file_words(file: Any) -> str:
     rank = f", rank {file.rank}" if file.rank else ""
     caution = f", {file.caution}" if file.caution else ""
     if not file.repo:
-        origin = "comes with this pack" if any(ROOT.glob(f"demo/**/{file.name}")) else "repository not known"
+        origin = (
+            "comes with this pack"
+            if any(ROOT.glob(f"demo/**/{file.name}"))
+            else "repository not known"
+        )
         return f"`{file.path}` ({origin}{rank}{caution})"
     name = f"`{file.path}`" if file.path else "file name not known"
     return f"[{name}]({file.url}) in {file.repo} → models/{file.folder}{rank}{caution}"
@@ -135,12 +193,22 @@ def cell(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the page is not current"
+    )
     arguments = parser.parse_args()
     pages = {TARGET: document(), README: readme()}
     if arguments.check:
-        stale = [path.relative_to(ROOT) for path, page in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != page]
-        print(f"{', '.join(map(str, stale))} not current: run python scripts/build_docs.py" if stale else "all current")
+        stale = [
+            path.relative_to(ROOT)
+            for path, page in pages.items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != page
+        ]
+        print(
+            f"{', '.join(map(str, stale))} not current: run python scripts/build_docs.py"
+            if stale
+            else "all current"
+        )
         return 1 if stale else 0
     TARGET.parent.mkdir(exist_ok=True)
     for path, page in pages.items():

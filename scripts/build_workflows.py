@@ -1,12 +1,16 @@
-"""Build what the editor shows: workflows/*.json, workflows/api/*.json, subgraphs/*.json and locales/.
+"""Build what the editor shows: workflows/*.json, workflows/api/*.json, subgraphs/*.json and
+locales/.
 
-The workflows are described in scripts/shipped_workflows.py, the translations in scripts/translations/.
+The workflows are described in scripts/shipped_workflows.py, the translations in
+scripts/translations/.
 
-    python scripts/build_workflows.py            build from the node schema in tests/object_info.json
-    python scripts/build_workflows.py --host     first take the schema and the English texts from the pinned ComfyUI, after a
+    python scripts/build_workflows.py            build from the node schema in
+    tests/object_info.json python scripts/build_workflows.py --host     first take the schema and
+    the English texts from the pinned ComfyUI, after a
                                                  node has changed
-    python scripts/build_workflows.py --server URL   the same from a ComfyUI that is running with this pack
-    python scripts/build_workflows.py --check    write nothing; say which files are out of date
+    python scripts/build_workflows.py --server URL   the same from a ComfyUI that is running with
+    this pack python scripts/build_workflows.py --check    write nothing; say which files are out of
+    date
 """
 
 from __future__ import annotations
@@ -55,10 +59,14 @@ def main() -> int:
     files = built_files(schema)
     if info:
         files[SNAPSHOT] = node_schema.dump(used(schema, graphs))
-    files |= locale_files(english(info) if info else json.loads(ENGLISH.read_text(encoding="utf-8")))
+    files |= locale_files(
+        english(info) if info else json.loads(ENGLISH.read_text(encoding="utf-8"))
+    )
     stale = stale_files(files)
     if options.check:
-        print("\n".join(str(path.relative_to(ROOT)) for path in stale) or "every workflow is current")
+        print(
+            "\n".join(str(path.relative_to(ROOT)) for path in stale) or "every workflow is current"
+        )
         return 1 if stale else 0
     for path in stale:
         write(path, files)
@@ -67,9 +75,15 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", action="store_true", help="take the node schema from the pinned ComfyUI")
-    parser.add_argument("--server", metavar="URL", help="take the node schema from a running ComfyUI")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--host", action="store_true", help="take the node schema from the pinned ComfyUI"
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="take the node schema from a running ComfyUI"
+    )
     parser.add_argument("--check", action="store_true", help="only say which files are out of date")
     return parser.parse_args()
 
@@ -79,7 +93,10 @@ def live_info(options: argparse.Namespace) -> dict[str, Any]:
     if options.server:
         return Client(options.server).get("/object_info")
     host = ensure_host()
-    with tempfile.TemporaryDirectory(prefix="few-step-schema-") as base, running_server(host, Path(base)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="few-step-schema-") as base,
+        running_server(host, Path(base)) as server,
+    ):
         return server.client.get("/object_info")
 
 
@@ -98,7 +115,9 @@ def built_files(schema: Schema) -> dict[Path, str]:
         files[API / f"{graph.slug}.json"] = as_text(graph.api())
     files[OVERVIEW] = overview(all_graphs(schema).values())
     for blueprint in blueprints(schema):
-        files[BLUEPRINTS / f"{blueprint.title}.json"] = as_text(blueprint.file(pack, DEFAULT_VERSION))
+        files[BLUEPRINTS / f"{blueprint.title}.json"] = as_text(
+            blueprint.file(pack, DEFAULT_VERSION)
+        )
     return files
 
 
@@ -111,17 +130,32 @@ def overview(graphs: Iterable[Graph]) -> str:
     """A page with every workflow, its API file and the model files it needs."""
     rows = []
     for graph in graphs:
-        models = {value.name: value for node in graph.nodes for value in node.values.values() if isinstance(value, Model)}
+        models = {
+            value.name: value
+            for node in graph.nodes
+            for value in node.values.values()
+            if isinstance(value, Model)
+        }
         links = "<br>".join(link_to(model) for model in models.values())
-        editor, api = f"../workflows/{quote(graph.title)}.json", f"../workflows/api/{graph.slug}.json"
-        rows.append(f"| [{graph.title}]({editor}) | {graph.steps} | [{graph.slug}]({api}) | {links or 'none: they come with the pack'} |")
+        editor, api = (
+            f"../workflows/{quote(graph.title)}.json",
+            f"../workflows/api/{graph.slug}.json",
+        )
+        rows.append(
+            f"| [{graph.title}]({editor}) | {graph.steps} | [{graph.slug}]({api}) |"
+            f" {links or 'none: they come with the pack'} |"
+        )
     return OVERVIEW_HEAD + "\n".join(rows) + "\n"
 
 
 def stale_files(files: Mapping[Path, str]) -> list[Path]:
     """Files to write or, where no description makes them any more, to remove."""
     present = {path for folder in (EDITOR, API, BLUEPRINTS) for path in folder.glob("*.json")}
-    changed = {path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text}
+    changed = {
+        path
+        for path, text in files.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     return sorted(changed | (present - set(files)))
 
 
@@ -143,11 +177,18 @@ def pretty(value: Any, indent: str) -> str:
     if not value or not isinstance(value, (dict, list)) or len(line) <= LINE:
         return line
     if isinstance(value, dict):
-        rows = [f"{json.dumps(key, ensure_ascii=False)}: {pretty(entry, indent + ' ')}" for key, entry in value.items()]
+        rows = [
+            f"{json.dumps(key, ensure_ascii=False)}: {pretty(entry, indent + ' ')}"
+            for key, entry in value.items()
+        ]
     else:
         rows = [pretty(entry, indent + " ") for entry in value]
     brackets = "{}" if isinstance(value, dict) else "[]"
-    return brackets[0] + "".join(f"\n{indent} {row}," for row in rows)[:-1] + f"\n{indent}{brackets[1]}"
+    return (
+        brackets[0]
+        + "".join(f"\n{indent} {row}," for row in rows)[:-1]
+        + f"\n{indent}{brackets[1]}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A small client for ComfyUI's HTTP API, standard library only: queue a workflow, follow it, fetch what it made."""
+"""A small client for ComfyUI's HTTP API, standard library only: queue a workflow, follow it, fetch
+what it made.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class Client:
         return json.loads(self.fetch(path))
 
     def fetch(self, path: str) -> bytes:
-        """The bytes at a path. Raises ConnectionError where a gateway answers for a server that is not there."""
+        """The bytes at a path. Raises ConnectionError where a gateway answers for a server that is
+        not there.
+        """
         try:
             with OPENER.open(self.url + path, timeout=self.timeout) as answer:
                 return answer.read()
@@ -77,7 +81,9 @@ class Client:
     def post(self, path: str, data: Any) -> tuple[int, Any]:
         """(HTTP status, answer) of posting JSON; an error status is an answer too."""
         body = json.dumps(data).encode()
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, body, {"Content-Type": "application/json"}
+        )
         try:
             with OPENER.open(request, timeout=self.timeout) as answer:
                 return answer.status, decoded(answer.read())
@@ -86,7 +92,9 @@ class Client:
                 return error.code, decoded(error.read())
 
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
-        """Queue a workflow in API format and return its id. Raises PromptRefused, and ConnectionError as fetch does."""
+        """Queue a workflow in API format and return its id. Raises PromptRefused, and
+        ConnectionError as fetch does.
+        """
         status, body = self.post("/prompt", {"prompt": prompt, "client_id": client_id})
         refuse_gateway(status)
         if status != 200:
@@ -109,20 +117,24 @@ class Client:
     def run(
         self, prompt: Prompt, on_event: Callable[[Event], None] | None = None, timeout: float = 900
     ) -> dict[str, Any]:
-        """Queue a workflow and wait for it, handing every progress event of the server to `on_event`."""
+        """Queue a workflow and wait for it, handing every progress event of the server to
+        `on_event`.
+        """
         if on_event is None:
             return self.wait(self.queue(prompt), timeout)
         client_id = uuid.uuid4().hex
         with contextlib.closing(WebSocket(self.url, f"/ws?clientId={client_id}")) as events:
             prompt_id = self.queue(prompt, client_id)
             deadline = time.monotonic() + timeout
-            # A job that never gets to run a node may end without an event, so the history is asked as well.
+            # A job that never gets to run a node may end without an event, so the history is asked
+            # as well.
             while (entry := self.history(prompt_id)) is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"job {prompt_id} was not finished after {timeout:g} s")
                 for event in events.read(seconds=0.2):
                     on_event(event)
-            # The server tells of a job's last steps before it has the history; they may have come since the last reading.
+            # The server tells of a job's last steps before it has the history; they may have come
+            # since the last reading.
             for event in events.read(seconds=0):
                 on_event(event)
         return succeeded(entry)
@@ -132,9 +144,12 @@ class Client:
         self.post("/interrupt", {})
 
     def forget(self) -> None:
-        """Drop what the server remembers of earlier runs, so that the next one computes every node again."""
+        """Drop what the server remembers of earlier runs, so that the next one computes every node
+        again.
+        """
         self.post("/free", {"unload_models": False, "free_memory": True})
-        # It gets to that once it has nothing to do or has done a job. Here is one to do, or the next might still be answered from memory.
+        # It gets to that once it has nothing to do or has done a job. Here is one to do, or the
+        # next might still be answered from memory.
         self.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "nothing"}}})
 
     def file(self, item: dict[str, str]) -> bytes:

@@ -1,7 +1,9 @@
-"""Run a real ComfyUI server beside everything else: its own port, its own folders, the pack linked in.
+"""Run a real ComfyUI server beside everything else: its own port, its own folders, the pack linked
+in.
 
-Nothing in the ComfyUI tree is changed. All that a run reads and writes lies under its base directory: models/,
-custom_nodes/, input/, output/, temp/, user/ and server.log. Standard library only.
+Nothing in the ComfyUI tree is changed. All that a run reads and writes lies under its base
+directory: models/, custom_nodes/, input/, output/, temp/, user/ and server.log. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from host import ROOT, Host
 
 PACK_NAME = "ComfyUI-FewStep"
 START_SECONDS = 300
-# Below those that a system gives to whoever asks for any port or opens a connection: from 32768 on Linux, from 49152 elsewhere.
+# Below those that a system gives to whoever asks for any port or opens a connection: from 32768 on
+# Linux, from 49152 elsewhere.
 PORTS = range(20000, 32000)
 
 
@@ -59,7 +62,9 @@ def running_server(
     extra_args: Sequence[str] = (),
     cpu: bool = True,
 ) -> Iterator[Server]:
-    """A server that answers, with the pack and any further custom node folders linked in; killed on the way out."""
+    """A server that answers, with the pack and any further custom node folders linked in; killed on
+    the way out.
+    """
     prepare_base(base, {PACK_NAME: ROOT, **(packs or {})})
     port = port or free_port()
     log = base / "server.log"
@@ -82,12 +87,16 @@ def prepare_base(base: Path, packs: Mapping[str, Path]) -> None:
 
 
 def link_folder(source: Path, link: Path) -> None:
-    """Make `link` lead to the folder `source`: a symbolic link, or on Windows a junction (no rights needed)."""
+    """Make `link` lead to the folder `source`: a symbolic link, or on Windows a junction (no rights
+    needed).
+    """
     if link.exists() and link.resolve() == source.resolve():
         return
     unlink_folder(link)
     if sys.platform == "win32":
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(source)], check=True, capture_output=True)
+        subprocess.run(
+            ["cmd", "/c", "mklink", "/J", str(link), str(source)], check=True, capture_output=True
+        )
     else:
         link.symlink_to(source, target_is_directory=True)
 
@@ -103,25 +112,45 @@ def unlink_folder(link: Path) -> None:
 def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
     """Start main.py in a process group of its own, so that it can be ended with all its children."""
     command = [
-        str(host.python), str(host.root / "main.py"),
-        "--base-directory", str(base), "--port", str(port), "--listen", "127.0.0.1",
-        "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}",
-        "--disable-auto-launch", "--disable-api-nodes", *extra_args,
-    ]  # fmt: skip
+        str(host.python),
+        str(host.root / "main.py"),
+        "--base-directory",
+        str(base),
+        "--port",
+        str(port),
+        "--listen",
+        "127.0.0.1",
+        "--database-url",
+        f"sqlite:///{base / 'user' / 'comfyui.db'}",
+        "--disable-auto-launch",
+        "--disable-api-nodes",
+        *extra_args,
+    ]
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
-        command, cwd=base, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, **group
+        command,
+        cwd=base,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        **group,
     )
 
 
 def wait_until_up(server: Server) -> None:
-    """Return once /system_stats answers; raise with the log's end if the server dies or takes too long."""
+    """Return once /system_stats answers; raise with the log's end if the server dies or takes too
+    long.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if not server.is_alive:
-            raise ServerError(f"the server ended (exit {server.process.returncode}) while starting:\n{server.tail()}")
+            raise ServerError(
+                f"the server ended (exit {server.process.returncode}) while"
+                f" starting:\n{server.tail()}"
+            )
         with contextlib.suppress(OSError):
             server.client.get("/system_stats")
             return
@@ -146,7 +175,9 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now, and that no system hands out before the server, half a minute later, takes it."""
+    """A port that nothing listens on just now, and that no system hands out before the server, half
+    a minute later, takes it.
+    """
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

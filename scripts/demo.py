@@ -1,9 +1,11 @@
 """See it work: a shipped workflow on a real ComfyUI server, on the CPU, and what came out of it.
 
-    python scripts/demo.py                 the pack's own trained model in 50 guided steps, in 4 accelerated, and in 4 as one should not
-    python scripts/demo.py --workflow workflows/api/demo.json [--version 0.30.0] [--cache DIR]
+    python scripts/demo.py                 the pack's own trained model in 50 guided steps, in 4
+    accelerated, and in 4 as one should not python scripts/demo.py --workflow
+    workflows/api/demo.json [--version 0.30.0] [--cache DIR]
 
-The first run gets a ComfyUI (about three minutes and 6 GB), which is kept in the cache; after that it takes about a minute.
+The first run gets a ComfyUI (about three minutes and 6 GB), which is kept in the cache; after that
+it takes about a minute.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class ModelsMissing(RuntimeError):
 class Demo:
     """Which workflow is shown, and which models stand in for the ones it names.
 
-    models: file name -> (model folder, what make_models.py makes for it), for the workflows of models that can be stood in for.
+    models: file name -> (model folder, what make_models.py makes for it), for the workflows of
+    models that can be stood in for.
     inputs: settings of a node class that are changed for the CPU.
     note: what has to be said about such stand-ins.
     """
@@ -50,7 +53,10 @@ DEMO = Demo(
         "lcm-lora-sdv1-5.safetensors": ("loras", "sd15-lcm-lora"),
     },
     inputs={"EmptyLatentImage": {"width": 256, "height": 256}},
-    note="These models have the real architecture but random weights: expect a picture that looks like noise.",
+    note=(
+        "These models have the real architecture but random weights: expect a picture that looks"
+        " like noise."
+    ),
 )
 
 
@@ -66,10 +72,18 @@ def say(message: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run a shipped workflow on a real ComfyUI server, on the CPU.")
-    parser.add_argument("--workflow", type=Path, default=DEMO.workflow, help="an API-format workflow")
+    parser = argparse.ArgumentParser(
+        description="Run a shipped workflow on a real ComfyUI server, on the CPU."
+    )
+    parser.add_argument(
+        "--workflow", type=Path, default=DEMO.workflow, help="an API-format workflow"
+    )
     parser.add_argument("--version", default=DEFAULT_VERSION, help="ComfyUI version to run on")
-    parser.add_argument("--cache", type=Path, help="folder for ComfyUI, models and results (default: the user's cache)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for ComfyUI, models and results (default: the user's cache)",
+    )
     options = parser.parse_args()
     try:
         run_demo(options.workflow, options.version, options.cache or default_cache())
@@ -111,7 +125,9 @@ def run_once(server: Server, prompt: dict[str, Any], base: Path) -> dict[str, An
 
 
 def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> None:
-    """Run DEMO.workflow twice, loading and measuring, print the table and draw the sheet and the animation."""
+    """Run DEMO.workflow twice, loading and measuring, print the table and draw the sheet and the
+    animation.
+    """
     say("loading the models")
     server.client.run(prompt, Progress(prompt), timeout=3600)
     say("again with another seed, this time measured")
@@ -122,39 +138,69 @@ def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> 
     entry = server.client.run(prompt, clock, timeout=3600)
     print("\n" + "\n".join(table(prompt, entry, clock.seconds)) + "\n")
     (animated,) = [path for path in results(entry, base) if path.suffix == ".webp"]
-    subprocess.run([str(host.python), str(ROOT / "scripts" / f"{SHEET}.py"), str(animated), *WAYS], check=True)
+    subprocess.run(
+        [str(host.python), str(ROOT / "scripts" / f"{SHEET}.py"), str(animated), *WAYS], check=True
+    )
     for suffix in ("png", "webp"):
         say(f"result: {animated.parent / f'{SHEET}.{suffix}'}")
-    print_reports(report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler")
+    print_reports(
+        report
+        for report in outputs(entry, "fewstep_report")
+        if report["node"] == "Few-Step Sampler"
+    )
 
 
 def print_reports(reports: Iterable[dict[str, Any]]) -> None:
     """What nodes of this pack reported: the summary, and the figures as data."""
     for report in reports:
         print(f"\n{report['node']}: {report['summary']}")
-        print(json.dumps({name: value for name, value in report.items() if name not in ("node", "summary")}, indent=2))
+        print(
+            json.dumps(
+                {name: value for name, value in report.items() if name not in ("node", "summary")},
+                indent=2,
+            )
+        )
 
 
 def results(entry: dict[str, Any], base: Path) -> list[Path]:
     """The files a finished job wrote."""
     kinds = ("images", "gifs", "videos")
-    return [base / item["type"] / item["subfolder"] / item["filename"] for kind in kinds for item in outputs(entry, kind)]
+    return [
+        base / item["type"] / item["subfolder"] / item["filename"]
+        for kind in kinds
+        for item in outputs(entry, kind)
+    ]
 
 
-def table(prompt: Mapping[str, Any], entry: dict[str, Any], seconds: Mapping[str, float]) -> list[str]:
-    """One row per way: evaluations, seconds, how much faster than the first, and how far from its clip."""
-    rows = ["| way | evaluations | seconds | factor | PSNR to the first | SSIM |", "|---|---|---|---|---|---|"]
+def table(
+    prompt: Mapping[str, Any], entry: dict[str, Any], seconds: Mapping[str, float]
+) -> list[str]:
+    """One row per way: evaluations, seconds, how much faster than the first, and how far from its
+    clip.
+    """
+    rows = [
+        "| way | evaluations | seconds | factor | PSNR to the first | SSIM |",
+        "|---|---|---|---|---|---|",
+    ]
     nodes = {(node["_meta"]["title"], node["class_type"]): key for key, node in prompt.items()}
     full = 0.0
     for way in WAYS:
         key = next(nodes[way, sampler] for sampler in SAMPLERS if (way, sampler) in nodes)
-        # Guidance costs a second evaluation per step. The accelerated sampler runs without it, in the steps of its record.
+        # Guidance costs a second evaluation per step. The accelerated sampler runs without it, in
+        # the steps of its record.
         inputs = prompt[key]["inputs"]
-        evaluations = inputs["steps"] * (1 if inputs["cfg"] == 1 else 2) if "cfg" in inputs else report_of(entry, key)["evaluations"]
+        evaluations = (
+            inputs["steps"] * (1 if inputs["cfg"] == 1 else 2)
+            if "cfg" in inputs
+            else report_of(entry, key)["evaluations"]
+        )
         full = full or seconds[key]
         quality = report_of(entry, nodes.get((way, "FewStepCompare"), ""))
         figures = f"{quality['psnr']:.1f} dB | {quality['ssim']:.3f}" if quality else " | "
-        rows.append(f"| {way} | {evaluations:g} | {seconds[key]:.2f} | {full / seconds[key]:.1f}x | {figures} |")
+        rows.append(
+            f"| {way} | {evaluations:g} | {seconds[key]:.2f} | {full / seconds[key]:.1f}x |"
+            f" {figures} |"
+        )
     return rows
 
 
@@ -164,18 +210,21 @@ def report_of(entry: dict[str, Any], node: str) -> dict[str, Any]:
 
 
 def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: Path) -> bool:
-    """Put a model of ours wherever the workflow names one that it can stand in for, under that name; whether one is used.
+    """Put a model of ours wherever the workflow names one that it can stand in for, under that
+    name; whether one is used.
 
     A person's own file of that name stays, and is what the workflow runs with.
 
-    Raises ModelsMissing for a workflow of other models: a stand-in of another architecture would only fail later.
+    Raises ModelsMissing for a workflow of other models: a stand-in of another architecture would
+    only fail later.
     """
     named = model_names(prompt)
     missing = [name for name in named if name not in DEMO.models and not is_at_hand(name, models)]
     if missing:
         raise ModelsMissing(
-            f"this workflow needs {', '.join(missing)}, and only {' and '.join(DEMO.models)} can be stood in for. Put the files "
-            f"into the folders of {models}, or run a workflow of the pack's own models: workflows/api/demo*.json."
+            f"this workflow needs {', '.join(missing)}, and only {' and '.join(DEMO.models)} can be"
+            f" stood in for. Put the files into the folders of {models}, or run a workflow of the"
+            " pack's own models: workflows/api/demo*.json."
         )
     is_used = False
     for name in named:
@@ -187,20 +236,32 @@ def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: P
 
 def model_names(prompt: Mapping[str, Any]) -> list[str]:
     """Every model file that a workflow names, once."""
-    values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
+    values = [
+        value
+        for node in prompt.values()
+        for value in node["inputs"].values()
+        if isinstance(value, str)
+    ]
     return list(dict.fromkeys(value for value in values if value.endswith(MODEL_ENDINGS)))
 
 
 def is_at_hand(name: str, models: Path) -> bool:
-    """Whether a model file comes with the pack, or somebody put it into one of the demo's model folders."""
-    return (ROOT / "demo" / "loras" / name).is_file() or any((folder / name).is_file() for folder in models.glob("*"))
+    """Whether a model file comes with the pack, or somebody put it into one of the demo's model
+    folders.
+    """
+    return (ROOT / "demo" / "loras" / name).is_file() or any(
+        (folder / name).is_file() for folder in models.glob("*")
+    )
 
 
 class Progress:
     """Says which node is at work, and how many steps are done."""
 
     def __init__(self, prompt: Mapping[str, Any]):
-        self.titles = {key: node.get("_meta", {}).get("title") or node["class_type"] for key, node in prompt.items()}
+        self.titles = {
+            key: node.get("_meta", {}).get("title") or node["class_type"]
+            for key, node in prompt.items()
+        }
 
     def __call__(self, event: Event) -> None:
         data = event.get("data", {})

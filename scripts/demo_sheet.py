@@ -1,8 +1,10 @@
-"""Draw what scripts/demo.py shows: a labelled contact sheet and a labelled animation of clips that stand side by side.
+"""Draw what scripts/demo.py shows: a labelled contact sheet and a labelled animation of clips that
+stand side by side.
 
     python demo_sheet.py clips.webp "first way" "second way" ...
 
-Runs with the host's Python, which has Pillow. Writes demo_sheet.png and demo_sheet.webp beside the file given.
+Runs with the host's Python, which has Pillow. Writes demo_sheet.png and demo_sheet.webp beside the
+file given.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def contact_sheet(frames: list[Image.Image], ways: list[str]) -> Image.Image:
     """A row for each way, with moments of its clip from left to right."""
     width, height = frames[0].width // len(ways), frames[0].height
     moments = [round(index * (len(frames) - 1) / (MOMENTS - 1)) for index in range(MOMENTS)]
-    sheet = Image.new("RGB", (MOMENTS * (width + GAP) + GAP, len(ways) * (height + LABEL) + GAP), "white")
+    sheet = Image.new(
+        "RGB", (MOMENTS * (width + GAP) + GAP, len(ways) * (height + LABEL) + GAP), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for row, way in enumerate(ways):
         top = row * (height + LABEL)
@@ -49,7 +53,14 @@ def main() -> None:
         frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(animated)]
     contact_sheet(frames, ways).save(path.parent / "demo_sheet.png")
     first, *rest = [labelled(frame, ways) for frame in frames]
-    first.save(path.parent / "demo_sheet.webp", save_all=True, append_images=rest, duration=MILLISECONDS, loop=0, lossless=True)
+    first.save(
+        path.parent / "demo_sheet.webp",
+        save_all=True,
+        append_images=rest,
+        duration=MILLISECONDS,
+        loop=0,
+        lossless=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Draw workflows/*.jpg, the pictures of the template browser: a scene that comes out of the noise in as many strips as steps.
+"""Draw workflows/*.jpg, the pictures of the template browser: a scene that comes out of the noise
+in as many strips as steps.
 
     python scripts/draw_thumbnails.py            draw those that are missing
     python scripts/draw_thumbnails.py --all      draw all of them again
@@ -36,7 +37,9 @@ PALETTES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--all", action="store_true", help="draw those again that are there")
     draw_all = parser.parse_args().all
     graphs = all_graphs(node_schema.load())
@@ -58,7 +61,10 @@ def draw(graph: Graph) -> Image.Image:
 
 def scene(generator: np.random.Generator) -> np.ndarray:
     """Hills under a low sun, (SIZE, SIZE, 3) in 0..255."""
-    palette = [np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], float) for colour in PALETTES[generator.integers(len(PALETTES))]]
+    palette = [
+        np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], float)
+        for colour in PALETTES[generator.integers(len(PALETTES))]
+    ]
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     image = palette[0] + (palette[1] - palette[0]) * np.clip(y / 0.7, 0, 1)[..., None]
     sun_x, sun_y = generator.uniform(0.62, 0.8), generator.uniform(0.22, 0.38)
@@ -67,8 +73,15 @@ def scene(generator: np.random.Generator) -> np.ndarray:
     image = image + (palette[2] - image) * np.clip(glow + (distance < 0.075), 0, 1)
     for row, colour in enumerate(palette[3:]):
         waves = generator.uniform(0, 2 * math.pi, 3)
-        height = 0.46 + 0.1 * row + sum(
-            0.045 / (k + 1) * np.sin(2 * math.pi * (k + 1) * x * generator.uniform(0.7, 1.3) + waves[k]) for k in range(3)
+        height = (
+            0.46
+            + 0.1 * row
+            + sum(
+                0.045
+                / (k + 1)
+                * np.sin(2 * math.pi * (k + 1) * x * generator.uniform(0.7, 1.3) + waves[k])
+                for k in range(3)
+            )
         )
         image = np.where((y > height)[..., None], colour * (0.85 + 0.3 * (1 - y[..., None])), image)
     return image
@@ -76,7 +89,11 @@ def scene(generator: np.random.Generator) -> np.ndarray:
 
 def emerging(clean: np.ndarray, steps: int, generator: np.random.Generator) -> np.ndarray:
     """The scene in steps + 1 upright strips, from nearly all noise to none."""
-    noise = generator.normal(118, 62, (SIZE // GRAIN, SIZE // GRAIN, 3)).repeat(GRAIN, 0).repeat(GRAIN, 1)
+    noise = (
+        generator.normal(118, 62, (SIZE // GRAIN, SIZE // GRAIN, 3))
+        .repeat(GRAIN, 0)
+        .repeat(GRAIN, 1)
+    )
     edges = np.linspace(0, SIZE, steps + 2).round().astype(int)
     picture = clean.copy()
     for strip, (left, right) in enumerate(zip(edges, edges[1:])):
@@ -93,14 +110,24 @@ def captioned(picture: np.ndarray, graph: Graph) -> Image.Image:
     pen = ImageDraw.Draw(image)
     if graph.is_video:
         film(pen)
-    caption = f"{graph.steps} step{'s' * (graph.steps != 1)}" + ("" if graph.steps > 10 else "  ·  CFG 1")
-    pen.text((16, SIZE - BAND + 10), fitted(name_of(graph), pen), font=ImageFont.load_default(26), fill="#ffffff", spacing=2)
+    caption = f"{graph.steps} step{'s' * (graph.steps != 1)}" + (
+        "" if graph.steps > 10 else "  ·  CFG 1"
+    )
+    pen.text(
+        (16, SIZE - BAND + 10),
+        fitted(name_of(graph), pen),
+        font=ImageFont.load_default(26),
+        fill="#ffffff",
+        spacing=2,
+    )
     pen.text((16, SIZE - 32), caption, font=ImageFont.load_default(19), fill="#ffd27a")
     return image
 
 
 def name_of(graph: Graph) -> str:
-    """The title without the number of steps, which has a line of its own. Any other number at its end belongs to it."""
+    """The title without the number of steps, which has a line of its own. Any other number at its
+    end belongs to it.
+    """
     return re.sub(rf" {graph.steps} steps?$", "", graph.title)
 
 
@@ -110,7 +137,11 @@ def fitted(name: str, pen: ImageDraw.ImageDraw) -> str:
     words, lines = name.split(), [""]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if pen.textlength(longer, font=font) < SIZE - 30 else [*lines, word]
+        lines = (
+            [*lines[:-1], longer]
+            if pen.textlength(longer, font=font) < SIZE - 30
+            else [*lines, word]
+        )
     return "\n".join(lines[:2])
 
 

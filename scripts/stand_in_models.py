@@ -12,7 +12,10 @@ from host import ROOT, Host, HostError, digest, locked, read_marker, say, write_
 
 MODEL_MAKER = ROOT / "tests" / "host" / "make_models.py"
 # What the models are made by: a change in one of these makes them anew.
-MODEL_SOURCES = [MODEL_MAKER, *(MODEL_MAKER.with_name(name) for name in ("small_models.py", "small_loras.py"))]
+MODEL_SOURCES = [
+    MODEL_MAKER,
+    *(MODEL_MAKER.with_name(name) for name in ("small_models.py", "small_loras.py")),
+]
 
 
 def make_model(host: Host, kind: str, cache: Path) -> Path:
@@ -30,7 +33,9 @@ def made_model(host: Host, kind: str, folder: Path) -> Path:
     if not path.is_file() or read_marker(marker) != wanted:
         say(f"making {path.name} (random weights)")
         environment = {**os.environ, "COMFYUI_PATH": str(host.root)}
-        made = subprocess.run([host.python, MODEL_MAKER, kind, path], env=environment, capture_output=True, text=True)
+        made = subprocess.run(
+            [host.python, MODEL_MAKER, kind, path], env=environment, capture_output=True, text=True
+        )
         if made.returncode != 0:
             raise HostError(f"making {path.name} failed:\n{made.stderr[-3000:]}")
         write_marker(marker, wanted)
@@ -38,9 +43,11 @@ def made_model(host: Host, kind: str, folder: Path) -> Path:
 
 
 def place(source: Path, target: Path) -> bool:
-    """Put `source` at `target` unless something is there already, which may be a person's own model; whether `source` is there now.
+    """Put `source` at `target` unless something is there already, which may be a person's own
+    model; whether `source` is there now.
 
-    By a symbolic link, which also leads to the model that is made anew; where there are none, by a hard link or a copy.
+    By a symbolic link, which also leads to the model that is made anew; where there are none, by a
+    hard link or a copy.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # A link that leads nowhere is somebody's too, as on a drive that is not mounted.

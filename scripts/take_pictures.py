@@ -2,7 +2,8 @@
 
     python scripts/take_pictures.py [--only NAME ...]
 
-Needs Chromium and playwright (tests/requirements.txt). Writes web/docs/images/<node id>.png and docs/images/graph.png.
+Needs Chromium and playwright (tests/requirements.txt). Writes web/docs/images/<node id>.png and
+docs/images/graph.png.
 """
 
 from __future__ import annotations
@@ -64,14 +65,19 @@ FIT = """() => {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="node ids, or graph")
     wanted = parser.parse_args().only or [*SHOWN_IN, "graph"]
     host = ensure_host()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
     with tempfile.TemporaryDirectory(prefix="few-step-pictures-") as base:
         prepare_base(Path(base), host.root)
-        with running_server(host, Path(base)) as server, open_editor(server.client.url, chromium, PACK_NAME) as editor:
+        with (
+            running_server(host, Path(base)) as server,
+            open_editor(server.client.url, chromium, PACK_NAME) as editor,
+        ):
             for name in wanted:
                 take(editor, name)
 
@@ -85,8 +91,17 @@ def take(editor: Editor, name: str) -> None:
     editor.drop(ROOT / "workflows" / f"{graph.title}.json")
     box = editor.page.evaluate(FIT) if name == "graph" else editor.page.evaluate(CENTRE, name)
     margin = 12 if name == "graph" else 70
-    path = ROOT / "docs" / "images" / "graph.png" if name == "graph" else ROOT / "web" / "docs" / "images" / f"{name}.png"
-    clip = {"x": box["x"] - margin, "y": box["y"] - margin, "width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
+    path = (
+        ROOT / "docs" / "images" / "graph.png"
+        if name == "graph"
+        else ROOT / "web" / "docs" / "images" / f"{name}.png"
+    )
+    clip = {
+        "x": box["x"] - margin,
+        "y": box["y"] - margin,
+        "width": box["width"] + 2 * margin,
+        "height": box["height"] + 2 * margin,
+    }
     editor.page.wait_for_timeout(800)
     editor.picture(path, clip)
 

@@ -1,12 +1,14 @@
 """Run every test this machine can run, and say what was left out and why.
 
-    python scripts/test.py [--host 0.30.0] [--oldest] [--tier static --tier pure ...] [-k EXPRESSION] [pytest arguments]
+    python scripts/test.py [--host 0.30.0] [--oldest] [--tier static --tier pure ...] [-k
+    EXPRESSION] [pytest arguments]
 
-Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it covers), host (real ComfyUI, in
-process and over HTTP), browser (the real frontend in Chromium); with --oldest, as continuous integration has it, oldest (the host
-tier once more on the oldest ComfyUI that is supported). FEWSTEP_ALL_WORKFLOWS=1 in the environment runs every shipped workflow in
-the host tiers, and not only the quick ones. A ComfyUI is provided by scripts/host.py, with everything the tests need,
-on the first run.
+Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it
+covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in Chromium);
+with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
+ComfyUI that is supported). FEWSTEP_ALL_WORKFLOWS=1 in the environment runs every shipped workflow
+in the host tiers, and not only the quick ones. A ComfyUI is provided by scripts/host.py, with
+everything the tests need, on the first run.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy_server import link_folder
-from host import DEFAULT_VERSION, OLDEST_VERSION, ROOT, Host, HostError, ensure_host, ensure_test_tools, runs
+from host import (
+    DEFAULT_VERSION,
+    OLDEST_VERSION,
+    ROOT,
+    Host,
+    HostError,
+    ensure_host,
+    ensure_test_tools,
+    runs,
+)
 
 TESTS = ROOT / "tests"
 # exit status of pytest when it found no test to run
@@ -46,20 +57,37 @@ class Outcome:
 def static_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """ruff over everything, mypy over the pure packages."""
     if missing := [name for name in ("ruff", "mypy") if not runs(host.python, f"import {name}")]:
-        # Into a host of our own they were installed by ensure_test_tools; a person's own install may do without.
-        return Outcome("static", False if host.owned else None, f"{' and '.join(missing)} not installed in {host.python}")
+        # Into a host of our own they were installed by ensure_test_tools; a person's own install
+        # may do without.
+        return Outcome(
+            "static",
+            False if host.owned else None,
+            f"{' and '.join(missing)} not installed in {host.python}",
+        )
     ruff = run([host.python, "-m", "ruff", "check", "."])
     mypy = run_mypy(host)
-    words = [f"{name} {'clean' if code == 0 else 'found problems'}" for name, code in (("ruff", ruff), ("mypy", mypy))]
+    words = [
+        f"{name} {'clean' if code == 0 else 'found problems'}"
+        for name, code in (("ruff", ruff), ("mypy", mypy))
+    ]
     return Outcome("static", ruff == 0 and mypy == 0, ", ".join(words))
 
 
 def run_mypy(host: Host) -> int:
-    """mypy on samplers/, loras/ and quality/ as parts of one package, whatever the name of the folder of this clone."""
+    """mypy on samplers/, loras/ and quality/ as parts of one package, whatever the name of the
+    folder of this clone.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         link_folder(ROOT, Path(scratch) / "comfyui_fewstep")
         settings = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
-        packages = ["-p", "comfyui_fewstep.samplers", "-p", "comfyui_fewstep.loras", "-p", "comfyui_fewstep.quality"]
+        packages = [
+            "-p",
+            "comfyui_fewstep.samplers",
+            "-p",
+            "comfyui_fewstep.loras",
+            "-p",
+            "comfyui_fewstep.quality",
+        ]
         return run([host.python, "-m", "mypy", *settings, *packages], cwd=Path(scratch))
 
 
@@ -72,7 +100,13 @@ def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
         sources = [f"--cov={ROOT / folder}" for folder in COVERED]
         limits = ["--cov-report=term-missing:skip-covered", f"--cov-fail-under={LEAST_COVERAGE}"]
-        return run_pytest("pure", host, [*sources, *limits, *paths], options, COVERAGE_FILE=str(Path(scratch) / "coverage"))
+        return run_pytest(
+            "pure",
+            host,
+            [*sources, *limits, *paths],
+            options,
+            COVERAGE_FILE=str(Path(scratch) / "coverage"),
+        )
 
 
 def host_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -89,17 +123,31 @@ def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
         oldest = ensure_host(OLDEST_VERSION, options.cache)
         ensure_test_tools(oldest)
     except (HostError, OSError, subprocess.SubprocessError) as error:
-        return Outcome("oldest", None, f"ComfyUI {OLDEST_VERSION} could not be built here: {str(error).splitlines()[0]}")
+        return Outcome(
+            "oldest",
+            None,
+            f"ComfyUI {OLDEST_VERSION} could not be built here: {str(error).splitlines()[0]}",
+        )
     print(f"ComfyUI {oldest.version} at {oldest.root}", flush=True)
     # Full width tells nothing about a host that the newest one has not told.
-    outcome = run_pytest("oldest", oldest, [str(TESTS / "host"), "-m", "not slow"], options, COMFYUI_PATH=str(oldest.root))
+    outcome = run_pytest(
+        "oldest",
+        oldest,
+        [str(TESTS / "host"), "-m", "not slow"],
+        options,
+        COMFYUI_PATH=str(oldest.root),
+    )
     slow = f"; without the slow tests (`--host {OLDEST_VERSION} --tier host` runs them)"
     return replace(outcome, words=outcome.words + slow + workflows_left_out())
 
 
 def workflows_left_out() -> str:
     """What to say of the workflows that a host tier does not run."""
-    return "" if os.environ.get(ALL_WORKFLOWS) else f"; only the quick workflows ({ALL_WORKFLOWS}=1 runs all)"
+    return (
+        ""
+        if os.environ.get(ALL_WORKFLOWS)
+        else f"; only the quick workflows ({ALL_WORKFLOWS}=1 runs all)"
+    )
 
 
 def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -108,15 +156,26 @@ def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
         return Outcome("browser", None, "there is no tests/browser yet")
     if not runs(host.python, "import playwright"):
         return Outcome("browser", None, f"playwright is not installed in {host.python}")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if chromium is None:
         return Outcome("browser", None, "no chromium on this machine")
-    arguments, environment = [str(TESTS / "browser")], {"COMFYUI_PATH": str(host.root), "CHROMIUM": chromium}
+    arguments, environment = (
+        [str(TESTS / "browser")],
+        {
+            "COMFYUI_PATH": str(host.root),
+            "CHROMIUM": chromium,
+        },
+    )
     outcome = run_pytest("browser", host, arguments, options, **environment)
     if outcome.passed is False:
-        # A person's clicks on a page that is still moving may miss; a defect of the pack misses twice.
+        # A person's clicks on a page that is still moving may miss; a defect of the pack misses
+        # twice.
         again = run_pytest("browser", host, [*arguments, "--last-failed"], options, **environment)
-        outcome = Outcome("browser", again.passed, f"{outcome.words}; the failed ones once more: {again.words}")
+        outcome = Outcome(
+            "browser", again.passed, f"{outcome.words}; the failed ones once more: {again.words}"
+        )
     return outcome
 
 
@@ -129,20 +188,36 @@ TIERS: dict[str, Callable[[Host, argparse.Namespace], Outcome]] = {
 }
 
 
-def run_pytest(tier: str, host: Host, paths: Sequence[str], options: argparse.Namespace, **environment: str) -> Outcome:
+def run_pytest(
+    tier: str, host: Host, paths: Sequence[str], options: argparse.Namespace, **environment: str
+) -> Outcome:
     """Run pytest, passing its output on; its last summary line becomes the outcome's words."""
-    arguments = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--durations=10", *paths, *options.pytest]
+    arguments = [
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(ROOT),
+        "--durations=10",
+        *paths,
+        *options.pytest,
+    ]
     if options.k:
         arguments += ["-k", options.k]
-    # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders named like ComfyUI's.
+    # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders
+    # named like ComfyUI's.
     inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
     if options.cache:
         environment["COMFYUI_FEWSTEP_CACHE"] = str(options.cache.resolve())
     command = [str(host.python), "-m", "pytest", *arguments]
     with subprocess.Popen(
-        command, cwd=TESTS, env={**inherited, **environment}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, text=True, errors="replace",
-    ) as process:  # fmt: skip
+        command,
+        cwd=TESTS,
+        env={**inherited, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
         assert process.stdout is not None
         summary = coverage = ""
         try:
@@ -155,23 +230,43 @@ def run_pytest(tier: str, host: Host, paths: Sequence[str], options: argparse.Na
         except KeyboardInterrupt:
             process.terminate()  # pytest ends its servers then
             raise
-    summary = summary + coverage if summary else f"pytest ended without a summary (exit {process.returncode})"
-    passed = process.returncode == 0 or (process.returncode == NOTHING_COLLECTED and bool(options.k))
+    summary = (
+        summary + coverage
+        if summary
+        else f"pytest ended without a summary (exit {process.returncode})"
+    )
+    passed = process.returncode == 0 or (
+        process.returncode == NOTHING_COLLECTED and bool(options.k)
+    )
     return Outcome(tier, passed, summary)
 
 
 def run(command: Sequence[object], cwd: Path = ROOT) -> int:
     """Run a command with its output passed on; its exit status."""
-    return subprocess.run([str(part) for part in command], cwd=cwd, stdin=subprocess.DEVNULL).returncode
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, stdin=subprocess.DEVNULL
+    ).returncode
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run every test this machine can run.")
-    parser.add_argument("--host", default=DEFAULT_VERSION, metavar="VERSION", help="ComfyUI version to test on")
-    parser.add_argument("--cache", type=Path, help="folder to build ComfyUI in (default: the user's cache directory)")
-    parser.add_argument("--oldest", action="store_true", help=f"also run the host tier on ComfyUI {OLDEST_VERSION}")
-    parser.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier; may be given again")
-    parser.add_argument("-k", default="", metavar="EXPRESSION", help="only the tests that pytest's -k selects")
+    parser.add_argument(
+        "--host", default=DEFAULT_VERSION, metavar="VERSION", help="ComfyUI version to test on"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder to build ComfyUI in (default: the user's cache directory)",
+    )
+    parser.add_argument(
+        "--oldest", action="store_true", help=f"also run the host tier on ComfyUI {OLDEST_VERSION}"
+    )
+    parser.add_argument(
+        "--tier", action="append", choices=list(TIERS), help="only this tier; may be given again"
+    )
+    parser.add_argument(
+        "-k", default="", metavar="EXPRESSION", help="only the tests that pytest's -k selects"
+    )
     options, rest = parser.parse_known_args(arguments)
     options.pytest = [argument for argument in rest if argument != "--"]
     return options

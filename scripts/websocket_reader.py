@@ -1,6 +1,7 @@
 """Read ComfyUI's progress events from its websocket (RFC 6455), on the standard library alone.
 
-Only what that needs: text messages are handed out as data, pings are answered, previews and everything else is skipped.
+Only what that needs: text messages are handed out as data, pings are answered, previews and
+everything else is skipped.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ class WebSocket:
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             (
-                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade:"
+                " websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key:"
+                f" {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
             ).encode()
         )
         while b"\r\n\r\n" not in self.buffer:
             self._receive()
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
         if b" 101 " not in head.split(b"\r\n")[0]:
-            raise ConnectionError(f"the server refused the websocket: {head.splitlines()[0].decode(errors='replace')}")
+            raise ConnectionError(
+                f"the server refused the websocket: {head.splitlines()[0].decode(errors='replace')}"
+            )
 
     def read(self, seconds: float) -> Iterator[dict[str, Any]]:
         """The events that arrive within so many seconds; with 0, those that are there already."""
@@ -49,7 +53,8 @@ class WebSocket:
                     self._send(PONG, payload)
                 elif kind == CLOSE:
                     raise ConnectionError("the server closed the websocket")
-            # Past the deadline, too, what has arrived is read: on a busy machine that may be all there is.
+            # Past the deadline, too, what has arrived is read: on a busy machine that may be all
+            # there is.
             self.socket.settimeout(max(0.0, deadline - time.monotonic()))
             try:
                 self._receive()
@@ -66,7 +71,9 @@ class WebSocket:
         self.buffer += data
 
     def _next_frame(self) -> tuple[int, bytes] | None:
-        """(kind, payload) of the next whole frame received so far. A server sends unmasked, unfragmented frames."""
+        """(kind, payload) of the next whole frame received so far. A server sends unmasked,
+        unfragmented frames.
+        """
         data = self.buffer
         if len(data) < 2:
             return None

@@ -1,7 +1,7 @@
 """A workflow from a short description: the editor's file and the API's, from one source.
 
-A description adds nodes in groups; each group is a framed column on the canvas. Positions, sizes, links, widget order and the
-embedded model links follow from the description and the node schema.
+A description adds nodes in groups; each group is a framed column on the canvas. Positions, sizes,
+links, widget order and the embedded model links follow from the description and the node schema.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ OUR_PREFIX = "FewStep"
 OUR_COLOURS = {"color": "#233", "bgcolor": "#355"}
 NOTE_COLOURS = {"color": "#222", "bgcolor": "#000"}
 
-# The canvas's own measures: a title above the node, a row for each socket or output, a row for each widget.
+# The canvas's own measures: a title above the node, a row for each socket or output, a row for each
+# widget.
 TITLE, ROW, WIDGET = 30, 20, 24
 GAP, GROUP_PADDING, GROUP_TITLE = 30, 20, 44
-# Our nodes show a line of text under their widgets after a run. A Streaming Sampler that decodes shows its frames under that.
+# Our nodes show a line of text under their widgets after a run. A Streaming Sampler that decodes
+# shows its frames under that.
 REPORT_LINE, FRAMES = 120, 220
 WIDTH = 300
 SIZES = {
-    "CLIPTextEncode": (360, 170), "SaveImage": (400, 460), "SaveVideo": (400, 420), "LoadImage": (300, 330),
-    "PreviewAny": (400, 310), "PreviewImage": (400, 380), "SaveAnimatedWEBP": (400, 340),
-}  # fmt: skip
+    "CLIPTextEncode": (360, 170),
+    "SaveImage": (400, 460),
+    "SaveVideo": (400, 420),
+    "LoadImage": (300, 330),
+    "PreviewAny": (400, 310),
+    "PreviewImage": (400, 380),
+    "SaveAnimatedWEBP": (400, 340),
+}
 NOTE_WIDTH = 340
-# The part of a usual browser window that no panel of the editor covers, and the zoom below which it draws no text.
+# The part of a usual browser window that no panel of the editor covers, and the zoom below which it
+# draws no text.
 VIEW, VIEW_LEFT, VIEW_TOP = (1480, 740), 90, 110
 READABLE = 0.61
 
@@ -46,7 +54,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Converted(Model):
-    """A file that people make from the one at `url`, as the graph's note says; the dialog must not offer that one in its place."""
+    """A file that people make from the one at `url`, as the graph's note says; the dialog must not
+    offer that one in its place.
+    """
 
 
 @dataclass(frozen=True)
@@ -93,12 +103,26 @@ class Group:
 class Graph:
     """A workflow under construction.
 
-    title: the file name and so the name in the template browser. slug: the name of the API twin. steps: what a run takes, for
-    the thumbnail. seeds: what the editor does with seeds after a run.
+    title: the file name and so the name in the template browser. slug: the name of the API twin.
+    steps: what a run takes, for the thumbnail. seeds: what the editor does with seeds after a run.
     """
 
-    def __init__(self, schema: Schema, title: str, slug: str, note: str, steps: int = 4, seeds: str = "randomize"):
-        self.schema, self.title, self.slug, self.note, self.steps = schema, title, slug, note.strip(), steps
+    def __init__(
+        self,
+        schema: Schema,
+        title: str,
+        slug: str,
+        note: str,
+        steps: int = 4,
+        seeds: str = "randomize",
+    ):
+        self.schema, self.title, self.slug, self.note, self.steps = (
+            schema,
+            title,
+            slug,
+            note.strip(),
+            steps,
+        )
         self.seeds = seeds
         self.groups: list[Group] = []
         self.nodes: list[Placed] = []
@@ -115,21 +139,29 @@ class Graph:
         yield
 
     def node(self, type: str, title: str | None = None, /, **values: Any) -> Placed:
-        """Add a node. Values are widget values, a Model for a file widget, or another node's Output."""
+        """Add a node. Values are widget values, a Model for a file widget, or another node's
+        Output.
+        """
         schema = self.schema[type]
         for name, value in values.items():
             check(schema, name, value)
-        missing = [entry.name for entry in schema.inputs if entry.name not in values and not entry.is_optional and not entry.is_widget]
+        missing = [
+            entry.name
+            for entry in schema.inputs
+            if entry.name not in values and not entry.is_optional and not entry.is_widget
+        ]
         if missing:
             raise ValueError(f"{self.title}: {type} has nothing connected to {missing}")
         filled = {entry.name: values.get(entry.name, default_of(entry)) for entry in schema.widgets}
-        placed = Placed(len(self.nodes) + 1, schema, title, {**filled, **values}, self.groups[-1].column)
+        placed = Placed(
+            len(self.nodes) + 1, schema, title, {**filled, **values}, self.groups[-1].column
+        )
         placed.size = size_of(schema)
         self.nodes.append(placed)
         self.groups[-1].nodes.append(placed)
         return placed
 
-    # -------------------------------------------------------------------------------------------------- API format
+    # ----------------------------------------------------------------------------------------------
 
     def api(self) -> dict[str, Any]:
         """The workflow for POST /prompt."""
@@ -137,7 +169,11 @@ class Graph:
             str(node.id): {
                 "inputs": {
                     **{entry.name: plain(node.values[entry.name]) for entry in node.schema.widgets},
-                    **{entry.name: plain(node.values[entry.name]) for entry in node.schema.sockets if entry.name in node.values},
+                    **{
+                        entry.name: plain(node.values[entry.name])
+                        for entry in node.schema.sockets
+                        if entry.name in node.values
+                    },
                 },
                 "class_type": node.schema.id,
                 "_meta": {"title": node.title or node.schema.display_name},
@@ -145,13 +181,16 @@ class Graph:
             for node in self.nodes
         }
 
-    # ----------------------------------------------------------------------------------------------- editor format
+    # ----------------------------------------------------------------------------------------------
 
     def editor(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The workflow for the editor, schema 0.4. pack: cnr_id and ver of our nodes."""
         right, bottom = self.lay_out()
         links = self.links()
-        nodes = [self.editor_node(node, order, links, pack, host_version) for order, node in enumerate(self.nodes)]
+        nodes = [
+            self.editor_node(node, order, links, pack, host_version)
+            for order, node in enumerate(self.nodes)
+        ]
         nodes.append(self.note_node(len(nodes) + 1, bottom))
         left = -NOTE_WIDTH - GAP
         scale = max(READABLE, min(1.0, VIEW[0] / (right - left), VIEW[1] / bottom))
@@ -163,11 +202,23 @@ class Graph:
             "nodes": nodes,
             "links": links,
             "groups": [
-                {"id": number, "title": group.title, "bounding": group.bounding, "color": "#3f789e", "font_size": 22, "flags": {}}
+                {
+                    "id": number,
+                    "title": group.title,
+                    "bounding": group.bounding,
+                    "color": "#3f789e",
+                    "font_size": 22,
+                    "flags": {},
+                }
                 for number, group in enumerate(self.groups, 1)
             ],
             "config": {},
-            "extra": {"ds": {"scale": round(scale, 3), "offset": [round(VIEW_LEFT / scale) - left, round(VIEW_TOP / scale)]}},
+            "extra": {
+                "ds": {
+                    "scale": round(scale, 3),
+                    "offset": [round(VIEW_LEFT / scale) - left, round(VIEW_TOP / scale)],
+                }
+            },
             "version": 0.4,
         }
 
@@ -198,14 +249,25 @@ class Graph:
             for slot, entry in enumerate(slots_of(node.schema)):
                 value = node.values.get(entry.name)
                 if isinstance(value, Output):
-                    links.append([len(links) + 1, value.node.id, value.slot, node.id, slot, value.type])
+                    links.append(
+                        [len(links) + 1, value.node.id, value.slot, node.id, slot, value.type]
+                    )
         return links
 
     def editor_node(
-        self, node: Placed, order: int, links: list[list[Any]], pack: dict[str, str], host_version: str
+        self,
+        node: Placed,
+        order: int,
+        links: list[list[Any]],
+        pack: dict[str, str],
+        host_version: str,
     ) -> dict[str, Any]:
         arriving = {link[4]: link[0] for link in links if link[3] == node.id}
-        models = [value for value in node.values.values() if isinstance(value, Model) and not isinstance(value, Converted)]
+        models = [
+            value
+            for value in node.values.values()
+            if isinstance(value, Model) and not isinstance(value, Converted)
+        ]
         origin = pack if node.is_ours else {"cnr_id": "comfy-core", "ver": host_version}
         return {
             "id": node.id,
@@ -226,7 +288,14 @@ class Graph:
                 for slot, entry in enumerate(slots_of(node.schema))
             ],
             "outputs": [
-                {"name": name, "type": type, "links": [link[0] for link in links if link[1] == node.id and link[2] == slot] or None}
+                {
+                    "name": name,
+                    "type": type,
+                    "links": (
+                        [link[0] for link in links if link[1] == node.id and link[2] == slot]
+                        or None
+                    ),
+                }
                 for slot, (name, type) in enumerate(node.schema.outputs)
             ],
             **({"title": node.title} if node.title else {}),
@@ -240,16 +309,31 @@ class Graph:
         }
 
     def note_node(self, id: int, bottom: float) -> dict[str, Any]:
-        height = min(max(bottom, 200), 60 + sum(12 + 15 * (1 + len(line) // 60) for line in self.note.splitlines() if line))
+        height = min(
+            max(bottom, 200),
+            60 + sum(12 + 15 * (1 + len(line) // 60) for line in self.note.splitlines() if line),
+        )
         return {
-            "id": id, "type": "MarkdownNote", "pos": [-NOTE_WIDTH - GAP, TITLE], "size": [NOTE_WIDTH, height], "flags": {},
-            "order": id - 1, "mode": 0, "inputs": [], "outputs": [], "title": self.title, "properties": {},
-            "widgets_values": [self.note], **NOTE_COLOURS,
-        }  # fmt: skip
+            "id": id,
+            "type": "MarkdownNote",
+            "pos": [-NOTE_WIDTH - GAP, TITLE],
+            "size": [NOTE_WIDTH, height],
+            "flags": {},
+            "order": id - 1,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": self.title,
+            "properties": {},
+            "widgets_values": [self.note],
+            **NOTE_COLOURS,
+        }
 
 
 def slots_of(schema: Node) -> list[Input]:
-    """A node's input slots in the editor's order: sockets first, then the widgets, which can be linked too."""
+    """A node's input slots in the editor's order: sockets first, then the widgets, which can be
+    linked too.
+    """
     return [*schema.sockets, *schema.widgets]
 
 
@@ -295,7 +379,9 @@ def room_under(node: Placed) -> float:
     """What lies free under a node: the gap to the next one, and what a run adds to its height."""
     if not node.is_ours:
         return GAP
-    return REPORT_LINE + (FRAMES if node.schema.id == "FewStepStream" and "vae" in node.values else 0)
+    return REPORT_LINE + (
+        FRAMES if node.schema.id == "FewStepStream" and "vae" in node.values else 0
+    )
 
 
 def size_of(schema: Node) -> tuple[float, float]:

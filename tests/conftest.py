@@ -1,7 +1,7 @@
 """Load the pack the way ComfyUI does, under a fixed name.
 
-Tests say `from comfyui_fewstep.samplers import plan`. The repository root itself must stay off sys.path: its folders
-nodes/ and tests/ have the names of ComfyUI's own modules.
+Tests say `from comfyui_fewstep.samplers import plan`. The repository root itself must stay off
+sys.path: its folders nodes/ and tests/ have the names of ComfyUI's own modules.
 """
 
 from __future__ import annotations
@@ -26,17 +26,25 @@ def keep_root_off_the_path() -> None:
 
 def load_pack() -> None:
     """Import the repository root as the package `comfyui_fewstep`."""
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
 
 
-# The same examples in every run, none remembered from an earlier one, and no clock over them: a failure is one of what was changed.
-# fuzz_files.py is what looks for new ones, and --hypothesis-profile=default. Examples share what a fixture made.
-settings.register_profile("repeatable", derandomize=True, database=None, deadline=None,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+# The same examples in every run, none remembered from an earlier one, and no clock over them: a
+# failure is one of what was changed. fuzz_files.py is what looks for new ones, and
+# --hypothesis-profile=default. Examples share what a fixture made.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("repeatable")
 # The servers of the tests are on this machine, whatever proxy leads to others.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
@@ -49,7 +57,8 @@ def same_random_numbers() -> None:
         torch.manual_seed(0)
 
 
-# A run that is told to end, as by a time limit, ends its servers as one that is stopped by hand does.
+# A run that is told to end, as by a time limit, ends its servers as one that is stopped by hand
+# does.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 keep_root_off_the_path()
 if PACK not in sys.modules:

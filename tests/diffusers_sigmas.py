@@ -6,7 +6,12 @@ import math
 
 import numpy as np
 from comfyui_fewstep.loras.accelerator import ConsistencyGrid, Schedule, ShiftedFlow, Trailing
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from diffusers import (
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -14,13 +19,17 @@ Scheduler = EulerDiscreteScheduler | LCMScheduler | TCDScheduler | FlowMatchEule
 
 
 def scheduler_of(schedule: Schedule, steps: int, consistency: type = LCMScheduler) -> Scheduler:
-    """diffusers' scheduler of a schedule, set to this many steps. consistency: LCMScheduler or TCDScheduler, which share the grid."""
+    """diffusers' scheduler of a schedule, set to this many steps. consistency: LCMScheduler or
+    TCDScheduler, which share the grid.
+    """
     if isinstance(schedule, ShiftedFlow):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=schedule.shift)
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
         return scheduler
     if isinstance(schedule, ConsistencyGrid):
-        scheduler = consistency(**STABLE_DIFFUSION, original_inference_steps=schedule.original_steps)
+        scheduler = consistency(
+            **STABLE_DIFFUSION, original_inference_steps=schedule.original_steps
+        )
     else:
         assert isinstance(schedule, Trailing)
         scheduler = EulerDiscreteScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")

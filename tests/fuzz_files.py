@@ -1,10 +1,12 @@
-"""Coverage-guided fuzzing of everything here that reads files from elsewhere, with the assertions of the hypothesis tests.
+"""Coverage-guided fuzzing of everything here that reads files from elsewhere, with the assertions
+of the hypothesis tests.
 
-    pip install atheris                       # for this alone, so it is not among the tests' requirements; Linux and macOS
-    python tests/fuzz_files.py header -runs=200000 [libFuzzer options]
+    pip install atheris                       # for this alone, so it is not among the tests'
+    requirements; Linux and macOS python tests/fuzz_files.py header -runs=200000 [libFuzzer options]
 
-Targets: header, declaration, motion, layers, workflow. Run it with a Python that has torch, safetensors, hypothesis and diffusers,
-such as the one scripts/host.py made. libFuzzer prints how many inputs it has tried, and leaves the one that broke something.
+Targets: header, declaration, motion, layers, workflow. Run it with a Python that has torch,
+safetensors, hypothesis and diffusers, such as the one scripts/host.py made. libFuzzer prints how
+many inputs it has tried, and leaves the one that broke something.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import atheris
 
-import conftest  # noqa: F401  loads the pack's root, and nothing more of it yet
+import conftest  # noqa: F401  loads the pack's root alone
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 with atheris.instrument_imports(include=["comfyui_fewstep", "batch"]):
@@ -44,7 +46,10 @@ def declaration(data: bytes) -> None:
 def shapes_in(data: bytes) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes in JSON; None where it is none."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, OverflowError):
-        return {str(key): tuple(abs(int(size)) for size in shape) for key, shape in json.loads(data).items()}
+        return {
+            str(key): tuple(abs(int(size)) for size in shape)
+            for key, shape in json.loads(data).items()
+        }
     return None
 
 
@@ -68,7 +73,10 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], bytes]] = {
     "header": (header, test_fuzz_header.WHOLE),
     "declaration": (declaration, json.dumps(test_declarations.MINIMAL).encode()),
     "motion": (motion, json.dumps(test_motion.WHOLE[Layout.DIFFUSERS]).encode()),
-    "layers": (layers, json.dumps(test_fit.pair((4, 32), (64, 4), alpha=(), diff_b=(64,))).encode()),
+    "layers": (
+        layers,
+        json.dumps(test_fit.pair((4, 32), (64, 4), alpha=(), diff_b=(64,))).encode(),
+    ),
     "workflow": (workflow, json.dumps(test_bad_workflows.SHIPPED).encode()),
 }
 
@@ -78,7 +86,10 @@ def main() -> None:
     corpus = SCRATCH / "corpus"
     corpus.mkdir()
     (corpus / "first").write_bytes(first)
-    atheris.Setup([sys.argv[0], str(corpus), "-max_len=65536", f"-artifact_prefix={SCRATCH}/", *sys.argv[2:]], target)
+    atheris.Setup(
+        [sys.argv[0], str(corpus), "-max_len=65536", f"-artifact_prefix={SCRATCH}/", *sys.argv[2:]],
+        target,
+    )
     atheris.Fuzz()
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def processor_seconds_below(limit: float) -> Iterator[None]:
-    """Fails if this thread has worked for so many seconds or more. Time in which others had the processor does not count."""
+    """Fails if this thread has worked for so many seconds or more. Time in which others had the
+    processor does not count.
+    """
     started = time.thread_time()
     try:
         yield

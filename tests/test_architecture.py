@@ -1,4 +1,6 @@
-"""The layout's promises, checked on the syntax trees: who may import whom, and what shipped code never does."""
+"""The layout's promises, checked on the syntax trees: who may import whom, and what shipped code
+never does.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,53 @@ PACKAGES: dict[str, set[str]] = {
     "quality": set(),
     "loras": set(),
 }
-SHIPPED = sorted([*(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")), ROOT / "__init__.py"])
+SHIPPED = sorted(
+    [
+        *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
+        ROOT / "__init__.py",
+    ]
+)
 
 HOST_MODULES = {
-    "comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "server", "execution",
-    "node_helpers", "latent_preview", "app",
-}  # fmt: skip
-# The names of our packages and folders: imported absolutely, they are the host's, or somebody else's.
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "comfy_config",
+    "folder_paths",
+    "server",
+    "execution",
+    "node_helpers",
+    "latent_preview",
+    "app",
+}
+# The names of our packages and folders: imported absolutely, they are the host's, or somebody
+# else's.
 OWN_NAMES = {*PACKAGES, "scripts", "tests", "demo", "benchmarks", "utils"}
 # No network, no other processes, nothing that turns data into code.
 FORBIDDEN_MODULES = {
-    "pickle", "marshal", "shelve", "subprocess", "socket", "urllib", "http", "requests", "ftplib", "ctypes",
-    "multiprocessing", "webbrowser", "pip",
-}  # fmt: skip
+    "pickle",
+    "marshal",
+    "shelve",
+    "subprocess",
+    "socket",
+    "urllib",
+    "http",
+    "requests",
+    "ftplib",
+    "ctypes",
+    "multiprocessing",
+    "webbrowser",
+    "pip",
+}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_ATTRIBUTES = {
-    ("os", "system"), ("os", "popen"), ("os", "environ"), ("torch", "load"), ("importlib", "import_module"),
-}  # fmt: skip
+    ("os", "system"),
+    ("os", "popen"),
+    ("os", "environ"),
+    ("torch", "load"),
+    ("importlib", "import_module"),
+}
 # The parts that run without ComfyUI, and what they may import beside the standard library.
 PURE = set(PACKAGES) - {"nodes"}
 ALLOWED_IN_PURE = {"torch", "safetensors", "tqdm"}
@@ -48,7 +80,10 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_every_folder_with_code_is_either_checked_or_left_out_of_the_archive() -> None:
-    ignored = {line.strip("/").split("/")[0] for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()}
+    ignored = {
+        line.strip("/").split("/")[0]
+        for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    }
     with_code = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
     assert with_code - ignored == set(PACKAGES)
 
@@ -64,7 +99,11 @@ BAD_SNIPPETS = [
     ("samplers/x.py", "from ..motion import keys", "samplers may not import motion"),
     ("samplers/skip/x.py", "from ...nodes.host import RunCost", "samplers may not import nodes"),
     ("samplers/x.py", "import comfy.samplers", "imports the host's comfy"),
-    ("samplers/x.py", "def f():\n    from folder_paths import x", "imports the host's folder_paths"),
+    (
+        "samplers/x.py",
+        "def f():\n    from folder_paths import x",
+        "imports the host's folder_paths",
+    ),
     ("nodes/x.py", "from samplers import plan", "imports samplers absolutely"),
     ("nodes/x.py", "import nodes", "imports nodes absolutely"),
     ("loras/x.py", "import numpy", "imports numpy"),
@@ -79,16 +118,26 @@ BAD_SNIPPETS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "code", "expected"), BAD_SNIPPETS, ids=lambda value: str(value).replace("\n", "; "))
+@pytest.mark.parametrize(
+    ("path", "code", "expected"), BAD_SNIPPETS, ids=lambda value: str(value).replace("\n", "; ")
+)
 def test_a_bad_file_is_caught(path: str, code: str, expected: str) -> None:
-    assert [found for found in violations(code, Path(path)) if expected in found], violations(code, Path(path))
+    assert [found for found in violations(code, Path(path)) if expected in found], violations(
+        code, Path(path)
+    )
 
 
 def test_a_good_file_is_let_through() -> None:
     host_layer = "import comfy.samplers\nfrom ..samplers.plan import x\nfrom . import host"
     assert violations(host_layer, Path("nodes/x.py")) == []
-    assert violations("import math\nimport torch\nfrom ..loras import catalog", Path("samplers/x.py")) == []
-    assert violations("async def comfy_entrypoint():\n    from .nodes import x", Path("__init__.py")) == []
+    assert (
+        violations("import math\nimport torch\nfrom ..loras import catalog", Path("samplers/x.py"))
+        == []
+    )
+    assert (
+        violations("async def comfy_entrypoint():\n    from .nodes import x", Path("__init__.py"))
+        == []
+    )
 
 
 def violations(code: str, path: Path) -> list[str]:
@@ -97,7 +146,11 @@ def violations(code: str, path: Path) -> list[str]:
     found = [*import_violations(tree, path), *call_violations(tree)]
     if path == Path("__init__.py"):
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        found += [f"line {node.lineno}: imports at module scope" for node in imports if not is_future(node)]
+        found += [
+            f"line {node.lineno}: imports at module scope"
+            for node in imports
+            if not is_future(node)
+        ]
     return found
 
 
@@ -113,7 +166,11 @@ def import_violations(tree: ast.AST, path: Path) -> Iterator[str]:
         else:
             continue
         for name, level in names:
-            wrong = relative_problem(name, level, path, package) if level else absolute_problem(name, package)
+            wrong = (
+                relative_problem(name, level, path, package)
+                if level
+                else absolute_problem(name, package)
+            )
             if wrong:
                 yield f"line {node.lineno}: {wrong}"
 
@@ -128,7 +185,10 @@ def absolute_problem(name: str, package: str) -> str | None:
         return None if package == "nodes" else f"imports the host's {top} outside nodes/"
     allowed = ALLOWED_IN_QUALITY if package == "quality" else ALLOWED_IN_PURE
     if package in PURE and top not in allowed and not is_standard(top):
-        return f"imports {top}; {package}/ has only {', '.join(sorted(allowed))} and the standard library"
+        return (
+            f"imports {top}; {package}/ has only {', '.join(sorted(allowed))} and the standard"
+            " library"
+        )
     return None
 
 
@@ -140,12 +200,20 @@ def relative_problem(name: str, level: int, path: Path, package: str) -> str | N
     target = path.parts[0] if depth >= 1 else name.split(".")[0]
     if package == "" or target not in PACKAGES:
         return None
-    return None if target == package or target in PACKAGES[package] else f"{package} may not import {target}"
+    return (
+        None
+        if target == package or target in PACKAGES[package]
+        else f"{package} may not import {target}"
+    )
 
 
 def call_violations(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in FORBIDDEN_CALLS
+        ):
             yield f"line {node.lineno}: calls {node.func.id}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             name = (node.value.id, node.attr)

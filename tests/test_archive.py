@@ -1,4 +1,6 @@
-"""The archive that the registry hands to users: complete, without the workshop, and free of what its scanner flags."""
+"""The archive that the registry hands to users: complete, without the workshop, and free of what
+its scanner flags.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,21 @@ ROOT = Path(__file__).resolve().parent.parent
 file_utils = pytest.importorskip("comfy_cli.file_utils")
 
 NEEDED = (
-    "__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "nodes/accelerator.py", "loras/catalog/__init__.py",
-    "samplers/plan.py", "workflows/SD 1.5 LCM.json", "workflows/SD 1.5 LCM.jpg", "workflows/api/sd15_lcm.json",
-    "web/docs/FewStepSampler.md", "web/docs/images/FewStepSampler.png", "locales/en/nodeDefs.json",
-)  # fmt: skip
+    "__init__.py",
+    "pyproject.toml",
+    "requirements.txt",
+    "README.md",
+    "LICENSE",
+    "nodes/accelerator.py",
+    "loras/catalog/__init__.py",
+    "samplers/plan.py",
+    "workflows/SD 1.5 LCM.json",
+    "workflows/SD 1.5 LCM.jpg",
+    "workflows/api/sd15_lcm.json",
+    "web/docs/FewStepSampler.md",
+    "web/docs/images/FewStepSampler.png",
+    "locales/en/nodeDefs.json",
+)
 UNWANTED = ("tests/", "scripts/", "benchmarks/", ".ci/", ".github/", "shared/")
 # What the scanner's rules look for, by the names of its published refusals.
 FLAGGED = {
@@ -28,23 +41,75 @@ FLAGGED = {
     "bytecode manipulation": r"importlib\.import_module|\bmarshal\b|types\.CodeType",
     "evaluation": r"\.eval\(|(?<![\w.])(eval|exec)\(",
     "unpickling": r"import pickle|pickle\.load|torch\.load\(",
-    "downloads at run time": r"pip\.main|.-m., .pip.|hf_hub_download|snapshot_download|from_pretrained",
+    "downloads at run time": (
+        r"pip\.main|.-m., .pip.|hf_hub_download|snapshot_download|from_pretrained"
+    ),
 }
-# What the syntax trees may name, however it is spelled: nothing of this opens a connection, starts a program, runs text as code or
-# unpickles. ComfyUI's own modules are as safe as ComfyUI.
+# What the syntax trees may name, however it is spelled: nothing of this opens a connection, starts
+# a program, runs text as code or unpickles. ComfyUI's own modules are as safe as ComfyUI.
 MODULES = {
-    "__future__", "collections", "copy", "dataclasses", "difflib", "enum", "functools", "inspect", "itertools", "json", "logging", "math",
-    "os", "pathlib", "re", "statistics", "sys", "time", "types", "typing",
-    "matplotlib", "safetensors", "torch", "torchmetrics", "torchvision", "tqdm",
-    "comfy", "comfy_api", "comfy_execution", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview",
-}  # fmt: skip
+    "__future__",
+    "collections",
+    "copy",
+    "dataclasses",
+    "difflib",
+    "enum",
+    "functools",
+    "inspect",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "os",
+    "pathlib",
+    "re",
+    "statistics",
+    "sys",
+    "time",
+    "types",
+    "typing",
+    "matplotlib",
+    "safetensors",
+    "torch",
+    "torchmetrics",
+    "torchvision",
+    "tqdm",
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "comfyui_version",
+    "folder_paths",
+    "latent_preview",
+}
 OF_OS = {"path", "sep", "stat"}
 OF_SYS = {"modules"}
-BUILTINS = {"eval", "exec", "compile", "__import__", "open", "input", "breakpoint", "globals", "__builtins__"}
+BUILTINS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "open",
+    "input",
+    "breakpoint",
+    "globals",
+    "__builtins__",
+}
 OF_TORCH_HUB = {"get_dir"}
 OF_TORCH = {"load", "save", "jit", "package", "distributed", "multiprocessing", "ops", "utils"}
 # Files are read in two places and written nowhere.
-WRITING = {"write_text", "write_bytes", "unlink", "rmdir", "mkdir", "makedirs", "touch", "symlink_to", "hardlink_to", "chmod"}
+WRITING = {
+    "write_text",
+    "write_bytes",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "makedirs",
+    "touch",
+    "symlink_to",
+    "hardlink_to",
+    "chmod",
+}
 LARGEST = 40 << 20
 
 
@@ -52,7 +117,10 @@ LARGEST = 40 << 20
 def archive(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The archive as comfy-cli packs it, of the files as they are now."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if listing.returncode:
         pytest.skip("the archive is made from a git checkout")
@@ -72,7 +140,9 @@ def test_everything_a_user_needs_is_in_it(archive: zipfile.ZipFile) -> None:
 def test_the_workshop_is_not_in_it(archive: zipfile.ZipFile) -> None:
     assert [name for name in archive.namelist() if name.startswith(UNWANTED)] == []
     # Of demo/ the weights go out, not the training.
-    assert [name for name in archive.namelist() if name.startswith("demo/") and name.endswith(".py")] == []
+    assert [
+        name for name in archive.namelist() if name.startswith("demo/") and name.endswith(".py")
+    ] == []
 
 
 def test_it_is_small(archive: zipfile.ZipFile) -> None:
@@ -95,9 +165,17 @@ def flagged(tree: ast.AST) -> Iterator[str]:
     """Names in a syntax tree that a file of the archive may not have."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (f"import {alias.name}" for alias in node.names if alias.name.split(".")[0] not in MODULES)
+            yield from (
+                f"import {alias.name}"
+                for alias in node.names
+                if alias.name.split(".")[0] not in MODULES
+            )
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [alias.name for alias in node.names if is_flagged_attribute(node.module or "", alias.name)]
+            names = [
+                alias.name
+                for alias in node.names
+                if is_flagged_attribute(node.module or "", alias.name)
+            ]
             if (node.module or "").split(".")[0] not in MODULES or names:
                 yield f"from {node.module} import {', '.join(names) or '...'}"
         elif isinstance(node, ast.Name) and node.id in BUILTINS:
@@ -113,12 +191,19 @@ def flagged(tree: ast.AST) -> Iterator[str]:
 def is_flagged_attribute(base: str, name: str) -> bool:
     """base: a module's name."""
     allowed = {"os": OF_OS, "sys": OF_SYS, "torch.hub": OF_TORCH_HUB}.get(base)
-    return (allowed is not None and name not in allowed) or (base == "torch" and name in OF_TORCH) or name in WRITING
+    return (
+        (allowed is not None and name not in allowed)
+        or (base == "torch" and name in OF_TORCH)
+        or name in WRITING
+    )
 
 
 def is_reading(tree: ast.AST, opener: ast.Attribute) -> bool:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func is opener]
-    return bool(calls) and all(len(call.args) == 1 and ast.unparse(call.args[0]) == "'rb'" and not call.keywords for call in calls)
+    return bool(calls) and all(
+        len(call.args) == 1 and ast.unparse(call.args[0]) == "'rb'" and not call.keywords
+        for call in calls
+    )
 
 
 def test_no_syntax_tree_in_it_names_what_can_reach_out_or_write(archive: zipfile.ZipFile) -> None:
@@ -128,11 +213,28 @@ def test_no_syntax_tree_in_it_names_what_can_reach_out_or_write(archive: zipfile
     assert {name: what for name, what in found.items() if what} == {}
 
 
-@pytest.mark.parametrize("source", [
-    "import socket", "import urllib.request as u", "from subprocess import run", "from os import system", "os.environ['a']",
-    "x = eval", "__import__('os')", "torch.load(path)", "from torch import load", "import pickle", "open('a', 'w')", "path.open('wb')",
-    "Path('a').write_text('b')", "torch.hub.load('a')", "import importlib", "import ctypes", "path.open(mode='rb')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import socket",
+        "import urllib.request as u",
+        "from subprocess import run",
+        "from os import system",
+        "os.environ['a']",
+        "x = eval",
+        "__import__('os')",
+        "torch.load(path)",
+        "from torch import load",
+        "import pickle",
+        "open('a', 'w')",
+        "path.open('wb')",
+        "Path('a').write_text('b')",
+        "torch.hub.load('a')",
+        "import importlib",
+        "import ctypes",
+        "path.open(mode='rb')",
+    ],
+)
 def test_the_search_finds_each_of_them(source: str) -> None:
     assert list(flagged(ast.parse(source)))
 
@@ -142,7 +244,11 @@ def test_registry_reads_our_project_file() -> None:
     config = parser.extract_node_configuration(str(ROOT / "pyproject.toml"))
     assert re.fullmatch(r"[a-z][a-z0-9-]*", config.project.name)
     assert re.fullmatch(r"\d+\.\d+\.\d+", config.project.version)
-    assert config.tool_comfy.publisher_id and config.tool_comfy.display_name and config.tool_comfy.icon.startswith("https://")
+    assert (
+        config.tool_comfy.publisher_id
+        and config.tool_comfy.display_name
+        and config.tool_comfy.icon.startswith("https://")
+    )
     assert config.project.urls.repository.startswith("https://")
     # One comparator: the Manager's own check understands no comma and no space.
     assert re.fullmatch(r">=\d+\.\d+\.\d+", config.project.supported_comfyui_version)

@@ -1,4 +1,6 @@
-"""The batch client on files and servers that mean ill: a workflow that is none, and answers that lead elsewhere."""
+"""The batch client on files and servers that mean ill: a workflow that is none, and answers that
+lead elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ FUZZ = settings(max_examples=1500)
 
 
 def runs_or_refuses(path: Path, content: bytes) -> None:
-    """Everything the client does with a workflow file before it asks a server; what is wrong is said in a BatchError."""
+    """Everything the client does with a workflow file before it asks a server; what is wrong is
+    said in a BatchError.
+    """
     path.write_bytes(content)
     try:
         workflow = batch.read_workflow(path)
@@ -49,17 +53,40 @@ def test_a_shipped_workflow_with_changed_bytes(path, data):
     content = bytearray(json.dumps(SHIPPED).encode())
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    runs_or_refuses(path, bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content))
+    runs_or_refuses(
+        path,
+        bytes(
+            content[: data.draw(st.integers(0, len(content)))]
+            if data.draw(st.booleans())
+            else content
+        ),
+    )
 
 
 LINKS = st.tuples(st.sampled_from([*SHIPPED, "none", ""]), st.integers(-1, 3)).map(list)
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | LINKS,
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
-INPUTS = st.sampled_from(["positive", "conditioning", "text", "prompt", "seed", "noise_seed", "value", "guider", "model"])
-NODES = st.fixed_dictionaries({}, optional={
-    "class_type": st.sampled_from(["KSampler", "CLIPTextEncode", "BasicGuider", "FewStepSampler"]) | VALUES,
-    "inputs": st.dictionaries(INPUTS, VALUES, max_size=5) | VALUES,
-}) | VALUES  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | LINKS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+INPUTS = st.sampled_from(
+    ["positive", "conditioning", "text", "prompt", "seed", "noise_seed", "value", "guider", "model"]
+)
+NODES = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "class_type": (
+                st.sampled_from(["KSampler", "CLIPTextEncode", "BasicGuider", "FewStepSampler"])
+                | VALUES
+            ),
+            "inputs": st.dictionaries(INPUTS, VALUES, max_size=5) | VALUES,
+        },
+    )
+    | VALUES
+)
 
 
 @FUZZ
@@ -69,19 +96,40 @@ def test_any_json_as_a_workflow(path, prompt):
 
 
 @FUZZ
-@given(st.dictionaries(st.sampled_from("1234"), st.fixed_dictionaries({
-    "class_type": st.sampled_from(["KSampler", "CLIPTextEncode", "BasicGuider"]),
-    "inputs": st.dictionaries(INPUTS, st.tuples(st.sampled_from("1234"), st.just(0)).map(list) | st.text(max_size=3) | st.integers(),
-                              max_size=4),
-}), min_size=1, max_size=4))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from("1234"),
+        st.fixed_dictionaries(
+            {
+                "class_type": st.sampled_from(["KSampler", "CLIPTextEncode", "BasicGuider"]),
+                "inputs": st.dictionaries(
+                    INPUTS,
+                    st.tuples(st.sampled_from("1234"), st.just(0)).map(list)
+                    | st.text(max_size=3)
+                    | st.integers(),
+                    max_size=4,
+                ),
+            }
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_any_graph_also_one_that_runs_in_a_circle(path, prompt):
     runs_or_refuses(path, json.dumps(prompt).encode())
 
 
-@pytest.mark.parametrize("content", [
-    b"[" * 100_000, b'{"1":' * 5000 + b"1" + b"}" * 5000, b"\xff\xfe", b"9" * 10_000, b"NaN",
-    b'{"1": {"class_type": "K", "inputs": {"seed": NaN}}}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"1":' * 5000 + b"1" + b"}" * 5000,
+        b"\xff\xfe",
+        b"9" * 10_000,
+        b"NaN",
+        b'{"1": {"class_type": "K", "inputs": {"seed": NaN}}}',
+    ],
+)
 def test_what_json_parsers_fall_over_is_refused(path, content):
     path.write_bytes(content)
     with pytest.raises(batch.BatchError, match=r"workflow\.json"):
@@ -107,7 +155,8 @@ class Misleading(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self) -> None:
-        # Closed with something unread, a connection is reset, and the client may see that in place of the answer.
+        # Closed with something unread, a connection is reset, and the client may see that in place
+        # of the answer.
         self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
@@ -123,12 +172,22 @@ def misleading() -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/secret", "ftp://127.0.0.1:{port}/secret", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "target",
+    ["http://127.0.0.1:{port}/secret", "ftp://127.0.0.1:{port}/secret", "file:///etc/passwd"],
+)
 def test_a_server_cannot_send_the_client_elsewhere(misleading, tmp_path, target):
     Misleading.visited.clear()
     misleading.target = target.format(port=misleading.server_port)
     job = batch.make_job(batch.Workflow("sd15_lcm", SHIPPED), "a prompt", 7)
-    result = batch.run_job(Client(f"http://127.0.0.1:{misleading.server_port}"), job, batch.Store(tmp_path), True, 0.0, lambda line: None)
+    result = batch.run_job(
+        Client(f"http://127.0.0.1:{misleading.server_port}"),
+        job,
+        batch.Store(tmp_path),
+        True,
+        0.0,
+        lambda line: None,
+    )
     assert Misleading.visited == []
     assert result.error == "refused by the server: HTTP 302"
     assert not list(tmp_path.rglob("*"))

@@ -1,4 +1,6 @@
-"""Budget arithmetic: every experience with every accelerator and allowance, and the words that go with a choice."""
+"""Budget arithmetic: every experience with every accelerator and allowance, and the words that go
+with a choice.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ from comfyui_fewstep.samplers.budget import (
 )
 from comfyui_fewstep.samplers.causal import make_stream_plan
 
-COST = Cost(evaluation=0.5, guided_step=0.9, blocks={1: BlockCost(0.05, 0.11), 3: BlockCost(0.1, 0.22)})
+COST = Cost(
+    evaluation=0.5, guided_step=0.9, blocks={1: BlockCost(0.05, 0.11), 3: BlockCost(0.1, 0.22)}
+)
 PICTURE = Work(samples=1)
 CLIP = Work(samples=1, latent_frames=21, clip_seconds=81 / 16)
 ALLOWANCES = (0.001, 0.4, 0.5, 0.51, 1.0, 2.0, 3.9, 4.0, 5.0, 20.0, 1e9, math.inf)
@@ -55,7 +59,8 @@ def test_an_accelerator_is_never_given_steps_it_was_not_distilled_for(record, ex
             expected = {steps: seconds_of(record, steps, work) for steps in record.steps}
             assert {way.steps: way.seconds for way in ways} == pytest.approx(expected)
             fitting = [way.steps for way in ways if way.seconds <= allowance]
-            # The most steps that fit; where none does, the fewest there are, and the miss to the last digit.
+            # The most steps that fit; where none does, the fewest there are, and the miss to the
+            # last digit.
             assert choice.way.steps == (max(fitting) if fitting else record.steps[0])
             assert choice.misses == (0.0 if fitting else choice.way.seconds - allowance)
 
@@ -76,7 +81,8 @@ def seconds_of(record, steps: int, work: Work) -> float:
 
 
 FULL_CHOICES = [
-    # allowance, steps, target_speedup, misses: a guided step is 0.9 s, so 50 steps take 45 s and 25 of them 22.5 s
+    # allowance, steps, target_speedup, misses: a guided step is 0.9 s, so 50 steps take 45 s and 25
+    # of them 22.5 s
     (math.inf, 50, 1.0, 0.0),
     (45.0, 50, 1.0, 0.0),
     (44.9, 50, 1.05, 0.0),  # 50 / 1.05 = 47.6, 48 steps made: 43.2 s
@@ -89,7 +95,9 @@ FULL_CHOICES = [
 
 
 @pytest.mark.parametrize(("allowance", "steps", "speedup", "misses"), FULL_CHOICES)
-def test_without_an_accelerator_it_skips_before_it_cuts_steps(allowance, steps, speedup, misses) -> None:
+def test_without_an_accelerator_it_skips_before_it_cuts_steps(
+    allowance, steps, speedup, misses
+) -> None:
     choice = choose(candidates(None, StepRange(25, 50), COST, PICTURE), allowance)
     assert (choice.way.steps, choice.way.target_speedup) == (steps, pytest.approx(speedup))
     assert choice.misses == pytest.approx(misses)
@@ -113,7 +121,9 @@ def test_every_base_has_an_answer_within_its_range(base, is_guidance_distilled) 
 
 
 def _assert_most_faithful(way, run, allowance) -> None:
-    """Reckoned without `candidates`: no run of more steps and no lesser skipping fits as well; where none fits, it is the cheapest."""
+    """Reckoned without `candidates`: no run of more steps and no lesser skipping fits as well;
+    where none fits, it is the cheapest.
+    """
     seconds = COST.guided_step if run.is_guided else COST.evaluation
 
     def cost_of(steps: int, speedup: float) -> float:
@@ -129,7 +139,8 @@ def _assert_most_faithful(way, run, allowance) -> None:
 
 
 CHEAPEST = [
-    # is_guided, allowance, steps, target_speedup, misses: of 20 to 50 steps, 20 and 21 at 2x both make ten evaluations (10.5 is even 10)
+    # is_guided, allowance, steps, target_speedup, misses: of 20 to 50 steps, 20 and 21 at 2x both
+    # make ten evaluations (10.5 is even 10)
     (True, 9.0, 21, 2.0, 0.0),  # they fit: the more faithful of the two
     (True, 8.9, 20, 2.0, 0.1),  # they do not: the fewest steps
     (True, 1.0, 20, 2.0, 8.0),
@@ -143,7 +154,9 @@ CHEAPEST = [
 
 
 @pytest.mark.parametrize(("is_guided", "allowance", "steps", "speedup", "misses"), CHEAPEST)
-def test_of_two_that_cost_the_same_and_do_not_fit_it_takes_fewer_steps(is_guided, allowance, steps, speedup, misses) -> None:
+def test_of_two_that_cost_the_same_and_do_not_fit_it_takes_fewer_steps(
+    is_guided, allowance, steps, speedup, misses
+) -> None:
     choice = choose(candidates(None, StepRange(20, 50, is_guided), COST, PICTURE), allowance)
     assert (choice.way.steps, choice.way.target_speedup) == (steps, pytest.approx(speedup))
     assert choice.misses == pytest.approx(misses)
@@ -175,7 +188,9 @@ def test_an_accelerator_that_kept_guidance_costs_two_evaluations_a_step() -> Non
 
 
 def test_a_forced_negative_branch_is_paid_for() -> None:
-    way = accelerated_way((CATALOG["sdxl-lightning-4step-lora"],), 4, COST, PICTURE, is_negative_forced=True)
+    way = accelerated_way(
+        (CATALOG["sdxl-lightning-4step-lora"],), 4, COST, PICTURE, is_negative_forced=True
+    )
     assert (way.evaluations, way.seconds) == (8, pytest.approx(3.6))
 
 
@@ -184,8 +199,13 @@ def test_a_stream_pays_for_every_block_and_its_context_pass() -> None:
     assert record.causal == Causal(frames_per_block=3)
     way = accelerated_way((record,), 4, COST, CLIP)
     # 21 frames in 7 blocks of 4 steps, with a context pass between each two.
-    assert way.evaluations == 34 == make_stream_plan(record, 21, lambda timestep: timestep / 1000).evaluations
-    # An evaluation of the blocks costs 0.10, 0.12 ... 0.20 s, five of each, and 0.22 s, four: 4.5 + 0.88.
+    assert (
+        way.evaluations
+        == 34
+        == make_stream_plan(record, 21, lambda timestep: timestep / 1000).evaluations
+    )
+    # An evaluation of the blocks costs 0.10, 0.12 ... 0.20 s, five of each, and 0.22 s, four: 4.5 +
+    # 0.88.
     assert way.seconds == pytest.approx(5.38)
     assert way.first_block == pytest.approx(0.4)
 
@@ -193,7 +213,11 @@ def test_a_stream_pays_for_every_block_and_its_context_pass() -> None:
 def test_a_first_block_of_more_steps_is_paid_for() -> None:
     record = CATALOG["fewstep-demo-causal"]
     way = accelerated_way((record,), 4, COST, Work(1, 3, 9 / 8))
-    assert way.evaluations == 8 + 1 + 4 + 1 + 4 == make_stream_plan(record, 3, lambda timestep: timestep / 1000).evaluations
+    assert (
+        way.evaluations
+        == 8 + 1 + 4 + 1 + 4
+        == make_stream_plan(record, 3, lambda timestep: timestep / 1000).evaluations
+    )
     # 0.05, 0.08 and 0.11 s an evaluation, context passes on all but the last.
     assert way.seconds == pytest.approx(9 * 0.05 + 5 * 0.08 + 4 * 0.11)
     assert way.first_block == pytest.approx(8 * 0.05)
@@ -206,14 +230,22 @@ def test_a_stream_of_one_block_has_no_context_pass(frames) -> None:
 
 
 def test_a_length_that_is_no_whole_number_of_blocks_is_reckoned_as_the_next_longer_one() -> None:
-    ways = [accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, frames, 5.0)) for frames in (20, 21)]
+    ways = [
+        accelerated_way((CATALOG["self-forcing-dmd"],), 4, COST, Work(1, frames, 5.0))
+        for frames in (20, 21)
+    ]
     assert ways[0] == ways[1]
 
 
 def test_a_given_cost_is_that_of_a_block_of_the_accelerator_at_hand() -> None:
     cost = streaming_cost(given_blocks(0.3, 3, {1, 3}), 3)
-    assert (cost.evaluation, cost.blocks) == (0.3, {1: BlockCost(pytest.approx(0.1), pytest.approx(0.1)), 3: BlockCost(0.3, 0.3)})
-    assert accelerated_way((CATALOG["self-forcing-dmd"],), 4, cost, CLIP).seconds == pytest.approx(34 * 0.3)
+    assert (cost.evaluation, cost.blocks) == (
+        0.3,
+        {1: BlockCost(pytest.approx(0.1), pytest.approx(0.1)), 3: BlockCost(0.3, 0.3)},
+    )
+    assert accelerated_way((CATALOG["self-forcing-dmd"],), 4, cost, CLIP).seconds == pytest.approx(
+        34 * 0.3
+    )
 
 
 def test_a_measured_stream_is_told_by_its_block_half_way() -> None:
@@ -222,7 +254,9 @@ def test_a_measured_stream_is_told_by_its_block_half_way() -> None:
 
 def test_a_stream_whose_blocks_have_no_cost_is_not_listed() -> None:
     cost = Cost(0.5, 0.9, {1: BlockCost(0.05, 0.11)})
-    listed = [way.records[0] for way in known_ways(Base.WAN_CAUSAL, None, None, RECORDS, cost, CLIP)]
+    listed = [
+        way.records[0] for way in known_ways(Base.WAN_CAUSAL, None, None, RECORDS, cost, CLIP)
+    ]
     assert listed and all(record.causal.frames_per_block == 1 for record in listed)
 
 
@@ -270,12 +304,19 @@ def test_the_levers_say_what_would_fit() -> None:
 def test_the_levers_own_up_when_nothing_fits() -> None:
     run = full_run_of(Base.SDXL, False)
     choice = choose(candidates(None, run, COST, PICTURE), 0.1)
-    distil = levers(choice, known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE), Machine(8), PICTURE)[2]
+    distil = levers(
+        choice, known_ways(Base.SDXL, None, run, RECORDS, COST, PICTURE), Machine(8), PICTURE
+    )[2]
     assert "no accelerator fits either" in distil and "0.5 s" in distil
 
 
 def test_the_accelerator_named_is_one_that_is_there_then_one_that_may_be_sold() -> None:
-    names = ("sdxl-turbo", "hyper-sdxl-1step-lora", "sdxl-lightning-4step-lora", "dmd2-sdxl-4step-lora")
+    names = (
+        "sdxl-turbo",
+        "hyper-sdxl-1step-lora",
+        "sdxl-lightning-4step-lora",
+        "dmd2-sdxl-4step-lora",
+    )
     records = [CATALOG[name] for name in names]
     run = full_run_of(Base.SDXL, False)
     choice = choose(candidates(None, run, COST, PICTURE), 2.0)
@@ -299,22 +340,47 @@ def test_the_accelerator_named_comes_with_its_pitfalls() -> None:
     choice = choose(candidates(None, run, COST, PICTURE), 2.0)
 
     def named(id: str) -> str:
-        return levers(choice, known_ways(Base.SDXL, None, run, [CATALOG[id]], COST, PICTURE), Machine(16), PICTURE)[2]
+        return levers(
+            choice,
+            known_ways(Base.SDXL, None, run, [CATALOG[id]], COST, PICTURE),
+            Machine(16),
+            PICTURE,
+        )[2]
 
     turbo, hyper = named("sdxl-turbo"), named("hyper-sdxl-1step-lora")
     assert turbo.startswith("Distil: what fits is sdxl-turbo at 4 steps, about 2 s.")
-    assert "CFG 1 and only there" in turbo and "NON-COMMERCIAL" in turbo and "soft fine detail" not in turbo
-    assert "hyper-sdxl-1step-lora at 1 step, about 0.5 s." in hyper and "1 step: expect soft fine detail." in hyper
+    assert (
+        "CFG 1 and only there" in turbo
+        and "NON-COMMERCIAL" in turbo
+        and "soft fine detail" not in turbo
+    )
+    assert (
+        "hyper-sdxl-1step-lora at 1 step, about 0.5 s." in hyper
+        and "1 step: expect soft fine detail." in hyper
+    )
 
 
 FULL_RUN = full_way(StepRange(20, 50), 50, 1.0, COST)
 SKIP_LEVERS = [
-    (accelerated_way((CATALOG["lcm-lora-sdxl"],), 4, COST, PICTURE), "Skip: nothing to gain at 4 steps; it pays above 10."),
-    (accelerated_way((CATALOG["hyper-sdxl-1step-unet"],), 1, COST, PICTURE), "Skip: nothing to gain at 1 step; it pays above 10."),
-    (replace(FULL_RUN, method=Method.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
-     "Skip: not with an accelerator; it was distilled to make every one of its 12 steps."),
-    (full_way(StepRange(20, 50), 50, 1.5, COST),
-     "Skip: put Step Skip on the model with target_speedup 1.5; the step count above counts on it."),
+    (
+        accelerated_way((CATALOG["lcm-lora-sdxl"],), 4, COST, PICTURE),
+        "Skip: nothing to gain at 4 steps; it pays above 10.",
+    ),
+    (
+        accelerated_way((CATALOG["hyper-sdxl-1step-unet"],), 1, COST, PICTURE),
+        "Skip: nothing to gain at 1 step; it pays above 10.",
+    ),
+    (
+        replace(FULL_RUN, method=Method.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
+        "Skip: not with an accelerator; it was distilled to make every one of its 12 steps.",
+    ),
+    (
+        full_way(StepRange(20, 50), 50, 1.5, COST),
+        (
+            "Skip: put Step Skip on the model with target_speedup 1.5; the step count above counts"
+            " on it."
+        ),
+    ),
     (FULL_RUN, "Skip: not needed for this allowance; Step Skip would bring up to 2x at 50 steps."),
 ]
 
@@ -326,8 +392,11 @@ def test_the_skip_lever_says_what_skipping_would_bring(way, words) -> None:
 
 @pytest.mark.parametrize(("speedup", "seconds"), [(1.6, None), (1.65, "28 s"), (2.0, "28 s")])
 def test_a_target_that_noisy_samplers_do_not_reach_is_a_pitfall(speedup, seconds) -> None:
-    # 50 guided steps at 1.65x are 30 made in 27 s, at 2x 25 in 22.5 s; at 1.6x both would take 28 s.
-    told = " ".join(pitfalls(Choice(full_way(StepRange(20, 50), 50, speedup, COST), math.inf), "batch", PICTURE))
+    # 50 guided steps at 1.65x are 30 made in 27 s, at 2x 25 in 22.5 s; at 1.6x both would take 28
+    # s.
+    told = " ".join(
+        pitfalls(Choice(full_way(StepRange(20, 50), 50, speedup, COST), math.inf), "batch", PICTURE)
+    )
     assert ("get 1.6x from Step Skip at most" in told) == (seconds is not None)
     assert seconds is None or f"take about {seconds}." in told
 
@@ -338,9 +407,14 @@ def test_a_choice_says_in_words_whether_it_fits() -> None:
     assert str(Choice(FULL_RUN, 40.0)) == "misses the allowance of 40 s by 5 s"
 
 
-@pytest.mark.parametrize(("machine", "words"), [
-    (Machine(16, ""), "saves memory only"), (Machine(16, "FP8"), "faster in FP8"), (Machine(8, "FP8"), "8-bit"),
-])
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (Machine(16, ""), "saves memory only"),
+        (Machine(16, "FP8"), "faster in FP8"),
+        (Machine(8, "FP8"), "8-bit"),
+    ],
+)
 def test_quantising_is_advised_only_where_it_pays(machine, words) -> None:
     choice = choose(candidates(CATALOG["lcm-lora-sd15"], None, COST, PICTURE), 1.0)
     assert words in levers(choice, [], machine, PICTURE)[0]
@@ -367,8 +441,15 @@ def test_the_method_is_named_after_what_is_done() -> None:
     assert (first.method, second.method) == (Method.FULL, Method.SKIP)
 
 
-@pytest.mark.parametrize(("seconds", "words"), [
-    (0.0431, "0.0431 s"), (4.26, "4.26 s"), (43.4, "43 s"), (430, "7 min 10 s"), (math.inf, "any time"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0431, "0.0431 s"),
+        (4.26, "4.26 s"),
+        (43.4, "43 s"),
+        (430, "7 min 10 s"),
+        (math.inf, "any time"),
+    ],
+)
 def test_seconds_are_told_in_words(seconds, words) -> None:
     assert seconds_in_words(seconds) == words

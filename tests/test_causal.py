@@ -1,4 +1,6 @@
-"""Streaming without the host: which blocks are made, what the window keeps, and the loop on a denoiser one can reckon with."""
+"""Streaming without the host: which blocks are made, what the window keeps, and the loop on a
+denoiser one can reckon with.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ import struct
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.samplers.causal import Block, Window, make_stream_plan, refuse_partial_patches, seeded_draw, unroll
+from comfyui_fewstep.samplers.causal import (
+    Block,
+    Window,
+    make_stream_plan,
+    refuse_partial_patches,
+    seeded_draw,
+    unroll,
+)
 from comfyui_fewstep.samplers.plan import PlanError
 
 import mark_causal
@@ -32,7 +41,11 @@ def plan(record=CHUNKS, frames=6, **more):
 
 
 def test_a_clip_is_blocks_of_the_accelerators_own_size():
-    assert [(block.start, block.frames) for block in plan(frames=9).blocks] == [(0, 3), (3, 3), (6, 3)]
+    assert [(block.start, block.frames) for block in plan(frames=9).blocks] == [
+        (0, 3),
+        (3, 3),
+        (6, 3),
+    ]
     assert all(block.sigmas == FOUR for block in plan(frames=9).blocks)
     assert len(plan(FRAMES, frames=9).blocks) == 9
 
@@ -58,7 +71,8 @@ def test_a_given_first_frame_over_stands_alone():
 
 
 def test_given_frames_that_the_window_leaves_behind_are_not_read():
-    # 30 frames exist. A block of 3 in a window of 9 with 1 sink sees the 5 before it: from frame 25, which lies in block 24..26.
+    # 30 frames exist. A block of 3 in a window of 9 with 1 sink sees the 5 before it: from frame
+    # 25, which lies in block 24..26.
     long = plan(frames=33, given=30, window=Window(9, 1))
     assert [b.start for b in long.blocks] == [0, 24, 27, 30]
     # Without sinks it sees 6: from 24.
@@ -71,34 +85,70 @@ def test_every_causal_record_plans(record):
     made = plan(record, frames=4 * size, window=Window(2 * size + 1, 1))
     assert [b.frames for b in made.blocks] == [size] * 4
     for block in made.blocks:
-        assert block.sigmas[-1] == 0 and list(block.sigmas) == sorted(set(block.sigmas), reverse=True)
+        assert block.sigmas[-1] == 0 and list(block.sigmas) == sorted(
+            set(block.sigmas), reverse=True
+        )
 
 
-@pytest.mark.parametrize(("request_", "message"), [
-    ({"frames": 7}, "no whole number of blocks of 3. Set the video's length to 21 or 33"),
-    ({"frames": 2}, "Set the video's length to 9"),
-    ({"frames_per_block": 1}, "distilled to make 3 latent frames at a time, not 1. Set frames_per_block to 3"),
-    ({"given": 6}, "holds 6 of them, so nothing is left to be made. Make latent_image longer: length 33"),
-    ({"given": 2, "frames": 8}, "start_latent holds 2 latent frames; .* Cut it to 1"),
-    ({"given": 5, "frames": 8}, "Cut it to 3 or 4"),
-    ({"given": 1}, "The clip has 5 latent frames to be made after the 1 it starts with, .* Set the video's length to 13 or 25"),
-    ({"window": Window(2)}, r"window_frames is 2; it must hold the block being made \(3\), 3 latent frames at least"),
-    ({"window": Window(4, 2)}, "and the 2 of sink_frames, 5 latent frames at least"),
-    ({"window": Window(0, 2)}, "sink_frames is 2 and window_frames is 0"),
-    ({"record": None}, "No accelerator is attached to model"),
-    ({"record": CATALOG["wan21-t2v-lightx2v-4step"]}, "is not causal: .* Use the Few-Step Sampler"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"frames": 7}, "no whole number of blocks of 3. Set the video's length to 21 or 33"),
+        ({"frames": 2}, "Set the video's length to 9"),
+        (
+            {"frames_per_block": 1},
+            "distilled to make 3 latent frames at a time, not 1. Set frames_per_block to 3",
+        ),
+        (
+            {"given": 6},
+            "holds 6 of them, so nothing is left to be made. Make latent_image longer: length 33",
+        ),
+        ({"given": 2, "frames": 8}, "start_latent holds 2 latent frames; .* Cut it to 1"),
+        ({"given": 5, "frames": 8}, "Cut it to 3 or 4"),
+        (
+            {"given": 1},
+            (
+                "The clip has 5 latent frames to be made after the 1 it starts with, .* Set the"
+                " video's length to 13 or 25"
+            ),
+        ),
+        (
+            {"window": Window(2)},
+            (
+                r"window_frames is 2; it must hold the block being made \(3\), 3 latent frames at"
+                r" least"
+            ),
+        ),
+        ({"window": Window(4, 2)}, "and the 2 of sink_frames, 5 latent frames at least"),
+        ({"window": Window(0, 2)}, "sink_frames is 2 and window_frames is 0"),
+        ({"record": None}, "No accelerator is attached to model"),
+        (
+            {"record": CATALOG["wan21-t2v-lightx2v-4step"]},
+            "is not causal: .* Use the Few-Step Sampler",
+        ),
+    ],
+)
 def test_what_cannot_be_is_refused_in_words(request_, message):
     with pytest.raises(PlanError, match=message):
         plan(**request_)
 
 
-@pytest.mark.parametrize(("size", "patch", "message"), [
-    ((59, 104), (1, 2, 2), r"latent_image is 832 x 472 pixels, .* patches of 16 x 16. Set the height to 464 or 480.$"),
-    ((59, 105), (1, 2, 2), "Set the width to 832 or 848 and the height to 464 or 480"),
-    ((60, 1), (1, 2, 2), "Set the width to 16.$"),
-    ((60, 104), (1, 4, 3), "patches of 24 x 32. Set the width to 816 or 840"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "patch", "message"),
+    [
+        (
+            (59, 104),
+            (1, 2, 2),
+            (
+                r"latent_image is 832 x 472 pixels, .* patches of 16 x 16. Set the height to 464 or"
+                r" 480.$"
+            ),
+        ),
+        ((59, 105), (1, 2, 2), "Set the width to 832 or 848 and the height to 464 or 480"),
+        ((60, 1), (1, 2, 2), "Set the width to 16.$"),
+        ((60, 104), (1, 4, 3), "patches of 24 x 32. Set the width to 816 or 840"),
+    ],
+)
 def test_a_part_of_a_patch_is_refused_in_pixels(size, patch, message):
     with pytest.raises(PlanError, match=message):
         refuse_partial_patches(*size, patch, 8)
@@ -148,7 +198,7 @@ def draw_ones(block):
 def test_re_noising_by_hand():
     # x = 1·n = 1; x0 = 0.5; x = 0.5·0.5 + 0.5·1 = 0.75; x0 = 0.375.
     block = Block(0, 1, (1.0, 0.5, 0.0))
-    (made, latent), = unroll(Recorded(), [block], draw_ones)
+    ((made, latent),) = unroll(Recorded(), [block], draw_ones)
     assert made is block and latent.item() == 0.375
 
 
@@ -201,13 +251,20 @@ def test_marking_a_file_changes_its_header_alone(tmp_path):
     from safetensors.torch import load_file, safe_open, save_file
 
     tensors = {"blocks.0.x": torch.randn(3, 5), "head": torch.randn(7)}
-    save_file(tensors, tmp_path / "in.safetensors", {"title": "mine", "config": json.dumps({"vae": 1})})
+    save_file(
+        tensors, tmp_path / "in.safetensors", {"title": "mine", "config": json.dumps({"vae": 1})}
+    )
     mark_causal.mark(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
     marked = load_file(tmp_path / "out.safetensors")
-    assert marked.keys() == tensors.keys() and all(torch.equal(marked[name], tensors[name]) for name in tensors)
+    assert marked.keys() == tensors.keys() and all(
+        torch.equal(marked[name], tensors[name]) for name in tensors
+    )
     with safe_open(tmp_path / "out.safetensors", "pt") as file:
         assert file.metadata()["title"] == "mine"
-        assert json.loads(file.metadata()["config"]) == {"vae": 1, "transformer": {"causal_ar": True}}
+        assert json.loads(file.metadata()["config"]) == {
+            "vae": 1,
+            "transformer": {"causal_ar": True},
+        }
     start = struct.unpack("<Q", (tmp_path / "out.safetensors").read_bytes()[:8])[0]
     assert start % 8 == 0 and not (tmp_path / "out.partial").exists()
 
@@ -216,14 +273,20 @@ def test_a_pickle_of_the_training_code_is_converted(tmp_path):
     from safetensors.torch import load_file
 
     weights = {"model._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.x": torch.ones(2)}
-    torch.save({"generator": {"model.blocks.0.x": torch.zeros(2)}, "generator_ema": weights}, tmp_path / "in.pt")
+    torch.save(
+        {"generator": {"model.blocks.0.x": torch.zeros(2)}, "generator_ema": weights},
+        tmp_path / "in.pt",
+    )
     mark_causal.mark(tmp_path / "in.pt", tmp_path / "out.safetensors")
     assert torch.equal(load_file(tmp_path / "out.safetensors")["blocks.0.x"], torch.ones(2))
 
 
 def test_marking_refuses_other_names_and_existing_files(tmp_path):
     (tmp_path / "there.safetensors").touch()
-    for name, message in (("there.safetensors", "exists already"), ("model.pt", "must end in .safetensors")):
+    for name, message in (
+        ("there.safetensors", "exists already"),
+        ("model.pt", "must end in .safetensors"),
+    ):
         with pytest.raises(SystemExit, match=message):
             mark_causal.mark(tmp_path / "in.pt", tmp_path / name)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")

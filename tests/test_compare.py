@@ -1,4 +1,6 @@
-"""Figures, contact sheets, and the batch client's jobs, results and report page: everything that needs no server."""
+"""Figures, contact sheets, and the batch client's jobs, results and report page: everything that
+needs no server.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ PICTURE = png(IMAGE[0])
 
 def test_equal_pictures_are_equal() -> None:
     quality = compare(IMAGE, IMAGE.clone())
-    assert quality.psnr == math.inf and quality.ssim == pytest.approx(1.0) and quality.temporal is None
+    assert (
+        quality.psnr == math.inf and quality.ssim == pytest.approx(1.0) and quality.temporal is None
+    )
     assert ("PSNR", "equal") in quality.rows
 
 
@@ -79,9 +83,13 @@ def test_transparency_is_left_out_of_every_figure() -> None:
         assert compare(*pair) == compare(pair[0][..., :3], pair[1][..., :3])
 
 
-@pytest.mark.parametrize(("candidate", "words"), [
-    (IMAGE[:, :40], "64 x 48 and candidate 64 x 40"), (CLIP, "1 frames and candidate 5"),
-])
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (IMAGE[:, :40], "64 x 48 and candidate 64 x 40"),
+        (CLIP, "1 frames and candidate 5"),
+    ],
+)
 def test_unlike_pictures_are_refused(candidate, words) -> None:
     with pytest.raises(ValueError, match=words):
         compare(IMAGE, candidate)
@@ -112,7 +120,9 @@ def test_lpips_is_measured_with_weights_on_disk(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = metrics.lpips_weights()
     path.parent.mkdir(parents=True)
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)  # random: what it says does not matter here
+    torch.save(
+        torchvision.models.alexnet(weights=None).state_dict(), path
+    )  # random: what it says does not matter here
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: pytest.fail("a download"))
     picture = torch.rand(1, 64, 64, 3)
     assert compare(picture, picture.clone()).lpips == pytest.approx(0.0, abs=1e-6)
@@ -128,9 +138,15 @@ def test_without_torchmetrics_it_says_what_to_install(monkeypatch) -> None:
 # ---------------------------------------------------------------- the sheet
 
 
-@pytest.mark.parametrize("images", [IMAGE, CLIP, CLIP[:2], torch.rand(1, 1200, 300, 3)], ids=["one", "five", "two", "tall"])
+@pytest.mark.parametrize(
+    "images",
+    [IMAGE, CLIP, CLIP[:2], torch.rand(1, 1200, 300, 3)],
+    ids=["one", "five", "two", "tall"],
+)
 def test_a_sheet_is_a_picture_of_both(images) -> None:
-    drawn = sheet.contact_sheet(images, images * 0.9, Quality(20.0, 0.9, None, None), ("a $ b", "<c>"))
+    drawn = sheet.contact_sheet(
+        images, images * 0.9, Quality(20.0, 0.9, None, None), ("a $ b", "<c>")
+    )
     assert drawn.ndim == 4 and drawn.shape[0] == 1 and drawn.shape[3] == 3
     assert drawn.min() >= 0 and drawn.max() <= 1
     assert drawn.shape[2] >= sheet.LEAST_WIDTH
@@ -145,14 +161,20 @@ def test_a_large_picture_is_shown_small_and_a_small_one_large() -> None:
 # ---------------------------------------------------------------- jobs
 
 
-WORKFLOW = batch.Workflow("fast", {
-    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a"}},
-    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "old", "clip": ["1", 1]}},
-    "3": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["2", 0], "guidance": 3.5}},
-    "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["1", 1]}},
-    "5": {"class_type": "KSampler", "inputs": {"seed": 7, "positive": ["3", 0], "negative": ["4", 0], "model": ["1", 0]}},
-    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
-})
+WORKFLOW = batch.Workflow(
+    "fast",
+    {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a"}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "old", "clip": ["1", 1]}},
+        "3": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["2", 0], "guidance": 3.5}},
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["1", 1]}},
+        "5": {
+            "class_type": "KSampler",
+            "inputs": {"seed": 7, "positive": ["3", 0], "negative": ["4", 0], "model": ["1", 0]},
+        },
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
+    },
+)
 
 
 def test_prompt_and_seed_are_set_where_they_belong() -> None:
@@ -164,33 +186,52 @@ def test_prompt_and_seed_are_set_where_they_belong() -> None:
 
 def test_a_prompt_and_a_seed_that_come_from_other_nodes_are_set_there() -> None:
     # tests/host/test_compare.py asks the host whether its nodes have these inputs.
-    nodes = {**WORKFLOW.prompt, "2": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["1", 1]}},
-             "5": {"class_type": "KSampler", "inputs": {"seed": ["10", 0], "positive": ["3", 0]}},
-             "9": {"class_type": "PrimitiveString", "inputs": {"value": "old"}},
-             "10": {"class_type": "PrimitiveInt", "inputs": {"value": 7}},
-             "11": {"class_type": "PrimitiveString", "inputs": {"value": "a folder"}},
-             "12": {"class_type": "PrimitiveInt", "inputs": {"value": 8}}}
+    nodes = {
+        **WORKFLOW.prompt,
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["1", 1]}},
+        "5": {"class_type": "KSampler", "inputs": {"seed": ["10", 0], "positive": ["3", 0]}},
+        "9": {"class_type": "PrimitiveString", "inputs": {"value": "old"}},
+        "10": {"class_type": "PrimitiveInt", "inputs": {"value": 7}},
+        "11": {"class_type": "PrimitiveString", "inputs": {"value": "a folder"}},
+        "12": {"class_type": "PrimitiveInt", "inputs": {"value": 8}},
+    }
     prompt = batch.filled(batch.Workflow("x", nodes), "new", 99)
-    assert [prompt[node]["inputs"]["value"] for node in ("9", "10", "11", "12")] == ["new", 99, "a folder", 8]
+    assert [prompt[node]["inputs"]["value"] for node in ("9", "10", "11", "12")] == [
+        "new",
+        99,
+        "a folder",
+        8,
+    ]
 
 
 def test_every_text_of_an_encoder_is_set_also_one_that_comes_from_elsewhere() -> None:
-    nodes = {**WORKFLOW.prompt, "2": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "old", "text_l": ["9", 0]}},
-             "9": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}}}
+    nodes = {
+        **WORKFLOW.prompt,
+        "2": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "old", "text_l": ["9", 0]}},
+        "9": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}},
+    }
     assert batch.text_inputs(batch.Workflow("x", nodes)) == [("2", "text_g"), ("9", "value")]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem
+)
 def test_every_shipped_workflow_that_takes_a_prompt_can_be_run_in_a_batch(path) -> None:
     workflow = batch.read_workflow(path)
     filled = batch.filled(workflow, "a test", 123)
     assert "a test" in json.dumps(filled) and "123" in json.dumps(filled)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"5": {"class_type": "KSampler", "inputs": {"seed": ["1", 0], "positive": ["3", 0]}}}, "no seed to set"),
-    ({"5": {"class_type": "KSampler", "inputs": {"seed": 7}}}, "no prompt to set"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"5": {"class_type": "KSampler", "inputs": {"seed": ["1", 0], "positive": ["3", 0]}}},
+            "no seed to set",
+        ),
+        ({"5": {"class_type": "KSampler", "inputs": {"seed": 7}}}, "no prompt to set"),
+    ],
+)
 def test_a_workflow_without_a_place_for_them_is_refused(change, words) -> None:
     with pytest.raises(batch.BatchError, match=words):
         batch.filled(batch.Workflow("x", {**WORKFLOW.prompt, **change}), "new", 1)
@@ -199,12 +240,18 @@ def test_a_workflow_without_a_place_for_them_is_refused(change, words) -> None:
 def test_a_job_has_the_same_name_every_time_and_another_for_anything_else() -> None:
     first = batch.make_job(WORKFLOW, "a", 1)
     assert first.id == batch.make_job(WORKFLOW, "a", 1).id
-    others = [batch.make_job(WORKFLOW, "b", 1), batch.make_job(WORKFLOW, "a", 2),
-              batch.make_job(batch.Workflow("slow", WORKFLOW.prompt), "a", 1)]
+    others = [
+        batch.make_job(WORKFLOW, "b", 1),
+        batch.make_job(WORKFLOW, "a", 2),
+        batch.make_job(batch.Workflow("slow", WORKFLOW.prompt), "a", 1),
+    ]
     assert len({first.id, *(job.id for job in others)}) == 4
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host", "javascript:alert(1)", "127.0.0.1:8188", "http://", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://host", "javascript:alert(1)", "127.0.0.1:8188", "http://", ""],
+)
 def test_only_web_addresses_are_servers(url) -> None:
     with pytest.raises(batch.BatchError, match=r"http://127\.0\.0\.1:8188"):
         batch.checked_url(url)
@@ -214,9 +261,15 @@ def test_web_addresses_are_servers() -> None:
     assert batch.checked_url("https://gpu.example:8188/") == "https://gpu.example:8188"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("{", "cannot be read as JSON"), ('{"nodes": []}', "Export"), ("[]", "API format"), ('{"1": {}}', "API format"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"nodes": []}', "Export"),
+        ("[]", "API format"),
+        ('{"1": {}}', "API format"),
+    ],
+)
 def test_a_file_that_is_no_workflow_is_refused(tmp_path, text, words) -> None:
     path = tmp_path / "w.json"
     path.write_text(text)
@@ -224,9 +277,17 @@ def test_a_file_that_is_no_workflow_is_refused(tmp_path, text, words) -> None:
         batch.read_workflow(path)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [
-    ("a.png", ".png"), ("../../etc/passwd", ""), ("..\\..\\x.PNG", ".png"), ("a.png/../../b.sh", ""), ("x.html", ""), ("", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("a.png", ".png"),
+        ("../../etc/passwd", ""),
+        ("..\\..\\x.PNG", ".png"),
+        ("a.png/../../b.sh", ""),
+        ("x.html", ""),
+        ("", ""),
+    ],
+)
 def test_a_servers_file_names_are_read_for_their_ending_alone(name, suffix) -> None:
     assert batch.suffix_of(name) == suffix
 
@@ -236,21 +297,35 @@ def test_what_a_server_sends_is_kept_under_our_own_name(servers, tmp_path) -> No
     job = batch.make_job(WORKFLOW, "a", 1)
     result = run(server, job, batch.Store(tmp_path / "out"))
     assert result.files == (f"{job.id}.0.png",) and result.seconds == 2.5
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [f"out/results/{job.id}.0.png"]
+    assert [
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    ] == [f"out/results/{job.id}.0.png"]
 
 
 def test_a_run_answered_from_the_cache_has_no_seconds() -> None:
-    entry = {"status": {"messages": [["execution_start", {"timestamp": 0}], ["execution_cached", {"nodes": ["5"]}],
-                                     ["execution_success", {"timestamp": 5}]]}}
+    entry = {
+        "status": {
+            "messages": [
+                ["execution_start", {"timestamp": 0}],
+                ["execution_cached", {"nodes": ["5"]}],
+                ["execution_success", {"timestamp": 5}],
+            ]
+        }
+    }
     assert batch.seconds_of(entry, batch.make_job(WORKFLOW, "a", 1)) is None
 
 
 def test_a_cached_noise_node_is_no_cached_run() -> None:
-    # SamplerCustomAdvanced: with another prompt and the same seed, RandomNoise stays cached and the sampler runs.
+    # SamplerCustomAdvanced: with another prompt and the same seed, RandomNoise stays cached and the
+    # sampler runs.
     inputs = {"noise": ["8", 0], "guider": ["9", 0], "latent_image": ["7", 0]}
-    job = replace(batch.make_job(WORKFLOW, "a", 1), prompt={
-        "8": {"class_type": "RandomNoise", "inputs": {"noise_seed": 1}},
-        "5": {"class_type": "SamplerCustomAdvanced", "inputs": inputs}})
+    job = replace(
+        batch.make_job(WORKFLOW, "a", 1),
+        prompt={
+            "8": {"class_type": "RandomNoise", "inputs": {"noise_seed": 1}},
+            "5": {"class_type": "SamplerCustomAdvanced", "inputs": inputs},
+        },
+    )
     messages = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": 5000}]]
     for cached, seconds in ((["8"], 5.0), (["8", "5"], None)):
         entry = {"status": {"messages": [*messages, ["execution_cached", {"nodes": cached}]]}}
@@ -285,9 +360,13 @@ def test_a_job_of_a_server_that_is_gone_is_run_by_another(monkeypatch, tmp_path)
 
     jobs = batch.make_jobs([WORKFLOW], ["a", "b"], [1, 2])
     monkeypatch.setattr(batch, "run_job", run_job)
-    outcome = batch.run_all(jobs, ["http://dies", "http://lives"], batch.Store(tmp_path), lambda line: None)
+    outcome = batch.run_all(
+        jobs, ["http://dies", "http://lives"], batch.Store(tmp_path), lambda line: None
+    )
     assert (outcome.done, outcome.failed, outcome.left, outcome.gone) == (4, 0, 0, ("http://dies",))
-    assert sorted(id for url, id in taken if url == "http://lives") == sorted(job.id for job in jobs)
+    assert sorted(id for url, id in taken if url == "http://lives") == sorted(
+        job.id for job in jobs
+    )
 
 
 def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
@@ -296,7 +375,9 @@ def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(batch, "run_job", run_job)
     jobs = batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
-    outcome = batch.run_all(jobs, ["http://a", "http://b"], batch.Store(tmp_path), lambda line: None)
+    outcome = batch.run_all(
+        jobs, ["http://a", "http://b"], batch.Store(tmp_path), lambda line: None
+    )
     assert (outcome.done, outcome.left, sorted(outcome.gone)) == (0, 3, ["http://a", "http://b"])
 
 
@@ -304,7 +385,9 @@ def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
 
 
 class Answers(BaseHTTPRequestHandler):
-    """The part of ComfyUI's HTTP API that the batch client uses. `trouble` of the server may answer in its place."""
+    """The part of ComfyUI's HTTP API that the batch client uses. `trouble` of the server may answer
+    in its place.
+    """
 
     server: StandIn
 
@@ -315,7 +398,14 @@ class Answers(BaseHTTPRequestHandler):
         if kind == "view":
             self.answer(PICTURE)
         else:
-            self.answer(json.dumps({"history": self.server.history, "queue": {"queue_running": [], "queue_pending": []}}.get(kind, {})))
+            self.answer(
+                json.dumps(
+                    {
+                        "history": self.server.history,
+                        "queue": {"queue_running": [], "queue_pending": []},
+                    }.get(kind, {})
+                )
+            )
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -338,14 +428,23 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class StandIn(ThreadingHTTPServer):
-    """Finishes every job at once, having saved one picture. trouble: answers a request itself and says so, or leaves it to the rest."""
+    """Finishes every job at once, having saved one picture. trouble: answers a request itself and
+    says so, or leaves it to the rest.
+    """
 
     def __init__(self, trouble: Callable[[Answers], bool], filename: str):
         super().__init__(("127.0.0.1", 0), Answers)
         self.trouble, self.queued, self.history = trouble, 0, {}
-        messages = [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]
-        self.entry = {"outputs": {"6": {"images": [{"filename": filename, "subfolder": "/etc", "type": "output"}]}},
-                      "status": {"status_str": "success", "messages": messages}}
+        messages = [
+            ["execution_start", {"timestamp": 1000}],
+            ["execution_success", {"timestamp": 3500}],
+        ]
+        self.entry = {
+            "outputs": {
+                "6": {"images": [{"filename": filename, "subfolder": "/etc", "type": "output"}]}
+            },
+            "status": {"status_str": "success", "messages": messages},
+        }
 
     @property
     def url(self) -> str:
@@ -358,7 +457,9 @@ def servers(monkeypatch) -> Iterator[Callable[..., StandIn]]:
     monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
     started: list[StandIn] = []
 
-    def start(trouble: Callable[[Answers], bool] = lambda request: False, filename: str = "a.png") -> StandIn:
+    def start(
+        trouble: Callable[[Answers], bool] = lambda request: False, filename: str = "a.png"
+    ) -> StandIn:
         started.append(server := StandIn(trouble, filename))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
@@ -393,30 +494,48 @@ def cut_short(request: Answers) -> None:
 
 
 def killed(request: Answers) -> None:
-    """The job kills its server, and whoever watches over the server starts it again: it answers and has forgotten the job."""
+    """The job kills its server, and whoever watches over the server starts it again: it answers and
+    has forgotten the job.
+    """
     request.server.history.clear()
     request.answer("{}")
 
 
-@pytest.mark.parametrize(("path", "answer"), [
-    ("/view", cut_short), ("/history", killed),
-    *((path, lambda request, code=code: request.answer("away", code)) for path in ("/view", "/history", "/prompt")
-      for code in (502, 503, 504)),
-])
-def test_a_server_that_was_away_for_a_moment_is_waited_for_and_the_job_done(servers, tmp_path, path, answer) -> None:
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/view", cut_short),
+        ("/history", killed),
+        *(
+            (path, lambda request, code=code: request.answer("away", code))
+            for path in ("/view", "/history", "/prompt")
+            for code in (502, 503, 504)
+        ),
+    ],
+)
+def test_a_server_that_was_away_for_a_moment_is_waited_for_and_the_job_done(
+    servers, tmp_path, path, answer
+) -> None:
     job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
     result = run(servers(times(1, path, answer)), job, store)
     assert (result.error, result.restarts, result.is_first) == ("", 1, True)
     assert (store.results / result.files[0]).read_bytes() == PICTURE
 
 
-def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(servers, tmp_path) -> None:
+def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(
+    servers, tmp_path
+) -> None:
     # Killed at each of the first three runs, seen by two requests for the history each.
     server = servers(times(6, "/history", killed))
     jobs, store = batch.make_jobs([WORKFLOW], ["deadly", "harmless"], [1]), batch.Store(tmp_path)
     outcome = batch.run_all(jobs, [server.url], store, lambda line: None, 60.0)
     assert (outcome.done, outcome.failed, outcome.left) == (1, 1, 0) and server.queued == 4
-    assert store.read(jobs[0]).error.startswith("the server stopped answering 3 times during this job: ") and not store.read(jobs[1]).error
+    assert (
+        store.read(jobs[0]).error.startswith(
+            "the server stopped answering 3 times during this job: "
+        )
+        and not store.read(jobs[1]).error
+    )
 
 
 def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
@@ -425,7 +544,9 @@ def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
     assert result.error == "HTTP 404 from the server"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's own")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="a device that is always full is Linux's own"
+)
 def test_a_full_disk_ends_the_run_and_says_so(servers, tmp_path, capsys) -> None:
     server, arguments = servers(), command_line(tmp_path, ["a", "b"])
     store = batch.Store(tmp_path / "out")
@@ -446,15 +567,32 @@ def command_line(folder: Path, prompts: list[str]) -> list[str]:
     """Of one workflow, w, and these prompts, without a server."""
     (folder / "w.json").write_text(json.dumps(WORKFLOW.prompt))
     (folder / "p.txt").write_text("\n".join(prompts) + "\n")
-    return ["--workflow", str(folder / "w.json"), "--prompts", str(folder / "p.txt"), "--out", str(folder / "out")]
+    return [
+        "--workflow",
+        str(folder / "w.json"),
+        "--prompts",
+        str(folder / "p.txt"),
+        "--out",
+        str(folder / "out"),
+    ]
 
 
 def test_a_python_without_torch_is_told_before_anything_runs(tmp_path) -> None:
     # -S: without the site-packages, so without everything that is not Python's own.
-    command = [sys.executable, "-S", str(ROOT / "benchmarks" / "compare.py"), "--server", "http://127.0.0.1:9"]
-    ended = subprocess.run([*command, *command_line(tmp_path, ["a"])], capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-S",
+        str(ROOT / "benchmarks" / "compare.py"),
+        "--server",
+        "http://127.0.0.1:9",
+    ]
+    ended = subprocess.run(
+        [*command, *command_line(tmp_path, ["a"])], capture_output=True, text=True, timeout=600
+    )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("compare: torch, torchvision, torchmetrics, matplotlib, PIL cannot be imported")
+    assert ended.stderr.startswith(
+        "compare: torch, torchvision, torchmetrics, matplotlib, PIL cannot be imported"
+    )
     assert "requirements.txt" in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
 
@@ -467,7 +605,9 @@ def done(store, job, *images, **more) -> None:
     names = tuple(f"{job.id}.{number}.png" for number in range(len(images)))
     for name, image in zip(names, images):
         store.write_bytes(name, image if isinstance(image, bytes) else png(image))
-    store.write(batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=names, **more))
+    store.write(
+        batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=names, **more)
+    )
 
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
@@ -480,10 +620,23 @@ def written(tmp_path) -> tuple[str, str]:
     jobs = batch.make_jobs([slow, WORKFLOW], [NASTY, "=1+1"], [1, 2])
     for number, job in enumerate(jobs[:6]):
         fast = job.workflow == "fast"
-        done(store, job, IMAGE[0] * (0.9 if fast else 1.0), seconds=(1.0 if fast else 10.0) + number, evaluations=4.0 if fast else 100.0,
-             sampling_seconds=1.0, is_first=number in (0, 4))
-    store.write(batch.Result(jobs[6].id, "fast", jobs[6].text, 1, "http://a", error="KSampler: <i>out of memory</i>"))
-    page = report_page.write(store, jobs, ["slow<b>", "fast"], 2.0, batch.Outcome(6, 1, 1, ("http://gone<",))).page
+        done(
+            store,
+            job,
+            IMAGE[0] * (0.9 if fast else 1.0),
+            seconds=(1.0 if fast else 10.0) + number,
+            evaluations=4.0 if fast else 100.0,
+            sampling_seconds=1.0,
+            is_first=number in (0, 4),
+        )
+    store.write(
+        batch.Result(
+            jobs[6].id, "fast", jobs[6].text, 1, "http://a", error="KSampler: <i>out of memory</i>"
+        )
+    )
+    page = report_page.write(
+        store, jobs, ["slow<b>", "fast"], 2.0, batch.Outcome(6, 1, 1, ("http://gone<",))
+    ).page
     return page.read_text(encoding="utf-8"), (tmp_path / "results.csv").read_text(encoding="utf-8")
 
 
@@ -496,7 +649,7 @@ def test_the_page_escapes_what_people_and_servers_wrote(tmp_path) -> None:
 
 def test_the_page_is_self_contained_and_tells_what_is_missing(tmp_path) -> None:
     page, _ = written(tmp_path)
-    assert "src=\"http" not in page and "href" not in page and "default-src 'none'" in page
+    assert 'src="http' not in page and "href" not in page and "default-src 'none'" in page
     assert page.count("data:image/webp;base64,") == 2 + 2  # two plots, two contact sheets
     assert "6 of 8 jobs done" in page and "1 failed" in page and "1 not run" in page
 
@@ -519,9 +672,15 @@ def test_the_table_holds_every_job_and_no_formula(tmp_path) -> None:
 
 BAD_OUTPUTS = {
     "no picture": ((b"<html>502</html>",), "cannot be read (UnidentifiedImageError"),
-    "cut short": ((PICTURE[: len(PICTURE) // 2],), "cannot be read (OSError: image file is truncated"),
+    "cut short": (
+        (PICTURE[: len(PICTURE) // 2],),
+        "cannot be read (OSError: image file is truncated",
+    ),
     "deleted": ((), "results/gone.png is gone; the same command makes it again"),
-    "two sizes": ((IMAGE[0], IMAGE[0][:40]), "fast saved several sizes, 64 x 40 and 64 x 48: leave it one save node"),
+    "two sizes": (
+        (IMAGE[0], IMAGE[0][:40]),
+        "fast saved several sizes, 64 x 40 and 64 x 48: leave it one save node",
+    ),
 }
 
 
@@ -555,7 +714,9 @@ def test_a_job_whose_result_was_deleted_is_run_again(tmp_path) -> None:
 def test_the_price_is_of_each_picture_that_was_saved(tmp_path) -> None:
     store, (job,) = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1])
     done(store, job, *[IMAGE[0]] * 4, seconds=36.0)
-    page = report_page.write(store, [job], ["fast"], 2.0, batch.Outcome(1, 0, 0, ())).page.read_text(encoding="utf-8")
+    page = report_page.write(
+        store, [job], ["fast"], 2.0, batch.Outcome(1, 0, 0, ())
+    ).page.read_text(encoding="utf-8")
     # 36 s at 2 an hour are 0.02, for four pictures.
     assert "<td>0.005</td>" in page
     (row,) = csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8")))
@@ -566,7 +727,9 @@ def test_a_server_that_came_back_is_told_on_the_page_of_every_later_call(tmp_pat
     store, jobs = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
     for job, restarts in zip(jobs, (0, 1, 2)):
         done(store, job, IMAGE[0], restarts=restarts)
-    page = report_page.write(store, jobs, ["fast"], 0.0, batch.Outcome(0, 0, 0, ())).page.read_text(encoding="utf-8")
+    page = report_page.write(store, jobs, ["fast"], 0.0, batch.Outcome(0, 0, 0, ())).page.read_text(
+        encoding="utf-8"
+    )
     assert "servers that stopped answering during a job and came back: http://a 3 times." in page
     assert "The same command again" not in page  # nothing is missing
 
@@ -577,14 +740,28 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert report_page.percentile([3.0], 0.9) == 3.0
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--server", "file:///x"], ["--server", "http://a", "--workflow", "missing.json"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--server", "file:///x"],
+        ["--server", "http://a", "--workflow", "missing.json"],
+    ],
+)
 def test_a_wrong_request_is_refused_before_anything_runs(tmp_path, capsys, arguments) -> None:
     workflow, prompts = tmp_path / "w.json", tmp_path / "p.txt"
     workflow.write_text(json.dumps(WORKFLOW.prompt))
     prompts.write_text("a\n")
-    code = program.main([*arguments, "--workflow", str(workflow), "--prompts", str(prompts), "--out", str(tmp_path / "out")])
+    code = program.main(
+        [
+            *arguments,
+            "--workflow",
+            str(workflow),
+            "--prompts",
+            str(prompts),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert code == 2 and "compare:" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -595,8 +772,20 @@ def test_a_server_that_is_not_there_loses_nothing_and_is_reported(tmp_path, caps
     prompts.write_text("a\n\nb\n")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and never listened on
-        code = program.main(["--server", f"http://127.0.0.1:{nobody.getsockname()[1]}", "--workflow", str(workflow),
-                             "--prompts", str(prompts), "--wait", "0", "--out", str(tmp_path / "out")])
+        code = program.main(
+            [
+                "--server",
+                f"http://127.0.0.1:{nobody.getsockname()[1]}",
+                "--workflow",
+                str(workflow),
+                "--prompts",
+                str(prompts),
+                "--wait",
+                "0",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert code == 1
     assert "2 not run" in capsys.readouterr().err
     assert "2 not run" in (tmp_path / "out" / "report.html").read_text()

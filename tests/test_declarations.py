@@ -1,4 +1,6 @@
-"""A user's own accelerators: what a declaration may say, what it becomes, and that nothing in it can break the pack."""
+"""A user's own accelerators: what a declaration may say, what it becomes, and that nothing in it
+can break the pack.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
 
-MINIMAL = {"file": "my_lora.safetensors", "base": "SDXL", "steps": [4], "schedule": {"type": "trailing"}, "sampler": "euler"}
+MINIMAL = {
+    "file": "my_lora.safetensors",
+    "base": "SDXL",
+    "steps": [4],
+    "schedule": {"type": "trailing"},
+    "sampler": "euler",
+}
 
 
 def parse(changes=(), name="my-lora.fewstep.json", without=()):
-    entries = {key: value for key, value in {**MINIMAL, **dict(changes)}.items() if key not in without}
+    entries = {
+        key: value for key, value in {**MINIMAL, **dict(changes)}.items() if key not in without
+    }
     return parse_declaration(json.dumps(entries), name)
 
 
@@ -58,25 +68,59 @@ def refused(changes=(), **options) -> str:
 def test_the_shortest_declaration_is_an_accelerator():
     record = parse()
     assert isinstance(record, Accelerator)
-    assert (record.id, record.bases, record.steps, record.default_steps) == ("my-lora", (Base.SDXL,), (4,), 4)
-    assert (record.schedule, record.solver, record.cfg, record.strength) == (Trailing(), Solver.EULER, 1.0, 1.0)
+    assert (record.id, record.bases, record.steps, record.default_steps) == (
+        "my-lora",
+        (Base.SDXL,),
+        (4,),
+        4,
+    )
+    assert (record.schedule, record.solver, record.cfg, record.strength) == (
+        Trailing(),
+        Solver.EULER,
+        1.0,
+        1.0,
+    )
     assert record.kind is Kind.LORA and record.files[0].name == "my_lora.safetensors"
     assert record.files[0].url == "" and str(record.licence).startswith("unknown")
     assert make_plan(record, 0, 1.0, scaled_linear_sigma).steps == 4
 
 
 def test_everything_that_can_be_declared():
-    record = parse({
-        "file": ["a.safetensors", "folder/b.safetensors"], "base": ["wan_t2v", "Wan 2.1 VACE"], "steps": [8, 4], "default_steps": 8,
-        "schedule": {"type": "shifted", "shift": 3}, "sampler": "lcm", "kind": "LoRA", "cfg": 2, "strength": -0.5,
-        "missing_alpha": 8, "noise_clip": 2.5, "expert": "low", "boundary": 0.9, "words": ["mine|ours", "fast"],
-        "licence": {"name": "CC0", "commercial": True, "note": "do as you like"}, "family": "Mine", "source": "me", "notes": ["a", "b"],
-        "embedded_guidance": 3.5, "parameterization": "native",
-    })  # fmt: skip
-    assert record.bases == (Base.WAN_T2V, Base.WAN_VACE) and record.steps == (4, 8) and record.default_steps == 8
+    record = parse(
+        {
+            "file": ["a.safetensors", "folder/b.safetensors"],
+            "base": ["wan_t2v", "Wan 2.1 VACE"],
+            "steps": [8, 4],
+            "default_steps": 8,
+            "schedule": {"type": "shifted", "shift": 3},
+            "sampler": "lcm",
+            "kind": "LoRA",
+            "cfg": 2,
+            "strength": -0.5,
+            "missing_alpha": 8,
+            "noise_clip": 2.5,
+            "expert": "low",
+            "boundary": 0.9,
+            "words": ["mine|ours", "fast"],
+            "licence": {"name": "CC0", "commercial": True, "note": "do as you like"},
+            "family": "Mine",
+            "source": "me",
+            "notes": ["a", "b"],
+            "embedded_guidance": 3.5,
+            "parameterization": "native",
+        }
+    )
+    assert (
+        record.bases == (Base.WAN_T2V, Base.WAN_VACE)
+        and record.steps == (4, 8)
+        and record.default_steps == 8
+    )
     assert record.expert is Expert.LOW_NOISE and record.boundary == 0.9
     assert record.licence == Licence("CC0", True, "do as you like")
-    assert record.name_words == ("mine|ours", "fast") and [file.name for file in record.files] == ["a.safetensors", "b.safetensors"]
+    assert record.name_words == ("mine|ours", "fast") and [file.name for file in record.files] == [
+        "a.safetensors",
+        "b.safetensors",
+    ]
     assert set(ENTRIES) >= set(REQUIRED)
 
 
@@ -85,20 +129,43 @@ def test_everything_that_can_be_declared():
     [
         ({"type": "trailing"}, Trailing(), {}),
         ({"type": "lcm"}, ConsistencyGrid(50), {"sampler": "lcm", "parameterization": "lcm"}),
-        ({"type": "lcm", "original_steps": 100}, ConsistencyGrid(100), {"sampler": "tcd", "gamma": 0.3}),
-        ({"type": "timesteps", "timesteps": [999, 899, 799, 699]}, FirstTimesteps((999, 899, 799, 699)), {}),
+        (
+            {"type": "lcm", "original_steps": 100},
+            ConsistencyGrid(100),
+            {"sampler": "tcd", "gamma": 0.3},
+        ),
+        (
+            {"type": "timesteps", "timesteps": [999, 899, 799, 699]},
+            FirstTimesteps((999, 899, 799, 699)),
+            {},
+        ),
         ({"type": "shifted", "shift": 5}, ShiftedFlow(5.0), {"base": "flux"}),
         ({"type": "normal", "shift": 3}, HostSpacedFlow(3.0, "normal"), {"base": "hidream"}),
-        ({"type": "sgm_uniform", "shift": 3}, HostSpacedFlow(3.0, "sgm_uniform"), {"base": "boogu"}),
+        (
+            {"type": "sgm_uniform", "shift": 3},
+            HostSpacedFlow(3.0, "sgm_uniform"),
+            {"base": "boogu"},
+        ),
         ({"type": "flux"}, FluxFlow(0.5, 1.15), {"base": "flux"}),
         ({"type": "flux2"}, Flux2Flow(), {"base": "flux2"}),
-        ({"type": "two_clocks", "video_shift": 6, "audio_shift": 3}, TwoClockFlow(6.0, 3.0), {"base": "minimax_h3"}),
+        (
+            {"type": "two_clocks", "video_shift": 6, "audio_shift": 3},
+            TwoClockFlow(6.0, 3.0),
+            {"base": "minimax_h3"},
+        ),
         ({"type": "rcm", "sigma_max": 80}, TrigFlow(80.0), {"base": "wan_t2v"}),
-        ({"type": "sigmas", "sigmas": [1, 0.9, 0.5, 0.2, 0]}, LiteralSigmas(((1.0, 0.9, 0.5, 0.2),)), {"base": "ltxav"}),
-        ({"type": "sigmas", "sigmas": [[1, 0.9, 0.5, 0.2], [1, 0.5]]}, LiteralSigmas(((1.0, 0.9, 0.5, 0.2), (1.0, 0.5))),
-         {"base": "ltxav", "steps": [2, 4]}),
+        (
+            {"type": "sigmas", "sigmas": [1, 0.9, 0.5, 0.2, 0]},
+            LiteralSigmas(((1.0, 0.9, 0.5, 0.2),)),
+            {"base": "ltxav"},
+        ),
+        (
+            {"type": "sigmas", "sigmas": [[1, 0.9, 0.5, 0.2], [1, 0.5]]},
+            LiteralSigmas(((1.0, 0.9, 0.5, 0.2), (1.0, 0.5))),
+            {"base": "ltxav", "steps": [2, 4]},
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_kind_of_schedule(declared, schedule, more):
     assert parse({"schedule": declared, **more}).schedule == schedule
 
@@ -111,13 +178,20 @@ def test_gamma_is_one_number_or_one_for_each_step_count():
 
 
 def test_a_full_model_can_be_declared():
-    record = parse({"kind": "full model", "file": "mine_turbo.safetensors", "parameterization": "x0"})
+    record = parse(
+        {"kind": "full model", "file": "mine_turbo.safetensors", "parameterization": "x0"}
+    )
     assert record.kind is Kind.MODEL and record.parameterization is Parameterization.X0
 
 
 @pytest.mark.parametrize(
     ("name", "id"),
-    [("x.fewstep.json", "x"), ("A Folder/My LoRA_v2.1.fewstep.json", "my-lora-v2-1"), ("a\\b.fewstep.json", "b"), (".fewstep.json", "")],
+    [
+        ("x.fewstep.json", "x"),
+        ("A Folder/My LoRA_v2.1.fewstep.json", "my-lora-v2-1"),
+        ("a\\b.fewstep.json", "b"),
+        (".fewstep.json", ""),
+    ],
 )
 def test_the_id_is_what_the_file_name_spells(name, id):
     assert id_of(name) == id
@@ -140,10 +214,16 @@ def test_the_id_is_what_the_file_name_spells(name, id):
         ({"sampler": "tcd", "gamma": 0.3}, "TCD has the grid of a consistency model"),
         ({"schedule": "trailing"}, "schedule must be an object"),
         ({"schedule": {"type": "shifted"}}, "schedule needs shift"),
-        ({"schedule": {"type": "shifted", "shift": "5"}}, "shift must be a number from 0.01 to 100"),
+        (
+            {"schedule": {"type": "shifted", "shift": "5"}},
+            "shift must be a number from 0.01 to 100",
+        ),
         ({"schedule": {"type": "shifted", "shift": 5}}, "go with Stable Diffusion"),
         ({"schedule": {"type": "trailing", "shift": 5}}, "no setting of this schedule"),
-        ({"schedule": {"type": "sigmas", "sigmas": [0.5, 1]}}, "must fall from each value to the next"),
+        (
+            {"schedule": {"type": "sigmas", "sigmas": [0.5, 1]}},
+            "must fall from each value to the next",
+        ),
         ({"schedule": {"type": "sigmas", "sigmas": [0]}}, "more than the closing 0"),
         ({"schedule": {"type": "sigmas", "sigmas": [[1], [1]]}}, "two are of one length"),
         ({"schedule": {"type": "sigmas", "sigmas": [1, 0.5]}}, "the schedule has every step count"),
@@ -170,18 +250,28 @@ def test_what_is_wrong_is_named_with_what_was_expected(changes, message):
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_what_is_missing_is_named(name):
-    assert f"{name} is missing; every declaration needs file, base, steps, schedule, sampler" in refused(without=(name,))
+    assert (
+        f"{name} is missing; every declaration needs file, base, steps, schedule, sampler"
+        in refused(without=(name,))
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not JSON"), ("{", "not JSON"), ("[]", "must be an object"), ("null", "must be an object"), ("1", "must be an object"),
-        ('{"cfg": NaN}', "NaN is not a number"), ('{"cfg": Infinity}', "Infinity is not a number"), ('{"cfg": 1, "cfg": 2}', "twice"),
-        ("[" * 30000, "nested too deeply|not JSON"), ('{"cfg": ' + "9" * 5000 + "}", "cannot be read"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "must be an object"),
+        ("null", "must be an object"),
+        ("1", "must be an object"),
+        ('{"cfg": NaN}', "NaN is not a number"),
+        ('{"cfg": Infinity}', "Infinity is not a number"),
+        ('{"cfg": 1, "cfg": 2}', "twice"),
+        ("[" * 30000, "nested too deeply|not JSON"),
+        ('{"cfg": ' + "9" * 5000 + "}", "cannot be read"),
         (" " * (LARGEST_FILE + 1), "larger than 64 KB"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_declaration_is_refused(text, message):
     with pytest.raises(DeclarationError, match=message):
         parse_declaration(text, "x.fewstep.json")
@@ -200,20 +290,51 @@ LONGEST_SECONDS = 5.0
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=12,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
+    ),
+    max_leaves=12,
 )
 NAMES = st.sampled_from([*ENTRIES, "type", "shift", "sigmas", "x"])
-SCHEDULE_TYPES = ["trailing", "lcm", "timesteps", "shifted", "normal", "flux", "flux2", "two_clocks", "rcm", "sigmas", "?"]
+SCHEDULE_TYPES = [
+    "trailing",
+    "lcm",
+    "timesteps",
+    "shifted",
+    "normal",
+    "flux",
+    "flux2",
+    "two_clocks",
+    "rcm",
+    "sigmas",
+    "?",
+]
 SCHEDULES = st.dictionaries(
-    st.sampled_from(["type", "shift", "sigmas", "timesteps", "original_steps", "sigma_max", "video_shift", "audio_shift"]),
-    st.sampled_from(SCHEDULE_TYPES) | JSON_VALUES, max_size=4,
+    st.sampled_from(
+        [
+            "type",
+            "shift",
+            "sigmas",
+            "timesteps",
+            "original_steps",
+            "sigma_max",
+            "video_shift",
+            "audio_shift",
+        ]
+    ),
+    st.sampled_from(SCHEDULE_TYPES) | JSON_VALUES,
+    max_size=4,
 )
 PLAUSIBLE = st.fixed_dictionaries(
-    {"file": st.text(max_size=20) | JSON_VALUES, "base": st.sampled_from([base.name for base in Base]) | JSON_VALUES,
-     "steps": st.lists(st.integers(-1, 120), max_size=4) | JSON_VALUES, "schedule": SCHEDULES | JSON_VALUES,
-     "sampler": st.sampled_from([solver.value for solver in Solver]) | JSON_VALUES},
+    {
+        "file": st.text(max_size=20) | JSON_VALUES,
+        "base": st.sampled_from([base.name for base in Base]) | JSON_VALUES,
+        "steps": st.lists(st.integers(-1, 120), max_size=4) | JSON_VALUES,
+        "schedule": SCHEDULES | JSON_VALUES,
+        "sampler": st.sampled_from([solver.value for solver in Solver]) | JSON_VALUES,
+    },
     optional={name: JSON_VALUES for name in ENTRIES if name not in REQUIRED},
-)  # fmt: skip
+)
 
 
 def is_accelerator_or_refused(text: str) -> None:
@@ -256,7 +377,7 @@ def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
         kept = data.draw(st.integers(0, 6))
-        text = text[:at] + data.draw(st.text(string.printable, max_size=4)) + text[at + kept:]
+        text = text[:at] + data.draw(st.text(string.printable, max_size=4)) + text[at + kept :]
     is_accelerator_or_refused(text)
 
 

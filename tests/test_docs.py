@@ -12,13 +12,19 @@ import build_docs
 
 
 def test_the_page_of_accelerators_is_current():
-    assert build_docs.TARGET.read_text(encoding="utf-8") == build_docs.document(), "run python scripts/build_docs.py"
+    assert build_docs.TARGET.read_text(encoding="utf-8") == build_docs.document(), (
+        "run python scripts/build_docs.py"
+    )
 
 
 def test_the_table_of_the_readme_is_current_and_has_every_family():
     page = build_docs.README.read_text(encoding="utf-8")
     assert page == build_docs.readme(), "run python scripts/build_docs.py"
-    assert [family for family in {record.family for record in CATALOG.values()} if f"\n| {family} | " not in page] == []
+    assert [
+        family
+        for family in {record.family for record in CATALOG.values()}
+        if f"\n| {family} | " not in page
+    ] == []
 
 
 def test_every_record_and_every_file_is_on_it():
@@ -31,14 +37,28 @@ def test_every_record_and_every_file_is_on_it():
 
 def test_the_packs_own_files_are_said_to_come_with_it():
     # Those of an unknown repository have as little an address.
-    told = {file.name: build_docs.file_words(file) for record in CATALOG.values() for file in record.files if not file.repo}
+    told = {
+        file.name: build_docs.file_words(file)
+        for record in CATALOG.values()
+        for file in record.files
+        if not file.repo
+    }
     own = {name for name, words in told.items() if "comes with this pack" in words}
-    assert own == {file.name for record in CATALOG.values() if record.family == "Demo" for file in record.files}
+    assert own == {
+        file.name for record in CATALOG.values() if record.family == "Demo" for file in record.files
+    }
     assert all("repository not known" in words for name, words in told.items() if name not in own)
 
 
 def test_the_page_on_declarations_knows_every_entry_and_its_examples_work():
     page = (build_docs.ROOT / "docs" / "declaring-accelerators.md").read_text(encoding="utf-8")
-    assert [name for name in (*ENTRIES, *SCHEDULES, *(base.name for base in Base), *SOLVERS) if f"`{name}`" not in page] == []
+    assert [
+        name
+        for name in (*ENTRIES, *SCHEDULES, *(base.name for base in Base), *SOLVERS)
+        if f"`{name}`" not in page
+    ] == []
     examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    assert [parse_declaration(example, "my_lora.fewstep.json").id for example in examples] == ["my-lora", "my-lora"]
+    assert [parse_declaration(example, "my_lora.fewstep.json").id for example in examples] == [
+        "my-lora",
+        "my-lora",
+    ]

@@ -1,4 +1,6 @@
-"""Which LoRA layers can go on their weights, and that no file makes anything larger than its own weights be computed."""
+"""Which LoRA layers can go on their weights, and that no file makes anything larger than its own
+weights be computed.
+"""
 
 from __future__ import annotations
 
@@ -15,63 +17,98 @@ LINEAR, CONV1, CONV3, NORM = (64, 32), (64, 32, 1, 1), (64, 32, 3, 3), (32,)
 
 
 def fits(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | None) -> bool:
-    return not misfits({f"layer{ending}": shape for ending, shape in parts.items()}, {"layer": weight}.get)
+    return not misfits(
+        {f"layer{ending}": shape for ending, shape in parts.items()}, {"layer": weight}.get
+    )
 
 
-def pair(down: tuple[int, ...], up: tuple[int, ...], **more: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {".lora_down.weight": down, ".lora_up.weight": up} | {f".{name}": shape for name, shape in more.items()}
+def pair(
+    down: tuple[int, ...], up: tuple[int, ...], **more: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
+    return {".lora_down.weight": down, ".lora_up.weight": up} | {
+        f".{name}": shape for name, shape in more.items()
+    }
 
 
-@pytest.mark.parametrize(("parts", "weight"), [
-    (pair((4, 32), (64, 4)), LINEAR),
-    (pair((4, 32), (64, 4), alpha=()), LINEAR),
-    (pair((4, 32), (64, 4), alpha=(1,), dora_scale=(64, 1)), LINEAR),
-    (pair((4, 32), (64, 4), dora_scale=(1, 32)), LINEAR),
-    (pair((4, 32), (64, 4)), CONV1),
-    (pair((4, 32, 1, 1), (64, 4, 1, 1)), CONV1),
-    (pair((4, 32, 3, 3), (64, 4, 1, 1)), CONV3),
-    (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 4, 3, 3)}, CONV3),
-    ({".diff": (32,), ".diff_b": (32,)}, NORM),
-    ({".diff": (64, 32)}, LINEAR),
-    (pair((7, 999), (5, 7)), None),
-])
+@pytest.mark.parametrize(
+    ("parts", "weight"),
+    [
+        (pair((4, 32), (64, 4)), LINEAR),
+        (pair((4, 32), (64, 4), alpha=()), LINEAR),
+        (pair((4, 32), (64, 4), alpha=(1,), dora_scale=(64, 1)), LINEAR),
+        (pair((4, 32), (64, 4), dora_scale=(1, 32)), LINEAR),
+        (pair((4, 32), (64, 4)), CONV1),
+        (pair((4, 32, 1, 1), (64, 4, 1, 1)), CONV1),
+        (pair((4, 32, 3, 3), (64, 4, 1, 1)), CONV3),
+        (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 4, 3, 3)}, CONV3),
+        ({".diff": (32,), ".diff_b": (32,)}, NORM),
+        ({".diff": (64, 32)}, LINEAR),
+        (pair((7, 999), (5, 7)), None),
+    ],
+)
 def test_what_fits(parts, weight):
     assert fits(parts, weight)
 
 
-@pytest.mark.parametrize(("parts", "weight"), [
-    (pair((4, 33), (64, 4)), LINEAR),
-    (pair((4, 32), (65, 4)), LINEAR),
-    (pair((4, 32), (64, 5)), None),  # two ranks
-    (pair((0, 32), (64, 0)), LINEAR),
-    (pair((4,), (64,)), LINEAR),
-    ({".lora_down.weight": (4, 32)}, LINEAR),
-    ({".lora_up.weight": (64, 4)}, None),
-    (pair((4, 32), (64, 4), alpha=(3,)), LINEAR),
-    (pair((4, 32), (64, 4), alpha=(0,)), LINEAR),
-    (pair((4, 32), (64, 4), reshape_weight=(2,)), LINEAR),
-    (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 4, 30, 30)}, CONV3),
-    (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 5, 3, 3)}, CONV3),
-    ({".lora_mid.weight": (4, 4, 3, 3)}, CONV3),
-    ({".diff": (33,)}, NORM),
-    ({".set_weight": (64,)}, LINEAR),
-    (pair((4, 32), (64, 4), diff_b=(65,)), LINEAR),
-    (pair((4, 32), (64, 4), dora_scale=(3, 3)), LINEAR),
-    (pair((4, 32), (64, 4), dora_scale=(64, 1)), CONV1),
-    (pair((4, 32), (64, 4)) | {".lora_A.weight": (4, 32), ".lora_B.weight": (64, 4)}, LINEAR),
-])
+@pytest.mark.parametrize(
+    ("parts", "weight"),
+    [
+        (pair((4, 33), (64, 4)), LINEAR),
+        (pair((4, 32), (65, 4)), LINEAR),
+        (pair((4, 32), (64, 5)), None),  # two ranks
+        (pair((0, 32), (64, 0)), LINEAR),
+        (pair((4,), (64,)), LINEAR),
+        ({".lora_down.weight": (4, 32)}, LINEAR),
+        ({".lora_up.weight": (64, 4)}, None),
+        (pair((4, 32), (64, 4), alpha=(3,)), LINEAR),
+        (pair((4, 32), (64, 4), alpha=(0,)), LINEAR),
+        (pair((4, 32), (64, 4), reshape_weight=(2,)), LINEAR),
+        (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 4, 30, 30)}, CONV3),
+        (pair((4, 32, 1, 1), (64, 4, 1, 1)) | {".lora_mid.weight": (4, 5, 3, 3)}, CONV3),
+        ({".lora_mid.weight": (4, 4, 3, 3)}, CONV3),
+        ({".diff": (33,)}, NORM),
+        ({".set_weight": (64,)}, LINEAR),
+        (pair((4, 32), (64, 4), diff_b=(65,)), LINEAR),
+        (pair((4, 32), (64, 4), dora_scale=(3, 3)), LINEAR),
+        (pair((4, 32), (64, 4), dora_scale=(64, 1)), CONV1),
+        (pair((4, 32), (64, 4)) | {".lora_A.weight": (4, 32), ".lora_B.weight": (64, 4)}, LINEAR),
+    ],
+)
 def test_what_does_not(parts, weight):
     assert not fits(parts, weight)
 
 
 def test_one_misfit_says_nothing_of_the_others():
-    tensors = {"a.lora_down.weight": (4, 32), "a.lora_up.weight": (64, 4), "b.lora_down.weight": (4, 31), "b.lora_up.weight": (64, 4)}
+    tensors = {
+        "a.lora_down.weight": (4, 32),
+        "a.lora_up.weight": (64, 4),
+        "b.lora_down.weight": (4, 31),
+        "b.lora_up.weight": (64, 4),
+    }
     assert misfits(tensors, lambda layer: LINEAR) == {"b"}
 
 
-DIMENSIONS = st.lists(st.integers(0, 2**40) | st.sampled_from([1, 3, 4, 32, 64, 288]), max_size=5).map(tuple)
-ENDINGS = st.sampled_from([*DOWN_ENDINGS, *UP_ENDINGS, ".lora_mid.weight", ".alpha", ".dora_scale", ".diff", ".diff_b", ".set_weight",
-                           ".reshape_weight", ".w_norm", ".b_norm", ".lokr_w1", ".lokr_w2", ""])
+DIMENSIONS = st.lists(
+    st.integers(0, 2**40) | st.sampled_from([1, 3, 4, 32, 64, 288]), max_size=5
+).map(tuple)
+ENDINGS = st.sampled_from(
+    [
+        *DOWN_ENDINGS,
+        *UP_ENDINGS,
+        ".lora_mid.weight",
+        ".alpha",
+        ".dora_scale",
+        ".diff",
+        ".diff_b",
+        ".set_weight",
+        ".reshape_weight",
+        ".w_norm",
+        ".b_norm",
+        ".lokr_w1",
+        ".lokr_w2",
+        "",
+    ]
+)
 
 
 def stays_within(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | None) -> None:
@@ -79,7 +116,10 @@ def stays_within(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | No
     if not fits(parts, weight):
         return
     assert ".reshape_weight" not in parts
-    down, up = (next((parts[ending] for ending in endings if ending in parts), None) for endings in (DOWN_ENDINGS, UP_ENDINGS))
+    down, up = (
+        next((parts[ending] for ending in endings if ending in parts), None)
+        for endings in (DOWN_ENDINGS, UP_ENDINGS)
+    )
     assert (down is None) == (up is None)
     if down is not None and weight is not None:
         kernel = math.prod(parts.get(".lora_mid.weight", (1, 1, 1, 1))[2:])
@@ -87,6 +127,9 @@ def stays_within(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | No
 
 
 @settings(max_examples=5000)
-@given(st.dictionaries(ENDINGS, DIMENSIONS, max_size=6), st.sampled_from([LINEAR, CONV1, CONV3, NORM, None]))
+@given(
+    st.dictionaries(ENDINGS, DIMENSIONS, max_size=6),
+    st.sampled_from([LINEAR, CONV1, CONV3, NORM, None]),
+)
 def test_what_is_said_to_fit_makes_nothing_larger_than_its_weight(parts, weight):
     stays_within(parts, weight)

@@ -1,4 +1,6 @@
-"""The header reader on mutated files: one readable error or a header, no crash, no hang, no memory beyond the header."""
+"""The header reader on mutated files: one readable error or a header, no crash, no hang, no memory
+beyond the header.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,36 @@ from pathlib import Path
 
 import pytest
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import LARGEST_HEADER, FileProblem, Header, inspect, read_header, recognise
+from comfyui_fewstep.loras.fingerprint import (
+    LARGEST_HEADER,
+    FileProblem,
+    Header,
+    inspect,
+    read_header,
+    recognise,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
 
 PLAIN = {
     "__metadata__": {"lora_alpha": "8", "modelspec.title": "sdxl_lightning_4step_lora"},
-    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight":
-        {"dtype": "F16", "shape": [4, 2048], "data_offsets": [0, 16384]},
-    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight":
-        {"dtype": "F16", "shape": [640, 4], "data_offsets": [16384, 21504]},
-    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.alpha":
-        {"dtype": "F16", "shape": [], "data_offsets": [21504, 21506]},
-}  # fmt: skip
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": {
+        "dtype": "F16",
+        "shape": [4, 2048],
+        "data_offsets": [0, 16384],
+    },
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": {
+        "dtype": "F16",
+        "shape": [640, 4],
+        "data_offsets": [16384, 21504],
+    },
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.alpha": {
+        "dtype": "F16",
+        "shape": [],
+        "data_offsets": [21504, 21506],
+    },
+}
 # For each example: no header of a few bytes may keep anybody waiting.
 LONGEST_SECONDS = 5.0
 FUZZ = settings(max_examples=1500)
@@ -62,10 +80,14 @@ def test_the_whole_file_is_read(path):
 @FUZZ
 @given(st.data())
 def test_changed_bytes(path, data):
-    content = bytearray(WHOLE[: data.draw(st.integers(0, len(WHOLE)))] if data.draw(st.booleans()) else WHOLE)
+    content = bytearray(
+        WHOLE[: data.draw(st.integers(0, len(WHOLE)))] if data.draw(st.booleans()) else WHOLE
+    )
     for _ in range(data.draw(st.integers(0, 8))):
         if content:
-            content[data.draw(st.integers(0, min(len(content), 700) - 1))] = data.draw(st.integers(0, 255))
+            content[data.draw(st.integers(0, min(len(content), 700) - 1))] = data.draw(
+                st.integers(0, 255)
+            )
     reads_or_refuses(path, bytes(content))
 
 
@@ -75,33 +97,61 @@ def test_any_length_before_any_bytes(path, length, body):
     reads_or_refuses(path, struct.pack("<Q", length) + body)
 
 
-NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.none() | st.booleans() | st.text(max_size=5)
-TENSORS = st.fixed_dictionaries({}, optional={
-    "dtype": st.sampled_from(["F16", "F32", "BF16", "F8_E4M3", "I64", "X", ""]) | NUMBERS,
-    "shape": st.lists(NUMBERS, max_size=4) | NUMBERS,
-    "data_offsets": st.lists(NUMBERS, max_size=3) | NUMBERS,
-})  # fmt: skip
-KEYS = st.text(max_size=30) | st.sampled_from([*PLAIN, "diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a.diff_m", "x.alpha"])
+NUMBERS = (
+    st.integers(-(2**70), 2**70) | st.floats() | st.none() | st.booleans() | st.text(max_size=5)
+)
+TENSORS = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F16", "F32", "BF16", "F8_E4M3", "I64", "X", ""]) | NUMBERS,
+        "shape": st.lists(NUMBERS, max_size=4) | NUMBERS,
+        "data_offsets": st.lists(NUMBERS, max_size=3) | NUMBERS,
+    },
+)
+KEYS = st.text(max_size=30) | st.sampled_from(
+    [*PLAIN, "diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a.diff_m", "x.alpha"]
+)
 
 
 @FUZZ
-@given(st.dictionaries(KEYS, TENSORS | st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3), max_size=6))
+@given(
+    st.dictionaries(
+        KEYS,
+        TENSORS | st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
+        max_size=6,
+    )
+)
 def test_any_json_as_header(path, entries):
     reads_or_refuses(path, file_of(json.dumps(entries).encode("utf-8", "surrogatepass")))
 
 
 SHAPES = st.lists(st.integers(0, 2**62), max_size=5).map(tuple)
-LAYER_NAMES = st.sampled_from([
-    "blocks.0.self_attn.q", "double_blocks.99999999999999999999.img_attn.qkv", "single_blocks.0.linear1", "transformer_blocks.0.attn1.to_q",
-    "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", "layers.0.attention.qkv", "patch_embedding", "", "\x00",
-])  # fmt: skip
-ENDINGS = st.sampled_from([".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".alpha", ".diff", ".diff_m", ""])
+LAYER_NAMES = st.sampled_from(
+    [
+        "blocks.0.self_attn.q",
+        "double_blocks.99999999999999999999.img_attn.qkv",
+        "single_blocks.0.linear1",
+        "transformer_blocks.0.attn1.to_q",
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k",
+        "layers.0.attention.qkv",
+        "patch_embedding",
+        "",
+        "\x00",
+    ]
+)
+ENDINGS = st.sampled_from(
+    [".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".alpha", ".diff", ".diff_m", ""]
+)
 
 
 @FUZZ
 @given(
     st.dictionaries(st.tuples(LAYER_NAMES, ENDINGS).map("".join), SHAPES, max_size=8),
-    st.dictionaries(st.sampled_from(["lora_alpha", "modelspec.title", "name", "x"]), st.text(max_size=30), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["lora_alpha", "modelspec.title", "name", "x"]),
+        st.text(max_size=30),
+        max_size=3,
+    ),
     st.text(max_size=40),
 )
 def test_any_header_is_recognised_or_not_and_nothing_else(shapes, metadata, name):
@@ -121,7 +171,9 @@ def changed(key: str, **entry) -> dict:
 DOWN, UP, ALPHA = (key for key in PLAIN if key != "__metadata__")
 # Headers of a whole file that lie about its tensors.
 LIES = {
-    "a tensor far larger than the file": json.dumps(changed(DOWN, shape=[2**20, 2**20], data_offsets=[0, 2**41])),
+    "a tensor far larger than the file": json.dumps(
+        changed(DOWN, shape=[2**20, 2**20], data_offsets=[0, 2**41])
+    ),
     "a shape far larger than its bytes": json.dumps(changed(DOWN, shape=[2**30, 2**30])),
     "a size beyond 64 bits": json.dumps(changed(DOWN, shape=[2**62, 2**62])),
     "two tensors in the same place": json.dumps(changed(UP, data_offsets=[0, 5120])),
@@ -130,7 +182,11 @@ LIES = {
     "bytes before the start": json.dumps(changed(DOWN, data_offsets=[-16384, 0])),
     "an end before its start": json.dumps(changed(DOWN, data_offsets=[16384, 0])),
     # The last of the two would stand in the header, and the bytes of the first for nothing.
-    "a key twice": json.dumps(PLAIN)[:-1] + f', {json.dumps(DOWN)}: {{"dtype": "F16", "shape": [2], "data_offsets": [21506, 21510]}}}}',
+    "a key twice": (
+        json.dumps(PLAIN)[:-1]
+        + f', {json.dumps(DOWN)}: {{"dtype": "F16", "shape": [2], "data_offsets": [21506,'
+        " 21510]}}"
+    ),
 }
 
 
@@ -166,16 +222,24 @@ def test_a_header_larger_than_any_real_one_is_not_read(path):
 
 
 def bytes_of_its_own() -> int:
-    """Memory this process has filled, where the system tells. Pages of files are left out: those come and go with what others need."""
+    """Memory this process has filled, where the system tells. Pages of files are left out: those
+    come and go with what others need.
+    """
     status = Path("/proc/self/status")
-    found = re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status.read_text()) if status.exists() else []
+    found = (
+        re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status.read_text()) if status.exists() else []
+    )
     return sum(map(int, found)) << 10
 
 
 def header_of_many(count: int) -> tuple[bytes, int]:
     """(a header of so many tensors of one number each, bytes of those numbers)."""
     entries = {
-        f"diffusion_model.blocks.{number}.self_attn.q.lora_down.weight": {"dtype": "F16", "shape": [1, 1], "data_offsets": [at, at + 2]}
+        f"diffusion_model.blocks.{number}.self_attn.q.lora_down.weight": {
+            "dtype": "F16",
+            "shape": [1, 1],
+            "data_offsets": [at, at + 2],
+        }
         for number, at in zip(range(count), range(0, 2 * count, 2), strict=True)
     }
     return json.dumps(entries).encode(), 2 * count

@@ -39,7 +39,11 @@ def test_every_input_and_output_is_explained(id: str) -> None:
 @each_node
 def test_page_explains_nothing_that_is_not_there(id: str) -> None:
     page = page_of(id)
-    listed = re.findall(r"^- ((?:\*\*\w+\*\*(?:, )?)+)", page.split("## Inputs")[1].split("## What to connect")[0], re.MULTILINE)
+    listed = re.findall(
+        r"^- ((?:\*\*\w+\*\*(?:, )?)+)",
+        page.split("## Inputs")[1].split("## What to connect")[0],
+        re.MULTILINE,
+    )
     names = {name for item in listed for name in re.findall(r"\*\*(\w+)\*\*", item)}
     known = {entry.name for entry in OURS[id].inputs} | {name for name, _ in OURS[id].outputs}
     assert names - known == set()
@@ -56,9 +60,13 @@ def test_picture_is_there(id: str) -> None:
 
 @each_node
 def test_no_code_word_is_wider_than_the_panel(id: str) -> None:
-    """The panel does not break a word of code. At its first width a list item holds 28 signs of it; a table can be scrolled."""
+    """The panel does not break a word of code. At its first width a list item holds 28 signs of it;
+    a table can be scrolled.
+    """
     text = "\n".join(line for line in page_of(id).splitlines() if not line.startswith("|"))
-    assert [word for code in re.findall(r"`([^`]+)`", text) for word in code.split() if len(word) > 28] == []
+    assert [
+        word for code in re.findall(r"`([^`]+)`", text) for word in code.split() if len(word) > 28
+    ] == []
 
 
 def test_no_page_is_left_over() -> None:

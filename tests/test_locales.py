@@ -1,4 +1,6 @@
-"""The translations: every language has every text, and what the code says today is what was translated."""
+"""The translations: every language has every text, and what the code says today is what was
+translated.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,15 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 
 def memory_of(language: str) -> dict[str, str]:
-    return json.loads((ROOT / "scripts" / "translations" / f"{language}.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (ROOT / "scripts" / "translations" / f"{language}.json").read_text(encoding="utf-8")
+    )
 
 
 def keys_of(texts: Any) -> Any:
-    return {key: keys_of(value) for key, value in texts.items()} if isinstance(texts, dict) else None
+    return (
+        {key: keys_of(value) for key, value in texts.items()} if isinstance(texts, dict) else None
+    )
 
 
 def test_english_covers_every_node_input_and_output() -> None:
@@ -49,28 +55,49 @@ def test_every_text_is_translated(language: str) -> None:
 
 
 def holds(text: str, word: str, after: str = r"(?![\w'])") -> bool:
-    """Whether the word stands in the text by itself, beside Chinese signs too. "model's" does not name the choice model."""
+    """Whether the word stands in the text by itself, beside Chinese signs too. "model's" does not
+    name the choice model.
+    """
     return re.search(rf"(?<![\w-]){re.escape(word)}{after}", text, re.ASCII) is not None
 
 
 def menu_choices_named() -> list[tuple[str, str]]:
     """(English tooltip, choice of a menu that it names).
 
-    The menu's own tooltip names it as a word; another input's of the same node only as "choice: what this input means then".
+    The menu's own tooltip names it as a word; another input's of the same node only as "choice:
+    what this input means then".
     """
     named = set()
     for id, node in load().items():
-        menus = {entry.name: entry.options for entry in node.inputs if id.startswith("FewStep") and entry.options}
+        menus = {
+            entry.name: entry.options
+            for entry in node.inputs
+            if id.startswith("FewStep") and entry.options
+        }
         for menu, choices in menus.items():
             for name, texts in ENGLISH[id]["inputs"].items():
                 after = {} if name == menu else {"after": ":"}
-                named |= {(texts["tooltip"], choice) for choice in choices if holds(texts["tooltip"], choice, **after)}
+                named |= {
+                    (texts["tooltip"], choice)
+                    for choice in choices
+                    if holds(texts["tooltip"], choice, **after)
+                }
     return sorted(named)
 
 
 def test_menu_choices_are_found_where_texts_name_them() -> None:
     choices = {choice for _, choice in menu_choices_named()}
-    assert choices == {"none", "auto", "batch", "interactive", "live", "base", "causal", "forecast", "teacache"}
+    assert choices == {
+        "none",
+        "auto",
+        "batch",
+        "interactive",
+        "live",
+        "base",
+        "causal",
+        "forecast",
+        "teacache",
+    }
     assert len(menu_choices_named()) == 13
 
 
@@ -78,7 +105,11 @@ def test_menu_choices_are_found_where_texts_name_them() -> None:
 def test_translated_text_names_menu_choices_as_the_menu_shows_them(language: str) -> None:
     # ComfyUI's frontend does not translate the entries of a menu.
     memory = memory_of(language)
-    assert [(choice, memory[text]) for text, choice in menu_choices_named() if not holds(memory[text], choice)] == []
+    assert [
+        (choice, memory[text])
+        for text, choice in menu_choices_named()
+        if not holds(memory[text], choice)
+    ] == []
 
 
 @each_language
@@ -92,8 +123,12 @@ def test_locale_file_is_built_from_the_translations(language: str) -> None:
     built = locale_texts.locale_files(ENGLISH)
     for name in ("nodeDefs.json", "main.json"):
         path = ROOT / "locales" / language / name
-        assert path.read_text(encoding="utf-8") == built[path], "run python scripts/build_workflows.py"
-    translated = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert path.read_text(encoding="utf-8") == built[path], (
+            "run python scripts/build_workflows.py"
+        )
+    translated = json.loads(
+        (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
+    )
     assert keys_of(translated) == keys_of(ENGLISH)
 
 

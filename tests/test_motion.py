@@ -1,4 +1,6 @@
-"""The motion module's network and key layouts against diffusers' own classes, and what the header of a file proves."""
+"""The motion module's network and key layouts against diffusers' own classes, and what the header
+of a file proves.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def loaded(tensors):
     return network.eval()
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", KEYS)
@@ -43,12 +46,18 @@ def test_every_module_computes_what_diffusers_computes(layout, frames):
     network = loaded(KEYS[layout](adapter.state_dict()))
     pairs = [(adapter.mid_block.motion_modules[0], network.middle)]
     for theirs, ours in ((adapter.down_blocks, network.down), (adapter.up_blocks, network.up)):
-        pairs += [(a, b) for block, level in zip(theirs, ours) for a, b in zip(block.motion_modules, level)]
+        pairs += [
+            (a, b)
+            for block, level in zip(theirs, ours)
+            for a, b in zip(block.motion_modules, level)
+        ]
     assert len(pairs) == 1 + 8 + 12
     for expected, actual in pairs:
         # Two clips of 4 x 6 places.
         x = torch.randn(2 * frames, actual.norm.num_channels, 4, 6)
-        torch.testing.assert_close(actual(x, frames), expected(x, num_frames=frames), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            actual(x, frames), expected(x, num_frames=frames), rtol=1e-4, atol=1e-4
+        )
 
 
 @torch.no_grad()
@@ -75,8 +84,8 @@ def test_a_module_whose_output_is_zero_leaves_every_bit():
 
 @torch.no_grad()
 def test_places_do_not_see_each_other_beyond_the_clip_statistics():
-    # With the norm's statistics held (one place changed in every frame by a permutation of time at that place), the other
-    # places keep their values: attention runs along time only.
+    # With the norm's statistics held (one place changed in every frame by a permutation of time at
+    # that place), the other places keep their values: attention runs along time only.
     transformer = loaded(motion_adapter().state_dict()).middle
     x = torch.randn(4, 128, 3, 3)
     changed = x.clone()
@@ -91,7 +100,8 @@ def test_sinusoids_are_those_the_files_carry():
     torch.testing.assert_close(sinusoids(32, 32), expected)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", KEYS)
@@ -110,11 +120,15 @@ def without_encodings(tensors):
 
 @pytest.mark.parametrize("has_middle", [False, True])
 def test_a_module_without_position_encodings_is_animatelcm_and_gets_sixty_four(has_middle):
-    tensors = without_encodings(animatediff_keys(motion_adapter(positions=64, has_middle=has_middle).state_dict()))
+    tensors = without_encodings(
+        animatediff_keys(motion_adapter(positions=64, has_middle=has_middle).state_dict())
+    )
     file = inspect(shapes(tensors), "AnimateLCM_sd15_t2v.safetensors")
     assert file.version is Version.LCM and file.architecture.positions == 64
     network = loaded(tensors)
-    torch.testing.assert_close(network.down[0][0].block.attentions[1].positions.weight, sinusoids(64, 32))
+    torch.testing.assert_close(
+        network.down[0][0].block.attentions[1].positions.weight, sinusoids(64, 32)
+    )
 
 
 def test_both_layouts_load_the_same_weights():
@@ -127,17 +141,24 @@ def test_both_layouts_load_the_same_weights():
 def test_every_tensor_of_a_file_has_one_place_and_every_place_one_tensor():
     tensors = animatediff_keys(motion_adapter().state_dict())
     names = [name for key in tensors for name in names_of(key)]
-    assert sorted(names) == sorted(MotionModule(Architecture(SMALL_WIDTHS, 32, True), device="meta").state_dict())
+    assert sorted(names) == sorted(
+        MotionModule(Architecture(SMALL_WIDTHS, 32, True), device="meta").state_dict()
+    )
 
 
 def test_the_names_of_a_training_checkpoint_are_understood():
     # AnimateDiff's trainer saves what its parallel wrapper called `module.`.
-    tensors = {f"module.{key}": tensor for key, tensor in animatediff_keys(motion_adapter().state_dict()).items()}
+    tensors = {
+        f"module.{key}": tensor
+        for key, tensor in animatediff_keys(motion_adapter().state_dict()).items()
+    }
     assert inspect(shapes(tensors), "mm.safetensors").version is Version.V2
 
 
 def sdxl_module():
-    return shapes(animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict()))
+    return shapes(
+        animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict())
+    )
 
 
 def hotshot_module():
@@ -158,7 +179,10 @@ def picture_checkpoint():
 
 
 def picture_to_video_module():
-    return {**shapes(animatediff_keys(motion_adapter().state_dict())), "conv_in.weight": (320, 9, 3, 3)}
+    return {
+        **shapes(animatediff_keys(motion_adapter().state_dict())),
+        "conv_in.weight": (320, 9, 3, 3),
+    }
 
 
 def half_a_module():
@@ -167,34 +191,45 @@ def half_a_module():
 
 
 def misshapen_module():
-    return {**shapes(animatediff_keys(motion_adapter().state_dict())),
-            "mid_block.motion_modules.0.temporal_transformer.proj_in.weight": (128, 64)}
+    return {
+        **shapes(animatediff_keys(motion_adapter().state_dict())),
+        "mid_block.motion_modules.0.temporal_transformer.proj_in.weight": (128, 64),
+    }
 
 
-@pytest.mark.parametrize(("file", "words"), [
-    (sdxl_module, "for SDXL"),
-    (hotshot_module, "HotshotXL"),
-    (picture_lora, "is a LoRA for pictures"),
-    (motion_lora, "is a motion LoRA"),
-    (picture_checkpoint, "no AnimateDiff motion module"),
-    (picture_to_video_module, "starts from a picture"),
-    (half_a_module, "not a whole motion module"),
-    (misshapen_module, r"expected \[128, 128\]"),
-    (dict, "none of its 0 tensors"),
-])
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (sdxl_module, "for SDXL"),
+        (hotshot_module, "HotshotXL"),
+        (picture_lora, "is a LoRA for pictures"),
+        (motion_lora, "is a motion LoRA"),
+        (picture_checkpoint, "no AnimateDiff motion module"),
+        (picture_to_video_module, "starts from a picture"),
+        (half_a_module, "not a whole motion module"),
+        (misshapen_module, r"expected \[128, 128\]"),
+        (dict, "none of its 0 tensors"),
+    ],
+)
 def test_other_files_are_named_for_what_they_are(file, words):
     with pytest.raises(MotionFileError, match=words) as error:
         inspect(file(), "clip.safetensors")
     assert str(error.value).startswith("clip.safetensors")
 
 
-WHOLE = {layout: shapes(keys(motion_adapter(SMALL_WIDTHS).state_dict())) for layout, keys in KEYS.items()}
+WHOLE = {
+    layout: shapes(keys(motion_adapter(SMALL_WIDTHS).state_dict())) for layout, keys in KEYS.items()
+}
 RENAMINGS = [("0", "9"), ("down", "up"), (".weight", ""), ("motion", "x"), ("1", "10")]
-STRANGE_SHAPES = st.lists(st.integers(0, 2**62) | st.sampled_from([1, 24, 32, 64, 128]), max_size=5).map(tuple)
+STRANGE_SHAPES = st.lists(
+    st.integers(0, 2**62) | st.sampled_from([1, 24, 32, 64, 128]), max_size=5
+).map(tuple)
 
 
 def is_module_or_refused(header) -> None:
-    """Whatever a header says, it is a whole motion module of these very shapes or refused in one sentence."""
+    """Whatever a header says, it is a whole motion module of these very shapes or refused in one
+    sentence.
+    """
     try:
         file = inspect(header, "clip.safetensors")
     except MotionFileError as error:
@@ -202,7 +237,9 @@ def is_module_or_refused(header) -> None:
         return
     network = MotionModule(file.architecture, device="meta").state_dict()
     found = {name: shape for key, shape in header.items() for name in names_of(key)}
-    assert all(found[name] == tuple(tensor.shape) for name, tensor in network.items() if name in found)
+    assert all(
+        found[name] == tuple(tensor.shape) for name, tensor in network.items() if name in found
+    )
 
 
 @settings(max_examples=600)
@@ -221,6 +258,12 @@ def test_any_header_is_a_whole_module_or_refused(layout, data):
 
 
 @settings(max_examples=600)
-@given(st.dictionaries(st.sampled_from(sorted(WHOLE[Layout.DIFFUSERS])) | st.text(max_size=20), STRANGE_SHAPES, max_size=12))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(WHOLE[Layout.DIFFUSERS])) | st.text(max_size=20),
+        STRANGE_SHAPES,
+        max_size=12,
+    )
+)
 def test_any_names_and_shapes_are_refused_in_words(header):
     is_module_or_refused(header)

@@ -62,10 +62,20 @@ def test_denoise_below_the_last_step_is_refused_with_the_smallest():
 
 
 def test_advice_on_denoise_is_the_schedules_own():
-    with pytest.raises(PlanError, match="8 steps do not fit into the 5 timesteps that denoise 0.1 leaves. Raise denoise, or take fewer"):
+    with pytest.raises(
+        PlanError,
+        match=(
+            "8 steps do not fit into the 5 timesteps that denoise 0.1 leaves. Raise denoise, or"
+            " take fewer"
+        ),
+    ):
         make_plan(LCM, 8, 0.1, sd_sigma)
     turbo = CATALOG["sd-turbo"]
-    assert make_plan(turbo, 4, 0.2, sd_sigma).notes[0].startswith("denoise 0.2: 2 of 4 steps, all that it was distilled for there")
+    assert (
+        make_plan(turbo, 4, 0.2, sd_sigma)
+        .notes[0]
+        .startswith("denoise 0.2: 2 of 4 steps, all that it was distilled for there")
+    )
     with pytest.raises(PlanError, match="Raise it to 0.1 or more"):
         make_plan(turbo, 4, 0.05, sd_sigma)
 
@@ -112,7 +122,11 @@ def test_two_experts_share_one_schedule_and_switch_at_the_boundary():
     [
         (LOW, HIGH, "model takes Wan 2.2's high-noise expert.*Swap"),
         (HIGH, HIGH, "model_low_noise takes Wan 2.2's low-noise expert"),
-        (HIGH, CATALOG["wan21-t2v-lightx2v-4step"], "which is for a single model. For a single model leave model_low_noise unconnected"),
+        (
+            HIGH,
+            CATALOG["wan21-t2v-lightx2v-4step"],
+            "which is for a single model. For a single model leave model_low_noise unconnected",
+        ),
         (HIGH, CATALOG["wan22-i2v-lightning-low"], "distilled differently: bases"),
     ],
 )
@@ -140,9 +154,15 @@ def test_every_record_plans_at_each_of_its_step_counts(record):
 @pytest.mark.parametrize(
     ("change", "law"),
     [
-        ({"id": "Not An Id"}, "id is lower-case"), ({"steps": (4, 2)}, "ascending"), ({"default_steps": 5}, "one of steps"),
-        ({"cfg": 0.5}, "cfg is at least 1"), ({"strength": 0.0}, "strength"), ({"gamma": {4: 0.3}}, "gamma"),
-        ({"expert": Expert.HIGH_NOISE}, "boundary"), ({"boundary": 0.9}, "boundary"), ({"sources": ()}, "sources"),
+        ({"id": "Not An Id"}, "id is lower-case"),
+        ({"steps": (4, 2)}, "ascending"),
+        ({"default_steps": 5}, "one of steps"),
+        ({"cfg": 0.5}, "cfg is at least 1"),
+        ({"strength": 0.0}, "strength"),
+        ({"gamma": {4: 0.3}}, "gamma"),
+        ({"expert": Expert.HIGH_NOISE}, "boundary"),
+        ({"boundary": 0.9}, "boundary"),
+        ({"sources": ()}, "sources"),
         ({"bases": ()}, "base"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Recognition over the whole catalogue: every published file by its name, none by a base alone, none against its contents."""
+"""Recognition over the whole catalogue: every published file by its name, none by a base alone,
+none against its contents.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ RECORDS = list(CATALOG.values())
 LORAS = [record for record in RECORDS if record.kind is Kind.LORA]
 MODELS = [record for record in RECORDS if record.kind is Kind.MODEL]
 RECOGNISABLE = [record for record in LORAS if not record.only_by_choice]
-LORA_BASES = sorted({base for record in RECOGNISABLE for base in record.bases[:1]}, key=lambda base: base.name)
+LORA_BASES = sorted(
+    {base for record in RECOGNISABLE for base in record.bases[:1]}, key=lambda base: base.name
+)
 
 
 def named_files(records):
     return [
         pytest.param(record, file, id=f"{record.id}: {file.path}")
-        for record in records for file in record.files if file.name
+        for record in records
+        for file in record.files
+        if file.name
     ]
 
 
@@ -30,12 +36,14 @@ def is_generic(file) -> bool:
     return fingerprint.is_generic(file.name.rsplit(".", 1)[0])
 
 
-# ---------------------------------------------------------------- by name, within what the header allows
+# ---------------------------------------------------------------- by name, within what the header a
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("record", "file"), named_files(RECOGNISABLE))
-def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_candidates(record, file, layout):
+def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_candidates(
+    record, file, layout
+):
     found = recognise(header_of(record, layout, rank=file.rank or 32), file.name, RECORDS)
     if is_generic(file):
         assert found.record is None and record in found.candidates
@@ -44,7 +52,10 @@ def test_every_published_lora_is_recognised_by_its_name_or_refused_with_the_cand
         assert "file name" in found.evidence[-1]
 
 
-@pytest.mark.parametrize(("record", "file"), named_files([record for record in RECOGNISABLE if is_generic(record.files[0])]))
+@pytest.mark.parametrize(
+    ("record", "file"),
+    named_files([record for record in RECOGNISABLE if is_generic(record.files[0])]),
+)
 def test_a_generic_name_is_told_by_the_folder_it_lies_in(record, file):
     folder = file.path.rpartition("/")[0] or file.repo
     assert recognise(header_of(record), f"{folder}/{file.name}", RECORDS).record is record
@@ -52,10 +63,19 @@ def test_a_generic_name_is_told_by_the_folder_it_lies_in(record, file):
 
 @pytest.mark.parametrize("record", [pytest.param(record, id=record.id) for record in RECOGNISABLE])
 def test_a_title_in_the_metadata_speaks_before_a_name_that_says_nothing(record):
-    title = next((file.name.rsplit(".", 1)[0] for file in record.files if file.name and not is_generic(file)), None)
+    title = next(
+        (
+            file.name.rsplit(".", 1)[0]
+            for file in record.files
+            if file.name and not is_generic(file)
+        ),
+        None,
+    )
     if title is None:
         pytest.skip("published under a generic name alone")
-    found = recognise(header_of(record, metadata={"modelspec.title": title}), "aa83f1.safetensors", RECORDS)
+    found = recognise(
+        header_of(record, metadata={"modelspec.title": title}), "aa83f1.safetensors", RECORDS
+    )
     assert record in found.candidates
     assert found.record in (record, None)
 
@@ -72,13 +92,24 @@ def test_a_record_that_is_a_recipe_is_never_recognised():
 
 
 ORDINARY_LORAS = (
-    "my_style.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "x/portrait-v2.safetensors",
-    "turbo_car_style.safetensors", "porsche_turbo.safetensors", "snail_turbo_pixar.safetensors", "turbo_granny_cartoon.safetensors",
-    "turbo_911_porsche.safetensors", "lightning bolts 8 steps of zen.safetensors", "fun_in_8_steps.safetensors",
+    "my_style.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "x/portrait-v2.safetensors",
+    "turbo_car_style.safetensors",
+    "porsche_turbo.safetensors",
+    "snail_turbo_pixar.safetensors",
+    "turbo_granny_cartoon.safetensors",
+    "turbo_911_porsche.safetensors",
+    "lightning bolts 8 steps of zen.safetensors",
+    "fun_in_8_steps.safetensors",
     # Folders are named after the model that their LoRAs are for.
-    "krea2-turbo/portrait.safetensors", "flux2 turbo/portrait.safetensors", "SDXL-Lightning 4 steps/portrait.safetensors",
-    "lcm/portrait.safetensors", "wan 5b turbo/portrait.safetensors",
-)  # fmt: skip
+    "krea2-turbo/portrait.safetensors",
+    "flux2 turbo/portrait.safetensors",
+    "SDXL-Lightning 4 steps/portrait.safetensors",
+    "lcm/portrait.safetensors",
+    "wan 5b turbo/portrait.safetensors",
+)
 
 
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
@@ -92,16 +123,30 @@ def test_an_ordinary_lora_is_never_taken_for_an_accelerator(base):
 
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
 def test_the_title_of_an_ordinary_lora_is_never_a_published_name(base):
-    # What refuses a second accelerator: the words of a title may be a style's, as those of the last three are.
-    for name in (*ORDINARY_LORAS, "krea2 turbo portrait lora", "hyper detail 8 steps", "lcm portrait"):
+    # What refuses a second accelerator: the words of a title may be a style's, as those of the last
+    # three are.
+    for name in (
+        *ORDINARY_LORAS,
+        "krea2 turbo portrait lora",
+        "hyper detail 8 steps",
+        "lcm portrait",
+    ):
         for field in fingerprint.TITLE_METADATA:
-            assert not any(fingerprint.is_titled_as_published(record, {field: name}) for record in RECORDS if base in record.bases), name
+            assert not any(
+                fingerprint.is_titled_as_published(record, {field: name})
+                for record in RECORDS
+                if base in record.bases
+            ), name
 
 
 def test_a_published_title_is_known_as_one():
     record = CATALOG["sdxl-lightning-4step-lora"]
-    assert fingerprint.is_titled_as_published(record, {"ss_output_name": "sdxl_lightning_4step_lora"})
-    assert not fingerprint.is_titled_as_published(record, {"ss_output_name": "sdxl_lightning_8step_lora"})
+    assert fingerprint.is_titled_as_published(
+        record, {"ss_output_name": "sdxl_lightning_4step_lora"}
+    )
+    assert not fingerprint.is_titled_as_published(
+        record, {"ss_output_name": "sdxl_lightning_8step_lora"}
+    )
     assert not fingerprint.is_titled_as_published(record, {})
 
 
@@ -122,18 +167,42 @@ def test_every_base_is_seen_in_every_layout(base, layout):
     ("layers", "bases"),
     [
         # names of diffusers, for the architectures that have names of their own in the host
-        ([("transformer_blocks.0.attn.to_q", 3072, 3072), ("single_transformer_blocks.0.attn.to_q", 3072, 3072)], {Base.FLUX}),
-        ([("transformer_blocks.0.attn.to_q", 1536, 1536), ("transformer_blocks.0.ff_context.net.0.proj", 6144, 1536)], {Base.SD3}),
+        (
+            [
+                ("transformer_blocks.0.attn.to_q", 3072, 3072),
+                ("single_transformer_blocks.0.attn.to_q", 3072, 3072),
+            ],
+            {Base.FLUX},
+        ),
+        (
+            [
+                ("transformer_blocks.0.attn.to_q", 1536, 1536),
+                ("transformer_blocks.0.ff_context.net.0.proj", 6144, 1536),
+            ],
+            {Base.SD3},
+        ),
         ([("layers.0.attention.to_q", 3840, 3840)], {Base.Z_IMAGE}),
         ([("transformer_blocks.0.attn.to_gate", 4096, 4096)], {Base.KREA2}),
-        ([("transformer_blocks.0.attn1.to_q", 2048, 2048), ("transformer_blocks.0.attn2.to_k", 2048, 2048)], {Base.LTXV}),
+        (
+            [
+                ("transformer_blocks.0.attn1.to_q", 2048, 2048),
+                ("transformer_blocks.0.attn2.to_k", 2048, 2048),
+            ],
+            {Base.LTXV},
+        ),
         ([("single_transformer_blocks.0.attn.to_qkv_mlp_proj", 27648, 3072)], {Base.FLUX2}),
-        ([("double_blocks.0.img_mod.linear", 18432, 3072)], {Base.HUNYUAN_VIDEO, Base.HUNYUAN15, Base.HUNYUAN15_SR}),
+        (
+            [("double_blocks.0.img_mod.linear", 18432, 3072)],
+            {Base.HUNYUAN_VIDEO, Base.HUNYUAN15, Base.HUNYUAN15_SR},
+        ),
         ([("blocks.0.self_attn.q", 5120, 5120), ("patch_embedding", 5120, 36)], {Base.WAN22_I2V}),
         ([("blocks.0.self_attn.q", 3072, 3072)], {Base.WAN22_TI2V}),
         ([("blocks.0.self_attn.q", 256, 256)], {Base.WAN_T2V, Base.WAN22_I2V, Base.WAN22_TI2V}),
         ([("input_blocks.7.1.transformer_blocks.9.attn2.to_k", 1280, 2048)], {Base.SDXL}),
-        ([("input_blocks.4.1.transformer_blocks.0.attn2.to_k", 640, 2048)], {Base.SDXL, Base.SSD1B}),
+        (
+            [("input_blocks.4.1.transformer_blocks.0.attn2.to_k", 640, 2048)],
+            {Base.SDXL, Base.SSD1B},
+        ),
         ([("somewhere.else", 8, 8)], set()),
     ],
 )
@@ -142,8 +211,13 @@ def test_an_architecture_shows_itself(layers, bases):
 
 
 def test_prefixes_and_dots_do_not_matter():
-    names = ("diffusion_model.blocks.0.self_attn.q", "lora_unet_blocks_0_self_attn_q", "transformer.blocks.0.self_attn.q",
-             "base_model.model.blocks.0.self_attn.q", "model.diffusion_model.blocks.0.self_attn.q")  # fmt: skip
+    names = (
+        "diffusion_model.blocks.0.self_attn.q",
+        "lora_unet_blocks_0_self_attn_q",
+        "transformer.blocks.0.self_attn.q",
+        "base_model.model.blocks.0.self_attn.q",
+        "model.diffusion_model.blocks.0.self_attn.q",
+    )
     assert {flat(name) for name in names} == {"blocks_0_self_attn_q"}
     assert flat("transformer_blocks.0.attn.to_q") == "transformer_blocks_0_attn_to_q"
 
@@ -159,9 +233,14 @@ def test_no_name_makes_a_file_of_one_base_an_accelerator_of_another():
         for record in LORAS:
             if not seen & set(record.bases):
                 for file in record.files:
-                    # Not the file's own record, nor any other: its name may say what another record's words say.
+                    # Not the file's own record, nor any other: its name may say what another
+                    # record's words say.
                     found = recognise(shown, file.path, RECORDS).record
-                    accepted += [(base.name, file.path, found.id)] if found is not None and file not in found.files else []
+                    accepted += (
+                        [(base.name, file.path, found.id)]
+                        if found is not None and file not in found.files
+                        else []
+                    )
     assert accepted == []
 
 
@@ -172,14 +251,21 @@ def test_no_name_makes_a_model_of_one_base_the_distilled_one_of_another():
         for record in models:
             for file in record.files if base not in record.bases else ():
                 found = recognise_model(base, None, {}, file.path, RECORDS).record
-                accepted += [(base.name, file.path, found.id)] if found is not None and file not in found.files else []
+                accepted += (
+                    [(base.name, file.path, found.id)]
+                    if found is not None and file not in found.files
+                    else []
+                )
     assert accepted == []
 
 
 def test_no_name_makes_a_file_of_one_size_an_accelerator_of_another():
     accepted, tried = [], 0
     for record in RECOGNISABLE:
-        others = {other.width for other in RECOGNISABLE if other.bases[0] is record.bases[0]} - {record.width, None}
+        others = {other.width for other in RECOGNISABLE if other.bases[0] is record.bases[0]} - {
+            record.width,
+            None,
+        }
         for width in others if record.width else ():
             shown = header(layers_of(record.bases[0], width))
             tried += 1
@@ -189,29 +275,53 @@ def test_no_name_makes_a_file_of_one_size_an_accelerator_of_another():
 
 
 def test_the_exact_size_tells_a_renamed_file():
-    for id, bytes in (("wan21-i2v-lightx2v-4step", 739_472_104), ("fastwan22-5b-lora", 660_874_456)):
+    for id, bytes in (
+        ("wan21-i2v-lightx2v-4step", 739_472_104),
+        ("fastwan22-5b-lora", 660_874_456),
+    ):
         found = recognise(header_of(CATALOG[id], size=bytes), "renamed.safetensors", RECORDS)
         assert found.record is CATALOG[id] and found.is_certain
         assert "exactly" in found.evidence[-1]
         # One byte more is another file.
-        assert recognise(header_of(CATALOG[id], size=bytes + 1), "renamed.safetensors", RECORDS).record is None
+        assert (
+            recognise(header_of(CATALOG[id], size=bytes + 1), "renamed.safetensors", RECORDS).record
+            is None
+        )
 
 
 def test_an_extract_of_a_rank_that_one_release_alone_has_tells_a_renamed_file():
-    found = recognise(header_of(CATALOG["ltx25-22b-distilled-lora"], rank=450), "renamed.safetensors", RECORDS)
-    # 384 and 111 are the ranks of the others; one of their files has no known rank, so nothing is proven by 450 alone.
+    found = recognise(
+        header_of(CATALOG["ltx25-22b-distilled-lora"], rank=450), "renamed.safetensors", RECORDS
+    )
+    # 384 and 111 are the ranks of the others; one of their files has no known rank, so nothing is
+    # proven by 450 alone.
     assert found.record is None or found.record.id == "ltx25-22b-distilled-lora"
-    turbo = recognise(header_of(CATALOG["wan22-5b-turbo-lora"], rank=64, differences=True), "renamed.safetensors", RECORDS)
+    turbo = recognise(
+        header_of(CATALOG["wan22-5b-turbo-lora"], rank=64, differences=True),
+        "renamed.safetensors",
+        RECORDS,
+    )
     assert turbo.record is CATALOG["wan22-5b-turbo-lora"] and turbo.is_certain
     # The same rank without whole differences may be anybody's LoRA.
-    assert recognise(header_of(CATALOG["wan22-5b-turbo-lora"], rank=64), "renamed.safetensors", RECORDS).record is None
+    assert (
+        recognise(
+            header_of(CATALOG["wan22-5b-turbo-lora"], rank=64), "renamed.safetensors", RECORDS
+        ).record
+        is None
+    )
 
 
-@pytest.mark.parametrize("rank", [7, 65, 257, 300, 1000])  # the last three above what anybody trains
+@pytest.mark.parametrize(
+    "rank", [7, 65, 257, 300, 1000]
+)  # the last three above what anybody trains
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
 def test_an_extract_of_a_rank_that_no_release_has_proves_nothing(base, rank):
     assert rank not in {file.rank for record in LORAS for file in record.files}
-    found = recognise(header(layers_of(base, WIDTHS.get(base, 0)), rank=rank, differences=True), "renamed.safetensors", RECORDS)
+    found = recognise(
+        header(layers_of(base, WIDTHS.get(base, 0)), rank=rank, differences=True),
+        "renamed.safetensors",
+        RECORDS,
+    )
     assert found.record is None and not found.is_certain, found.evidence
 
 
@@ -235,17 +345,23 @@ def test_words_of_a_path_speak_for_a_release(name, id):
     assert (found.record.id if found.record else None) == id, found.evidence
 
 
-# ---------------------------------------------------------------- models that are themselves distilled
+# ---------------------------------------------------------------- models that are themselves distil
 
 
 def model_header(record, path):
     return recognise_model(record.bases[0], width_for(record) or None, {}, path, RECORDS)
 
 
-@pytest.mark.parametrize(("record", "file"), named_files([record for record in MODELS if not record.only_by_choice]))
+@pytest.mark.parametrize(
+    ("record", "file"), named_files([record for record in MODELS if not record.only_by_choice])
+)
 def test_every_distilled_model_is_recognised_by_its_file(record, file):
     found = model_header(record, file.name)
-    shared = [other for other in MODELS if not other.only_by_choice and any(file.name == theirs.name for theirs in other.files)]
+    shared = [
+        other
+        for other in MODELS
+        if not other.only_by_choice and any(file.name == theirs.name for theirs in other.files)
+    ]
     if is_generic(file) or len(shared) > 1:
         assert found.record is None
         found = model_header(record, file.path)
@@ -258,15 +374,27 @@ def test_every_distilled_model_is_recognised_by_its_file(record, file):
 @pytest.mark.parametrize(
     ("base", "name", "id"),
     [
-        (Base.HUNYUAN15, "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors", "hunyuan15-cfg-distilled"),
-        (Base.HUNYUAN15, "hunyuanvideo1.5_480p_t2v_distilled.safetensors", "hunyuan15-cfg-distilled"),
+        (
+            Base.HUNYUAN15,
+            "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors",
+            "hunyuan15-cfg-distilled",
+        ),
+        (
+            Base.HUNYUAN15,
+            "hunyuanvideo1.5_480p_t2v_distilled.safetensors",
+            "hunyuan15-cfg-distilled",
+        ),
         (Base.FLUX2, "flux-2-klein-base-4b-fp8.safetensors", "flux2-klein-base"),
         (Base.Z_IMAGE, "z_image_bf16.safetensors", "z-image-base"),
         (Base.Z_IMAGE, "z-image-de-turbo_bf16.safetensors", "z-image-de-turbo"),
         (Base.Z_IMAGE, "Z-Image-Turbo/z_image_bf16.safetensors", "z-image-base"),
         (Base.KREA2, "krea2_raw_fp8.safetensors", "krea2-raw"),
         (Base.KREA2, "krea2-turbo/krea2_raw_bf16.safetensors", "krea2-raw"),
-        (Base.HUNYUAN15, "step distilled/hunyuanvideo1.5_480p_t2v_distilled.safetensors", "hunyuan15-cfg-distilled"),
+        (
+            Base.HUNYUAN15,
+            "step distilled/hunyuanvideo1.5_480p_t2v_distilled.safetensors",
+            "hunyuan15-cfg-distilled",
+        ),
     ],
 )
 def test_look_alikes_are_told_from_few_step_models(base, name, id):
@@ -278,10 +406,15 @@ def test_look_alikes_are_told_from_few_step_models(base, name, id):
 @pytest.mark.parametrize(
     "name",
     [
-        "", "model.safetensors", "flux1-dev.safetensors", "juggernautXL_v9.safetensors", "wan2.1_t2v_14B_fp8.safetensors",
-        "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "qwen_image_fp8_e4m3fn.safetensors",
+        "",
+        "model.safetensors",
+        "flux1-dev.safetensors",
+        "juggernautXL_v9.safetensors",
+        "wan2.1_t2v_14B_fp8.safetensors",
+        "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors",
+        "qwen_image_fp8_e4m3fn.safetensors",
     ],
-)  # fmt: skip
+)
 def test_an_undistilled_model_is_not_recognised(name):
     for base in Base:
         found = recognise_model(base, None, {}, name, RECORDS)
@@ -301,45 +434,87 @@ def test_the_folder_of_a_distilled_model_distils_no_other(base, path):
     assert found.record is None, found.evidence
     # Where the name itself is generic, the folder is all there is.
     folder = path.rpartition("/")[0]
-    assert recognise_model(base, None, {}, f"{folder}/diffusion_pytorch_model.safetensors", RECORDS).evidence[-1].startswith("path: ")
+    assert (
+        recognise_model(base, None, {}, f"{folder}/diffusion_pytorch_model.safetensors", RECORDS)
+        .evidence[-1]
+        .startswith("path: ")
+    )
 
 
 def test_a_users_own_model_goes_before_the_look_alikes():
-    own = dataclasses.replace(CATALOG["z-image-turbo"], id="mine", files=(PublishedFile("", "z_image_mine.safetensors"),))
+    own = dataclasses.replace(
+        CATALOG["z-image-turbo"], id="mine", files=(PublishedFile("", "z_image_mine.safetensors"),)
+    )
     found = recognise_model(Base.Z_IMAGE, None, {}, "z_image_mine.safetensors", [*RECORDS, own])
     assert found.record is own and found.look_alike is None
-    assert recognise_model(Base.Z_IMAGE, None, {}, "z_image_mine.safetensors", RECORDS).look_alike.id == "z-image-base"
+    assert (
+        recognise_model(Base.Z_IMAGE, None, {}, "z_image_mine.safetensors", RECORDS).look_alike.id
+        == "z-image-base"
+    )
 
 
 def test_a_file_called_image_is_no_z_image():
-    assert recognise_model(Base.Z_IMAGE, None, {}, "my_image_model.safetensors", RECORDS).look_alike is None
+    assert (
+        recognise_model(Base.Z_IMAGE, None, {}, "my_image_model.safetensors", RECORDS).look_alike
+        is None
+    )
 
 
 def test_a_title_alone_tells_a_distilled_model():
-    for id in ("sdxl-turbo", "z-image-turbo", "wan21-i2v-lightx2v-4step-model", "ltx23-22b-distilled"):
+    for id in (
+        "sdxl-turbo",
+        "z-image-turbo",
+        "wan21-i2v-lightx2v-4step-model",
+        "ltx23-22b-distilled",
+    ):
         record = CATALOG[id]
         title = record.files[0].name.removesuffix(".safetensors")
-        found = recognise_model(record.bases[0], width_for(record) or None, {"modelspec.title": title}, "a1.safetensors", RECORDS)
-        assert found.record is record and found.evidence[-1] == f"metadata modelspec.title: {title!r}"
+        found = recognise_model(
+            record.bases[0],
+            width_for(record) or None,
+            {"modelspec.title": title},
+            "a1.safetensors",
+            RECORDS,
+        )
+        assert (
+            found.record is record and found.evidence[-1] == f"metadata modelspec.title: {title!r}"
+        )
     # A title that says nothing leaves it open.
-    assert recognise_model(Base.SDXL, None, {"modelspec.title": "my merge"}, "a1.safetensors", RECORDS).record is None
+    assert (
+        recognise_model(
+            Base.SDXL, None, {"modelspec.title": "my merge"}, "a1.safetensors", RECORDS
+        ).record
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("base", "name", "owner"),
     [
         (Base.SDXL, "Hyper-SD15-8steps-lora.safetensors", "hyper-sd15-8step-lora"),
-        (Base.SDXL, "Qwen-Image-Lightning-4steps-V1.0.safetensors", "qwen-image-lightning-4step-lora"),
+        (
+            Base.SDXL,
+            "Qwen-Image-Lightning-4steps-V1.0.safetensors",
+            "qwen-image-lightning-4step-lora",
+        ),
         (Base.FLUX, "Wan21_AccVid_T2V_14B_lora_rank32_fp16.safetensors", "accvideo-wan21-t2v-lora"),
     ],
 )
 def test_a_lora_with_anothers_published_name_is_refused_naming_both(base, name, owner):
     found = recognise(header(layers_of(base, WIDTHS.get(base, 0))), name, RECORDS)
     assert found.record is None and not found.candidates
-    assert base.value in found.evidence[0] and f"its name is that of {owner}, which is for" in found.evidence[-1]
+    assert (
+        base.value in found.evidence[0]
+        and f"its name is that of {owner}, which is for" in found.evidence[-1]
+    )
 
 
 def test_a_model_with_anothers_published_name_is_refused_naming_both():
-    found = recognise_model(Base.WAN_T2V, 5120, {}, "wan2.1_i2v_480p_lightx2v_4step.safetensors", RECORDS)
+    found = recognise_model(
+        Base.WAN_T2V, 5120, {}, "wan2.1_i2v_480p_lightx2v_4step.safetensors", RECORDS
+    )
     assert found.record is None
-    assert "its name is that of wan21-i2v-lightx2v-4step-model, which is for Wan 2.1 image-to-video" in found.evidence[-1]
+    assert (
+        "its name is that of wan21-i2v-lightx2v-4step-model, which is for Wan 2.1 image-to-video"
+        in found.evidence[-1]
+    )

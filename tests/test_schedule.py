@@ -1,4 +1,6 @@
-"""Schedules against diffusers, which the accelerators' authors used, and against numbers worked out by hand."""
+"""Schedules against diffusers, which the accelerators' authors used, and against numbers worked out
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ sd_sigma = functools.cache(schedule.scaled_linear_sigma)
 def cases(kind: type) -> list:
     return [
         pytest.param(record, steps, id=f"{record.id}-{steps}")
-        for record in CATALOG.values() if isinstance(record.schedule, kind) for steps in record.steps
+        for record in CATALOG.values()
+        if isinstance(record.schedule, kind)
+        for steps in record.steps
     ]
 
 
@@ -29,13 +33,19 @@ def assert_sigmas_are(ours: list[float], scheduler) -> None:
 
 @pytest.mark.parametrize(("record", "steps"), [*cases(Trailing), *cases(ShiftedFlow)])
 def test_trailing_and_flow_sigmas_equal_diffusers_euler(record, steps):
-    assert_sigmas_are(schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma), scheduler_of(record.schedule, steps))
+    assert_sigmas_are(
+        schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma),
+        scheduler_of(record.schedule, steps),
+    )
 
 
 @pytest.mark.parametrize(("record", "steps"), cases(ConsistencyGrid))
 @pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
 def test_consistency_sigmas_equal_diffusers(record, steps, scheduler):
-    assert_sigmas_are(schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma), scheduler_of(record.schedule, steps, scheduler))
+    assert_sigmas_are(
+        schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma),
+        scheduler_of(record.schedule, steps, scheduler),
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
@@ -58,13 +68,17 @@ def test_known_sigmas():
     assert sd_sigma(999) == pytest.approx(14.6146, abs=5e-5)
     assert sd_sigma(0) == pytest.approx(0.0292, abs=5e-5)
     # 5·.75 / (1 + 4·.75) = 3.75 / 4 = .9375;  5·.5 / 3 = .8333;  5·.25 / 2 = .625
-    assert schedule.sigmas_of(ShiftedFlow(5.0), 4, 1.0, sd_sigma) == pytest.approx([1, 0.9375, 2.5 / 3, 0.625, 0])
+    assert schedule.sigmas_of(ShiftedFlow(5.0), 4, 1.0, sd_sigma) == pytest.approx(
+        [1, 0.9375, 2.5 / 3, 0.625, 0]
+    )
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 5.0, 12.0])
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_shifting_back_undoes_the_shift(shift, sigma):
-    assert schedule.shift_sigma(schedule.shift_sigma(sigma, shift), 1 / shift) == pytest.approx(sigma)
+    assert schedule.shift_sigma(schedule.shift_sigma(sigma, shift), 1 / shift) == pytest.approx(
+        sigma
+    )
 
 
 @pytest.mark.parametrize("mu", [0.5, 1.15, 2.2912])
@@ -76,12 +90,13 @@ def test_shift_is_the_exponential_of_flux_mu(mu):
 
 @pytest.mark.parametrize(
     ("steps", "denoise", "kept"),
-    # int(steps · denoise): as diffusers shortens img2img. .7 · 10 is 6.999... in floats and must still be 7.
+    # int(steps · denoise): as diffusers shortens img2img. .7 · 10 is 6.999... in floats and must
+    # still be 7.
     [(4, 1.0, 4), (4, 0.75, 3), (4, 0.74, 2), (4, 0.5, 2), (4, 0.25, 1), (10, 0.7, 7), (1, 1.0, 1)],
 )
 def test_denoise_keeps_the_end_of_a_fixed_schedule(steps, denoise, kept):
     whole = schedule.sigmas_of(ShiftedFlow(5.0), steps, 1.0, sd_sigma)
-    assert schedule.sigmas_of(ShiftedFlow(5.0), steps, denoise, sd_sigma) == whole[steps - kept:]
+    assert schedule.sigmas_of(ShiftedFlow(5.0), steps, denoise, sd_sigma) == whole[steps - kept :]
 
 
 @pytest.mark.parametrize("kind", [Trailing(), ShiftedFlow(5.0), ConsistencyGrid(50)])

@@ -17,7 +17,14 @@ import demo
 import host
 import stand_in_models
 
-STDLIB_ONLY = ("host.py", "comfy_server.py", "comfy_client.py", "websocket_reader.py", "test.py", "demo.py")
+STDLIB_ONLY = (
+    "host.py",
+    "comfy_server.py",
+    "comfy_client.py",
+    "websocket_reader.py",
+    "test.py",
+    "demo.py",
+)
 
 
 def archive(path: Path, *names: str, link: str | None = None) -> Path:
@@ -45,7 +52,9 @@ def test_every_known_version_has_a_source_and_the_default_is_known() -> None:
     assert len(set(host.SOURCE_RELEASES.values())) == len(host.SOURCE_RELEASES)
 
 
-def test_unknown_version_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_version_is_refused_with_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     with pytest.raises(host.HostError, match=r"0\.1\.0.*0\.30\.0.*COMFYUI_PATH"):
         host.ensure_host("0.1.0", tmp_path)
@@ -56,7 +65,10 @@ def test_only_the_tree_is_unpacked(tmp_path: Path) -> None:
     packed = archive(tmp_path / "a.tar.gz", "pkg-1/setup.py", *inside)
     tree = tmp_path / "tree"
     host.extract_tree(packed, "vendor/ComfyUI", tree)
-    assert sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*.py")) == ["a/b.py", "main.py"]
+    assert sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*.py")) == [
+        "a/b.py",
+        "main.py",
+    ]
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "a/../../evil.py", "a\\..\\evil.py", "C:/evil.py"])
@@ -68,25 +80,33 @@ def test_path_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> No
 
 
 def test_links_in_an_archive_are_not_made(tmp_path: Path) -> None:
-    packed = archive(tmp_path / "a.tar.gz", "pkg-1/vendor/ComfyUI/main.py", link="pkg-1/vendor/ComfyUI/passwd")
+    packed = archive(
+        tmp_path / "a.tar.gz", "pkg-1/vendor/ComfyUI/main.py", link="pkg-1/vendor/ComfyUI/passwd"
+    )
     host.extract_tree(packed, "vendor/ComfyUI", tmp_path / "tree")
     assert [p.name for p in (tmp_path / "tree").iterdir()] == ["main.py"]
 
 
-def test_comfyui_path_without_a_comfyui_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_comfyui_path_without_a_comfyui_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(host.HostError, match="holds no ComfyUI.*main.py"):
         host.ensure_host()
 
 
-def test_comfyui_path_whose_python_has_no_torch_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_comfyui_path_whose_python_has_no_torch_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(fake_install(tmp_path / "ComfyUI")))
     monkeypatch.setattr(host, "runs_torch", lambda python: False)
     with pytest.raises(host.HostError, match="`import torch` fails"):
         host.ensure_host()
 
 
-def test_comfyui_path_is_used_with_its_own_python_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_comfyui_path_is_used_with_its_own_python_and_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     root = fake_install(tmp_path / "ComfyUI")
     python = host.venv_python(tmp_path / "venv")
     python.parent.mkdir(parents=True)
@@ -100,8 +120,14 @@ def test_install_without_a_python_of_its_own_gets_the_running_one(tmp_path: Path
     assert host.find_python(fake_install(tmp_path / "a" / "ComfyUI")) == Path(sys.executable)
 
 
-def test_users_own_install_is_never_installed_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(host, "pip_install", lambda *args, **kwargs: pytest.fail("installed into the user's ComfyUI"))
+def test_users_own_install_is_never_installed_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        host,
+        "pip_install",
+        lambda *args, **kwargs: pytest.fail("installed into the user's ComfyUI"),
+    )
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho pytest diffusers\n")
     python.chmod(0o755)
@@ -111,7 +137,9 @@ def test_users_own_install_is_never_installed_into(monkeypatch: pytest.MonkeyPat
         host.ensure_test_tools(host.Host(tmp_path, python, "0.30.0", owned=False))
 
 
-def test_finished_build_is_reused_and_an_outdated_one_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_finished_build_is_reused_and_an_outdated_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(host, "runs_torch", lambda python: True)
     built: list[str] = []
@@ -140,16 +168,25 @@ def test_pip_failure_shows_its_last_lines(tmp_path: Path) -> None:
     if not host.runs(Path(sys.executable), "import pip"):
         pytest.skip("this Python has no pip")
     with pytest.raises(host.HostError, match="(?s)pip install failed.*no-such-folder"):
-        host.run_pip(Path(sys.executable), ["install", str(tmp_path / "no-such-folder")], log=tmp_path / "log")
+        host.run_pip(
+            Path(sys.executable),
+            ["install", str(tmp_path / "no-such-folder")],
+            log=tmp_path / "log",
+        )
     assert "no-such-folder" in (tmp_path / "log").read_text()
 
 
 def api_workflow(name: str) -> dict:
-    return json.loads((host.ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (host.ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
+    )
 
 
 def test_demo_refuses_a_workflow_of_models_it_cannot_stand_in_for(tmp_path: Path) -> None:
-    nowhere, wan = host.Host(tmp_path, tmp_path / "python", "0.30.0"), api_workflow("wan21_t2v_lightx2v")
+    nowhere, wan = (
+        host.Host(tmp_path, tmp_path / "python", "0.30.0"),
+        api_workflow("wan21_t2v_lightx2v"),
+    )
     with pytest.raises(demo.ModelsMissing, match="needs .*wan.*Put the files"):
         demo.provide_models(nowhere, wan, tmp_path / "models", tmp_path)
     assert not list(tmp_path.iterdir()), "nothing was made"
@@ -158,46 +195,70 @@ def test_demo_refuses_a_workflow_of_models_it_cannot_stand_in_for(tmp_path: Path
     (tmp_path / "models" / "any").mkdir(parents=True)
     for name in names:
         (tmp_path / "models" / "any" / name).touch()
-    assert not demo.provide_models(nowhere, wan, tmp_path / "models", tmp_path), "somebody's own files need no stand-in"
+    assert not demo.provide_models(nowhere, wan, tmp_path / "models", tmp_path), (
+        "somebody's own files need no stand-in"
+    )
 
 
 def test_demo_stands_in_for_the_models_of_a_shipped_workflow() -> None:
     assert set(demo.model_names(api_workflow("sd15_lcm"))) == set(demo.DEMO.models)
-    assert all(demo.is_at_hand(name, Path("none")) for name in demo.model_names(api_workflow("demo_compare")))
+    assert all(
+        demo.is_at_hand(name, Path("none"))
+        for name in demo.model_names(api_workflow("demo_compare"))
+    )
 
 
 @pytest.fixture
 def stand_ins(tmp_path: Path) -> Path:
-    """A cache in which the models of the demo are made already: a few bytes each, under the marker of finished ones."""
+    """A cache in which the models of the demo are made already: a few bytes each, under the marker
+    of finished ones.
+    """
     made = tmp_path / "cache" / "stand-in-models"
     made.mkdir(parents=True)
-    wanted = host.digest([source.read_text(encoding="utf-8") for source in stand_in_models.MODEL_SOURCES])
+    wanted = host.digest(
+        [source.read_text(encoding="utf-8") for source in stand_in_models.MODEL_SOURCES]
+    )
     for _, kind in demo.DEMO.models.values():
         (made / f"{kind}.safetensors").write_bytes(b"random weights")
         host.write_marker(made / f"{kind}.json", wanted)
     return made
 
 
-def test_demo_keeps_a_persons_own_model_and_stands_in_for_the_others(stand_ins: Path, tmp_path: Path) -> None:
-    nowhere, workflow, models = host.Host(tmp_path, tmp_path / "python", "0.30.0"), api_workflow("sd15_lcm"), tmp_path / "models"
+def test_demo_keeps_a_persons_own_model_and_stands_in_for_the_others(
+    stand_ins: Path, tmp_path: Path
+) -> None:
+    nowhere, workflow, models = (
+        host.Host(tmp_path, tmp_path / "python", "0.30.0"),
+        api_workflow("sd15_lcm"),
+        tmp_path / "models",
+    )
     places = [models / folder / name for name, (folder, _) in demo.DEMO.models.items()]
     own, other = places
     own.parent.mkdir(parents=True)
     own.write_bytes(b"a checkpoint that took an hour to download")
     for _ in range(2):
-        assert demo.provide_models(nowhere, workflow, models, stand_ins.parent), "the LoRA is stood in for"
+        assert demo.provide_models(nowhere, workflow, models, stand_ins.parent), (
+            "the LoRA is stood in for"
+        )
         assert own.read_bytes() == b"a checkpoint that took an hour to download"
         assert other.read_bytes() == b"random weights"
     other.unlink()
     other.write_bytes(b"their LoRA")
-    assert not demo.provide_models(nowhere, workflow, models, stand_ins.parent), "nothing has random weights now"
+    assert not demo.provide_models(nowhere, workflow, models, stand_ins.parent), (
+        "nothing has random weights now"
+    )
     assert other.read_bytes() == b"their LoRA"
 
 
-def test_a_stand_in_that_was_made_anew_is_the_one_that_is_used(stand_ins: Path, tmp_path: Path) -> None:
+def test_a_stand_in_that_was_made_anew_is_the_one_that_is_used(
+    stand_ins: Path, tmp_path: Path
+) -> None:
     if sys.platform == "win32":
         pytest.skip("Windows makes symbolic links for administrators alone")
-    source, target = stand_ins / "sd15-lcm-lora.safetensors", tmp_path / "models" / "loras" / "any.safetensors"
+    source, target = (
+        stand_ins / "sd15-lcm-lora.safetensors",
+        tmp_path / "models" / "loras" / "any.safetensors",
+    )
     assert stand_in_models.place(source, target)
     (tmp_path / "new").write_bytes(b"better weights")
     (tmp_path / "new").replace(source)
@@ -229,7 +290,9 @@ def test_where_no_links_can_be_made_the_stand_in_is_copied_once(
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """scripts/test.py, whose name is also that of Python's own tests."""
-    spec = importlib.util.spec_from_file_location("fewstep_test_script", Path(host.__file__).with_name("test.py"))
+    spec = importlib.util.spec_from_file_location(
+        "fewstep_test_script", Path(host.__file__).with_name("test.py")
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
@@ -243,10 +306,15 @@ def test_static_tier_may_be_left_out_for_want_of_its_tools_in_a_persons_own_inst
 ) -> None:
     nowhere = host.Host(tmp_path, tmp_path / "python", "0.30.0", owned=is_ours)
     outcome = runner.static_tier(nowhere, runner.parse_arguments([]))
-    assert (outcome.passed, outcome.words) == (passed, f"ruff and mypy not installed in {nowhere.python}")
+    assert (outcome.passed, outcome.words) == (
+        passed,
+        f"ruff and mypy not installed in {nowhere.python}",
+    )
 
 
-def test_what_a_run_leaves_out_is_listed_with_what_runs_it(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_leaves_out_is_listed_with_what_runs_it(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (oldest,) = runner.not_asked_for(runner.parse_arguments([]))
     assert (oldest.tier, oldest.passed, oldest.words) == ("oldest", None, "--oldest not given")
     assert not runner.not_asked_for(runner.parse_arguments(["--oldest"]))

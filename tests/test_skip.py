@@ -1,4 +1,6 @@
-"""Step Skip's pure part: where a run stands, what is left out and what is put in its place, against numbers worked out by hand."""
+"""Step Skip's pure part: where a run stands, what is left out and what is put in its place, against
+numbers worked out by hand.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,23 @@ import pytest
 import torch
 from comfyui_fewstep.samplers.skip import METHODS, forecast
 from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_shares
-from comfyui_fewstep.samplers.skip.history import Entry, History, combine, newton_weights, parabola_weights
+from comfyui_fewstep.samplers.skip.history import (
+    Entry,
+    History,
+    combine,
+    newton_weights,
+    parabola_weights,
+)
 from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
 from comfyui_fewstep.samplers.skip.schedule import Schedule
 from comfyui_fewstep.samplers.skip.solver import REFUSALS, Solver, solver_of
-from comfyui_fewstep.samplers.skip.teacache import IDENTITY, POLYNOMIALS, TeaCache, evaluate_polynomial, wan_polynomial
+from comfyui_fewstep.samplers.skip.teacache import (
+    IDENTITY,
+    POLYNOMIALS,
+    TeaCache,
+    evaluate_polynomial,
+    wan_polynomial,
+)
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +56,12 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
     return x * signal * 0.25 / (signal**2 * 0.25 + sigma**2)
 
 
-def euler(run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor, calls: list[float] | None = None) -> Tensor:
-    """Euler's method with the denoiser, through a run if there is one. calls collects the sigmas of real evaluations."""
+def euler(
+    run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor, calls: list[float] | None = None
+) -> Tensor:
+    """Euler's method with the denoiser, through a run if there is one. calls collects the sigmas of
+    real evaluations.
+    """
     for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
 
         def compute(x: Tensor = x, sigma: float = sigma) -> Tensor:
@@ -51,18 +69,26 @@ def euler(run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor, calls: l
                 calls.append(sigma)
             return denoiser(x, sigma)
 
-        denoised = compute() if run is None else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        denoised = (
+            compute()
+            if run is None
+            else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        )
         x = x + (sigma_next - sigma) * (x - denoised) / sigma
     return x
 
 
-def forecast_run(schedule: Schedule, solver: Solver = EULER, regime_of=lambda sigma: None, **settings) -> SkipRun:
+def forecast_run(
+    schedule: Schedule, solver: Solver = EULER, regime_of=lambda sigma: None, **settings
+) -> SkipRun:
     options = Settings(**{"threshold": math.inf, **settings})
     return SkipRun(schedule, solver, Forecast(schedule, options, solver), regime_of=regime_of)
 
 
 def teacache_run(schedule: Schedule, signal_of, polynomial=IDENTITY, **settings) -> SkipRun:
-    return SkipRun(schedule, EULER, TeaCache(schedule, Settings(**settings), EULER, signal_of, polynomial))
+    return SkipRun(
+        schedule, EULER, TeaCache(schedule, Settings(**settings), EULER, signal_of, polynomial)
+    )
 
 
 # --- where a run stands ---
@@ -71,7 +97,9 @@ def teacache_run(schedule: Schedule, signal_of, polynomial=IDENTITY, **settings)
 def test_a_step_is_found_by_sigma_alone():
     schedule = linear_schedule(10)
     assert [schedule.step_of(sigma) for sigma in (1.0, 0.9, 0.85, 0.5, 0.05)] == [0, 1, 1, 5, 9]
-    assert schedule.step_of(0.9000001) == 1  # float32 rounding does not move an evaluation to the step before
+    assert (
+        schedule.step_of(0.9000001) == 1
+    )  # float32 rounding does not move an evaluation to the step before
     assert schedule.step_of(1.2) == 0  # a sampler that churns starts above the schedule
 
 
@@ -87,18 +115,28 @@ def test_warm_up_is_15_percent_and_at_least_three_steps(steps, warm_up):
     schedule = linear_schedule(steps)
     assert schedule.warm_up == warm_up
     # Open are the steps after the warm-up but for the last.
-    assert [schedule.is_open(sigma) for sigma in schedule.sigmas[:-1]] == [warm_up <= i < steps - 1 for i in range(steps)]
+    assert [schedule.is_open(sigma) for sigma in schedule.sigmas[:-1]] == [
+        warm_up <= i < steps - 1 for i in range(steps)
+    ]
 
 
 def test_window_closes_steps_before_start_and_after_end():
-    for start, end, first, last in ((0.3, 0.7, 6, 14), (0.55, 0.95, 11, 18), (0.0, 1.0, 3, 18)):  # both ends belong to the window
+    for start, end, first, last in (
+        (0.3, 0.7, 6, 14),
+        (0.55, 0.95, 11, 18),
+        (0.0, 1.0, 3, 18),
+    ):  # both ends belong to the window
         schedule = Schedule(linear_schedule(20).sigmas, True, start, end)
-        assert [i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)] == list(range(first, last + 1))
+        assert [
+            i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)
+        ] == list(range(first, last + 1))
 
 
 def test_the_window_is_in_steps_whatever_their_spacing():
     even, karras = linear_schedule(20), exponential_schedule(20)
-    assert [even.is_open(sigma) for sigma in even.sigmas[:-1]] == [karras.is_open(sigma) for sigma in karras.sigmas[:-1]]
+    assert [even.is_open(sigma) for sigma in even.sigmas[:-1]] == [
+        karras.is_open(sigma) for sigma in karras.sigmas[:-1]
+    ]
 
 
 # --- what a forecast is made of ---
@@ -114,7 +152,10 @@ def test_history_keeps_two_and_replaces_what_a_sampler_goes_back_over():
         history.record(entry(sigma, 1 - sigma, sigma))
     assert [kept.sigma for kept in history.entries] == [0.8, 0.6]
     history.record(entry(0.6, 0.4, 9.0))  # Heun evaluates twice at one level: the later one stands
-    assert [(kept.sigma, kept.derivative.flatten()[0].item()) for kept in history.entries] == [(0.8, pytest.approx(0.8)), (0.6, 9.0)]
+    assert [(kept.sigma, kept.derivative.flatten()[0].item()) for kept in history.entries] == [
+        (0.8, pytest.approx(0.8)),
+        (0.6, 9.0),
+    ]
     history.record(entry(0.7, 0.3, 1.0))
     assert [kept.sigma for kept in history.entries] == [0.8, 0.7]
     assert history.usable(0.75) == () and len(history.usable(0.7)) == 2
@@ -123,7 +164,8 @@ def test_history_keeps_two_and_replaces_what_a_sampler_goes_back_over():
 
 def test_linear_weights_follow_the_line_and_damping_shortens_it():
     pair = (entry(1.0, 0.0, 1.0), entry(0.8, 2.0, 5.0))
-    # Slope (5 - 1) / 2 = 2, so at level 3 the line reads 7; at half slope 6; at none the newer value, 5.
+    # Slope (5 - 1) / 2 = 2, so at level 3 the line reads 7; at half slope 6; at none the newer
+    # value, 5.
     for damping, value in ((1.0, 7.0), (0.5, 6.0), (0.0, 5.0)):
         weights = newton_weights(pair, 3.0, damping)
         assert sum(weights) == pytest.approx(1.0)
@@ -132,7 +174,8 @@ def test_linear_weights_follow_the_line_and_damping_shortens_it():
 
 
 def test_curvature_goes_from_the_line_to_the_parabola():
-    # Values 0, 1, 4 at levels 0, 1, 2: the line through the last two reads 7 at level 3, the parabola 9.
+    # Values 0, 1, 4 at levels 0, 1, 2: the line through the last two reads 7 at level 3, the
+    # parabola 9.
     entries = (entry(1.0, 0.0, 0.0), entry(0.8, 1.0, 1.0), entry(0.6, 2.0, 4.0))
     for curvature, value in ((0.0, 7.0), (0.5, 8.0), (1.0, 9.0)):
         weights = newton_weights(entries, 3.0, curvature=curvature)
@@ -145,16 +188,19 @@ def test_parabola_weights_reproduce_a_parabola():
         return 3 - 2 * t + t * t
 
     weights = parabola_weights((0.0, 1.0, 3.0), 2.0)
-    assert sum(weight * square(t) for weight, t in zip(weights, (0.0, 1.0, 3.0))) == pytest.approx(square(2.0))
+    assert sum(weight * square(t) for weight, t in zip(weights, (0.0, 1.0, 3.0))) == pytest.approx(
+        square(2.0)
+    )
 
 
 # --- forecast: the plan ---
 
 
 def test_plan_of_twenty_steps_at_twice_the_speed():
-    # Open are steps 3 to 18, 16 of them; 10 have to go: 10/16 = 0.625 of one is earned at each. Credit starts at 0.5:
-    # 3: 1.125 skip -> 0.125   4: 0.75             5: 1.375 skip -> 0.375   6: 1.0 skip -> 0      7: 0.625
-    # 8: 1.25 skip -> 0.25     9: 0.875           10: 1.5 skip -> 0.5      11: 1.125 skip -> 0.125, then as from 4 on.
+    # Open are steps 3 to 18, 16 of them; 10 have to go: 10/16 = 0.625 of one is earned at each.
+    # Credit starts at 0.5: 3: 1.125 skip -> 0.125   4: 0.75             5: 1.375 skip -> 0.375   6:
+    # 1.0 skip -> 0      7: 0.625 8: 1.25 skip -> 0.25     9: 0.875           10: 1.5 skip -> 0.5
+    # 11: 1.125 skip -> 0.125, then as from 4 on.
     schedule = exponential_schedule(20)
     assert skip_shares(schedule, 2.0, 3) == (0.0,) * 3 + (0.625,) * 16 + (0.0,)
     run = forecast_run(schedule, target_speedup=2.0)
@@ -164,12 +210,17 @@ def test_plan_of_twenty_steps_at_twice_the_speed():
 
 
 def test_on_flow_models_the_last_but_one_is_made_and_runs_lie_late():
-    # Open are steps 3 to 17 but not 18, 15 of them. 8 can go alone, two more make runs where two thirds are over.
+    # Open are steps 3 to 17 but not 18, 15 of them. 8 can go alone, two more make runs where two
+    # thirds are over.
     schedule = linear_schedule(20)
     assert skip_shares(schedule, 20 / 13, 3) == (0.0,) * 3 + (7 / 15,) * 15 + (0.0,) * 2
     shares = skip_shares(schedule, 2.0, 3)
-    assert sum(shares) == pytest.approx(10) and shares[:3] == (0.0,) * 3 and shares[18:] == (0.0,) * 2
-    assert 0.5 < shares[3] < shares[8] < shares[12] > shares[17] > 0.5 and shares.index(max(shares)) in (12, 13)
+    assert (
+        sum(shares) == pytest.approx(10) and shares[:3] == (0.0,) * 3 and shares[18:] == (0.0,) * 2
+    )
+    assert 0.5 < shares[3] < shares[8] < shares[12] > shares[17] > 0.5 and shares.index(
+        max(shares)
+    ) in (12, 13)
     run = forecast_run(schedule, target_speedup=2.0)
     euler(run, schedule, gaussian, noise())
     assert run.finish().steps_skipped == [3, 5, 7, 8, 10, 11, 12, 14, 15, 17]
@@ -190,7 +241,9 @@ def test_low_targets_give_isolated_skips():
     run = forecast_run(schedule, target_speedup=1.5)
     euler(run, schedule, gaussian, noise())
     skipped = run.finish().steps_skipped
-    assert len(skipped) == 10 and all(after - before > 1 for before, after in zip(skipped, skipped[1:]))
+    assert len(skipped) == 10 and all(
+        after - before > 1 for before, after in zip(skipped, skipped[1:])
+    )
 
 
 def test_max_consecutive_bounds_runs_and_the_rate():
@@ -199,7 +252,9 @@ def test_max_consecutive_bounds_runs_and_the_rate():
     for longest in (1, 2, 3):
         run = forecast_run(schedule, target_speedup=10.0, max_consecutive=longest)
         euler(run, schedule, gaussian, noise())
-        runs = "".join("s" if step in run.tally.steps_skipped else " " for step in range(40)).split()
+        runs = "".join(
+            "s" if step in run.tally.steps_skipped else " " for step in range(40)
+        ).split()
         assert max(map(len, runs)) == longest
 
 
@@ -220,7 +275,9 @@ def test_below_ten_evaluations_it_passes_through_and_says_why():
     for steps in (4, 6, 8, 9):
         schedule = linear_schedule(steps)
         run = forecast_run(schedule, target_speedup=2.0)
-        assert torch.equal(euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise()))
+        assert torch.equal(
+            euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise())
+        )
         assert run.finish().made == steps and run.refusal
     schedule = linear_schedule(9)
     run = forecast_run(schedule, target_speedup=2.0)
@@ -229,8 +286,9 @@ def test_below_ten_evaluations_it_passes_through_and_says_why():
 
 
 def test_evaluations_are_counted_not_steps_for_samplers_that_make_two_a_step():
-    # Heun asks at 1, .875, .875, .75, .75, ...: at the first open evaluation (step 3) it has made 5 for 3 steps, so 8 steps stand for
-    # round(5 / 3 * 8) = 13 evaluations, which is worth it; Euler's 8 are not.
+    # Heun asks at 1, .875, .875, .75, .75, ...: at the first open evaluation (step 3) it has made 5
+    # for 3 steps, so 8 steps stand for round(5 / 3 * 8) = 13 evaluations, which is worth it;
+    # Euler's 8 are not.
     schedule = linear_schedule(8)
     run = forecast_run(schedule, Solver("heun"), target_speedup=2.0)
     x = noise()
@@ -245,17 +303,21 @@ def test_heun_gives_away_the_second_evaluation_at_a_level_first():
     run = forecast_run(schedule, Solver("heun"), target_speedup=20 / 13)
     x, calls = noise(), []
     for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
-        for kind, level in (("first", sigma), ("second", sigma_next)) if sigma_next else (("first", sigma),):
+        for kind, level in (
+            (("first", sigma), ("second", sigma_next)) if sigma_next else (("first", sigma),)
+        ):
 
             def compute(kind: str = kind, level: float = level) -> Tensor:
                 calls.append((kind, round(level, 2)))
                 return gaussian(x, level)
 
             run.evaluate(x, torch.tensor(level), compute)
-    # 7 of 20 steps are to be saved out of 15 open ones: nearly half of the evaluations. All left out are the ones that open a step, at the
-    # level the step before has just closed with.
+    # 7 of 20 steps are to be saved out of 15 open ones: nearly half of the evaluations. All left
+    # out are the ones that open a step, at the level the step before has just closed with.
     assert len(run.finish().steps_skipped) >= 12
-    assert [level for kind, level in calls if kind == "second"] == [round(1 - step / 20, 2) for step in range(1, 20)]
+    assert [level for kind, level in calls if kind == "second"] == [
+        round(1 - step / 20, 2) for step in range(1, 20)
+    ]
 
 
 def test_a_bad_forecast_vetoes_the_next_skip():
@@ -284,19 +346,27 @@ def test_forecast_is_exact_where_the_derivative_is_linear_in_the_level():
 
     run = forecast_run(schedule, target_speedup=1.5, max_consecutive=1)
     x = noise() * 16
-    torch.testing.assert_close(euler(run, schedule, denoiser, x), euler(None, schedule, denoiser, x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        euler(run, schedule, denoiser, x), euler(None, schedule, denoiser, x), rtol=1e-4, atol=1e-4
+    )
     assert run.finish().skipped > 5
 
 
 def solve(solver: Solver, run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor) -> Tensor:
-    """The solver's own method with the denoiser, through a run if there is one, from what it is said to make of each evaluation."""
+    """The solver's own method with the denoiser, through a run if there is one, from what it is
+    said to make of each evaluation.
+    """
     before = torch.zeros_like(x)
     for step, sigma in enumerate(schedule.sigmas[:-1]):
 
         def compute(x: Tensor = x, sigma: float = sigma) -> Tensor:
             return denoiser(x, sigma)
 
-        denoised = compute() if run is None else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        denoised = (
+            compute()
+            if run is None
+            else run.evaluate(x, torch.tensor(sigma, dtype=torch.float64), compute)
+        )
         now, last = solver.reply(schedule.sigmas, step)
         x = schedule.sigmas[step + 1] / sigma * x + now * denoised + last * before
         before = denoised
@@ -305,11 +375,14 @@ def solve(solver: Solver, run: SkipRun | None, schedule: Schedule, denoiser, x: 
 
 def test_solvers_reply_as_worked_out_by_hand():
     sigmas = (8.0, 4.0, 1.0, 0.0)
-    euler, multistep, exponential = (solver_of(f"sample_{name}", {}) for name in ("euler", "dpmpp_2m", "res_multistep"))
+    euler, multistep, exponential = (
+        solver_of(f"sample_{name}", {}) for name in ("euler", "dpmpp_2m", "res_multistep")
+    )
     assert euler.reply(sigmas, 1) == (0.75, 0.0)
     for solver in (euler, multistep, exponential):
         assert solver.reply(sigmas, 0) == (0.5, 0.0) and solver.reply(sigmas, 2) == (1.0, 0.0)
-    # The last step was ln 2, this one is ln 4: r is 1/2, and (1 + 1/2r)·D - 1/2r·D_before is 2·D - D_before.
+    # The last step was ln 2, this one is ln 4: r is 1/2, and (1 + 1/2r)·D - 1/2r·D_before is 2·D -
+    # D_before.
     assert multistep.reply(sigmas, 1) == pytest.approx((1.5, -0.75))
     # (1 + h / (e^-h - 1)) / h_last is (1 - ln 4 / 0.75) / ln 2.
     share = (1 - math.log(4) / 0.75) / math.log(2)
@@ -319,16 +392,24 @@ def test_solvers_reply_as_worked_out_by_hand():
 def shifted_schedule(steps: int, shift: float = 5.0) -> Schedule:
     """A flow schedule whose steps in ln sigma grow towards the end."""
     even = [1 - step / steps for step in range(steps + 1)]
-    return Schedule(tuple(shift * sigma / (1 + (shift - 1) * sigma) for sigma in even), is_flow=True)
+    return Schedule(
+        tuple(shift * sigma / (1 + (shift - 1) * sigma) for sigma in even), is_flow=True
+    )
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "res_multistep"])
-@pytest.mark.parametrize("schedule", [exponential_schedule(20), linear_schedule(20), shifted_schedule(20)])
-def test_what_follows_a_skip_makes_good_for_it_where_the_solver_is_known(schedule, name, monkeypatch):
+@pytest.mark.parametrize(
+    "schedule", [exponential_schedule(20), linear_schedule(20), shifted_schedule(20)]
+)
+def test_what_follows_a_skip_makes_good_for_it_where_the_solver_is_known(
+    schedule, name, monkeypatch
+):
     # This model's derivatives are the same at every x.
     monkeypatch.setattr(forecast, "MULTISTEP_RESPONSE", 1.0)
 
-    def denoiser(x: Tensor, sigma: float) -> Tensor:  # a parabola in the level: no straight line forecasts it
+    def denoiser(
+        x: Tensor, sigma: float
+    ) -> Tensor:  # a parabola in the level: no straight line forecasts it
         return x - sigma * schedule.level(sigma) ** 2
 
     x, known = noise() * schedule.sigmas[0], solver_of(f"sample_{name}", {})
@@ -344,7 +425,10 @@ def test_what_follows_a_skip_makes_good_for_it_where_the_solver_is_known(schedul
 def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
     steps = LONG_RUN
     noise_prediction, flow = exponential_schedule(steps), linear_schedule(steps)
-    assert (Forecast(noise_prediction, Settings(), EULER).keeps, Forecast(flow, Settings(), EULER).keeps) == (3, 2)
+    assert (
+        Forecast(noise_prediction, Settings(), EULER).keeps,
+        Forecast(flow, Settings(), EULER).keeps,
+    ) == (3, 2)
     assert Forecast(exponential_schedule(steps - 1), Settings(), EULER).keeps == 2
     # The history is then one latent longer, and the corrector still lands on a parabola.
     run = forecast_run(noise_prediction, target_speedup=1.5)
@@ -353,13 +437,16 @@ def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
         return x - sigma * noise_prediction.level(sigma) ** 2
 
     x = noise() * 16
-    difference = euler(run, noise_prediction, denoiser, x) - euler(None, noise_prediction, denoiser, x)
+    difference = euler(run, noise_prediction, denoiser, x) - euler(
+        None, noise_prediction, denoiser, x
+    )
     assert difference.abs().max().item() < 1e-3
     assert run.finish().history_bytes == 3 * 4 * math.prod(SHAPE)
 
 
 def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
-    # Gaussian data: with all steps Euler ends at s_full·x; compare the two ways of making 15 evaluations.
+    # Gaussian data: with all steps Euler ends at s_full·x; compare the two ways of making 15
+    # evaluations.
     full, half = linear_schedule(30), linear_schedule(15)
     x = noise()
     exact = euler(None, full, gaussian, x)
@@ -371,11 +458,15 @@ def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
 
 def test_samplers_that_inject_noise_get_late_skips_short_runs_and_no_more_than_was_measured():
     schedule = linear_schedule(20)
-    method = Forecast(schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True))
+    method = Forecast(
+        schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True)
+    )
     assert (method.longest_run, method.keeps_denoised) == (2, True)
     assert method.shares[:5] == (0.0,) * 5 and all(method.shares[5:18])
     assert sum(method.shares) == pytest.approx(8)  # 20 / 1.6 is 12.5, of which round() makes 12
-    alone = Forecast(schedule, Settings(max_consecutive=1), Solver("euler_ancestral", is_stochastic=True))
+    alone = Forecast(
+        schedule, Settings(max_consecutive=1), Solver("euler_ancestral", is_stochastic=True)
+    )
     assert alone.longest_run == 1
 
 
@@ -387,7 +478,12 @@ def test_second_run_equals_the_first_bit_for_bit(method):
     schedule = linear_schedule(20)
 
     def result() -> Tensor:
-        return euler(SkipRun(schedule, EULER, METHODS[method](schedule, Settings(2.0, 0.5), EULER)), schedule, gaussian, noise())
+        return euler(
+            SkipRun(schedule, EULER, METHODS[method](schedule, Settings(2.0, 0.5), EULER)),
+            schedule,
+            gaussian,
+            noise(),
+        )
 
     assert torch.equal(result(), result())
 
@@ -395,9 +491,13 @@ def test_second_run_equals_the_first_bit_for_bit(method):
 @pytest.mark.parametrize("method", list(METHODS))
 def test_nothing_skipped_changes_nothing_bit_for_bit(method):
     schedule = linear_schedule(20)
-    settings = {"forecast": Settings(target_speedup=1.0), "teacache": Settings(threshold=0.0)}[method]
+    settings = {"forecast": Settings(target_speedup=1.0), "teacache": Settings(threshold=0.0)}[
+        method
+    ]
     run = SkipRun(schedule, EULER, METHODS[method](schedule, settings, EULER))
-    assert torch.equal(euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise()))
+    assert torch.equal(
+        euler(run, schedule, gaussian, noise()), euler(None, schedule, gaussian, noise())
+    )
     assert run.finish().skipped == 0
 
 
@@ -423,7 +523,9 @@ def test_a_sampler_may_overwrite_its_own_tensors():
         run, x, seen = forecast_run(schedule, target_speedup=2.0), noise(), []
         for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
             given = x if in_place else x.clone()
-            denoised = run.evaluate(given, torch.tensor(sigma), lambda x=x, sigma=sigma: gaussian(x.clone(), sigma))
+            denoised = run.evaluate(
+                given, torch.tensor(sigma), lambda x=x, sigma=sigma: gaussian(x.clone(), sigma)
+            )
             moved = x + (sigma_next - sigma) * (x - denoised) / sigma
             seen.append(moved.clone())
             if in_place:
@@ -441,7 +543,8 @@ def test_a_change_of_prompt_forces_evaluations_and_forgets():
     run = forecast_run(schedule, target_speedup=2.0, regime_of=lambda sigma: sigma > 0.52)
     calls: list[float] = []
     euler(run, schedule, gaussian, noise(), calls)
-    # Step 10 is the first below 0.52. Two evaluations of the new prompt are needed for a line: 10 and 11, planned as skips.
+    # Step 10 is the first below 0.52. Two evaluations of the new prompt are needed for a line: 10
+    # and 11, planned as skips.
     made = [schedule.step_of(sigma) for sigma in calls]
     assert {10, 11} <= set(made) and not {10, 11} & set(run.finish().steps_skipped)
 
@@ -461,9 +564,12 @@ def test_several_outputs_are_forecast_together():
     assert run.finish().skipped > 0
 
 
-@pytest.mark.parametrize("schedule", [linear_schedule(20), exponential_schedule(20)], ids=["flow", "noise prediction"])
+@pytest.mark.parametrize(
+    "schedule", [linear_schedule(20), exponential_schedule(20)], ids=["flow", "noise prediction"]
+)
 def test_an_evaluation_at_sigma_0_is_made(schedule):
-    # Its level is infinite; by then forecasts have been checked, so that an error could be expected of the next one.
+    # Its level is infinite; by then forecasts have been checked, so that an error could be expected
+    # of the next one.
     run = forecast_run(schedule, target_speedup=1.5)
     x = euler(run, schedule, gaussian, noise())
     made = run.tally.made
@@ -481,10 +587,12 @@ def test_schedules_that_do_not_descend_pass_through():
 
 
 def test_teacache_decisions_by_hand():
-    # The signal is 1, 1.1, 1.1^2, ...: every change is 0.1. From step 3 on it adds up: 3: 0.1 skip, 4: 0.2 skip,
-    # 5: 0.3, not below 0.3, so it is evaluated and the sum starts over.
+    # The signal is 1, 1.1, 1.1^2, ...: every change is 0.1. From step 3 on it adds up: 3: 0.1 skip,
+    # 4: 0.2 skip, 5: 0.3, not below 0.3, so it is evaluated and the sum starts over.
     schedule = linear_schedule(14)
-    run = teacache_run(schedule, lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1), threshold=0.29)
+    run = teacache_run(
+        schedule, lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1), threshold=0.29
+    )
     euler(run, schedule, gaussian, noise())
     assert run.finish().steps_skipped == [3, 4, 6, 7, 9, 10, 12]
 
@@ -492,7 +600,12 @@ def test_teacache_decisions_by_hand():
 def test_teacache_polynomial_rescales_the_change():
     # p(d) = 2d: each change counts 0.2, so with threshold 0.29 every second evaluation is made.
     schedule = linear_schedule(14)
-    run = teacache_run(schedule, lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1), (2.0, 0.0), threshold=0.29)
+    run = teacache_run(
+        schedule,
+        lambda sigma, x: 1.1 ** torch.round((1 - sigma) * 14).reshape(1),
+        (2.0, 0.0),
+        threshold=0.29,
+    )
     euler(run, schedule, gaussian, noise())
     assert run.finish().steps_skipped == [3, 5, 7, 9, 11]
 
@@ -504,7 +617,9 @@ def test_teacache_repeats_the_last_derivative():
     derivatives = []
     for sigma in schedule.sigmas[:-1]:
         x = noise(4)
-        denoised = run.evaluate(x, torch.tensor(sigma), lambda x=x, sigma=sigma: x - sigma * next(values))
+        denoised = run.evaluate(
+            x, torch.tensor(sigma), lambda x=x, sigma=sigma: x - sigma * next(values)
+        )
         derivatives.append(round(((x - denoised) / sigma).mean().item(), 3))
     # Evaluated: steps 0, 1, 2, 4, 6, ... The one in between repeats the value before.
     assert derivatives == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8]
@@ -515,11 +630,18 @@ def test_polynomials_are_read_highest_power_first():
     assert evaluate_polynomial(IDENTITY, 0.37) == 0.37
 
 
-@pytest.mark.parametrize(("dim", "in_dim", "image", "pixels", "name"), [
-    (1536, 16, False, 6240, "Wan2.1 T2V 1.3B"), (5120, 16, False, 6240, "Wan2.1 T2V 14B"),
-    (5120, 36, True, 104 * 60, "Wan2.1 I2V 480P"), (5120, 36, True, 160 * 90, "Wan2.1 I2V 720P"),
-    (3072, 48, False, 3520, "Wan2.2 TI2V 5B"), (5120, 36, False, 6240, None), (256, 16, False, 64, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dim", "in_dim", "image", "pixels", "name"),
+    [
+        (1536, 16, False, 6240, "Wan2.1 T2V 1.3B"),
+        (5120, 16, False, 6240, "Wan2.1 T2V 14B"),
+        (5120, 36, True, 104 * 60, "Wan2.1 I2V 480P"),
+        (5120, 36, True, 160 * 90, "Wan2.1 I2V 720P"),
+        (3072, 48, False, 3520, "Wan2.2 TI2V 5B"),
+        (5120, 36, False, 6240, None),
+        (256, 16, False, 64, None),
+    ],
+)
 def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, name):
     assert wan_polynomial(dim, in_dim, image, pixels) == name
     assert name is None or name in POLYNOMIALS
@@ -528,25 +650,52 @@ def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, n
 # --- samplers ---
 
 
-@pytest.mark.parametrize(("function", "options", "known", "stochastic", "refused"), [
-    ("sample_euler", {}, True, False, False), ("sample_euler", {"s_churn": 5.0}, False, True, False),
-    ("sample_euler_cfg_pp", {}, False, False, False), ("sample_heun", {}, False, False, False),
-    ("sample_dpmpp_2m", {}, True, False, False), ("sample_dpmpp_2m_cfg_pp", {}, False, False, False),
-    ("sample_res_multistep", {}, True, False, False), ("sample_unipc", {}, False, False, False),
-    ("sample_euler_ancestral", {}, False, True, False), ("sample_euler_ancestral", {"eta": 0.0}, False, False, False),
-    ("sample_dpmpp_2m_sde_gpu", {}, False, True, False), ("sample_er_sde", {}, False, True, False),
-    ("sample_seeds_2", {}, False, True, False), ("sample_sa_solver_pece", {}, False, True, False),
-    ("sample_lcm", {}, False, False, True), ("sample_tcd", {}, False, False, True), ("dpm_adaptive_function", {}, False, False, True),
-    ("sample_ar_video", {}, False, False, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "options", "known", "stochastic", "refused"),
+    [
+        ("sample_euler", {}, True, False, False),
+        ("sample_euler", {"s_churn": 5.0}, False, True, False),
+        ("sample_euler_cfg_pp", {}, False, False, False),
+        ("sample_heun", {}, False, False, False),
+        ("sample_dpmpp_2m", {}, True, False, False),
+        ("sample_dpmpp_2m_cfg_pp", {}, False, False, False),
+        ("sample_res_multistep", {}, True, False, False),
+        ("sample_unipc", {}, False, False, False),
+        ("sample_euler_ancestral", {}, False, True, False),
+        ("sample_euler_ancestral", {"eta": 0.0}, False, False, False),
+        ("sample_dpmpp_2m_sde_gpu", {}, False, True, False),
+        ("sample_er_sde", {}, False, True, False),
+        ("sample_seeds_2", {}, False, True, False),
+        ("sample_sa_solver_pece", {}, False, True, False),
+        ("sample_lcm", {}, False, False, True),
+        ("sample_tcd", {}, False, False, True),
+        ("dpm_adaptive_function", {}, False, False, True),
+        ("sample_ar_video", {}, False, False, True),
+    ],
+)
 def test_samplers_are_known_by_name(function, options, known, stochastic, refused):
     solver = solver_of(function, options)
-    assert (solver.is_known, solver.is_stochastic, solver.refusal is not None) == (known, stochastic, refused)
+    assert (solver.is_known, solver.is_stochastic, solver.refusal is not None) == (
+        known,
+        stochastic,
+        refused,
+    )
 
 
 def test_every_sampler_that_passes_through_is_named_where_the_node_is_described():
-    names = {"lcm": "LCM", "tcd": "TCD", "dpm_adaptive": "dpm_adaptive", "ar_video": "causal", "causal": "causal", "stream": "causal"}
+    names = {
+        "lcm": "LCM",
+        "tcd": "TCD",
+        "dpm_adaptive": "dpm_adaptive",
+        "ar_video": "causal",
+        "causal": "causal",
+        "stream": "causal",
+    }
     assert names.keys() == REFUSALS.keys()
-    described = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))["FewStepSkip"]["description"]
-    page = (ROOT / "web" / "docs" / "FewStepSkip.md").read_text(encoding="utf-8").split("## Inputs")[0]
+    described = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))[
+        "FewStepSkip"
+    ]["description"]
+    page = (
+        (ROOT / "web" / "docs" / "FewStepSkip.md").read_text(encoding="utf-8").split("## Inputs")[0]
+    )
     assert [name for name in names.values() if name not in described or name not in page] == []

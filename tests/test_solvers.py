@@ -1,4 +1,6 @@
-"""TCD against diffusers' scheduler driven by the same denoiser and noise, and against a solution known in closed form."""
+"""TCD against diffusers' scheduler driven by the same denoiser and noise, and against a solution
+known in closed form.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,16 @@ def gaussian_denoiser(x, sigma, **_):
 
 def run_tcd(steps, gamma, x, denoiser=gaussian_denoiser, seed=7, part=slice(None), **options):
     sigmas = torch.tensor(schedule.sigmas_of(GRID, steps, 1.0, sd_sigma), dtype=torch.float64)
-    down = dict(zip(sigmas[1:].tolist(), schedule.tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma), strict=True))
-    return sample_tcd(denoiser, x, sigmas[part], {"seed": seed}, disable=True, sigmas_down=down, **options)
+    down = dict(
+        zip(
+            sigmas[1:].tolist(),
+            schedule.tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma),
+            strict=True,
+        )
+    )
+    return sample_tcd(
+        denoiser, x, sigmas[part], {"seed": seed}, disable=True, sigmas_down=down, **options
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
@@ -34,8 +44,13 @@ def test_tcd_equals_diffusers_up_to_the_last_jump(steps, gamma):
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     seen = []
     ours = torch.Generator().manual_seed(8)
-    run_tcd(steps, gamma, start * sd_sigma(999), callback=lambda info: seen.append(info["denoised"]),
-            noise_sampler=lambda *sigmas: torch.randn(start.shape, generator=ours, dtype=start.dtype))
+    run_tcd(
+        steps,
+        gamma,
+        start * sd_sigma(999),
+        callback=lambda info: seen.append(info["denoised"]),
+        noise_sampler=lambda *sigmas: torch.randn(start.shape, generator=ours, dtype=start.dtype),
+    )
 
     reference = TCDScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     reference.set_timesteps(steps)
@@ -107,10 +122,19 @@ def test_the_parts_of_a_schedule_are_the_whole_of_it(cut):
     x = torch.randn(1, 4, 4, 4, dtype=torch.float64) * sd_sigma(999)
     draw = seeded_noise(x, 7)
     half = run_tcd(4, 0.3, x, part=slice(0, cut + 1), noise_sampler=draw)
-    assert torch.equal(run_tcd(4, 0.3, half, part=slice(cut, None), noise_sampler=draw), run_tcd(4, 0.3, x))
+    assert torch.equal(
+        run_tcd(4, 0.3, half, part=slice(cut, None), noise_sampler=draw), run_tcd(4, 0.3, x)
+    )
 
 
 def test_the_sigmas_of_another_schedule_are_refused():
     x = torch.randn(1, 4, 4, 4)
     with pytest.raises(ValueError, match=r"Few-Step Schedule.*5 is none of them.*whole or split"):
-        sample_tcd(gaussian_denoiser, x, torch.tensor([14.0, 5.0, 0.0]), {}, disable=True, sigmas_down={1.0: 0.5, 0.0: 0.0})
+        sample_tcd(
+            gaussian_denoiser,
+            x,
+            torch.tensor([14.0, 5.0, 0.0]),
+            {},
+            disable=True,
+            sigmas_down={1.0: 0.5, 0.0: 0.0},
+        )

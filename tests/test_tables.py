@@ -1,4 +1,6 @@
-"""What the benchmarks write down: a page says which targets were missed, and a table says what it is of."""
+"""What the benchmarks write down: a page says which targets were missed, and a table says what it
+is of.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ def test_a_row_is_printed_when_it_is_measured_and_kept_for_the_page(capsys):
     table.row("lap", "3 s", "1.5", at_most(1.5, 2))
     printed = capsys.readouterr().out
     assert "Speed" in printed and "| lap | 3 s | 1.5 | <= 2 |" in printed
-    lines = ["### Speed", "", "| what | measured | result | target |", "| --- | --- | --- | --- |", "| lap | 3 s | 1.5 | <= 2 |"]
+    lines = [
+        "### Speed",
+        "",
+        "| what | measured | result | target |",
+        "| --- | --- | --- | --- |",
+        "| lap | 3 s | 1.5 | <= 2 |",
+    ]
     assert table.markdown.splitlines() == [*lines, "", "On a snail."]
 
 

@@ -19,14 +19,26 @@ GRAPHS = all_graphs(SCHEMA)
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 MODEL_FOLDERS = {
-    "animatediff_models", "checkpoints", "clip_vision", "diffusion_models", "loras", "latent_upscale_models", "text_encoders", "vae",
-}  # fmt: skip
+    "animatediff_models",
+    "checkpoints",
+    "clip_vision",
+    "diffusion_models",
+    "loras",
+    "latent_upscale_models",
+    "text_encoders",
+    "vae",
+}
 SHIPPED_FILE = "fewstep_demo"
 OUTPUT_NODES = {"SaveImage", "SaveVideo"}
 
 # Files that nobody publishes as ComfyUI takes them, and the graph that loads them.
-CONVERTED = {value.name: graph for graph in GRAPHS.values() for node in graph.nodes for value in node.values.values()
-             if isinstance(value, Converted)}
+CONVERTED = {
+    value.name: graph
+    for graph in GRAPHS.values()
+    for node in graph.nodes
+    for value in node.values.values()
+    if isinstance(value, Converted)
+}
 
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
@@ -46,7 +58,9 @@ def test_every_file_is_what_its_description_makes() -> None:
 
 @each_graph
 def test_every_widget_value_is_one_the_node_takes(graph: Graph) -> None:
-    assert [problem for node in graph.nodes for problem in problems_of(node.schema, node.values)] == []
+    assert [
+        problem for node in graph.nodes for problem in problems_of(node.schema, node.values)
+    ] == []
 
 
 def problems_of(schema: node_schema.Node, values: dict[str, Any]) -> list[str]:
@@ -57,11 +71,17 @@ def problems_of(schema: node_schema.Node, values: dict[str, Any]) -> list[str]:
             continue
         where = f"{schema.id}.{entry.name} = {value!r}"
         type = facts.get("widgetType", entry.type)
-        if not isinstance(value, {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool}.get(type, str)):
+        if not isinstance(
+            value, {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool}.get(type, str)
+        ):
             problems.append(f"{where} is not {type}")
-        elif type in ("INT", "FLOAT") and not facts.get("min", value) <= value <= facts.get("max", value):
+        elif type in ("INT", "FLOAT") and not facts.get("min", value) <= value <= facts.get(
+            "max", value
+        ):
             problems.append(f"{where} is outside {facts.get('min')} .. {facts.get('max')}")
-        elif entry.options and value not in entry.options and not str(value).startswith(SHIPPED_FILE):
+        elif (
+            entry.options and value not in entry.options and not str(value).startswith(SHIPPED_FILE)
+        ):
             problems.append(f"{where} is not one of {entry.options}")
         elif type == "COMBO" and not entry.options and not facts.get("image_upload"):
             problems.append(f"{where} chooses a file without saying where it comes from")
@@ -74,7 +94,15 @@ def test_the_check_of_values_finds_wrong_ones() -> None:
     assert problems_of(schema, right) == []
     assert len(problems_of(schema, right | {"steps": 101})) == 1
     assert len(problems_of(schema, right | {"denoise": "1"})) == 1
-    assert len(problems_of(SCHEMA["FewStepAccelerator"], {"lora_name": "x", "accelerator": "auto", "strength": 1.0})) == 1
+    assert (
+        len(
+            problems_of(
+                SCHEMA["FewStepAccelerator"],
+                {"lora_name": "x", "accelerator": "auto", "strength": 1.0},
+            )
+        )
+        == 1
+    )
 
 
 @each_graph
@@ -85,7 +113,12 @@ def test_links_join_what_they_say(graph: Graph) -> None:
         output, entry = nodes[source]["outputs"][source_slot], nodes[target]["inputs"][target_slot]
         assert output["type"] == type and link_id in output["links"]
         assert entry["link"] == link_id and entry["type"] in (type, "*")
-    held = [entry["link"] for node in nodes.values() for entry in node["inputs"] if entry["link"] is not None]
+    held = [
+        entry["link"]
+        for node in nodes.values()
+        for entry in node["inputs"]
+        if entry["link"] is not None
+    ]
     assert sorted(held) == [link[0] for link in saved["links"]]
 
 
@@ -97,13 +130,20 @@ def test_missing_models_can_be_offered(graph: Graph) -> None:
         files = [value for value in node.get("widgets_values", []) if is_download(str(value))]
         assert [model["name"] for model in models] == files
         for model in models:
-            assert model["url"].startswith("https://huggingface.co/") and "/resolve/main/" in model["url"]
+            assert (
+                model["url"].startswith("https://huggingface.co/")
+                and "/resolve/main/" in model["url"]
+            )
             assert model["url"].endswith(MODEL_ENDINGS)
             assert model["directory"] in MODEL_FOLDERS
 
 
 def is_download(value: str) -> bool:
-    return value.endswith(MODEL_ENDINGS) and not value.startswith(SHIPPED_FILE) and value not in CONVERTED
+    return (
+        value.endswith(MODEL_ENDINGS)
+        and not value.startswith(SHIPPED_FILE)
+        and value not in CONVERTED
+    )
 
 
 def test_a_file_that_must_be_converted_is_said_to_be() -> None:
@@ -134,22 +174,35 @@ def test_nodes_do_not_lie_on_each_other(graph: Graph) -> None:
 
 @each_graph
 def test_a_streaming_sampler_has_room_for_the_frames_it_shows(graph: Graph) -> None:
-    """With a VAE it grows by 270 in the canvas and by 328 with the Vue nodes, which tests/browser measures."""
+    """With a VAE it grows by 270 in the canvas and by 328 with the Vue nodes, which tests/browser
+    measures.
+    """
     nodes = editor_file(graph)["nodes"]
     for stream in (node for node in nodes if node["type"] == "FewStepStream"):
         assert any(entry["name"] == "vae" and entry["link"] for entry in stream["inputs"])
         x, bottom = stream["pos"][0], stream["pos"][1] + stream["size"][1]
-        below = [node["pos"][1] - 30 for node in nodes if node["pos"][0] == x and node["pos"][1] > bottom]
+        below = [
+            node["pos"][1] - 30 for node in nodes if node["pos"][0] == x and node["pos"][1] > bottom
+        ]
         assert all(top > bottom + 328 for top in below)
-        (frame,) = (group["bounding"] for group in editor_file(graph)["groups"] if 0 < x - group["bounding"][0] < 30
-                    and group["bounding"][1] < stream["pos"][1] < group["bounding"][1] + group["bounding"][3])
+        (frame,) = (
+            group["bounding"]
+            for group in editor_file(graph)["groups"]
+            if 0 < x - group["bounding"][0] < 30
+            and group["bounding"][1]
+            < stream["pos"][1]
+            < group["bounding"][1] + group["bounding"][3]
+        )
         assert bottom + 328 < frame[1] + frame[3]
 
 
 @each_graph
 def test_api_file_saves_something_and_is_titled(graph: Graph) -> None:
     prompt = api_file(graph)
-    assert any(node["class_type"] in OUTPUT_NODES and node["inputs"]["filename_prefix"] for node in prompt.values())
+    assert any(
+        node["class_type"] in OUTPUT_NODES and node["inputs"]["filename_prefix"]
+        for node in prompt.values()
+    )
     assert all(node["_meta"]["title"] for node in prompt.values())
 
 
@@ -180,4 +233,6 @@ def test_the_name_on_a_picture_is_whole() -> None:
 
 
 def test_no_picture_is_left_over() -> None:
-    assert {path.stem for path in FOLDER.glob("*.jpg")} == {graph.title for graph in GRAPHS.values()}
+    assert {path.stem for path in FOLDER.glob("*.jpg")} == {
+        graph.title for graph in GRAPHS.values()
+    }

@@ -34,13 +34,38 @@ from . import (
 )
 
 FAMILIES = (
-    lcm, sdxl_lightning, hyper_sd, wan21_lightx2v, wan22_lightning, wan_recipes, turbo, tcd, dmd2, pcm, flux, z_image, qwen_image,
-    animatediff, causvid, accvideo, fusionx, causal_forcing, rcm, fastwan, hunyuan, ltx, minimax_h3, templates, demo,
-)  # fmt: skip
+    lcm,
+    sdxl_lightning,
+    hyper_sd,
+    wan21_lightx2v,
+    wan22_lightning,
+    wan_recipes,
+    turbo,
+    tcd,
+    dmd2,
+    pcm,
+    flux,
+    z_image,
+    qwen_image,
+    animatediff,
+    causvid,
+    accvideo,
+    fusionx,
+    causal_forcing,
+    rcm,
+    fastwan,
+    hunyuan,
+    ltx,
+    minimax_h3,
+    templates,
+    demo,
+)
 
 
 def index(records: list[Accelerator]) -> dict[str, Accelerator]:
-    """Records by id. Raises ValueError on an id used twice: ids are permanent, saved graphs hold them."""
+    """Records by id. Raises ValueError on an id used twice: ids are permanent, saved graphs hold
+    them.
+    """
     by_id: dict[str, Accelerator] = {}
     for record in records:
         if record.id in by_id:

@@ -1,4 +1,6 @@
-"""AnimateDiff-Lightning: motion modules for SD 1.5, one for each step count. Lin and Yang 2024, arXiv 2403.12706."""
+"""AnimateDiff-Lightning: motion modules for SD 1.5, one for each step count. Lin and Yang 2024,
+arXiv 2403.12706.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def lightning(steps: int) -> Accelerator:
             ),
         ),
         name_words=("lightning",),
-        sources=("ByteDance/AnimateDiff-Lightning model card", "github Kosinkadink/ComfyUI-AnimateDiff-Evolved README"),
+        sources=(
+            "ByteDance/AnimateDiff-Lightning model card",
+            "github Kosinkadink/ComfyUI-AnimateDiff-Evolved README",
+        ),
         notes=(
             "Its noise levels are not SD 1.5's: AnimateDiff was trained on linear betas.",
             *(("For research only, by its card.",) if steps == 1 else ()),

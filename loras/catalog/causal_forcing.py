@@ -1,7 +1,8 @@
-"""Self Forcing and Causal Forcing: causal Wan 2.1, re-noised block by block. Huang et al. 2025, arXiv 2506.08009.
+"""Self Forcing and Causal Forcing: causal Wan 2.1, re-noised block by block. Huang et al. 2025,
+arXiv 2506.08009.
 
-The lists of the published configs (1000, 750, 500, 250) are warped by shift 5. Causal Forcing++ needs four steps for the first
-block alone, and two or one for every later one.
+The lists of the published configs (1000, 750, 500, 250) are warped by shift 5. Causal Forcing++
+needs four steps for the first block alone, and two or one for every later one.
 """
 
 from __future__ import annotations
@@ -15,10 +16,23 @@ CONVERT = "a pickle: convert it to .safetensors"
 WARPED = ShiftedFlow(5.0)
 
 causal = partial(
-    Accelerator, kind=Kind.MODEL, bases=(Base.WAN_CAUSAL,), steps=(4,), schedule=WARPED, solver=Solver.LCM, licence=APACHE
+    Accelerator,
+    kind=Kind.MODEL,
+    bases=(Base.WAN_CAUSAL,),
+    steps=(4,),
+    schedule=WARPED,
+    solver=Solver.LCM,
+    licence=APACHE,
 )
-causal_forcing = partial(causal, family="Causal Forcing", width=1536, sources=("github thu-ml/Causal-Forcing configs and README",))
-pickle = partial(PublishedFile, "zhuhz22/Causal-Forcing", folder="diffusion_models", caution=CONVERT)
+causal_forcing = partial(
+    causal,
+    family="Causal Forcing",
+    width=1536,
+    sources=("github thu-ml/Causal-Forcing configs and README",),
+)
+pickle = partial(
+    PublishedFile, "zhuhz22/Causal-Forcing", folder="diffusion_models", caution=CONVERT
+)
 
 
 def plus_plus(steps: int) -> Accelerator:
@@ -28,7 +42,12 @@ def plus_plus(steps: int) -> Accelerator:
         causal=Causal(frames_per_block=1, first_block=WARPED, first_block_steps=4),
         files=(pickle(f"causal-forcing++/framewise-{steps}step.pt"),),
         name_words=(f"{steps}step", "framewise"),
-        notes=("The first block takes four steps; the host's own ar_video sampler knows one list for all.",),
+        notes=(
+            (
+                "The first block takes four steps; the host's own ar_video sampler knows one list"
+                " for all."
+            ),
+        ),
         unverified=("that its list is warped like the first block's",) if steps == 2 else (),
     )
 
@@ -41,10 +60,18 @@ RECORDS = (
         causal=Causal(frames_per_block=3),
         licence=CC_BY_NC_SA,
         files=(
-            PublishedFile("gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt", folder="diffusion_models", caution=CONVERT),
+            PublishedFile(
+                "gdhe17/Self-Forcing",
+                "checkpoints/self_forcing_dmd.pt",
+                folder="diffusion_models",
+                caution=CONVERT,
+            ),
         ),
         name_words=("self", "forcing"),
-        sources=("github guandeh17/Self-Forcing configs", "huggingface gdhe17/Self-Forcing model card (licence)"),
+        sources=(
+            "github guandeh17/Self-Forcing configs",
+            "huggingface gdhe17/Self-Forcing model card (licence)",
+        ),
     ),
     causal_forcing(
         id="causal-forcing-chunkwise",
@@ -64,7 +91,10 @@ RECORDS = (
             ),
         ),
         name_words=("causal", "framewise"),
-        sources=("github thu-ml/Causal-Forcing configs", "comfyui-workflow-templates video_causal_forcing_i2v.json"),
+        sources=(
+            "github thu-ml/Causal-Forcing configs",
+            "comfyui-workflow-templates video_causal_forcing_i2v.json",
+        ),
     ),
     plus_plus(2),
     plus_plus(1),

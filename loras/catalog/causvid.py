@@ -1,14 +1,24 @@
 """CausVid: causal distribution matching on Wan. Yin et al. 2024, arXiv 2412.07772.
 
-The 1.3B lists are used as they stand, unshifted. The 14B LoRAs are extracts that run on the ordinary bidirectional Wan, at a
-strength that falls as steps rise.
+The 1.3B lists are used as they stand, unshifted. The 14B LoRAs are extracts that run on the
+ordinary bidirectional Wan, at a strength that falls as steps rise.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Causal, Kind, Licence, LiteralSigmas, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import (
+    Accelerator,
+    Base,
+    Causal,
+    Kind,
+    Licence,
+    LiteralSigmas,
+    PublishedFile,
+    ShiftedFlow,
+    Solver,
+)
 from .licences import CC_BY_NC_SA
 
 DERIVED = Licence(CC_BY_NC_SA.name, False, "inferred from CausVid, which it is derived from")
@@ -19,10 +29,27 @@ THREE = LiteralSigmas(((1.0, 0.757, 0.522),))
 # LightX2V's list for the 14B model, in thousandths.
 NINE = LiteralSigmas(((0.999, 0.934, 0.862, 0.756, 0.603, 0.41, 0.25, 0.14, 0.074),))
 
-causvid = partial(Accelerator, family="CausVid", kind=Kind.MODEL, solver=Solver.LCM, licence=CC_BY_NC_SA, name_words=("causvid",))
-small = partial(causvid, width=1536, steps=(3,), schedule=THREE, sources=("github tianweiy/CausVid configs and LICENSE.md",))
+causvid = partial(
+    Accelerator,
+    family="CausVid",
+    kind=Kind.MODEL,
+    solver=Solver.LCM,
+    licence=CC_BY_NC_SA,
+    name_words=("causvid",),
+)
+small = partial(
+    causvid,
+    width=1536,
+    steps=(3,),
+    schedule=THREE,
+    sources=("github tianweiy/CausVid configs and LICENSE.md",),
+)
 large = partial(
-    causvid, width=5120, steps=(9,), schedule=NINE, licence=DERIVED,
+    causvid,
+    width=5120,
+    steps=(9,),
+    schedule=NINE,
+    licence=DERIVED,
     sources=("github ModelTC/LightX2V configs/", "github kijai/ComfyUI-WanVideoWrapper schedulers"),
 )
 extract = partial(
@@ -35,7 +62,10 @@ extract = partial(
         "comfyui-workflow-templates video_wan_vace_14B_*.json",
         "github kijai/ComfyUI-WanVideoWrapper issues",
     ),
-    unverified=("header and licence of the extract", "sampler: uni_pc, as the official templates have it"),
+    unverified=(
+        "header and licence of the extract",
+        "sampler: uni_pc, as the official templates have it",
+    ),
 )
 large_extract = partial(
     extract,
@@ -48,7 +78,10 @@ large_extract = partial(
     ),
     name_excludes=("bidirect2", "1"),
 )
-BY_STEPS = "Its strength belongs to its step count: 1 to 0.8 at 4 steps, 0.7 to 0.5 at 8, 0.3 at 12, each a record of its own."
+BY_STEPS = (
+    "Its strength belongs to its step count: 1 to 0.8 at 4 steps, 0.7 to 0.5 at 8, 0.3 at 12, each"
+    " a record of its own."
+)
 
 RECORDS = (
     small(
@@ -56,7 +89,12 @@ RECORDS = (
         bases=(Base.WAN_CAUSAL,),
         causal=Causal(frames_per_block=3),
         files=(
-            PublishedFile("tianweiy/CausVid", "autoregressive_checkpoint/model.pt", folder="diffusion_models", caution=CONVERT),
+            PublishedFile(
+                "tianweiy/CausVid",
+                "autoregressive_checkpoint/model.pt",
+                folder="diffusion_models",
+                caution=CONVERT,
+            ),
         ),
         name_words=("causvid|autoregressive",),
         unverified=("exact file name",),
@@ -66,7 +104,10 @@ RECORDS = (
         bases=(Base.WAN_T2V,),
         files=tuple(
             PublishedFile(
-                "tianweiy/CausVid", f"bidirectional_checkpoint{number}/model.pt", folder="diffusion_models", caution=CONVERT
+                "tianweiy/CausVid",
+                f"bidirectional_checkpoint{number}/model.pt",
+                folder="diffusion_models",
+                caution=CONVERT,
             )
             for number in (1, 2)
         ),
@@ -83,13 +124,29 @@ RECORDS = (
     large(
         id="causvid-14b",
         bases=(Base.WAN_T2V,),
-        files=(PublishedFile(KIJAI, "Wan2_1-T2V-14B_CausVid_fp8_e4m3fn.safetensors", folder="diffusion_models"),),
+        files=(
+            PublishedFile(
+                KIJAI, "Wan2_1-T2V-14B_CausVid_fp8_e4m3fn.safetensors", folder="diffusion_models"
+            ),
+        ),
         name_words=("causvid", "14b"),
     ),
     large_extract(id="causvid-14b-8step-lora", steps=(8,), strength=0.7, notes=(BY_STEPS,)),
     # Wan2GP gives 0.8 to 1.0 for four steps.
-    large_extract(id="causvid-14b-4step-lora", steps=(4,), strength=0.9, only_by_choice=True, notes=(BY_STEPS,)),
-    large_extract(id="causvid-14b-12step-lora", steps=(12,), strength=0.3, only_by_choice=True, notes=(BY_STEPS,)),
+    large_extract(
+        id="causvid-14b-4step-lora",
+        steps=(4,),
+        strength=0.9,
+        only_by_choice=True,
+        notes=(BY_STEPS,),
+    ),
+    large_extract(
+        id="causvid-14b-12step-lora",
+        steps=(12,),
+        strength=0.3,
+        only_by_choice=True,
+        notes=(BY_STEPS,),
+    ),
     extract(
         id="causvid-1-3b-8step-lora",
         bases=(Base.WAN_T2V, Base.WAN_VACE),
@@ -98,7 +155,9 @@ RECORDS = (
         schedule=ShiftedFlow(2.0),
         # The middle of the 0.3 to 0.7 in use.
         strength=0.5,
-        files=(PublishedFile(KIJAI, "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", 32),),
+        files=(
+            PublishedFile(KIJAI, "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", 32),
+        ),
         name_words=("causvid", "bidirect2|3b"),
         notes=("For the 1.3B model alone.",),
         unverified=("header and licence of the extract", "sampler", "default strength"),

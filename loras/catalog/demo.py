@@ -1,10 +1,21 @@
-"""The accelerators of the pack's own demo model: demo/README.md says how they were distilled and how well."""
+"""The accelerators of the pack's own demo model: demo/README.md says how they were distilled and
+how well.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Causal, Kind, Licence, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import (
+    Accelerator,
+    Base,
+    Causal,
+    Kind,
+    Licence,
+    PublishedFile,
+    ShiftedFlow,
+    Solver,
+)
 
 OURS = "Comes with the pack, for its Demo Model alone."
 
@@ -13,7 +24,8 @@ student = partial(
     family="Demo",
     kind=Kind.LORA,
     bases=(Base.WAN_T2V,),
-    # No width: the small models of the tests share this one's, and an accelerator of the catalogue must go on them too.
+    # No width: the small models of the tests share this one's, and an accelerator of the catalogue
+    # must go on them too.
     schedule=ShiftedFlow(shift=5.0),
     licence=Licence("GPL-3.0-or-later", True),
     sources=("demo/README.md of this pack",),

@@ -1,10 +1,21 @@
-"""DMD2: distribution matching, re-noised at four trailing timesteps without the LCM boundary. Yin et al. 2024, arXiv 2405.14867."""
+"""DMD2: distribution matching, re-noised at four trailing timesteps without the LCM boundary. Yin
+et al. 2024, arXiv 2405.14867.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, FirstTimesteps, Kind, Licence, PublishedFile, Solver, Trailing
+from ..accelerator import (
+    Accelerator,
+    Base,
+    FirstTimesteps,
+    Kind,
+    Licence,
+    PublishedFile,
+    Solver,
+    Trailing,
+)
 
 REPO = "tianweiy/DMD2"
 PICKLE = "a diffusers pickle: convert it to .safetensors"
@@ -26,7 +37,12 @@ RECORDS = (
         steps=(4,),
         schedule=Trailing(),
         files=(PublishedFile(REPO, "dmd2_sdxl_4step_lora_fp16.safetensors"),),
-        notes=("Its timesteps are 999, 749, 499, 249: the LCM grid's 999, 759, 499, 259 are not its own.",),
+        notes=(
+            (
+                "Its timesteps are 999, 749, 499, 249: the LCM grid's 999, 759, 499, 259 are not"
+                " its own."
+            ),
+        ),
         unverified=("key format and rank of the published file",),
     ),
     dmd2(
@@ -34,14 +50,22 @@ RECORDS = (
         kind=Kind.MODEL,
         steps=(4,),
         schedule=Trailing(),
-        files=(PublishedFile(REPO, "dmd2_sdxl_4step_unet_fp16.bin", folder="diffusion_models", caution=PICKLE),),
+        files=(
+            PublishedFile(
+                REPO, "dmd2_sdxl_4step_unet_fp16.bin", folder="diffusion_models", caution=PICKLE
+            ),
+        ),
     ),
     dmd2(
         id="dmd2-sdxl-1step",
         kind=Kind.MODEL,
         steps=(1,),
         schedule=FirstTimesteps((399,)),
-        files=(PublishedFile(REPO, "dmd2_sdxl_1step_unet_fp16.bin", folder="diffusion_models", caution=PICKLE),),
+        files=(
+            PublishedFile(
+                REPO, "dmd2_sdxl_1step_unet_fp16.bin", folder="diffusion_models", caution=PICKLE
+            ),
+        ),
         notes=("Starts at timestep 399 on whole noise, as the authors' diffusers pipeline does.",),
         unverified=("scaling of the first latent in the host",),
     ),

@@ -1,4 +1,6 @@
-"""FastWan: sparse distillation by FastVideo, three re-noised steps at 1000, 757, 522 unshifted; and the Wan 2.2 5B Turbo."""
+"""FastWan: sparse distillation by FastVideo, three re-noised steps at 1000, 757, 522 unshifted; and
+the Wan 2.2 5B Turbo.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ fastwan = partial(
 )
 model = partial(fastwan, kind=Kind.MODEL, unverified=("file name in the host",))
 lora = partial(
-    fastwan, kind=Kind.LORA, sources=(FASTVIDEO, "github kijai/ComfyUI-WanVideoWrapper"), unverified=("alpha and header",),
+    fastwan,
+    kind=Kind.LORA,
+    sources=(FASTVIDEO, "github kijai/ComfyUI-WanVideoWrapper"),
+    unverified=("alpha and header",),
 )
 turbo = partial(
     Accelerator,
@@ -39,16 +44,31 @@ turbo = partial(
 )
 
 
-def whole(repo: str, path: str = "", caution: str = "diffusers folder: convert it") -> tuple[PublishedFile]:
+def whole(
+    repo: str, path: str = "", caution: str = "diffusers folder: convert it"
+) -> tuple[PublishedFile]:
     return (PublishedFile(repo, path, folder="diffusion_models", caution=caution),)
 
 
 RECORDS = (
-    model(id="fastwan21-1-3b", bases=(Base.WAN_T2V,), width=1536, files=whole("FastVideo/FastWan2.1-T2V-1.3B-Diffusers")),
-    model(id="fastwan21-14b", bases=(Base.WAN_T2V,), width=5120, files=whole("FastVideo/FastWan2.1-T2V-14B-480P-Diffusers"),
-          unverified=("exact repository, and file name in the host",)),
     model(
-        id="fastwan22-5b", bases=(Base.WAN22_TI2V,), width=3072, files=whole("FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers")
+        id="fastwan21-1-3b",
+        bases=(Base.WAN_T2V,),
+        width=1536,
+        files=whole("FastVideo/FastWan2.1-T2V-1.3B-Diffusers"),
+    ),
+    model(
+        id="fastwan21-14b",
+        bases=(Base.WAN_T2V,),
+        width=5120,
+        files=whole("FastVideo/FastWan2.1-T2V-14B-480P-Diffusers"),
+        unverified=("exact repository, and file name in the host",),
+    ),
+    model(
+        id="fastwan22-5b",
+        bases=(Base.WAN22_TI2V,),
+        width=3072,
+        files=whole("FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers"),
     ),
     lora(
         id="fastwan22-5b-lora",
@@ -56,7 +76,10 @@ RECORDS = (
         width=3072,
         files=(
             PublishedFile(
-                KIJAI, "FastWan/Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16.safetensors", 128, size=660_874_456
+                KIJAI,
+                "FastWan/Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16.safetensors",
+                128,
+                size=660_874_456,
             ),
         ),
     ),
@@ -64,12 +87,20 @@ RECORDS = (
         id="fastwan21-14b-lora",
         bases=(Base.WAN_T2V,),
         width=5120,
-        files=(PublishedFile(KIJAI, "FastWan/FastWan_T2V_14B_480p_lora_rank_128_bf16.safetensors", 128),),
+        files=(
+            PublishedFile(
+                KIJAI, "FastWan/FastWan_T2V_14B_480p_lora_rank_128_bf16.safetensors", 128
+            ),
+        ),
     ),
     turbo(
         id="wan22-5b-turbo-lora",
         kind=Kind.LORA,
-        files=(PublishedFile(KIJAI, "LoRAs/Wan22-Turbo/Wan22_TI2V_5B_Turbo_lora_rank_64_fp16.safetensors", 64),),
+        files=(
+            PublishedFile(
+                KIJAI, "LoRAs/Wan22-Turbo/Wan22_TI2V_5B_Turbo_lora_rank_64_fp16.safetensors", 64
+            ),
+        ),
         name_words=("turbo", "5b|ti2v"),
     ),
     turbo(

@@ -1,4 +1,6 @@
-"""FLUX: schnell, Turbo-Alpha, FLUX.2 klein and Turbo. The distilled guidance they embed is not CFG and is left alone."""
+"""FLUX: schnell, Turbo-Alpha, FLUX.2 klein and Turbo. The distilled guidance they embed is not CFG
+and is left alone.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,19 @@ RECORDS = (
         schedule=FluxFlow(),
         embedded_guidance=3.5,
         licence=secondary(FLUX1_DEV),
-        files=(PublishedFile("alimama-creative/FLUX.1-Turbo-Alpha", "diffusion_pytorch_model.safetensors"),),
+        files=(
+            PublishedFile(
+                "alimama-creative/FLUX.1-Turbo-Alpha", "diffusion_pytorch_model.safetensors"
+            ),
+        ),
         name_words=("turbo", "alpha"),
         sources=("github Acly/krita-ai-diffusion presets", "third-party model survey"),
-        notes=("Published as diffusion_pytorch_model.safetensors: rename it FLUX.1-Turbo-Alpha.safetensors.",),
+        notes=(
+            (
+                "Published as diffusion_pytorch_model.safetensors: rename it"
+                " FLUX.1-Turbo-Alpha.safetensors."
+            ),
+        ),
         unverified=("key format and rank", "shift: FLUX's own, as diffusers has it"),
     ),
     Accelerator(
@@ -71,9 +82,15 @@ RECORDS = (
         licence=secondary(APACHE),
         files=(
             PublishedFile(
-                "Comfy-Org/flux2-klein", "split_files/diffusion_models/flux-2-klein-4b.safetensors", folder="diffusion_models"
+                "Comfy-Org/flux2-klein",
+                "split_files/diffusion_models/flux-2-klein-4b.safetensors",
+                folder="diffusion_models",
             ),
-            PublishedFile("black-forest-labs/FLUX.2-klein-4b-fp8", "flux-2-klein-4b-fp8.safetensors", folder="diffusion_models"),
+            PublishedFile(
+                "black-forest-labs/FLUX.2-klein-4b-fp8",
+                "flux-2-klein-4b-fp8.safetensors",
+                folder="diffusion_models",
+            ),
         ),
         name_words=("klein", "4b"),
     ),
@@ -82,9 +99,15 @@ RECORDS = (
         width=4096,
         licence=NON_COMMERCIAL,
         files=(
-            PublishedFile("black-forest-labs/FLUX.2-klein-9b-fp8", "flux-2-klein-9b-fp8.safetensors", folder="diffusion_models"),
             PublishedFile(
-                "black-forest-labs/FLUX.2-klein-9b-kv-fp8", "flux-2-klein-9b-kv-fp8.safetensors", folder="diffusion_models"
+                "black-forest-labs/FLUX.2-klein-9b-fp8",
+                "flux-2-klein-9b-fp8.safetensors",
+                folder="diffusion_models",
+            ),
+            PublishedFile(
+                "black-forest-labs/FLUX.2-klein-9b-kv-fp8",
+                "flux-2-klein-9b-kv-fp8.safetensors",
+                folder="diffusion_models",
             ),
         ),
         name_words=("klein", "9b"),
@@ -99,7 +122,9 @@ RECORDS = (
         # fal's list; its last entry but the closing 0 is all but 0.
         schedule=LiteralSigmas(((1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031),)),
         embedded_guidance=4.0,
-        licence=Licence("FLUX.2-dev Non-Commercial", False, "as a derivative of FLUX.2-dev; not confirmed"),
+        licence=Licence(
+            "FLUX.2-dev Non-Commercial", False, "as a derivative of FLUX.2-dev; not confirmed"
+        ),
         files=(
             PublishedFile("fal/FLUX.2-dev-Turbo", "comfy/Flux_2-Turbo-LoRA_comfyui.safetensors"),
             PublishedFile("ByteZSzn/Flux.2-Turbo-ComfyUI", "Flux_2-Turbo-LoRA_comfyui.safetensors"),
@@ -107,8 +132,16 @@ RECORDS = (
         ),
         name_words=("turbo|flux2turbocomfyv2", "flux|flux2|flux2turbocomfyv2"),
         name_excludes=("alpha",),
-        sources=("github mcmonkeyprojects/SwarmUI docs/Model Support.md", f"{TEMPLATES} image_flux2.json"),
-        notes=("The official template runs it on FLUX.2's own schedule; here it runs on the list it was published with.",),
+        sources=(
+            "github mcmonkeyprojects/SwarmUI docs/Model Support.md",
+            f"{TEMPLATES} image_flux2.json",
+        ),
+        notes=(
+            (
+                "The official template runs it on FLUX.2's own schedule; here it runs on the list"
+                " it was published with."
+            ),
+        ),
         unverified=("licence", "key format and rank"),
     ),
 )

@@ -1,4 +1,6 @@
-"""FusionX: a community merge of CausVid, AccVideo and others on Wan 2.1 14B, eight to ten steps at shift 2."""
+"""FusionX: a community merge of CausVid, AccVideo and others on Wan 2.1 14B, eight to ten steps at
+shift 2.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ RECORDS = (
         kind=Kind.MODEL,
         bases=(Base.WAN_T2V,),
         default_steps=8,
-        files=(PublishedFile(REPO, "Wan14BT2VFusioniX_fp16.safetensors", folder="diffusion_models"),),
+        files=(
+            PublishedFile(REPO, "Wan14BT2VFusioniX_fp16.safetensors", folder="diffusion_models"),
+        ),
         unverified=("file path and licence", "sampler"),
     ),
 )

@@ -1,6 +1,8 @@
-"""HunyuanVideo made fast: FastHunyuan, HunyuanVideo 1.5 step-distilled and super-resolution, LightX2V's.
+"""HunyuanVideo made fast: FastHunyuan, HunyuanVideo 1.5 step-distilled and super-resolution,
+LightX2V's.
 
-Files of 1.5 named cfg_distilled, or distilled without step, still take 50 steps: they are look-alikes.
+Files of 1.5 named cfg_distilled, or distilled without step, still take 50 steps: they are
+look-alikes.
 """
 
 from __future__ import annotations
@@ -21,10 +23,21 @@ fast = partial(
     embedded_guidance=6.0,
     licence=UNKNOWN,
     name_words=("fastvideo|fasthunyuan",),
-    sources=("github hao-ai-lab/FastVideo configs and docs", "github kijai/ComfyUI-HunyuanVideoWrapper"),
+    sources=(
+        "github hao-ai-lab/FastVideo configs and docs",
+        "github kijai/ComfyUI-HunyuanVideoWrapper",
+    ),
 )
-hunyuan15 = partial(Accelerator, family="HunyuanVideo fast", bases=(Base.HUNYUAN15,), licence=HUNYUAN, sources=(TENCENT,))
-super_resolution = partial(hunyuan15, kind=Kind.MODEL, bases=(Base.HUNYUAN15_SR,), schedule=ShiftedFlow(2.0))
+hunyuan15 = partial(
+    Accelerator,
+    family="HunyuanVideo fast",
+    bases=(Base.HUNYUAN15,),
+    licence=HUNYUAN,
+    sources=(TENCENT,),
+)
+super_resolution = partial(
+    hunyuan15, kind=Kind.MODEL, bases=(Base.HUNYUAN15_SR,), schedule=ShiftedFlow(2.0)
+)
 extract = partial(
     hunyuan15,
     kind=Kind.LORA,
@@ -32,7 +45,10 @@ extract = partial(
     solver=Solver.DPMPP_2M,
     licence=UNKNOWN,
     sources=("github deepbeepmeep/Wan2GP profiles",),
-    unverified=("steps it was trained for, key format and licence", "solver: DPM++ 2M is taken for Wan2GP's dpm++"),
+    unverified=(
+        "steps it was trained for, key format and licence",
+        "solver: DPM++ 2M is taken for Wan2GP's dpm++",
+    ),
 )
 REPACK = "DeepBeepMeep/HunyuanVideo1.5"
 whole = partial(PublishedFile, folder="diffusion_models")
@@ -41,14 +57,18 @@ RECORDS = (
     fast(
         id="fasthunyuan-6step",
         kind=Kind.MODEL,
-        files=(whole("Kijai/HunyuanVideo_comfy", "hunyuan_video_FastVideo_720_fp8_e4m3fn.safetensors"),),
+        files=(
+            whole("Kijai/HunyuanVideo_comfy", "hunyuan_video_FastVideo_720_fp8_e4m3fn.safetensors"),
+        ),
         unverified=("licence",),
     ),
     fast(
         id="fasthunyuan-6step-lora",
         kind=Kind.LORA,
         strength=0.8,
-        files=(PublishedFile("Kijai/HunyuanVideo_comfy", "hyvideo_FastVideo_LoRA-fp8.safetensors"),),
+        files=(
+            PublishedFile("Kijai/HunyuanVideo_comfy", "hyvideo_FastVideo_LoRA-fp8.safetensors"),
+        ),
         notes=("Eight steps are also recommended; it was distilled for six.",),
         unverified=("strength, steps, licence and header",),
     ),
@@ -71,13 +91,23 @@ RECORDS = (
             ),
         ),
         name_words=("1080p", "sr"),
-        notes=("The official template makes its eight steps in two halves. SwarmUI finds it better at CFG 6.",),
+        notes=(
+            (
+                "The official template makes its eight steps in two halves. SwarmUI finds it better"
+                " at CFG 6."
+            ),
+        ),
         sources=(TENCENT, "comfyui-workflow-templates video_hunyuan_video_1.5_720p_*.json"),
     ),
     super_resolution(
         id="hunyuan15-720p-sr-6step",
         steps=(6,),
-        files=(whole("tencent/HunyuanVideo-1.5", caution="folder transformer/720p_sr_distilled, in diffusers form"),),
+        files=(
+            whole(
+                "tencent/HunyuanVideo-1.5",
+                caution="folder transformer/720p_sr_distilled, in diffusers form",
+            ),
+        ),
         name_words=("720p", "sr"),
         unverified=("file name in the host",),
     ),
@@ -87,7 +117,9 @@ RECORDS = (
         steps=(4,),
         schedule=ShiftedFlow(5.0),
         licence=UNKNOWN,
-        files=(whole("lightx2v/Hy1.5-Distill-Models", "hy1.5_t2v_480p_lightx2v_4step.safetensors"),),
+        files=(
+            whole("lightx2v/Hy1.5-Distill-Models", "hy1.5_t2v_480p_lightx2v_4step.safetensors"),
+        ),
         name_words=("lightx2v",),
         sources=("github ModelTC/LightX2V configs/",),
         unverified=("licence",),
@@ -95,13 +127,21 @@ RECORDS = (
     extract(
         id="hunyuan15-lightx2v-lora",
         schedule=ShiftedFlow(3.0),
-        files=(PublishedFile(REPACK, "loras_accelerators/Hunyuan_video_1_5_LigthX2V_dpm_rank32.safetensors", 32),),
+        files=(
+            PublishedFile(
+                REPACK, "loras_accelerators/Hunyuan_video_1_5_LigthX2V_dpm_rank32.safetensors", 32
+            ),
+        ),
         name_words=("lightx2v|ligthx2v",),
     ),
     extract(
         id="hunyuan15-i2v-step-distilled-lora",
         schedule=ShiftedFlow(4.0),
-        files=(PublishedFile(REPACK, "Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors", 32),),
+        files=(
+            PublishedFile(
+                REPACK, "Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors", 32
+            ),
+        ),
         name_words=("i2v", "step", "distilled"),
     ),
 )

@@ -1,7 +1,9 @@
-"""Hyper-SD: trajectory-segmented consistency distillation with human feedback. Ren et al. 2024, arXiv 2404.13686.
+"""Hyper-SD: trajectory-segmented consistency distillation with human feedback. Ren et al. 2024,
+arXiv 2404.13686.
 
-The 2, 4 and 8-step files follow the ODE. The "1step" file is a unified consistency model for 1..8 TCD steps. The "CFG"
-files keep guidance: running them at CFG 1 is as wrong as running the others at 7.
+The 2, 4 and 8-step files follow the ODE. The "1step" file is a unified consistency model for 1..8
+TCD steps. The "CFG" files keep guidance: running them at CFG 1 is as wrong as running the others at
+7.
 """
 
 from __future__ import annotations
@@ -24,15 +26,27 @@ from ..accelerator import (
 from .licences import FLUX1_DEV, UNKNOWN, secondary
 
 REPO = "ByteDance/Hyper-SD"
-LICENCE = Licence("ByteDance Hyper-SD OpenRAIL-style licence", True, "use restrictions; an older card says openrail++")
+LICENCE = Licence(
+    "ByteDance Hyper-SD OpenRAIL-style licence",
+    True,
+    "use restrictions; an older card says openrail++",
+)
 CARD = "ByteDance/Hyper-SD model card"
 NEWER_CARD = "third-party copies of the newer ByteDance/Hyper-SD card"
 UNVERIFIED = ("key format and rank of the published file",)
-KEEPS_GUIDANCE = "Distilled with guidance kept: the card gives CFG 5 to 8, so it runs at 5 and needs a negative."
+KEEPS_GUIDANCE = (
+    "Distilled with guidance kept: the card gives CFG 5 to 8, so it runs at 5 and needs a negative."
+)
 
 hyper = partial(
-    Accelerator, family="Hyper-SD", kind=Kind.LORA, licence=LICENCE, name_words=("hyper",), name_excludes=("cfg", "lightning"),
-    sources=(CARD,), unverified=UNVERIFIED,
+    Accelerator,
+    family="Hyper-SD",
+    kind=Kind.LORA,
+    licence=LICENCE,
+    name_words=("hyper",),
+    name_excludes=("cfg", "lightning"),
+    sources=(CARD,),
+    unverified=UNVERIFIED,
 )
 
 # File-name stem and catalogue prefix of each base.
@@ -42,26 +56,43 @@ BASES = ((Base.SD15, "Hyper-SD15", "hyper-sd15"), (Base.SDXL, "Hyper-SDXL", "hyp
 def records_of(base: Base, stem: str, prefix: str) -> list[Accelerator]:
     fixed = [
         hyper(
-            id=f"{prefix}-{n}step-lora", bases=(base,), steps=(n,), schedule=Trailing(),
+            id=f"{prefix}-{n}step-lora",
+            bases=(base,),
+            steps=(n,),
+            schedule=Trailing(),
             files=(PublishedFile(REPO, f"{stem}-{n}steps-lora.safetensors"),),
         )
         for n in (2, 4, 8)
     ]
     guided = [
         hyper(
-            id=f"{prefix}-{n}step-cfg-lora", bases=(base,), steps=(n,), schedule=Trailing(), cfg=5.0,
+            id=f"{prefix}-{n}step-cfg-lora",
+            bases=(base,),
+            steps=(n,),
+            schedule=Trailing(),
+            cfg=5.0,
             files=(PublishedFile(REPO, f"{stem}-{n}steps-CFG-lora.safetensors"),),
-            name_words=("hyper", "cfg"), name_excludes=(), notes=(KEEPS_GUIDANCE,), sources=(CARD, NEWER_CARD),
+            name_words=("hyper", "cfg"),
+            name_excludes=(),
+            notes=(KEEPS_GUIDANCE,),
+            sources=(CARD, NEWER_CARD),
         )
         for n in (8, 12)
     ]
     unified = hyper(
-        id=f"{prefix}-1step-lora", bases=(base,), steps=tuple(range(1, 9)), schedule=ConsistencyGrid(original_steps=50),
+        id=f"{prefix}-1step-lora",
+        bases=(base,),
+        steps=tuple(range(1, 9)),
+        schedule=ConsistencyGrid(original_steps=50),
         solver=Solver.TCD,
-        # The card: eta 1 for one step, lower for more detail at more. 0.3 is TCD's own default (arXiv 2402.19159).
+        # The card: eta 1 for one step, lower for more detail at more. 0.3 is TCD's own default
+        # (arXiv 2402.19159).
         gamma={n: 1.0 if n == 1 else 0.3 for n in range(1, 9)},
         files=(PublishedFile(REPO, f"{stem}-1step-lora.safetensors"),),
-        unverified=(*UNVERIFIED, "gamma above one step: the card says lower for more detail and names no value"),
+        unverified=(
+            *UNVERIFIED,
+            "gamma above one step: the card says lower for more detail and names no value",
+        ),
     )
     return [unified, *fixed, *guided]
 
@@ -78,16 +109,32 @@ ONE_STEP_UNET = hyper(
         PublishedFile(REPO, "Hyper-SDXL-1step-Unet-Comfyui.fp16.safetensors", folder="checkpoints"),
     ),
     sources=(CARD, "github fofr/ComfyUI-HyperSDXL1StepUnetScheduler"),
-    notes=("Starts at timestep 800, sigma 5.111, not at the highest noise; no stock scheduler does.",),
+    notes=(
+        "Starts at timestep 800, sigma 5.111, not at the highest noise; no stock scheduler does.",
+    ),
     unverified=(),
 )
 
 SD3 = [
     hyper(
-        id=f"hyper-sd3-{n}step-cfg-lora", bases=(Base.SD3,), width=1536, steps=(n,), schedule=ShiftedFlow(3.0), cfg=5.0, strength=0.125,
-        licence=UNKNOWN, files=(PublishedFile(REPO, f"Hyper-SD3-{n}steps-CFG-lora.safetensors"),), name_words=("hyper", "sd3"),
-        name_excludes=(), sources=(NEWER_CARD,),
-        notes=("For SD3 Medium, not 3.5. Distilled with guidance kept: it runs at 5 and needs a negative.",),
+        id=f"hyper-sd3-{n}step-cfg-lora",
+        bases=(Base.SD3,),
+        width=1536,
+        steps=(n,),
+        schedule=ShiftedFlow(3.0),
+        cfg=5.0,
+        strength=0.125,
+        licence=UNKNOWN,
+        files=(PublishedFile(REPO, f"Hyper-SD3-{n}steps-CFG-lora.safetensors"),),
+        name_words=("hyper", "sd3"),
+        name_excludes=(),
+        sources=(NEWER_CARD,),
+        notes=(
+            (
+                "For SD3 Medium, not 3.5. Distilled with guidance kept: it runs at 5 and needs a"
+                " negative."
+            ),
+        ),
         unverified=(*UNVERIFIED, "shift (3, the base's own, is taken), CFG range and licence"),
     )
     for n in (4, 8, 16)
@@ -95,13 +142,25 @@ SD3 = [
 
 FLUX = [
     hyper(
-        id=f"hyper-flux-{n}step-lora", bases=(Base.FLUX,), steps=(n,), schedule=FluxFlow(), embedded_guidance=3.5, strength=0.125,
-        licence=secondary(FLUX1_DEV), files=(PublishedFile(REPO, f"Hyper-FLUX.1-dev-{n}steps-lora.safetensors"),),
-        name_words=("hyper", "flux"), sources=(NEWER_CARD,),
+        id=f"hyper-flux-{n}step-lora",
+        bases=(Base.FLUX,),
+        steps=(n,),
+        schedule=FluxFlow(),
+        embedded_guidance=3.5,
+        strength=0.125,
+        licence=secondary(FLUX1_DEV),
+        files=(PublishedFile(REPO, f"Hyper-FLUX.1-dev-{n}steps-lora.safetensors"),),
+        name_words=("hyper", "flux"),
+        sources=(NEWER_CARD,),
         notes=("Released at strength 0.125 (0.12 to 0.125); at 1 it destroys the picture.",),
         unverified=(*UNVERIFIED, "shift: FLUX's own, as the card's pipeline has it"),
     )
     for n in (8, 16)
 ]
 
-RECORDS = (*(record for base, stem, prefix in BASES for record in records_of(base, stem, prefix)), ONE_STEP_UNET, *SD3, *FLUX)
+RECORDS = (
+    *(record for base, stem, prefix in BASES for record in records_of(base, stem, prefix)),
+    ONE_STEP_UNET,
+    *SD3,
+    *FLUX,
+)

@@ -1,16 +1,30 @@
-"""Latent consistency models: any count of 2..8 re-noised steps. Luo et al. 2023, arXiv 2310.04378 and 2311.05556."""
+"""Latent consistency models: any count of 2..8 re-noised steps. Luo et al. 2023, arXiv 2310.04378
+and 2311.05556.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Betas, ConsistencyGrid, Kind, Parameterization, PublishedFile, Solver
+from ..accelerator import (
+    Accelerator,
+    Base,
+    Betas,
+    ConsistencyGrid,
+    Kind,
+    Parameterization,
+    PublishedFile,
+    Solver,
+)
 from .licences import OPENRAIL, UNKNOWN, secondary
 
-RENAME = "Published as pytorch_lora_weights.safetensors like every LCM and TCD repository: rename it when you save it."
+RENAME = (
+    "Published as pytorch_lora_weights.safetensors like every LCM and TCD repository: rename it"
+    " when you save it."
+)
 NO_EMBEDDING = (
-    "Its guidance of 8 is fed in as an embedding (time_cond_proj), which the host has no place for: it runs without, "
-    "unlike its authors' pipeline. The LCM-LoRA of this base has no such input."
+    "Its guidance of 8 is fed in as an embedding (time_cond_proj), which the host has no place for:"
+    " it runs without, unlike its authors' pipeline. The LCM-LoRA of this base has no such input."
 )
 
 lcm = partial(
@@ -33,7 +47,13 @@ lcm_lora = partial(
     lcm,
     kind=Kind.LORA,
     licence=secondary(OPENRAIL),
-    notes=(RENAME, "CFG 1 to 2 is usable by the authors' account; locked to 1, where a step costs one evaluation."),
+    notes=(
+        RENAME,
+        (
+            "CFG 1 to 2 is usable by the authors' account; locked to 1, where a step costs one"
+            " evaluation."
+        ),
+    ),
     unverified=("rank and header of the published file",),
 )
 full_lcm = partial(
@@ -49,13 +69,19 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 RECORDS = (
     lcm_lora(
-        id="lcm-lora-sd15", bases=(Base.SD15,), files=(PublishedFile("latent-consistency/lcm-lora-sdv1-5", LORA_FILE),)
+        id="lcm-lora-sd15",
+        bases=(Base.SD15,),
+        files=(PublishedFile("latent-consistency/lcm-lora-sdv1-5", LORA_FILE),),
     ),
     lcm_lora(
-        id="lcm-lora-sdxl", bases=(Base.SDXL,), files=(PublishedFile("latent-consistency/lcm-lora-sdxl", LORA_FILE),)
+        id="lcm-lora-sdxl",
+        bases=(Base.SDXL,),
+        files=(PublishedFile("latent-consistency/lcm-lora-sdxl", LORA_FILE),),
     ),
     lcm_lora(
-        id="lcm-lora-ssd-1b", bases=(Base.SSD1B,), files=(PublishedFile("latent-consistency/lcm-lora-ssd-1b", LORA_FILE),)
+        id="lcm-lora-ssd-1b",
+        bases=(Base.SSD1B,),
+        files=(PublishedFile("latent-consistency/lcm-lora-ssd-1b", LORA_FILE),),
     ),
     full_lcm(
         id="lcm-dreamshaper-v7",
@@ -68,7 +94,11 @@ RECORDS = (
         id="lcm-sdxl",
         bases=(Base.SDXL,),
         files=(PublishedFile("latent-consistency/lcm-sdxl", folder="diffusion_models"),),
-        unverified=("file name and licence", "whether the host loads it", "quality without the guidance embedding"),
+        unverified=(
+            "file name and licence",
+            "whether the host loads it",
+            "quality without the guidance embedding",
+        ),
     ),
     lcm(
         id="animatelcm-sd15",
@@ -80,8 +110,11 @@ RECORDS = (
         name_words=("animatelcm",),
         name_excludes=(),
         notes=(
-            "It comes with a LoRA for the image layers, AnimateLCM_sd15_t2v_lora.safetensors, and both are needed: load that LoRA with "
-            "core's Load LoRA, then this with the Motion Module Loader.",
+            (
+                "It comes with a LoRA for the image layers, AnimateLCM_sd15_t2v_lora.safetensors,"
+                " and both are needed: load that LoRA with core's Load LoRA, then this with the"
+                " Motion Module Loader."
+            ),
         ),
         unverified=("file names, licence and step counts", "header of the published file"),
     ),

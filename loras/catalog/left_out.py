@@ -1,4 +1,6 @@
-"""What is not an accelerator here though it looks like one, and why: look-alikes that are refused, releases left out."""
+"""What is not an accelerator here though it looks like one, and why: look-alikes that are refused,
+releases left out.
+"""
 
 from __future__ import annotations
 
@@ -20,49 +22,88 @@ class LookAlike:
 
 LOOK_ALIKES = (
     LookAlike(
-        "hunyuan15-cfg-distilled", (Base.HUNYUAN15,), ("distilled",), ("step", "sr", "lightx2v"),
-        "its guidance is distilled and its steps are not: it takes 50 steps at CFG 1. The step_distilled file is the few-step one",
+        "hunyuan15-cfg-distilled",
+        (Base.HUNYUAN15,),
+        ("distilled",),
+        ("step", "sr", "lightx2v"),
+        "its guidance is distilled and its steps are not: it takes 50 steps at CFG 1. The"
+        " step_distilled file is the few-step one",
     ),
     LookAlike(
-        "flux2-klein-base", (Base.FLUX2,), ("klein", "base"), (),
-        "the klein base files are not distilled: 20 to 50 steps at CFG 4 to 5. The file without base in its name is",
+        "flux2-klein-base",
+        (Base.FLUX2,),
+        ("klein", "base"),
+        (),
+        "the klein base files are not distilled: 20 to 50 steps at CFG 4 to 5. The file without"
+        " base in its name is",
     ),
     LookAlike(
-        "z-image-base", (Base.Z_IMAGE,), ("z|zimage", "image|zimage"), ("turbo", "deturbo", "distill", "distilled"),
+        "z-image-base",
+        (Base.Z_IMAGE,),
+        ("z|zimage", "image|zimage"),
+        ("turbo", "deturbo", "distill", "distilled"),
         "Z-Image is not distilled; Z-Image-Turbo is, or put a distillation LoRA on it",
     ),
     LookAlike(
-        "z-image-de-turbo", (Base.Z_IMAGE,), ("turbo|deturbo", "de|deturbo"), (),
-        "its distillation was undone, for training: it takes 20 steps and more with guidance. Z-Image-Turbo is the few-step one",
+        "z-image-de-turbo",
+        (Base.Z_IMAGE,),
+        ("turbo|deturbo", "de|deturbo"),
+        (),
+        "its distillation was undone, for training: it takes 20 steps and more with guidance."
+        " Z-Image-Turbo is the few-step one",
     ),
     LookAlike(
-        "krea2-raw", (Base.KREA2,), ("raw",), (),
+        "krea2-raw",
+        (Base.KREA2,),
+        ("raw",),
+        (),
         "Krea-2 Raw is not distilled; Krea-2 Turbo is, or put the Turbo LoRA on it",
     ),
-)  # fmt: skip
+)
 
 
 # github thu-ml/Causal-Forcing, long_video/: README and pipeline/rolling_forcing_inference.py.
-ROLLING = ("Causal Forcing's long video model: trained for Rolling Forcing, which denoises several blocks together, each at a noise "
-           "level of its own, and not one block after the other")
+ROLLING = (
+    "Causal Forcing's long video model: trained for Rolling Forcing, which denoises several blocks"
+    " together, each at a noise level of its own, and not one block after the other"
+)
 
-NO_PICTURE = "a few-step model for core's KSampler, with the settings of its template; this pack makes pictures and videos"
-SEEDVR2 = "an upscaler with nodes of its own: one step of euler at CFG 1 in core's KSampler, by the official templates"
+NO_PICTURE = (
+    "a few-step model for core's KSampler, with the settings of its template; this pack makes"
+    " pictures and videos"
+)
+SEEDVR2 = (
+    "an upscaler with nodes of its own: one step of euler at CFG 1 in core's KSampler, by the"
+    " official templates"
+)
 
 # Releases that cannot be run here as they were distilled, by file name, and why.
 LEFT_OUT = {
     "longvideo.pt": ROLLING,
     "longvideo.safetensors": ROLLING,
     "pdm_stochastic_shift3.safetensors": "PCM for SD3, stochastic: its step count is not published",
-    "MiniMax-H3-FL2VA-Acc-8Step.safetensors": "parallel decoding distillation: needs its own loader, it is no plain LoRA",
-    "wan_animate_2_distill_bf16.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
-    "wan_animate_2_distill_int8_convrot.safetensors": "Wan-Animate 2 distilled: steps and sampler are not published",
-    "AnimateLCM_sd15_t2v_lora.safetensors":
-        "AnimateLCM's image LoRA, no accelerator by itself: load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader",
-    "stable_audio_3_medium.safetensors": f"{NO_PICTURE}: sound, 8 steps of lcm on the simple schedule at CFG 1, by the official template",
+    "MiniMax-H3-FL2VA-Acc-8Step.safetensors": (
+        "parallel decoding distillation: needs its own loader, it is no plain LoRA"
+    ),
+    "wan_animate_2_distill_bf16.safetensors": (
+        "Wan-Animate 2 distilled: steps and sampler are not published"
+    ),
+    "wan_animate_2_distill_int8_convrot.safetensors": (
+        "Wan-Animate 2 distilled: steps and sampler are not published"
+    ),
+    "AnimateLCM_sd15_t2v_lora.safetensors": (
+        "AnimateLCM's image LoRA, no accelerator by itself: load it with core's Load LoRA, then"
+        " AnimateLCM with the Motion Module Loader"
+    ),
+    "stable_audio_3_medium.safetensors": (
+        f"{NO_PICTURE}: sound, 8 steps of lcm on the simple schedule at CFG 1, by the official"
+        " template"
+    ),
     "seedvr2_3b_int8_convrot.safetensors": SEEDVR2,
     "seedvr2_7b_int8_convrot.safetensors": SEEDVR2,
     "hunyuan3d-dit-v2-mv-turbo_fp16.safetensors": f"{NO_PICTURE}: shapes in three dimensions",
     # No file name is known of it, so this line is for the reader alone.
-    "(FastVideo A14B Self-Forcing)": "repository, files and whether its list is shifted are not published",
+    "(FastVideo A14B Self-Forcing)": (
+        "repository, files and whether its list is shifted are not published"
+    ),
 }

@@ -1,7 +1,7 @@
 """LTX-Video, LTX-2, 2.3 and 2.5 distilled, whole and as LoRAs, on Lightricks' own lists.
 
-The list of eight is a linear stretch from 1 to 0.975 and a quadratic one to 0. LTX-2's refining pass is its last three, so
-denoise 0.38 runs it.
+The list of eight is a linear stretch from 1 to 0.975 and a quadratic one to 0. LTX-2's refining
+pass is its last three, so denoise 0.38 runs it.
 """
 
 from __future__ import annotations
@@ -12,22 +12,55 @@ from ..accelerator import Accelerator, Base, Kind, LiteralSigmas, PublishedFile,
 from .licences import LTX, UNKNOWN
 
 EIGHT = LiteralSigmas(((1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875),))
-# configs/ltxv-*-0.9.8-distilled.yaml: the first pass of seven and the second, on the enlarged latent, of three.
-TWO_PASSES = LiteralSigmas(((1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725), (0.9094, 0.725, 0.4219)))
-SECOND_PASS = "Steps 3 is the second pass of the published pipeline: it starts at sigma 0.9094 on an enlarged latent."
-REFINE = "denoise 0.38 runs the last three steps, the published refining pass (0.909375, 0.725, 0.421875)."
+# configs/ltxv-*-0.9.8-distilled.yaml: the first pass of seven and the second, on the enlarged
+# latent, of three.
+TWO_PASSES = LiteralSigmas(
+    ((1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725), (0.9094, 0.725, 0.4219))
+)
+SECOND_PASS = (
+    "Steps 3 is the second pass of the published pipeline: it starts at sigma 0.9094 on an enlarged"
+    " latent."
+)
+REFINE = (
+    "denoise 0.38 runs the last three steps, the published refining pass (0.909375, 0.725,"
+    " 0.421875)."
+)
 
-ltx = partial(Accelerator, family="LTX distilled", name_words=("distilled",), name_excludes=("lora",))
-video = partial(ltx, kind=Kind.MODEL, bases=(Base.LTXV,), licence=UNKNOWN, sources=("github Lightricks/LTX-Video configs",))
+ltx = partial(
+    Accelerator, family="LTX distilled", name_words=("distilled",), name_excludes=("lora",)
+)
+video = partial(
+    ltx,
+    kind=Kind.MODEL,
+    bases=(Base.LTXV,),
+    licence=UNKNOWN,
+    sources=("github Lightricks/LTX-Video configs",),
+)
 two_passes = partial(
-    video, steps=(3, 7), default_steps=7, schedule=TWO_PASSES, notes=(SECOND_PASS,), unverified=("licence",),
+    video,
+    steps=(3, 7),
+    default_steps=7,
+    schedule=TWO_PASSES,
+    notes=(SECOND_PASS,),
+    unverified=("licence",),
 )
 audio_video = partial(
-    ltx, bases=(Base.LTXAV,), steps=(8,), schedule=EIGHT, licence=LTX, notes=(REFINE,),
-    sources=("github Lightricks/LTX-2 README and packages", "comfyui-workflow-templates video_ltx2_*.json"),
+    ltx,
+    bases=(Base.LTXAV,),
+    steps=(8,),
+    schedule=EIGHT,
+    licence=LTX,
+    notes=(REFINE,),
+    sources=(
+        "github Lightricks/LTX-2 README and packages",
+        "comfyui-workflow-templates video_ltx2_*.json",
+    ),
 )
 lora = partial(
-    audio_video, kind=Kind.LORA, name_excludes=(), notes=(REFINE, "LoRAs of 2, 2.3 and 2.5 are not interchangeable."),
+    audio_video,
+    kind=Kind.LORA,
+    name_excludes=(),
+    notes=(REFINE, "LoRAs of 2, 2.3 and 2.5 are not interchangeable."),
     unverified=("header of the published file",),
 )
 checkpoint = partial(PublishedFile, folder="checkpoints")
@@ -63,7 +96,9 @@ RECORDS = (
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled.safetensors"),
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled-fp8.safetensors"),
             PublishedFile(
-                "Kijai/LTXV2_comfy", "diffusion_models/ltx-2-19b-distilled_transformer_only_bf16.safetensors", folder="diffusion_models"
+                "Kijai/LTXV2_comfy",
+                "diffusion_models/ltx-2-19b-distilled_transformer_only_bf16.safetensors",
+                folder="diffusion_models",
             ),
         ),
         name_words=("distilled", "19b"),
@@ -84,7 +119,9 @@ RECORDS = (
         kind=Kind.MODEL,
         files=tuple(
             PublishedFile(
-                "Lightricks/LTX-2.5", f"diffusion_models/ltx-2.5-22b-distilled-transformer-{kind}.safetensors", folder="diffusion_models"
+                "Lightricks/LTX-2.5",
+                f"diffusion_models/ltx-2.5-22b-distilled-transformer-{kind}.safetensors",
+                folder="diffusion_models",
             )
             for kind in ("bf16", "comfy-int8-convrot")
         ),
@@ -95,16 +132,22 @@ RECORDS = (
         id="ltx2-19b-distilled-lora",
         files=(PublishedFile("Lightricks/LTX-2", "ltx-2-19b-distilled-lora-384.safetensors", 384),),
         name_words=("distilled", "19b"),
-        notes=(REFINE, "0.6 (ComfyUI-LTXVideo) and 0.8 (the authors' Python docs) are also in use."),
+        notes=(
+            REFINE,
+            "0.6 (ComfyUI-LTXVideo) and 0.8 (the authors' Python docs) are also in use.",
+        ),
     ),
     lora(
         id="ltx23-22b-distilled-lora",
         strength=0.5,
         files=(
             PublishedFile("Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-lora-384.safetensors", 384),
-            PublishedFile("Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-lora-384-1.1.safetensors", 384),
             PublishedFile(
-                "Comfy-Org/ltx-2.3", "split_files/loras/ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors"
+                "Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-lora-384-1.1.safetensors", 384
+            ),
+            PublishedFile(
+                "Comfy-Org/ltx-2.3",
+                "split_files/loras/ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors",
             ),
         ),
         name_words=("distilled", "22b", "3"),
@@ -112,7 +155,11 @@ RECORDS = (
     lora(
         id="ltx25-22b-distilled-lora",
         strength=0.5,
-        files=(PublishedFile("Lightricks/LTX-2.5", "loras/ltx-2.5-22b-distilled-lora-450-bf16.safetensors", 450),),
+        files=(
+            PublishedFile(
+                "Lightricks/LTX-2.5", "loras/ltx-2.5-22b-distilled-lora-450-bf16.safetensors", 450
+            ),
+        ),
         name_words=("distilled", "22b", "5"),
     ),
 )

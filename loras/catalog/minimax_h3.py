@@ -1,6 +1,7 @@
 """MiniMax-H3 turbo LoRAs: video and sound on two clocks, each with its own shift.
 
-The `_comfyui` files carry alpha; the PEFT originals do not, and without 8 of rank 128 they act sixteen times too strongly.
+The `_comfyui` files carry alpha; the PEFT originals do not, and without 8 of rank 128 they act
+sixteen times too strongly.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ turbo = partial(
     kind=Kind.LORA,
     bases=(Base.MINIMAX_H3,),
     licence=UNKNOWN,
-    sources=("github ModelTC/LightX2V configs/", "Comfy-Org documentation, MiniMax-H3", "third-party sampling profiles"),
+    sources=(
+        "github ModelTC/LightX2V configs/",
+        "Comfy-Org documentation, MiniMax-H3",
+        "third-party sampling profiles",
+    ),
     unverified=("licence", "header of the published file"),
 )
 SHIFT_12 = TwoClockFlow(video_shift=12.0, audio_shift=3.0)
@@ -39,7 +44,9 @@ RECORDS = (
         id="minimax-h3-fl2v-8step-768p-lora",
         steps=(8,),
         schedule=SHIFT_6,
-        files=(PublishedFile(REPO, "minimax_h3_fl2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),),
+        files=(
+            PublishedFile(REPO, "minimax_h3_fl2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),
+        ),
         name_words=("fl2v", "768p", "turbo"),
     ),
     turbo(
@@ -47,7 +54,9 @@ RECORDS = (
         steps=(4,),
         schedule=SHIFT_6,
         files=tuple(
-            PublishedFile(REPO, f"minimax_h3_fl2v_turbo_4step_v1.{version}_768p_comfyui_bf16.safetensors")
+            PublishedFile(
+                REPO, f"minimax_h3_fl2v_turbo_4step_v1.{version}_768p_comfyui_bf16.safetensors"
+            )
             for version in (0, 1, 2)
         ),
         name_words=("fl2v", "768p", "turbo"),
@@ -60,7 +69,8 @@ RECORDS = (
         schedule=SHIFT_6,
         files=(
             PublishedFile(
-                "lightx2v/Minimax-h3-Turbo-SLA", "minimax_h3_fl2v_turbo_4step_v0.1_768p_sla_comfyui_bf16.safetensors"
+                "lightx2v/Minimax-h3-Turbo-SLA",
+                "minimax_h3_fl2v_turbo_4step_v0.1_768p_sla_comfyui_bf16.safetensors",
             ),
         ),
         name_words=("fl2v", "sla"),
@@ -73,8 +83,13 @@ RECORDS = (
         missing_alpha=8.0,
         files=(
             PublishedFile(
-                REPO, "minimax_h3_fl2v_turbo_4step_v0.1.safetensors", 128,
-                caution="a PEFT file in diffusers names, which the host does not map to this model: take a _comfyui one",
+                REPO,
+                "minimax_h3_fl2v_turbo_4step_v0.1.safetensors",
+                128,
+                caution=(
+                    "a PEFT file in diffusers names, which the host does not map to this model:"
+                    " take a _comfyui one"
+                ),
             ),
         ),
         name_words=("fl2v", "1", "turbo"),
@@ -88,7 +103,10 @@ RECORDS = (
         steps=(4,),
         schedule=SHIFT_12,
         files=(
-            PublishedFile("Comfy-Org/MiniMax-H3", "loras/minimax_h3_ref2v_turbo_4step_v0.1_comfyui_bf16.safetensors"),
+            PublishedFile(
+                "Comfy-Org/MiniMax-H3",
+                "loras/minimax_h3_ref2v_turbo_4step_v0.1_comfyui_bf16.safetensors",
+            ),
         ),
         name_words=("ref2v", "turbo"),
         notes=("For the reference-to-video model.",),
@@ -97,7 +115,9 @@ RECORDS = (
         id="minimax-h3-ref2v-8step-768p-lora",
         steps=(8,),
         schedule=SHIFT_12,
-        files=(PublishedFile(REPO, "minimax_h3_ref2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),),
+        files=(
+            PublishedFile(REPO, "minimax_h3_ref2v_turbo_8step_v1.0_768p_comfyui_bf16.safetensors"),
+        ),
         name_words=("ref2v", "768p", "turbo"),
         notes=("For the reference-to-video model. Its shift is not that of the other 768p file.",),
     ),
@@ -106,7 +126,11 @@ RECORDS = (
         steps=(4, 6, 8),
         default_steps=8,
         schedule=SHIFT_12,
-        files=(PublishedFile("larryvrh/MiniMax-H3-Turbo-Lora", "minimax_h3_turbo_v4_step600_ema.safetensors", 64),),
+        files=(
+            PublishedFile(
+                "larryvrh/MiniMax-H3-Turbo-Lora", "minimax_h3_turbo_v4_step600_ema.safetensors", 64
+            ),
+        ),
         name_words=("turbo", "v4", "h3|minimax"),
         sources=("third-party MiniMax-H3 file catalogue", "file name seen in public repositories"),
         unverified=("trained shift: 12 and 3 are taken", "licence", "header of the published file"),

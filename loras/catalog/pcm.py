@@ -1,7 +1,7 @@
 """PCM: phased consistency, one file for each step count. Wang et al. 2024, arXiv 2405.18407.
 
-The small-cfg files run without guidance, the normal-cfg ones with it. All but the "lcmlike" ones follow the ODE: the LCM
-sampler is wrong for them.
+The small-cfg files run without guidance, the normal-cfg ones with it. All but the "lcmlike" ones
+follow the ODE: the LCM sampler is wrong for them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def file_of(name: str, variant: str) -> tuple[PublishedFile]:
 def records_of(base: Base, name: str) -> list[Accelerator]:
     small = [
         pcm(
-            id=f"pcm-{name}-{n}step-smallcfg-lora", bases=(base,), steps=(n,), files=file_of(name, f"smallcfg_{n}step"),
+            id=f"pcm-{name}-{n}step-smallcfg-lora",
+            bases=(base,),
+            steps=(n,),
+            files=file_of(name, f"smallcfg_{n}step"),
             name_words=("pcm", "smallcfg"),
             notes=("CFG 1 to 2 by its card; locked to 1, where a step costs one evaluation.",),
         )
@@ -42,15 +45,29 @@ def records_of(base: Base, name: str) -> list[Accelerator]:
     ]
     normal = [
         pcm(
-            id=f"pcm-{name}-{n}step-normalcfg-lora", bases=(base,), steps=(n,), cfg=3.0,
-            files=file_of(name, f"normalcfg_{n}step"), name_words=("pcm", "normalcfg"),
-            notes=("Distilled with guidance kept: CFG 2.5 to 3.5 at 4 steps, 3 to 6 at 8; it runs at 3 and needs a negative.",),
+            id=f"pcm-{name}-{n}step-normalcfg-lora",
+            bases=(base,),
+            steps=(n,),
+            cfg=3.0,
+            files=file_of(name, f"normalcfg_{n}step"),
+            name_words=("pcm", "normalcfg"),
+            notes=(
+                (
+                    "Distilled with guidance kept: CFG 2.5 to 3.5 at 4 steps, 3 to 6 at 8; it runs"
+                    " at 3 and needs a negative."
+                ),
+            ),
         )
         for n in (4, 8, 16)
     ]
     stochastic = pcm(
-        id=f"pcm-{name}-lcmlike-lora", bases=(base,), steps=(2, 4, 8), default_steps=4, solver=Solver.LCM,
-        files=file_of(name, "lcmlike_lora"), name_words=("pcm", "lcmlike"),
+        id=f"pcm-{name}-lcmlike-lora",
+        bases=(base,),
+        steps=(2, 4, 8),
+        default_steps=4,
+        solver=Solver.LCM,
+        files=file_of(name, "lcmlike_lora"),
+        name_words=("pcm", "lcmlike"),
         unverified=("exact timesteps: trailing ones are taken", "licence and rank"),
     )
     return [*small, *normal, stochastic]
@@ -58,9 +75,14 @@ def records_of(base: Base, name: str) -> list[Accelerator]:
 
 def sd3_record(steps: int, shift: int) -> Accelerator:
     return pcm(
-        id=f"pcm-sd3-{steps}step-shift{shift}-lora", bases=(Base.SD3,), width=1536, steps=(steps,), schedule=ShiftedFlow(float(shift)),
+        id=f"pcm-sd3-{steps}step-shift{shift}-lora",
+        bases=(Base.SD3,),
+        width=1536,
+        steps=(steps,),
+        schedule=ShiftedFlow(float(shift)),
         files=(PublishedFile(REPO, f"sd3/pcm_deterministic_{steps}step_shift{shift}.safetensors"),),
-        name_words=("pcm", f"shift{shift}"), sources=("wangfuyun/PCM_Weights model card",),
+        name_words=("pcm", f"shift{shift}"),
+        sources=("wangfuyun/PCM_Weights model card",),
         notes=("The shift is part of the file's name; SD3's own is 3.",),
         unverified=("key format, CFG, licence and file ending",),
     )

@@ -1,7 +1,7 @@
 """Qwen-Image-Lightning and its kin: distribution matching at shift 3, four and eight Euler steps.
 
-Text-to-image and edit models share an architecture, so the header cannot tell their LoRAs apart and the name decides.
-The official templates shift by 3.1 where the authors trained with 3.
+Text-to-image and edit models share an architecture, so the header cannot tell their LoRAs apart and
+the name decides. The official templates shift by 3.1 where the authors trained with 3.
 """
 
 from __future__ import annotations
@@ -31,15 +31,31 @@ def files_of(repo: str, *paths: str) -> tuple[PublishedFile, ...]:
     return tuple(PublishedFile(repo, f"{path}.safetensors") for path in paths)
 
 
-def line(id: str, steps: int, files: tuple[PublishedFile, ...], words: tuple[str, ...], excludes: tuple[str, ...]) -> Accelerator:
+def line(
+    id: str,
+    steps: int,
+    files: tuple[PublishedFile, ...],
+    words: tuple[str, ...],
+    excludes: tuple[str, ...],
+) -> Accelerator:
     return lightning(
-        id=f"{id}-{steps}step-lora", steps=(steps,), files=files, name_words=("lightning", *words), name_excludes=excludes
+        id=f"{id}-{steps}step-lora",
+        steps=(steps,),
+        files=files,
+        name_words=("lightning", *words),
+        name_excludes=excludes,
     )
 
 
 T2I = {
-    4: [f"Qwen-Image-Lightning-4steps-{version}" for version in ("V1.0", "V1.0-bf16", "V2.0", "V2.0-bf16")],
-    8: [f"Qwen-Image-Lightning-8steps-{version}" for version in ("V1.0", "V1.1", "V1.1-bf16", "V2.0", "V2.0-bf16")],
+    4: [
+        f"Qwen-Image-Lightning-4steps-{version}"
+        for version in ("V1.0", "V1.0-bf16", "V2.0", "V2.0-bf16")
+    ],
+    8: [
+        f"Qwen-Image-Lightning-8steps-{version}"
+        for version in ("V1.0", "V1.1", "V1.1-bf16", "V2.0", "V2.0-bf16")
+    ],
 }
 
 
@@ -49,11 +65,41 @@ def lines_of(steps: int) -> list[Accelerator]:
     edit_2511 = f"Qwen-Image-Edit-2511-Lightning-{steps}steps-V1.0"
     image_2512 = f"Qwen-Image-2512-Lightning-{steps}steps-V1.0"
     return [
-        line("qwen-image-lightning", steps, files_of(REPO, *T2I[steps]), ("qwen",), ("edit", "2512", "fp8", "firered")),
-        line("qwen-image-edit-lightning", steps, files_of(REPO, edit, f"{edit}-bf16"), ("edit",), ("2509", "2511", "firered")),
-        line("qwen-image-edit-2509-lightning", steps, files_of(REPO, f"{edit_2509}-fp32", f"{edit_2509}-bf16"), ("2509",), ()),
-        line("qwen-image-edit-2511-lightning", steps, files_of(EDIT_2511, f"{edit_2511}-fp32", f"{edit_2511}-bf16"), ("2511",), ()),
-        line("qwen-image-2512-lightning", steps, files_of(IMAGE_2512, f"{image_2512}-fp32", f"{image_2512}-bf16"), ("2512",), ()),
+        line(
+            "qwen-image-lightning",
+            steps,
+            files_of(REPO, *T2I[steps]),
+            ("qwen",),
+            ("edit", "2512", "fp8", "firered"),
+        ),
+        line(
+            "qwen-image-edit-lightning",
+            steps,
+            files_of(REPO, edit, f"{edit}-bf16"),
+            ("edit",),
+            ("2509", "2511", "firered"),
+        ),
+        line(
+            "qwen-image-edit-2509-lightning",
+            steps,
+            files_of(REPO, f"{edit_2509}-fp32", f"{edit_2509}-bf16"),
+            ("2509",),
+            (),
+        ),
+        line(
+            "qwen-image-edit-2511-lightning",
+            steps,
+            files_of(EDIT_2511, f"{edit_2511}-fp32", f"{edit_2511}-bf16"),
+            ("2511",),
+            (),
+        ),
+        line(
+            "qwen-image-2512-lightning",
+            steps,
+            files_of(IMAGE_2512, f"{image_2512}-fp32", f"{image_2512}-bf16"),
+            ("2512",),
+            (),
+        ),
     ]
 
 
@@ -67,7 +113,9 @@ fused = partial(
 
 
 def fused_files(repo: str, *names: str) -> tuple[PublishedFile, ...]:
-    return tuple(PublishedFile(repo, f"{name}.safetensors", folder="diffusion_models") for name in names)
+    return tuple(
+        PublishedFile(repo, f"{name}.safetensors", folder="diffusion_models") for name in names
+    )
 
 
 FUSED = (
@@ -85,7 +133,9 @@ FUSED = (
     fused(
         id="qwen-image-edit-2511-lightning-8step",
         steps=(8,),
-        files=fused_files(EDIT_2511, "qwen_image_edit_2511_fp8_e4m3fn_scaled_lightning_8steps_v1.0"),
+        files=fused_files(
+            EDIT_2511, "qwen_image_edit_2511_fp8_e4m3fn_scaled_lightning_8steps_v1.0"
+        ),
         name_words=("2511", "lightning", "8step"),
     ),
     *(
@@ -123,7 +173,12 @@ OTHERS = (
         steps=(4,),
         files=files_of(REPO, "Qwen-Image-fp8-e4m3fn-Lightning-4steps-V1.0-fp32"),
         name_words=("lightning", "fp8"),
-        notes=("Distilled for the base in plain fp8_e4m3fn alone, the one on which the other LoRAs leave grids.",),
+        notes=(
+            (
+                "Distilled for the base in plain fp8_e4m3fn alone, the one on which the other LoRAs"
+                " leave grids."
+            ),
+        ),
     ),
     qwen(
         id="qwen-image-2512-wuli-2step-lora",
@@ -131,7 +186,10 @@ OTHERS = (
         steps=(2,),
         schedule=ShiftedFlow(3.0),
         licence=UNKNOWN,
-        files=files_of("Wuli-art/Qwen-Image-2512-Turbo-LoRA-2-Steps", "Wuli-Qwen-Image-2512-Turbo-LoRA-2steps-V1.0-bf16"),
+        files=files_of(
+            "Wuli-art/Qwen-Image-2512-Turbo-LoRA-2-Steps",
+            "Wuli-Qwen-Image-2512-Turbo-LoRA-2steps-V1.0-bf16",
+        ),
         name_words=("wuli",),
         sources=("comfyui-workflow-templates image_qwen_image_2512_with_2steps_lora.json",),
         unverified=("licence", "rank and header of the published file"),
@@ -156,7 +214,10 @@ OTHERS = (
         steps=(8,),
         schedule=ShiftedFlow(3.1),
         licence=UNKNOWN,
-        files=files_of("FireRedTeam/FireRed-Image-Edit-1.0-ComfyUI", "FireRed-Image-Edit-1.0-Lightning-8steps-v1.0"),
+        files=files_of(
+            "FireRedTeam/FireRed-Image-Edit-1.0-ComfyUI",
+            "FireRed-Image-Edit-1.0-Lightning-8steps-v1.0",
+        ),
         name_words=("firered",),
         sources=("comfyui-workflow-templates image_firered_image_edit1_1.json",),
         unverified=("licence", "rank and header of the published file"),

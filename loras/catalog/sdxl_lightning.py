@@ -1,4 +1,6 @@
-"""SDXL-Lightning: progressive adversarial distillation, one file for each step count. Lin et al. 2024, arXiv 2402.13929."""
+"""SDXL-Lightning: progressive adversarial distillation, one file for each step count. Lin et al.
+2024, arXiv 2402.13929.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ def lightning_lora(steps: int) -> Accelerator:
         steps=(steps,),
         files=(PublishedFile(REPO, f"sdxl_lightning_{steps}step_lora.safetensors"),),
         name_words=("lightning", "sdxl|xl|lora"),
-        notes=("The card prefers the full distilled model on the SDXL base itself; the LoRA is for other SDXL checkpoints.",),
+        notes=(
+            (
+                "The card prefers the full distilled model on the SDXL base itself; the LoRA is for"
+                " other SDXL checkpoints."
+            ),
+        ),
         unverified=("key format, alpha and rank of the published file",),
     )
 
@@ -39,7 +46,9 @@ def lightning_model(steps: int) -> Accelerator:
         steps=(steps,),
         files=(
             PublishedFile(REPO, f"sdxl_lightning_{steps}step.safetensors", folder="checkpoints"),
-            PublishedFile(REPO, f"sdxl_lightning_{steps}step_unet.safetensors", folder="diffusion_models"),
+            PublishedFile(
+                REPO, f"sdxl_lightning_{steps}step_unet.safetensors", folder="diffusion_models"
+            ),
         ),
         name_excludes=("lora", "x0"),
     )
@@ -55,8 +64,15 @@ RECORDS = (
         parameterization=Parameterization.X0,
         files=(
             PublishedFile(REPO, "sdxl_lightning_1step_x0.safetensors", folder="checkpoints"),
-            PublishedFile(REPO, "sdxl_lightning_1step_unet_x0.safetensors", folder="diffusion_models"),
+            PublishedFile(
+                REPO, "sdxl_lightning_1step_unet_x0.safetensors", folder="diffusion_models"
+            ),
         ),
-        notes=("It predicts the picture, not the noise. Experimental by its card; there is no 1-step LoRA.",),
+        notes=(
+            (
+                "It predicts the picture, not the noise. Experimental by its card; there is no"
+                " 1-step LoRA."
+            ),
+        ),
     ),
 )

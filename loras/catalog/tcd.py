@@ -1,4 +1,6 @@
-"""TCD: trajectory consistency distillation, stochastic by gamma. Zheng et al. 2024, arXiv 2402.19159."""
+"""TCD: trajectory consistency distillation, stochastic by gamma. Zheng et al. 2024, arXiv
+2402.19159.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def tcd_lora(id: str, base: Base, repo: str) -> Accelerator:
         name_words=("tcd",),
         sources=("github jabir-zheng/TCD README", "github JettHu/ComfyUI-TCD README"),
         notes=(RENAME,),
-        unverified=("key format and rank of the published file", *(("file name",) if base is Base.SD21 else ())),
+        unverified=(
+            "key format and rank of the published file",
+            *(("file name",) if base is Base.SD21 else ()),
+        ),
     )
 
 

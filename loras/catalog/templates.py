@@ -1,6 +1,8 @@
-"""Distilled models of the official workflow templates and documentation that have no family of their own here.
+"""Distilled models of the official workflow templates and documentation that have no family of
+their own here.
 
-Where a template leaves the model's default shift, that default is written out: ComfyUI 0.30.0, comfy/supported_models.py.
+Where a template leaves the model's default shift, that default is written out: ComfyUI 0.30.0,
+comfy/supported_models.py.
 """
 
 from __future__ import annotations
@@ -26,31 +28,63 @@ DOCS = "Comfy-Org documentation"
 HEADER = "rank and header of the published file"
 SPLIT = "split_files/diffusion_models"
 
-model = partial(Accelerator, kind=Kind.MODEL, licence=UNKNOWN, unverified=("licence",), name_words=("turbo",))
-lora = partial(Accelerator, kind=Kind.LORA, licence=UNKNOWN, unverified=("licence", HEADER), name_words=("turbo",))
+model = partial(
+    Accelerator, kind=Kind.MODEL, licence=UNKNOWN, unverified=("licence",), name_words=("turbo",)
+)
+lora = partial(
+    Accelerator,
+    kind=Kind.LORA,
+    licence=UNKNOWN,
+    unverified=("licence", HEADER),
+    name_words=("turbo",),
+)
 whole = partial(PublishedFile, folder="diffusion_models")
 
 hidream = partial(model, family="HiDream", solver=Solver.LCM)
-hidream_o1 = partial(hidream, bases=(Base.HIDREAM_O1,), schedule=HostSpacedFlow(3.0, "normal"), noise_clip=2.5)
+hidream_o1 = partial(
+    hidream, bases=(Base.HIDREAM_O1,), schedule=HostSpacedFlow(3.0, "normal"), noise_clip=2.5
+)
 # Krea-2's own shift is written as FLUX's mu, 1.15.
-krea2 = partial(lora, family="Krea-2 Turbo", bases=(Base.KREA2,), schedule=ShiftedFlow(math.exp(1.15)))
+krea2 = partial(
+    lora, family="Krea-2 Turbo", bases=(Base.KREA2,), schedule=ShiftedFlow(math.exp(1.15))
+)
 boogu = partial(
-    lora, family="Boogu-Image Turbo", bases=(Base.BOOGU,), default_steps=4, solver=Solver.LCM,
+    lora,
+    family="Boogu-Image Turbo",
+    bases=(Base.BOOGU,),
+    default_steps=4,
+    solver=Solver.LCM,
     schedule=HostSpacedFlow(3.16, "sgm_uniform"),
 )
 mage_flow = partial(
-    model, family="Mage-Flow Turbo", bases=(Base.MAGE_FLOW,), steps=(4,), schedule=ShiftedFlow(6.0),
+    model,
+    family="Mage-Flow Turbo",
+    bases=(Base.MAGE_FLOW,),
+    steps=(4,),
+    schedule=ShiftedFlow(6.0),
     sources=(f"{TEMPLATES} image_mage_flow_*.json",),
 )
-ace_step = partial(model, family="ACE-Step 1.5 Turbo", bases=(Base.ACE_STEP15,), steps=(8,), schedule=ShiftedFlow(3.0))
+ace_step = partial(
+    model,
+    family="ACE-Step 1.5 Turbo",
+    bases=(Base.ACE_STEP15,),
+    steps=(8,),
+    schedule=ShiftedFlow(3.0),
+)
 
 
 def hidream_files(name: str) -> tuple[PublishedFile, ...]:
-    return tuple(whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_{name}_{kind}.safetensors") for kind in ("fp8", "bf16"))
+    return tuple(
+        whole("Comfy-Org/HiDream-I1_ComfyUI", f"{SPLIT}/hidream_i1_{name}_{kind}.safetensors")
+        for kind in ("fp8", "bf16")
+    )
 
 
 def mage_flow_files(name: str) -> tuple[PublishedFile, ...]:
-    return tuple(whole("Comfy-Org/Mage-Flow", f"diffusion_models/mage_flow_{name}_{kind}.safetensors") for kind in ("bf16", "int8_convrot"))
+    return tuple(
+        whole("Comfy-Org/Mage-Flow", f"diffusion_models/mage_flow_{name}_{kind}.safetensors")
+        for kind in ("bf16", "int8_convrot")
+    )
 
 
 def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
@@ -64,12 +98,18 @@ def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
         schedule=LiteralSigmas(((0.999, 0.866, 0.634, 0.342),)),
         solver=Solver.LCM,
         files=tuple(
-            whole("Comfy-Org/PixelDiT", f"diffusion_models/pid_{latents}_{size}_4step_bf16.safetensors")
+            whole(
+                "Comfy-Org/PixelDiT",
+                f"diffusion_models/pid_{latents}_{size}_4step_bf16.safetensors",
+            )
             for size in ("1024_to_4096", "512_to_2048")
         ),
         name_words=("pid",) if excludes else ("pid", latents),
         name_excludes=excludes,
-        sources=(f"{TEMPLATES} utility_pid_latent_upscale_dit.json", "ComfyUI 0.30.0 comfy/supported_models.py, class PiD"),
+        sources=(
+            f"{TEMPLATES} utility_pid_latent_upscale_dit.json",
+            "ComfyUI 0.30.0 comfy/supported_models.py, class PiD",
+        ),
         unverified=("licence", "that every file of PixelDiT was distilled on this one list"),
     )
 
@@ -100,7 +140,9 @@ HIDREAM = (
         steps=(28,),
         files=(
             PublishedFile(
-                "Comfy-Org/HiDream-O1-Image", "checkpoints/hidream_o1_image_dev_fp8_scaled.safetensors", folder="checkpoints"
+                "Comfy-Org/HiDream-O1-Image",
+                "checkpoints/hidream_o1_image_dev_fp8_scaled.safetensors",
+                folder="checkpoints",
             ),
         ),
         name_words=("hidream", "dev"),
@@ -111,7 +153,13 @@ HIDREAM = (
         kind=Kind.LORA,
         steps=(8, 16),
         default_steps=16,
-        files=(PublishedFile("Kijai/hidream-O1-image_comfy", "loras/hidream_o1_dev_lora_rank_64_bf16.safetensors", 64),),
+        files=(
+            PublishedFile(
+                "Kijai/hidream-O1-image_comfy",
+                "loras/hidream_o1_dev_lora_rank_64_bf16.safetensors",
+                64,
+            ),
+        ),
         name_words=("hidream", "dev", "lora"),
         sources=(f"{DOCS}, HiDream-O1", "github mcmonkeyprojects/SwarmUI docs/Model Support.md"),
         notes=("Eight steps are coherent, sixteen near the original, by SwarmUI's account.",),
@@ -125,7 +173,8 @@ KREA2 = (
         kind=Kind.MODEL,
         steps=(8,),
         files=tuple(
-            whole("Comfy-Org/Krea-2", f"diffusion_models/krea2_turbo_{kind}.safetensors") for kind in ("fp8_scaled", "int8_convrot")
+            whole("Comfy-Org/Krea-2", f"diffusion_models/krea2_turbo_{kind}.safetensors")
+            for kind in ("fp8_scaled", "int8_convrot")
         ),
         name_excludes=("lora",),
         sources=(f"{TEMPLATES} image_krea2_turbo_t2i.json",),
@@ -134,7 +183,11 @@ KREA2 = (
     krea2(
         id="krea2-turbo-lora",
         steps=(8,),
-        files=(PublishedFile("Comfy-Org/Krea-2", "loras/krea2_turbo_lora_rank_64_bf16.safetensors", 64),),
+        files=(
+            PublishedFile(
+                "Comfy-Org/Krea-2", "loras/krea2_turbo_lora_rank_64_bf16.safetensors", 64
+            ),
+        ),
         name_words=("turbo", "krea|krea2", "lora"),
         name_excludes=("4step",),
         sources=("github mcmonkeyprojects/SwarmUI docs/Model Support.md",),
@@ -144,7 +197,13 @@ KREA2 = (
         id="krea2-turbo-4step-lora",
         steps=(4,),
         for_distilled=("krea2-turbo",),
-        files=(PublishedFile("lvladikov/Krea2-Turbo-Distill-4step-LoRA", "krea2_turbo_4step_rank_64_lora.safetensors", 64),),
+        files=(
+            PublishedFile(
+                "lvladikov/Krea2-Turbo-Distill-4step-LoRA",
+                "krea2_turbo_4step_rank_64_lora.safetensors",
+                64,
+            ),
+        ),
         name_words=("turbo", "krea|krea2", "4step"),
         sources=("public copies of its card",),
         notes=("Goes on the Turbo model, unlike the official LoRA.",),
@@ -168,7 +227,11 @@ IMAGE = (
         bases=(Base.ANIMA,),
         steps=(8,),
         schedule=ShiftedFlow(3.0),
-        files=(PublishedFile("circlestone-labs/Anima-Official-LoRAs", "anima-turbo-lora-v0.2.safetensors"),),
+        files=(
+            PublishedFile(
+                "circlestone-labs/Anima-Official-LoRAs", "anima-turbo-lora-v0.2.safetensors"
+            ),
+        ),
         name_words=("turbo", "anima", "lora"),
         sources=(f"{TEMPLATES} image_anima_base_v1.json",),
         unverified=("licence and sampler", HEADER),
@@ -177,7 +240,11 @@ IMAGE = (
         id="boogu-turbo",
         kind=Kind.MODEL,
         steps=(4,),
-        files=(whole("Comfy-Org/Boogu-Image", "diffusion_models/boogu_image_turbo_fp8_scaled.safetensors"),),
+        files=(
+            whole(
+                "Comfy-Org/Boogu-Image", "diffusion_models/boogu_image_turbo_fp8_scaled.safetensors"
+            ),
+        ),
         name_excludes=("lora",),
         sources=(f"{TEMPLATES} image_boogu_image_0_1_turbo_t2i.json",),
         unverified=("licence",),
@@ -185,7 +252,13 @@ IMAGE = (
     boogu(
         id="boogu-turbo-lora",
         steps=(3, 4),
-        files=(PublishedFile("Comfy-Org/Boogu-Image", "loras/boogu_image_turbo_lora_rank_128_bf16.safetensors", 128),),
+        files=(
+            PublishedFile(
+                "Comfy-Org/Boogu-Image",
+                "loras/boogu_image_turbo_lora_rank_128_bf16.safetensors",
+                128,
+            ),
+        ),
         name_words=("turbo", "boogu", "lora"),
         sources=(f"{DOCS}, Boogu-Image 0.1",),
         unverified=("licence and strength", HEADER),
@@ -198,10 +271,14 @@ IMAGE = (
         schedule=FluxFlow(base_shift=0.5, max_shift=1.15),
         files=(whole("Comfy-Org/Lens", "diffusion_models/lens_turbo_bf16.safetensors"),),
         sources=(f"{TEMPLATES} image_lens_turbo_t2i.json",),
-        notes=("The official template also puts a CFGNorm node on the model, without effect at CFG 1.",),
+        notes=(
+            "The official template also puts a CFGNorm node on the model, without effect at CFG 1.",
+        ),
     ),
     mage_flow(id="mage-flow-turbo", files=mage_flow_files("turbo"), name_excludes=("edit",)),
-    mage_flow(id="mage-flow-edit-turbo", files=mage_flow_files("edit_turbo"), name_words=("turbo", "edit")),
+    mage_flow(
+        id="mage-flow-edit-turbo", files=mage_flow_files("edit_turbo"), name_words=("turbo", "edit")
+    ),
     pid("flux1", excludes=("flux2", "sd3")),
     pid("flux2"),
     pid("sd3"),
@@ -215,19 +292,36 @@ VIDEO_AND_AUDIO = (
         width=5120,
         steps=(8,),
         schedule=ShiftedFlow(2.0),
-        files=(PublishedFile("Comfy-Org/Wan_2.2_ComfyUI_Repackaged", "split_files/loras/chronoedit_distill_lora.safetensors"),),
+        files=(
+            PublishedFile(
+                "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+                "split_files/loras/chronoedit_distill_lora.safetensors",
+            ),
+        ),
         name_words=("chronoedit", "distill"),
         sources=("github deepbeepmeep/Wan2GP profiles", f"{TEMPLATES} image_chrono_edit_14B.json"),
-        notes=("The official template attaches it and still runs 20 guided steps; Wan2GP's eight at shift 2 are taken.",),
+        notes=(
+            (
+                "The official template attaches it and still runs 20 guided steps; Wan2GP's eight"
+                " at shift 2 are taken."
+            ),
+        ),
         unverified=("official few-step settings", "licence", HEADER),
     ),
     ace_step(
         id="ace-step-15-turbo",
         files=(
-            whole("Comfy-Org/ace_step_1.5_ComfyUI_files", f"{SPLIT}/acestep_v1.5_turbo.safetensors"),
-            whole("Comfy-Org/ace_step_1.5_ComfyUI_files", f"{SPLIT}/acestep_v1.5_xl_turbo_bf16.safetensors"),
+            whole(
+                "Comfy-Org/ace_step_1.5_ComfyUI_files", f"{SPLIT}/acestep_v1.5_turbo.safetensors"
+            ),
+            whole(
+                "Comfy-Org/ace_step_1.5_ComfyUI_files",
+                f"{SPLIT}/acestep_v1.5_xl_turbo_bf16.safetensors",
+            ),
             PublishedFile(
-                "Comfy-Org/ace_step_1.5_ComfyUI_files", "checkpoints/ace_step_1.5_turbo_aio.safetensors", folder="checkpoints"
+                "Comfy-Org/ace_step_1.5_ComfyUI_files",
+                "checkpoints/ace_step_1.5_turbo_aio.safetensors",
+                folder="checkpoints",
             ),
         ),
         sources=(f"{TEMPLATES} audio_ace_step*.json",),

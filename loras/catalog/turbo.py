@@ -1,4 +1,5 @@
-"""Adversarially distilled Stable Diffusion: SD-Turbo and SDXL-Turbo (ADD), SD 3.5 Turbo (LADD), TurboX.
+"""Adversarially distilled Stable Diffusion: SD-Turbo and SDXL-Turbo (ADD), SD 3.5 Turbo (LADD),
+TurboX.
 
 Sauer et al. 2023, arXiv 2311.17042 and 2024, arXiv 2403.12015.
 """
@@ -7,26 +8,46 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, FirstTimesteps, Kind, Licence, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import (
+    Accelerator,
+    Base,
+    FirstTimesteps,
+    Kind,
+    Licence,
+    PublishedFile,
+    ShiftedFlow,
+    Solver,
+)
 from .licences import UNKNOWN
 
 STABILITY = "github Stability-AI/generative-models scripts/demo/turbo.py"
 HOST = "ComfyUI 0.30.0 SDTurboScheduler"
-# Every hundredth timestep, counted down; one to four steps take the first so many. The rest is where img2img begins.
+# Every hundredth timestep, counted down; one to four steps take the first so many. The rest is
+# where img2img begins.
 HUNDREDTHS = FirstTimesteps(tuple(range(999, 0, -100)))
 
-turbo = partial(Accelerator, family="Turbo", kind=Kind.MODEL, name_words=("turbo",), sources=(STABILITY, HOST))
-add = partial(turbo, steps=(1, 2, 3, 4), default_steps=4, schedule=HUNDREDTHS, solver=Solver.EULER_ANCESTRAL)
+turbo = partial(
+    Accelerator, family="Turbo", kind=Kind.MODEL, name_words=("turbo",), sources=(STABILITY, HOST)
+)
+add = partial(
+    turbo, steps=(1, 2, 3, 4), default_steps=4, schedule=HUNDREDTHS, solver=Solver.EULER_ANCESTRAL
+)
 sd35 = partial(turbo, bases=(Base.SD3,), width=2432)
 
 LARGE_TURBO_FILES = (
-    PublishedFile("stabilityai/stable-diffusion-3.5-large-turbo", "sd3.5_large_turbo.safetensors", folder="checkpoints"),
+    PublishedFile(
+        "stabilityai/stable-diffusion-3.5-large-turbo",
+        "sd3.5_large_turbo.safetensors",
+        folder="checkpoints",
+    ),
 )
 sd35_large_turbo = partial(
     sd35,
     steps=(4,),
     schedule=ShiftedFlow(3.0),
-    licence=Licence("Stability Community License", None, "free below a revenue limit; from a secondary source"),
+    licence=Licence(
+        "Stability Community License", None, "free below a revenue limit; from a secondary source"
+    ),
     files=LARGE_TURBO_FILES,
     name_words=("turbo", "large"),
     name_excludes=("turbox",),
@@ -49,19 +70,30 @@ RECORDS = (
         id="sdxl-turbo",
         bases=(Base.SDXL,),
         licence=Licence("Stability AI Non-Commercial Research Community License", False),
-        files=(PublishedFile("stabilityai/sdxl-turbo", "sd_xl_turbo_1.0_fp16.safetensors", folder="checkpoints"),),
+        files=(
+            PublishedFile(
+                "stabilityai/sdxl-turbo", "sd_xl_turbo_1.0_fp16.safetensors", folder="checkpoints"
+            ),
+        ),
         notes=("Made for 512 x 512 pixels.",),
     ),
     add(
         id="sd-turbo",
         bases=(Base.SD21,),
         licence=Licence("Stability non-commercial research licence (LICENCE-SD-Turbo)", False),
-        files=(PublishedFile("stabilityai/sd-turbo", "sd_turbo.safetensors", folder="checkpoints"),),
+        files=(
+            PublishedFile("stabilityai/sd-turbo", "sd_turbo.safetensors", folder="checkpoints"),
+        ),
         notes=("Made for 512 x 512 pixels.",),
     ),
     sd35_large_turbo(
         id="sd35-large-turbo",
-        notes=("Runs at CFG 1, as it was distilled. The ComfyUI example raises it to 1.2 at twice the cost: sd35-large-turbo-cfg.",),
+        notes=(
+            (
+                "Runs at CFG 1, as it was distilled. The ComfyUI example raises it to 1.2 at twice"
+                " the cost: sd35-large-turbo-cfg."
+            ),
+        ),
     ),
     sd35_large_turbo(
         id="sd35-large-turbo-cfg",

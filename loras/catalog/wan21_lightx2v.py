@@ -1,6 +1,8 @@
-"""LightX2V step- and guidance-distilled Wan 2.1 14B, as LoRAs and whole: four Euler steps at shift 5.
+"""LightX2V step- and guidance-distilled Wan 2.1 14B, as LoRAs and whole: four Euler steps at shift
+5.
 
-The T2V LoRA is also a favourite on Wan 2.2's experts, at other strengths: wan22_lightning has that recipe.
+The T2V LoRA is also a favourite on Wan 2.2's experts, at other strengths: wan22_lightning has that
+recipe.
 """
 
 from __future__ import annotations
@@ -44,9 +46,14 @@ T2V_FILES = (
         "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
         64,
     ),
-    PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", 64),
+    PublishedFile(
+        "lightx2v/Wan2.1-Distill-Loras", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", 64
+    ),
     PublishedFile(KIJAI, "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", 32),
-    *(kijai(f"lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16", rank) for rank in (16, 32, 64, 128, 256)),
+    *(
+        kijai(f"lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16", rank)
+        for rank in (16, 32, 64, 128, 256)
+    ),
     kijai("lightx2v_14B_T2V_cfg_step_distill_lora_adaptive_rank_quantile_0.15_bf16", None),
 )
 
@@ -59,13 +66,23 @@ I2V_FILES = (
         )
         for size in ("480P", "720P")
     ),
-    PublishedFile("lightx2v/Wan2.1-Distill-Loras", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", 64, size=739_472_104),
-    *(kijai(f"lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16", rank) for rank in (4, 8, 16, 32, 64, 128, 256)),
+    PublishedFile(
+        "lightx2v/Wan2.1-Distill-Loras",
+        "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors",
+        64,
+        size=739_472_104,
+    ),
+    *(
+        kijai(f"lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16", rank)
+        for rank in (4, 8, 16, 32, 64, 128, 256)
+    ),
 )
 
 
 def model_files(*names: str) -> tuple[PublishedFile, ...]:
-    return tuple(PublishedFile(MODELS, f"{name}.safetensors", folder="diffusion_models") for name in names)
+    return tuple(
+        PublishedFile(MODELS, f"{name}.safetensors", folder="diffusion_models") for name in names
+    )
 
 
 RECORDS = (
@@ -74,7 +91,12 @@ RECORDS = (
         bases=(Base.WAN_T2V,),
         files=T2V_FILES,
         name_words=("lightx2v", "t2v"),
-        notes=("On Wan 2.2 the same file runs at 3.0 (high-noise) and 1.0 (low-noise): choose wan22-t2v-wan21-lora-high and -low.",),
+        notes=(
+            (
+                "On Wan 2.2 the same file runs at 3.0 (high-noise) and 1.0 (low-noise): choose"
+                " wan22-t2v-wan21-lora-high and -low."
+            ),
+        ),
         unverified=(HEADERS, KIJAI_ALPHA, "whether Kijai's v2 files of rank 16 and 32 exist"),
     ),
     lightx2v_lora(
@@ -82,13 +104,25 @@ RECORDS = (
         bases=(Base.WAN21_I2V,),
         files=I2V_FILES,
         name_words=("lightx2v", "i2v"),
-        notes=("On Wan 2.2 image-to-video its image branch is not needed: choose wan22-i2v-wan21-lora-high and -low.",),
-        unverified=(HEADERS, KIJAI_ALPHA, "whether Kijai's file of rank 8 exists", "whether the 720P repository's file is the 480P one"),
+        notes=(
+            (
+                "On Wan 2.2 image-to-video its image branch is not needed: choose"
+                " wan22-i2v-wan21-lora-high and -low."
+            ),
+        ),
+        unverified=(
+            HEADERS,
+            KIJAI_ALPHA,
+            "whether Kijai's file of rank 8 exists",
+            "whether the 720P repository's file is the 480P one",
+        ),
     ),
     lightx2v_model(
         id="wan21-t2v-lightx2v-4step-model",
         bases=(Base.WAN_T2V,),
-        files=model_files("wan2.1_t2v_14b_lightx2v_4step", "wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui"),
+        files=model_files(
+            "wan2.1_t2v_14b_lightx2v_4step", "wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui"
+        ),
     ),
     lightx2v_model(
         id="wan21-i2v-lightx2v-4step-model",
@@ -97,7 +131,10 @@ RECORDS = (
             *(
                 name
                 for size in ("480p", "720p")
-                for name in (f"wan2.1_i2v_{size}_lightx2v_4step", f"wan2.1_i2v_{size}_scaled_fp8_e4m3_lightx2v_4step_comfyui")
+                for name in (
+                    f"wan2.1_i2v_{size}_lightx2v_4step",
+                    f"wan2.1_i2v_{size}_scaled_fp8_e4m3_lightx2v_4step_comfyui",
+                )
             )
         ),
     ),

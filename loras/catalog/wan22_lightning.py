@@ -1,6 +1,8 @@
-"""Wan2.2-Lightning and LightX2V for Wan 2.2 A14B, LoRA or whole expert, four Euler steps at shift 5; and Wan 2.1's LoRA on 2.2.
+"""Wan2.2-Lightning and LightX2V for Wan 2.2 A14B, LoRA or whole expert, four Euler steps at shift
+5; and Wan 2.1's LoRA on 2.2.
 
-Both experts' records share one schedule. The high-noise expert runs while sigma is at or above the boundary: steps 1 and 2 of 4.
+Both experts' records share one schedule. The high-noise expert runs while sigma is at or above the
+boundary: steps 1 and 2 of 4.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from ..accelerator import Accelerator, Base, Expert, Kind, PublishedFile, Shifte
 from . import wan21_lightx2v
 from .licences import APACHE
 
-# Wan 2.2's own expert boundary as a fraction of 1000 timesteps: wan/configs of the Wan2.2 repository.
+# Wan 2.2's own expert boundary as a fraction of 1000 timesteps: wan/configs of the Wan2.2
+# repository.
 BOUNDARY = {Base.WAN_T2V: 0.875, Base.WAN22_I2V: 0.900}
 WORD = {Expert.HIGH_NOISE: "high", Expert.LOW_NOISE: "low"}
 TASK = {Base.WAN_T2V: "t2v", Base.WAN22_I2V: "i2v"}
@@ -26,7 +29,8 @@ KIJAI_NEW = "LoRAs/Wan22_Lightx2v"
 
 
 UNVERIFIED_FILES = {
-    Base.WAN_T2V: "whether Kijai's v1.1 still lies in the folder old", Base.WAN22_I2V: "spelling of the files of 260412",
+    Base.WAN_T2V: "whether Kijai's v1.1 still lies in the folder old",
+    Base.WAN22_I2V: "spelling of the files of 260412",
 }
 
 
@@ -36,40 +40,92 @@ def t2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
     rank = 128 if expert is Expert.HIGH_NOISE else 64
     return (
         *(
-            PublishedFile(LIGHTNING, f"Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-{version}/{word}_noise_model.safetensors", 64)
+            PublishedFile(
+                LIGHTNING,
+                f"Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-{version}/{word}_noise_model.safetensors",
+                64,
+            )
             for version in ("V1", "V1.1", "V2.0")
         ),
-        PublishedFile(LIGHTNING, f"Wan2.2-T2V-A14B-4steps-lora-250928/{word}_noise_model.safetensors"),
-        PublishedFile(REPACKAGED, f"split_files/loras/wan2.2_t2v_lightx2v_4steps_lora_v1.1_{word}_noise.safetensors", 64),
-        PublishedFile(KIJAI, f"{KIJAI_OLD}/Wan2.2-Lightning_T2V-v1.1-A14B-4steps-lora_{word.upper()}_fp16.safetensors", 64),
+        PublishedFile(
+            LIGHTNING, f"Wan2.2-T2V-A14B-4steps-lora-250928/{word}_noise_model.safetensors"
+        ),
+        PublishedFile(
+            REPACKAGED,
+            f"split_files/loras/wan2.2_t2v_lightx2v_4steps_lora_v1.1_{word}_noise.safetensors",
+            64,
+        ),
+        PublishedFile(
+            KIJAI,
+            f"{KIJAI_OLD}/Wan2.2-Lightning_T2V-v1.1-A14B-4steps-lora_{word.upper()}_fp16.safetensors",
+            64,
+        ),
         PublishedFile(
             KIJAI,
             f"LoRAs/Wan22-Lightning/Wan22_A14B_T2V_{word.upper()}_Lightning_4steps_lora_250928_rank{rank}_fp16.safetensors",
             rank,
         ),
-        PublishedFile(DISTILL_LORAS, f"wan2.2_t2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1217.safetensors", 64),
+        PublishedFile(
+            DISTILL_LORAS,
+            f"wan2.2_t2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1217.safetensors",
+            64,
+        ),
     )
 
 
 # Published for the high-noise expert alone; their low-noise partner is Seko V1 or a Wan 2.1 LoRA.
 I2V_HIGH_ONLY = (
-    PublishedFile(KIJAI, f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_MoE_distill_lora_rank_64_bf16.safetensors", 64),
-    PublishedFile(KIJAI, f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_4step_lora_v1030_rank_64_bf16.safetensors", 64),
+    PublishedFile(
+        KIJAI,
+        f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_MoE_distill_lora_rank_64_bf16.safetensors",
+        64,
+    ),
+    PublishedFile(
+        KIJAI,
+        f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_4step_lora_v1030_rank_64_bf16.safetensors",
+        64,
+    ),
 )
 
 
 def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
     word = WORD[expert]
     return (
-        PublishedFile(LIGHTNING, f"Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/{word}_noise_model.safetensors", 64),
-        PublishedFile(REPACKAGED, f"split_files/loras/wan2.2_i2v_lightx2v_4steps_lora_v1_{word}_noise.safetensors", 64),
-        PublishedFile(KIJAI, f"{KIJAI_OLD}/Wan2.2-Lightning_I2V-A14B-4steps-lora_{word.upper()}_fp16.safetensors", 64),
-        PublishedFile(DISTILL_LORAS, f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step.safetensors", 64),
-        PublishedFile(DISTILL_LORAS, f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1022.safetensors", 64),
-        PublishedFile("lightx2v/Wan2.2-I2V-A14B-Moe-Distill-Lightx2v", f"loras/{word}_noise_model_rank64.safetensors", 64),
+        PublishedFile(
+            LIGHTNING,
+            f"Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/{word}_noise_model.safetensors",
+            64,
+        ),
+        PublishedFile(
+            REPACKAGED,
+            f"split_files/loras/wan2.2_i2v_lightx2v_4steps_lora_v1_{word}_noise.safetensors",
+            64,
+        ),
+        PublishedFile(
+            KIJAI,
+            f"{KIJAI_OLD}/Wan2.2-Lightning_I2V-A14B-4steps-lora_{word.upper()}_fp16.safetensors",
+            64,
+        ),
+        PublishedFile(
+            DISTILL_LORAS,
+            f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step.safetensors",
+            64,
+        ),
+        PublishedFile(
+            DISTILL_LORAS,
+            f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+            64,
+        ),
+        PublishedFile(
+            "lightx2v/Wan2.2-I2V-A14B-Moe-Distill-Lightx2v",
+            f"loras/{word}_noise_model_rank64.safetensors",
+            64,
+        ),
         *(
             PublishedFile(
-                KIJAI, f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_{word.upper()}_lightx2v_4step_lora_260412_rank_{rank}_fp16.safetensors", rank
+                KIJAI,
+                f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_{word.upper()}_lightx2v_4step_lora_260412_rank_{rank}_fp16.safetensors",
+                rank,
             )
             for rank in (64, 256)
         ),
@@ -78,7 +134,9 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
 
 
 def expert_record(id: str, base: Base, expert: Expert, **settings: Any) -> Accelerator:
-    """A record of one expert. Every one shares the schedule, so that any high may meet any low of its task."""
+    """A record of one expert. Every one shares the schedule, so that any high may meet any low of
+    its task.
+    """
     return Accelerator(
         id=f"{id}-{WORD[expert]}",
         family="Wan2.2-Lightning",
@@ -94,20 +152,31 @@ def expert_record(id: str, base: Base, expert: Expert, **settings: Any) -> Accel
 
 def lightning_lora(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -> Accelerator:
     return expert_record(
-        f"wan22-{TASK[base]}-lightning", base, expert,
+        f"wan22-{TASK[base]}-lightning",
+        base,
+        expert,
         kind=Kind.LORA,
         steps=(4,),
         files=files,
         name_words=(TASK[base], "lightning|lightx2v|seko|4step"),
-        sources=("github ModelTC/Wan2.2-Lightning README and config", "github ModelTC/LightX2V configs/"),
-        notes=("The authors confirm slower motion from the high-noise expert's LoRA.",) if expert is Expert.HIGH_NOISE else (),
+        sources=(
+            "github ModelTC/Wan2.2-Lightning README and config",
+            "github ModelTC/LightX2V configs/",
+        ),
+        notes=(
+            ("The authors confirm slower motion from the high-noise expert's LoRA.",)
+            if expert is Expert.HIGH_NOISE
+            else ()
+        ),
         unverified=("headers of the published files", UNVERIFIED_FILES[base]),
     )
 
 
 def whole_expert(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -> Accelerator:
     return expert_record(
-        f"wan22-{TASK[base]}-lightning-model", base, expert,
+        f"wan22-{TASK[base]}-lightning-model",
+        base,
+        expert,
         kind=Kind.MODEL,
         steps=(4,),
         files=files,
@@ -118,9 +187,13 @@ def whole_expert(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -
 
 
 def wan21_lora(base: Base, expert: Expert) -> Accelerator:
-    """Wan 2.1's LightX2V LoRA on a Wan 2.2 expert, by a community recipe: 3.0 on the high-noise one, 1.0 on the low."""
+    """Wan 2.1's LightX2V LoRA on a Wan 2.2 expert, by a community recipe: 3.0 on the high-noise
+    one, 1.0 on the low.
+    """
     return expert_record(
-        f"wan22-{TASK[base]}-wan21-lora", base, expert,
+        f"wan22-{TASK[base]}-wan21-lora",
+        base,
+        expert,
         kind=Kind.LORA,
         steps=(4, 6),
         default_steps=6,
@@ -129,7 +202,12 @@ def wan21_lora(base: Base, expert: Expert) -> Accelerator:
         name_words=("lightx2v",),
         only_by_choice=True,
         sources=("community document quoting Kijai", "github ModelTC/Wan2.2-Lightning issue 14"),
-        notes=("A recipe, not a release: six steps, switched in the middle. Its author also runs the first step at CFG 2, not done here.",),
+        notes=(
+            (
+                "A recipe, not a release: six steps, switched in the middle. Its author also runs"
+                " the first step at CFG 2, not done here."
+            ),
+        ),
         unverified=("that these files were ever trained for Wan 2.2: they were not",),
     )
 
@@ -148,14 +226,19 @@ RECORDS = (
     *(lightning_lora(Base.WAN_T2V, expert, t2v_files(expert)) for expert in Expert),
     *(lightning_lora(Base.WAN22_I2V, expert, i2v_files(expert)) for expert in Expert),
     whole_expert(
-        Base.WAN_T2V, Expert.HIGH_NOISE, (whole(LIGHTNING, "Wan2.2-T2V-A14B-4steps-250928-dyno/high_noise_model.safetensors"),)
+        Base.WAN_T2V,
+        Expert.HIGH_NOISE,
+        (whole(LIGHTNING, "Wan2.2-T2V-A14B-4steps-250928-dyno/high_noise_model.safetensors"),),
     ),
     *(
         whole_expert(
             Base.WAN22_I2V,
             expert,
             tuple(
-                whole(DISTILL_MODELS, f"wan2.2_i2v_A14b_{WORD[expert]}_noise_lightx2v_{name}.safetensors")
+                whole(
+                    DISTILL_MODELS,
+                    f"wan2.2_i2v_A14b_{WORD[expert]}_noise_lightx2v_{name}.safetensors",
+                )
                 for name in I2V_MODELS[expert]
             ),
         )

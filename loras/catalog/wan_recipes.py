@@ -1,4 +1,6 @@
-"""Wan 2.1's LightX2V LoRA on models derived from Wan, as the official workflow templates use it: recipes, not releases."""
+"""Wan 2.1's LightX2V LoRA on models derived from Wan, as the official workflow templates use it:
+recipes, not releases.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ recipe = partial(
     files=wan21_lightx2v.I2V_FILES,
     name_words=("lightx2v", "i2v"),
     only_by_choice=True,
-    notes=("A recipe of the official templates: the image-to-video LoRA was not trained for this model.",),
+    notes=(
+        (
+            "A recipe of the official templates: the image-to-video LoRA was not trained for this"
+            " model."
+        ),
+    ),
 )
 
 RECORDS = (

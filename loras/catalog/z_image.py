@@ -22,7 +22,10 @@ distill_lora = partial(
     name_excludes=("udcai",),
     sources=("file names seen in public repositories", "third-party bench of the files"),
     notes=("For Z-Image itself, not for Z-Image-Turbo. Strengths of 0.5 to 1 are in use.",),
-    unverified=("sampler and shift (the base's own 3 is taken)", "rank and header of the published file"),
+    unverified=(
+        "sampler and shift (the base's own 3 is taken)",
+        "rank and header of the published file",
+    ),
 )
 
 RECORDS = (
@@ -35,13 +38,33 @@ RECORDS = (
         schedule=ShiftedFlow(3.0),
         licence=APACHE,
         files=(
-            PublishedFile("Comfy-Org/z_image_turbo", f"{SPLIT}/z_image_turbo_bf16.safetensors", folder="diffusion_models"),
-            PublishedFile("Comfy-Org/z_image_turbo", f"{SPLIT}/z_image_turbo_int8_convrot.safetensors", folder="diffusion_models"),
-            PublishedFile("drbaph/Z-Image-Turbo-FP8", "z_image_turbo_fp8_e4m3fn.safetensors", folder="diffusion_models"),
+            PublishedFile(
+                "Comfy-Org/z_image_turbo",
+                f"{SPLIT}/z_image_turbo_bf16.safetensors",
+                folder="diffusion_models",
+            ),
+            PublishedFile(
+                "Comfy-Org/z_image_turbo",
+                f"{SPLIT}/z_image_turbo_int8_convrot.safetensors",
+                folder="diffusion_models",
+            ),
+            PublishedFile(
+                "drbaph/Z-Image-Turbo-FP8",
+                "z_image_turbo_fp8_e4m3fn.safetensors",
+                folder="diffusion_models",
+            ),
         ),
         name_words=("turbo",),
-        sources=("github Tongyi-MAI/Z-Image README", "comfyui-workflow-templates image_z_image_turbo.json"),
-        notes=("diffusers counts 9 for these 8 evaluations. The official templates use res_multistep, also an ODE sampler.",),
+        sources=(
+            "github Tongyi-MAI/Z-Image README",
+            "comfyui-workflow-templates image_z_image_turbo.json",
+        ),
+        notes=(
+            (
+                "diffusers counts 9 for these 8 evaluations. The official templates use"
+                " res_multistep, also an ODE sampler."
+            ),
+        ),
     ),
     distill_lora(
         id="z-image-fun-distill-8step-lora",
@@ -58,16 +81,29 @@ RECORDS = (
             PublishedFile(FUN, "Z-Image-Fun-Lora-Distill-4-Steps-2603-ComfyUI.safetensors"),
             PublishedFile(FUN, "Z-Image-Fun-Lora-Distill-4-Steps-2602-ComfyUI.safetensors"),
         ),
-        unverified=("strength: that of the 8-step files is taken", "sampler and shift (the base's own 3 is taken)", "rank"),
+        unverified=(
+            "strength: that of the 8-step files is taken",
+            "sampler and shift (the base's own 3 is taken)",
+            "rank",
+        ),
     ),
     distill_lora(
         id="z-image-fun-distill-8step-udcai-lora",
         steps=(8,),
         licence=UNKNOWN,
-        files=(PublishedFile("UDCAI/Z-Image-Fun-Distill-ComfyUI", "Z-Image-Fun-Lora-Distill-8-Steps-2602_UDCAI_ComfyUI.safetensors"),),
+        files=(
+            PublishedFile(
+                "UDCAI/Z-Image-Fun-Distill-ComfyUI",
+                "Z-Image-Fun-Lora-Distill-8-Steps-2602_UDCAI_ComfyUI.safetensors",
+            ),
+        ),
         name_words=("udcai",),
         name_excludes=(),
         notes=("The 8-step file without its feed-forward layers, by a third party.",),
-        unverified=("licence", "sampler and shift (the base's own 3 is taken)", "rank and header of the published file"),
+        unverified=(
+            "licence",
+            "sampler and shift (the base's own 3 is taken)",
+            "rank and header of the published file",
+        ),
     ),
 )

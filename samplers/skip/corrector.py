@@ -1,8 +1,9 @@
 """Making good for forecasts once the evaluation after them shows what they missed.
 
-A solver whose steps are linear in what the model returns has a known reply to every error in it. So the error that forecasts have left
-in the latent can be reckoned as soon as the next evaluation is there, and taken out by what the sampler is given from then on: a
-corrector in the sense of predictor-corrector methods, at no evaluation.
+A solver whose steps are linear in what the model returns has a known reply to every error in it. So
+the error that forecasts have left in the latent can be reckoned as soon as the next evaluation is
+there, and taken out by what the sampler is given from then on: a corrector in the sense of
+predictor-corrector methods, at no evaluation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from .solver import Solver
 
 @dataclass(frozen=True)
 class Missed:
-    """A forecast that stood in for an evaluation. weights: its weights of the entries then in the history."""
+    """A forecast that stood in for an evaluation. weights: its weights of the entries then in the
+    history.
+    """
 
     step: int
     level: float
@@ -27,16 +30,19 @@ class Missed:
 
 
 class Corrector:
-    """What is to be added to the denoised latents that a sampler is given. For solvers whose reply is known; made anew for each run.
+    """What is to be added to the denoised latents that a sampler is given. For solvers whose reply
+    is known; made anew for each run.
 
-    response: how much of a shift of x the model's denoised latent is taken to follow. 1 where derivatives are the same at both x, as on
-    smooth data; 0 where the denoised latents are, as between the modes of the data.
+    response: how much of a shift of x the model's denoised latent is taken to follow. 1 where
+    derivatives are the same at both x, as on smooth data; 0 where the denoised latents are, as
+    between the modes of the data.
     """
 
     def __init__(self, schedule: Schedule, solver: Solver, response: float):
         self.schedule, self.solver, self.response = schedule, solver, response
         self.missed: list[Missed] = []
-        # By how much the denoised latent of the last step was too much: a multistep solver will use it once more.
+        # By how much the denoised latent of the last step was too much: a multistep solver will use
+        # it once more.
         self.excess: Tensor | None = None
         self.excess_step = 0
 
@@ -51,8 +57,12 @@ class Corrector:
         self._remember(missed.step, echo)
         return echo
 
-    def computed(self, step: int, level: float, derivative: Tensor, entries: Sequence[Entry]) -> Tensor | None:
-        """To be added to this evaluation. entries: those that the forecasts since the last one were made from."""
+    def computed(
+        self, step: int, level: float, derivative: Tensor, entries: Sequence[Entry]
+    ) -> Tensor | None:
+        """To be added to this evaluation. entries: those that the forecasts since the last one were
+        made from.
+        """
         missed, self.missed = self.missed, []
         echo = self._echo(step)
         if not missed or not entries:
@@ -61,16 +71,22 @@ class Corrector:
         correction, excess = self._correction(step, level, missed, entries)
         tensors = [*(entry.derivative for entry in entries), derivative]
         if self.solver.looks_back:
-            kept = combine(tensors, excess, entries[-1].derivative.device)  # where the history is kept
+            kept = combine(
+                tensors, excess, entries[-1].derivative.device
+            )  # where the history is kept
             self._remember(step, kept if echo is None else kept + echo)
         added = combine(tensors, correction, derivative.device)
         return added if echo is None else added + echo.to(added.device)
 
-    def _correction(self, step: int, level: float, missed: Sequence[Missed], entries: Sequence[Entry]) -> tuple[Weights, Weights]:
-        """Weights of the entries' derivatives and of the one just computed: of what brings x to where it should be at the end of this
-        step, and of the excess it leaves in the denoised latent.
+    def _correction(
+        self, step: int, level: float, missed: Sequence[Missed], entries: Sequence[Entry]
+    ) -> tuple[Weights, Weights]:
+        """Weights of the entries' derivatives and of the one just computed: of what brings x to
+        where it should be at the end of this step, and of the excess it leaves in the denoised
+        latent.
 
-        The true derivative at a missed level is read off the parabola through the last two entries and the new evaluation.
+        The true derivative at a missed level is read off the parabola through the last two entries
+        and the new evaluation.
         """
         sigmas = self.schedule.sigmas
         levels = (entries[-2].level, entries[-1].level, level)
@@ -79,17 +95,28 @@ class Corrector:
         for forecast in missed:
             truth = (*[0.0] * (len(entries) - 2), *parabola_weights(levels, forecast.level))
             sigma = sigmas[forecast.step]
-            shorter = [self.response * x + sigma * (said - true) for x, said, true in zip(lag, (*forecast.weights, 0.0), truth)]
+            shorter = [
+                self.response * x + sigma * (said - true)
+                for x, said, true in zip(lag, (*forecast.weights, 0.0), truth)
+            ]
             now, before = self.solver.reply(sigmas, forecast.step)
-            lag = [(1 - now - before) * x + now * new + before * old for x, new, old in zip(lag, shorter, short)]
+            lag = [
+                (1 - now - before) * x + now * new + before * old
+                for x, new, old in zip(lag, shorter, short)
+            ]
             short = shorter
         now, before = self.solver.reply(sigmas, step)
         followed = [self.response * x for x in lag]
-        correction = [x + ((1 - now - before) * far + before * old) / now for x, far, old in zip(followed, lag, short)]
+        correction = [
+            x + ((1 - now - before) * far + before * old) / now
+            for x, far, old in zip(followed, lag, short)
+        ]
         return tuple(correction), tuple(added - x for added, x in zip(correction, followed))
 
     def _echo(self, step: int) -> Tensor | None:
-        """What takes back the solver's second use of the excess. It leaves a smaller one itself, and so on to the end."""
+        """What takes back the solver's second use of the excess. It leaves a smaller one itself,
+        and so on to the end.
+        """
         if self.excess is None or self.excess_step != step - 1:
             return None
         now, before = self.solver.reply(self.schedule.sigmas, step)

@@ -1,8 +1,9 @@
 """Step Skip's own method: a planned number of evaluations, the others extrapolated.
 
-Three things were chosen by measurement (benchmarks/skip.py): the straight line in the logarithm of the signal-to-noise ratio, where
-a model's output bends least; where the skips lie; and, for solvers that are known, making good for the forecasts once the evaluation
-after them is there (corrector.py).
+Three things were chosen by measurement (benchmarks/skip.py): the straight line in the logarithm of
+the signal-to-noise ratio, where a model's output bends least; where the skips lie; and, for solvers
+that are known, making good for the forecasts once the evaluation after them is there
+(corrector.py).
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from .run import Decision, Moment, Settings
 from .schedule import Schedule
 from .solver import Solver
 
-# How much of the line's slope to believe in the first, second and third forecast in a row, on flow models. Noise-prediction models
-# did better with all of it.
+# How much of the line's slope to believe in the first, second and third forecast in a row, on flow
+# models. Noise-prediction models did better with all of it.
 DAMPING = (0.75, 0.75, 0.5)
-# The same for solvers known to look a step back: they give what is new in an evaluation half as much weight again, and so what is
-# wrong in a forecast.
+# The same for solvers known to look a step back: they give what is new in an evaluation half as
+# much weight again, and so what is wrong in a forecast.
 MULTISTEP_DAMPING = 0.25
-# How much of a shift of x a model's denoised latent follows, for the corrector. With Euler it hardly mattered; with multistep solvers
-# 0 was best on the demo model and on a noise-prediction mixture, 1 on a flow mixture.
+# How much of a shift of x a model's denoised latent follows, for the corrector. With Euler it
+# hardly mattered; with multistep solvers 0 was best on the demo model and on a noise-prediction
+# mixture, 1 on a flow mixture.
 RESPONSE = 1.0
 MULTISTEP_RESPONSE = 0.5
-# How much of the line's bend to believe in, in long runs of a noise-prediction model without injected noise. On flow models it
-# changed nothing, and in short runs it did harm as often as good.
+# How much of the line's bend to believe in, in long runs of a noise-prediction model without
+# injected noise. On flow models it changed nothing, and in short runs it did harm as often as good.
 CURVATURE = 0.3
 LONG_RUN = 25  # steps
-# A sampler that injects noise moves x off the line: a quarter of the slope, and half of the weight on the denoised latent, which
-# new noise changes less than it changes the derivative.
+# A sampler that injects noise moves x off the line: a quarter of the slope, and half of the weight
+# on the denoised latent, which new noise changes less than it changes the derivative.
 STOCHASTIC_DAMPING = 0.25
 STOCHASTIC_SHARE = 0.5
 # An early error is carried on by all noise after it: better two in a row late than one alone early.
@@ -43,13 +45,16 @@ STOCHASTIC_RUN = 2
 STOCHASTIC_SPEEDUP = 1.6  # at most; beyond it EasyCache came out nearer
 # Of every two evaluations one can be left out alone, between two that are made.
 ALONE = 0.5
-# Half a skip in advance, so that the first comes in the middle of its interval and the count rounds to the nearest.
+# Half a skip in advance, so that the first comes in the middle of its interval and the count rounds
+# to the nearest.
 FIRST_CREDIT = 0.5
 MOST_CREDIT = 2.0
 
 
 class Forecast:
-    """settings.threshold: the largest error to be expected of a forecast at which it may stand in for an evaluation."""
+    """settings.threshold: the largest error to be expected of a forecast at which it may stand in
+    for an evaluation.
+    """
 
     def __init__(self, schedule: Schedule, settings: Settings, solver: Solver):
         self.schedule, self.threshold, self.solver = schedule, settings.threshold, solver
@@ -60,11 +65,22 @@ class Forecast:
         speedup, self.longest_run = settings.target_speedup, settings.max_consecutive
         if solver.is_stochastic:
             schedule = replace(schedule, start=max(schedule.start, STOCHASTIC_START))
-            speedup, self.longest_run = min(speedup, STOCHASTIC_SPEEDUP), min(self.longest_run, STOCHASTIC_RUN)
+            speedup, self.longest_run = (
+                min(speedup, STOCHASTIC_SPEEDUP),
+                min(self.longest_run, STOCHASTIC_RUN),
+            )
         self.shares = skip_shares(schedule, speedup, self.longest_run)
-        self.refusal = None if any(self.shares) else f"a speed-up of {speedup:g} leaves none of the open steps out"
+        self.refusal = (
+            None
+            if any(self.shares)
+            else f"a speed-up of {speedup:g} leaves none of the open steps out"
+        )
         self.credit = FIRST_CREDIT
-        self.corrector = Corrector(schedule, solver, MULTISTEP_RESPONSE if solver.looks_back else RESPONSE) if solver.is_known else None
+        self.corrector = (
+            Corrector(schedule, solver, MULTISTEP_RESPONSE if solver.looks_back else RESPONSE)
+            if solver.is_known
+            else None
+        )
 
     @property
     def bytes(self) -> int:
@@ -76,7 +92,8 @@ class Forecast:
     def decide(self, moment: Moment) -> Decision:
         """Every evaluation earns its step's share of one; a whole one is spent on leaving one out.
 
-        Where a sampler evaluates twice at one level (Heun), the second is known almost exactly: there it is the cheap one.
+        Where a sampler evaluates twice at one level (Heun), the second is known almost exactly:
+        there it is the cheap one.
         """
         earned = self.shares[moment.step]
         if earned == 0:
@@ -88,13 +105,19 @@ class Forecast:
         too_wrong = moment.expected_error is not None and moment.expected_error > self.threshold
         return Decision.VETO if too_wrong else Decision.SKIP
 
-    def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
+    def predict(
+        self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
+    ) -> Tensor:
         weights = self._weights(moment, entries, run_length)
         derivative = combine([entry.derivative for entry in entries], weights, x.device)
         denoised = [entry.denoised for entry in entries if entry.denoised is not None]
         if not denoised:
             return derivative
-        return torch.lerp(derivative, (x.float() - combine(denoised, weights, x.device)) / moment.sigma, STOCHASTIC_SHARE)
+        return torch.lerp(
+            derivative,
+            (x.float() - combine(denoised, weights, x.device)) / moment.sigma,
+            STOCHASTIC_SHARE,
+        )
 
     def _weights(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Weights:
         return newton_weights(entries, moment.level, self._damping(run_length), self.curvature)
@@ -104,37 +127,55 @@ class Forecast:
             return STOCHASTIC_DAMPING
         if not self.schedule.is_flow:
             return 1.0
-        return MULTISTEP_DAMPING if self.solver.looks_back else DAMPING[min(run_length, len(DAMPING)) - 1]
+        return (
+            MULTISTEP_DAMPING
+            if self.solver.looks_back
+            else DAMPING[min(run_length, len(DAMPING)) - 1]
+        )
 
     def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
         self.credit -= 1
         if self.corrector is None or moment.has_repeats:
             return None
-        return self.corrector.skipped(Missed(moment.step, moment.level, self._weights(moment, entries, run_length)))
+        return self.corrector.skipped(
+            Missed(moment.step, moment.level, self._weights(moment, entries, run_length))
+        )
 
-    def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
-        # None of the known solvers evaluates twice at one level; if something else makes them, their reply is not known either.
+    def computed(
+        self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
+    ) -> Tensor | None:
+        # None of the known solvers evaluates twice at one level; if something else makes them,
+        # their reply is not known either.
         if self.corrector is None or moment.has_repeats:
             return None
         return self.corrector.computed(moment.step, moment.level, derivative, entries)
 
 
 def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> tuple[float, ...]:
-    """For each step, the share of its evaluations to leave out, so that the whole run reaches the speed-up as far as runs allow.
+    """For each step, the share of its evaluations to leave out, so that the whole run reaches the
+    speed-up as far as runs allow.
 
-    On flow models the last step but one is made: it is long, and but one evaluation is left to make good for it. And where more than
-    every other evaluation has to go, what goes beyond that comes from where it costs least: not early, where the picture is decided,
-    nor at the very end. On noise-prediction models, whose last steps are short, even shares did better.
+    On flow models the last step but one is made: it is long, and but one evaluation is left to make
+    good for it. And where more than every other evaluation has to go, what goes beyond that comes
+    from where it costs least: not early, where the picture is decided, nor at the very end. On
+    noise-prediction models, whose last steps are short, even shares did better.
     """
-    steps = [step for step, sigma in enumerate(schedule.sigmas[:-1])
-             if schedule.is_open(sigma) and not (schedule.is_flow and step == schedule.steps - 2)]
+    steps = [
+        step
+        for step, sigma in enumerate(schedule.sigmas[:-1])
+        if schedule.is_open(sigma) and not (schedule.is_flow and step == schedule.steps - 2)
+    ]
     to_skip = schedule.steps - round(schedule.steps / target_speedup)
     most = longest_run / (longest_run + 1)
     shares = [0.0] * schedule.steps
     if to_skip <= 0 or not steps:
         return tuple(shares)
     even = min(to_skip / len(steps), most)
-    of_each = _raised_in_the_middle(len(steps), even, most) if schedule.is_flow and ALONE < even < most else [even] * len(steps)
+    of_each = (
+        _raised_in_the_middle(len(steps), even, most)
+        if schedule.is_flow and ALONE < even < most
+        else [even] * len(steps)
+    )
     for step, share in zip(steps, of_each):
         shares[step] = share
     return tuple(shares)

@@ -1,7 +1,8 @@
 """The last real evaluations of a run, and what they say about the next one.
 
-What is kept is the derivative d = (x - denoised) / σ: the velocity of a flow model, the noise estimate of the others. It changes
-slowly along a trajectory, whereas `denoised - x` shrinks with σ and must not be reused as it is.
+What is kept is the derivative d = (x - denoised) / σ: the velocity of a flow model, the noise
+estimate of the others. It changes slowly along a trajectory, whereas `denoised - x` shrinks with σ
+and must not be reused as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ Weights = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """One real evaluation. derivative, denoised: (B, ...) or, with several outputs, (K, B, ...), float32."""
+    """One real evaluation. derivative, denoised: (B, ...) or, with several outputs, (K, B, ...),
+    float32.
+    """
 
     sigma: float
     level: float
@@ -28,7 +31,9 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.derivative, self.denoised) if tensor is not None)
+        return sum(
+            tensor.nbytes for tensor in (self.derivative, self.denoised) if tensor is not None
+        )
 
 
 @dataclass
@@ -40,8 +45,14 @@ class History:
     entries: list[Entry] = field(default_factory=list)
 
     def record(self, entry: Entry) -> None:
-        """Take in an evaluation. It replaces those at its own level and below, which a sampler that goes back leaves behind."""
-        kept = [old for old in self.entries if old.sigma > entry.sigma and not is_same_sigma(old.sigma, entry.sigma)]
+        """Take in an evaluation. It replaces those at its own level and below, which a sampler that
+        goes back leaves behind.
+        """
+        kept = [
+            old
+            for old in self.entries
+            if old.sigma > entry.sigma and not is_same_sigma(old.sigma, entry.sigma)
+        ]
         self.entries = [*kept, self._stored(entry)][-self.length :]
 
     def _stored(self, entry: Entry) -> Entry:
@@ -51,8 +62,14 @@ class History:
         return Entry(entry.sigma, entry.level, entry.derivative.to(self.device), denoised)
 
     def usable(self, sigma: float) -> tuple[Entry, ...]:
-        """The entries at or above this level, oldest first; none unless there are two to draw a line through."""
-        entries = tuple(entry for entry in self.entries if entry.sigma > sigma or is_same_sigma(entry.sigma, sigma))
+        """The entries at or above this level, oldest first; none unless there are two to draw a
+        line through.
+        """
+        entries = tuple(
+            entry
+            for entry in self.entries
+            if entry.sigma > sigma or is_same_sigma(entry.sigma, sigma)
+        )
         return entries if len(entries) >= 2 else ()
 
     def clear(self) -> None:
@@ -63,11 +80,14 @@ class History:
         return sum(entry.bytes for entry in self.entries)
 
 
-def newton_weights(entries: Sequence[Entry], level: float, damping: float = 1.0, curvature: float = 0.0) -> Weights:
-    """Weights of the evaluations, oldest first, for Newton's polynomial through the last of them, read at `level`.
+def newton_weights(
+    entries: Sequence[Entry], level: float, damping: float = 1.0, curvature: float = 0.0
+) -> Weights:
+    """Weights of the evaluations, oldest first, for Newton's polynomial through the last of them,
+    read at `level`.
 
-    newest + damping·(line through the last two - newest) + curvature·(parabola through the last three - line). damping 0 repeats
-    the newest; curvature needs three entries.
+    newest + damping·(line through the last two - newest) + curvature·(parabola through the last
+    three - line). damping 0 repeats the newest; curvature needs three entries.
     """
     weights = [0.0] * (len(entries) - 1) + [1.0]
     older, newer = entries[-2].level, entries[-1].level
@@ -86,7 +106,9 @@ def newton_weights(entries: Sequence[Entry], level: float, damping: float = 1.0,
 
 
 def reach(entries: Sequence[Entry], level: float) -> float:
-    """How far out of the last two evaluations a straight line is read: its error is this times half the second derivative."""
+    """How far out of the last two evaluations a straight line is read: its error is this times half
+    the second derivative.
+    """
     return abs((level - entries[-2].level) * (level - entries[-1].level))
 
 
@@ -99,7 +121,9 @@ def combine(tensors: Sequence[Tensor], weights: Sequence[float], device: torch.d
 
 
 def parabola_weights(levels: Sequence[float], level: float) -> tuple[float, float, float]:
-    """Lagrange's weights of three evaluations at these levels for the parabola through them, read at `level`."""
+    """Lagrange's weights of three evaluations at these levels for the parabola through them, read
+    at `level`.
+    """
     a, b, c = levels
     return (
         (level - b) * (level - c) / ((a - b) * (a - c)),

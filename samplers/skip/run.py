@@ -1,4 +1,6 @@
-"""One sampling run with some evaluations left out: what every method shares. Pure torch, made anew for each run."""
+"""One sampling run with some evaluations left out: what every method shares. Pure torch, made anew
+for each run.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from .history import Entry, History, reach
 from .schedule import Schedule, is_same_sigma
 from .solver import Solver
 
-# Below this, running fewer steps gives the better picture: measured on trained models, break-even lies at 10 to 12.
+# Below this, running fewer steps gives the better picture: measured on trained models, break-even
+# lies at 10 to 12.
 LEAST_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for. target_speedup: evaluations asked / made. threshold: see each method."""
+    """What the user asked for. target_speedup: evaluations asked / made. threshold: see each
+    method.
+    """
 
     target_speedup: float = 1.5
     threshold: float = 0.2
@@ -34,8 +39,8 @@ class Settings:
 class Moment:
     """One evaluation that a sampler asks for.
 
-    expected_error: of a forecast made now, judged by the last one that could be checked. signal: the method's number. Both are None
-    where there is nothing to go by yet.
+    expected_error: of a forecast made now, judged by the last one that could be checked. signal:
+    the method's number. Both are None where there is nothing to go by yet.
     """
 
     sigma: float
@@ -57,9 +62,10 @@ class Decision(Enum):
 class Method(Protocol):
     """How a method decides and what it puts in place of an evaluation. One object per run.
 
-    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised latents too. keeps_excess: whether
-    it keeps one latent more, to make good for forecasts. longest_run: evaluations left out in a row, at most. refusal: why it leaves
-    nothing out in this run, if so.
+    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised
+    latents too. keeps_excess: whether it keeps one latent more, to make good for forecasts.
+    longest_run: evaluations left out in a row, at most. refusal: why it leaves nothing out in this
+    run, if so.
     """
 
     keeps: int
@@ -73,28 +79,41 @@ class Method(Protocol):
         """What it remembers beside the history."""
 
     def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
-        """A number (0-dim, on x's device) that the decision needs, if it needs one from the tensors."""
+        """A number (0-dim, on x's device) that the decision needs, if it needs one from the
+        tensors.
+        """
 
     def decide(self, moment: Moment) -> Decision:
         """Called once for every evaluation that may be left out."""
 
-    def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
-        """The derivative in place of the `run_length`-th evaluation left out in a row, a new tensor."""
+    def predict(
+        self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
+    ) -> Tensor:
+        """The derivative in place of the `run_length`-th evaluation left out in a row, a new
+        tensor.
+        """
 
     def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
-        """It was left out. A tensor returned is added to the denoised latent that the sampler gets, as in computed."""
+        """It was left out. A tensor returned is added to the denoised latent that the sampler gets,
+        as in computed.
+        """
 
-    def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
-        """It was made. A tensor returned is added to the denoised latent that the sampler gets, making good for earlier forecasts."""
+    def computed(
+        self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
+    ) -> Tensor | None:
+        """It was made. A tensor returned is added to the denoised latent that the sampler gets,
+        making good for earlier forecasts.
+        """
 
 
 @dataclass
 class Tally:
     """What a run did.
 
-    errors: for each real evaluation that a forecast could be checked against, how far off one step on the forecast would have put
-    the latent, relative to the latent. history_bytes: the most remembered at once, by the method too. starts: (seconds, left out) of
-    each evaluation, taken when the device had finished all before.
+    errors: for each real evaluation that a forecast could be checked against, how far off one step
+    on the forecast would have put the latent, relative to the latent. history_bytes: the most
+    remembered at once, by the method too. starts: (seconds, left out) of each evaluation, taken
+    when the device had finished all before.
     """
 
     asked: int = 0
@@ -116,7 +135,10 @@ class Tally:
     @property
     def measured_speedup(self) -> float | None:
         """Time this run would have taken with every evaluation made, divided by the time it took."""
-        spans = [(after - before, left_out) for (before, left_out), (after, _) in zip(self.starts, self.starts[1:])]
+        spans = [
+            (after - before, left_out)
+            for (before, left_out), (after, _) in zip(self.starts, self.starts[1:])
+        ]
         made = [seconds for seconds, left_out in spans if not left_out]
         if not made or len(made) == len(spans):
             return None
@@ -127,7 +149,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Check:
-    """A forecast held against the evaluation it would have stood in for. error: of its derivative, relative to the latent; 0-dim."""
+    """A forecast held against the evaluation it would have stood in for. error: of its derivative,
+    relative to the latent; 0-dim.
+    """
 
     reach: float
     width: float
@@ -135,12 +159,22 @@ class Check:
 
 
 class SkipRun:
-    """Stands between a sampler and its model. State: a short history and counters, dropped with the object."""
+    """Stands between a sampler and its model. State: a short history and counters, dropped with the
+    object.
+    """
 
-    def __init__(self, schedule: Schedule, solver: Solver, method: Method, *,
-                 device: torch.device | None = None, regime_of: Callable[[float], Hashable] = lambda sigma: None):
-        """device: where the history is kept, None for where it is made. regime_of: what conditions the model at a noise level;
-        evaluations of one regime say nothing about another."""
+    def __init__(
+        self,
+        schedule: Schedule,
+        solver: Solver,
+        method: Method,
+        *,
+        device: torch.device | None = None,
+        regime_of: Callable[[float], Hashable] = lambda sigma: None,
+    ):
+        """device: where the history is kept, None for where it is made. regime_of: what conditions
+        the model at a noise level; evaluations of one regime say nothing about another.
+        """
         self.schedule, self.method = schedule, method
         self.regime_of = regime_of
         self.regime: Hashable = None
@@ -158,13 +192,18 @@ class SkipRun:
         if not self.schedule.is_descending:
             return "the noise levels do not descend"
         if self.schedule.open_steps == 0:
-            return f"no step of the {self.schedule.steps} lies in the part of the schedule where skipping is allowed"
+            return (
+                f"no step of the {self.schedule.steps} lies in the part of the schedule where"
+                " skipping is allowed"
+            )
         return None
 
     def evaluate(self, x: Tensor, sigma: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The denoised latent at x: from the model or, where the method leaves the evaluation out, from earlier ones.
+        """The denoised latent at x: from the model or, where the method leaves the evaluation out,
+        from earlier ones.
 
-        x: (B, ...). sigma: 0-dim. compute returns (B, ...) or several outputs (K, B, ...) for the same x.
+        x: (B, ...). sigma: 0-dim. compute returns (B, ...) or several outputs (K, B, ...) for the
+        same x.
         """
         self.tally.asked += 1
         if self.refusal is not None:
@@ -186,13 +225,18 @@ class SkipRun:
     def _moment(self, x: Tensor, sigma: Tensor) -> Moment:
         """All numbers that live on the device in one read.
 
-        This is the only point where the host waits for the device: a position found by sigma needs the sigma. It costs the
-        device the few kernel launches that would have been queued ahead, well under a millisecond per evaluation, and the
-        forecast's error of the evaluation before comes along for nothing.
+        This is the only point where the host waits for the device: a position found by sigma needs
+        the sigma. It costs the device the few kernel launches that would have been queued ahead,
+        well under a millisecond per evaluation, and the forecast's error of the evaluation before
+        comes along for nothing.
         """
         signal = self.method.signal(x, sigma)
         wanted = [sigma, None if self.unread is None else self.unread.error, signal]
-        present = [value.detach().to(x.device, torch.float32).reshape(()) for value in wanted if value is not None]
+        present = [
+            value.detach().to(x.device, torch.float32).reshape(())
+            for value in wanted
+            if value is not None
+        ]
         numbers = iter(torch.stack(present).tolist())
         level = next(numbers)
         if self.unread is not None:
@@ -204,13 +248,20 @@ class SkipRun:
         step = self.schedule.step_of(level)
         width = max(level - self.schedule.sigmas[step + 1], 0.0)
         return Moment(
-            sigma=level, level=self.schedule.level(level) if level > 0 else math.inf, step=step, width=width,
-            is_repeat=is_repeat, has_repeats=self.has_repeats,
+            sigma=level,
+            level=self.schedule.level(level) if level > 0 else math.inf,
+            step=step,
+            width=width,
+            is_repeat=is_repeat,
+            has_repeats=self.has_repeats,
             expected_error=self._expected_error(level, width),
-            signal=next(numbers) if signal is not None else None)
+            signal=next(numbers) if signal is not None else None,
+        )
 
     def _expected_error(self, sigma: float, width: float) -> float | None:
-        """A straight line errs in proportion to its reach: the product of the distances to the two evaluations it goes through."""
+        """A straight line errs in proportion to its reach: the product of the distances to the two
+        evaluations it goes through.
+        """
         if sigma <= 0:  # out of reach of any line: the level is infinite there
             return None
         entries = self.history.usable(sigma)
@@ -236,8 +287,10 @@ class SkipRun:
             # By now the warm-up has shown how many evaluations this sampler makes per step.
             expected = round((self.tally.asked - 1) / moment.step * self.schedule.steps)
             if expected < LEAST_EVALUATIONS:
-                self.refusal = (f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain steps give the better "
-                                "picture at the same cost")
+                self.refusal = (
+                    f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain"
+                    " steps give the better picture at the same cost"
+                )
                 self.history.clear()
                 return False
             self.is_worth_it = True
@@ -253,7 +306,9 @@ class SkipRun:
         self.tally.starts[-1] = (self.tally.starts[-1][0], True)
         return (denoised if correction is None else denoised + correction.to(x.device)).to(x.dtype)
 
-    def _compute(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], compute: Callable[[], Tensor]) -> Tensor:
+    def _compute(
+        self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], compute: Callable[[], Tensor]
+    ) -> Tensor:
         self.tally.made += 1
         denoised = compute()
         if moment.sigma <= 0:
@@ -267,6 +322,12 @@ class SkipRun:
         # A copy: the sampler is free to overwrite what it is given.
         kept = denoised.to(torch.float32, copy=True) if self.method.keeps_denoised else None
         self.history.record(Entry(moment.sigma, moment.level, derivative, kept))
-        self.tally.history_bytes = max(self.tally.history_bytes, self.history.bytes + self.method.bytes)
+        self.tally.history_bytes = max(
+            self.tally.history_bytes, self.history.bytes + self.method.bytes
+        )
         self.run_length = 0
-        return denoised if correction is None else (denoised.float() + correction.to(x.device)).to(denoised.dtype)
+        return (
+            denoised
+            if correction is None
+            else (denoised.float() + correction.to(x.device)).to(denoised.dtype)
+        )

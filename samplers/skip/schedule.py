@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 WARM_UP_SHARE = 0.15  # of the steps; the picture's layout is decided there
 WARM_UP_STEPS = 3
-# A flow schedule starts at sigma 1, where the signal-to-noise ratio is zero and its logarithm has no value.
+# A flow schedule starts at sigma 1, where the signal-to-noise ratio is zero and its logarithm has
+# no value.
 LEAST_SIGNAL = 1e-3
 SAME_SIGMA = 1e-5  # relative: samplers recompute sigmas in float32
 
@@ -16,8 +17,9 @@ SAME_SIGMA = 1e-5  # relative: samplers recompute sigmas in float32
 class Schedule:
     """One run's noise levels and the part of them in which evaluations may be skipped.
 
-    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start, end: shares of the steps between which
-    evaluations may be skipped, whatever the spacing: by noise level, half of a Karras schedule would lie past 95 %.
+    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start, end:
+    shares of the steps between which evaluations may be skipped, whatever the spacing: by noise
+    level, half of a Karras schedule would lie past 95 %.
     """
 
     sigmas: tuple[float, ...]
@@ -34,15 +36,18 @@ class Schedule:
         return all(left > right for left, right in zip(self.sigmas, self.sigmas[1:]))
 
     def step_of(self, sigma: float) -> int:
-        """The step that an evaluation at this level belongs to: the last one that starts at or above it."""
+        """The step that an evaluation at this level belongs to: the last one that starts at or
+        above it.
+        """
         threshold = sigma * (1 - SAME_SIGMA)
         return max(0, sum(start >= threshold for start in self.sigmas[:-1]) - 1)
 
     def level(self, sigma: float) -> float:
-        """Half the logarithm of the signal-to-noise ratio: the time in which a model's output changes most evenly.
+        """Half the logarithm of the signal-to-noise ratio: the time in which a model's output
+        changes most evenly.
 
-        The variable of DPM-Solver (Lu et al. 2022, arXiv 2206.00927). In sigma itself, a forecast over the long last steps of
-        a flow schedule goes wrong.
+        The variable of DPM-Solver (Lu et al. 2022, arXiv 2206.00927). In sigma itself, a forecast
+        over the long last steps of a flow schedule goes wrong.
         """
         signal = max(1 - sigma, LEAST_SIGNAL) if self.is_flow else 1.0
         return math.log(signal / sigma)
@@ -53,7 +58,9 @@ class Schedule:
         return max(WARM_UP_STEPS, _ceil(max(WARM_UP_SHARE, self.start) * self.steps))
 
     def is_open(self, sigma: float) -> bool:
-        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the last step and the window's end."""
+        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the
+        last step and the window's end.
+        """
         step = self.step_of(sigma)
         return self.warm_up <= step < min(self.steps - 1, 1 + _floor(self.end * self.steps))
 

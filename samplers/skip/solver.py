@@ -7,24 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Parts of the names of ComfyUI's sampler functions that inject noise on the way. A sampler of another pack that is named
-# after none of these is taken for deterministic.
+# Parts of the names of ComfyUI's sampler functions that inject noise on the way. A sampler of
+# another pack that is named after none of these is taken for deterministic.
 STOCHASTIC_NAMES = ("ancestral", "sde", "ddpm", "seeds", "sa_solver", "restart")
 
 # Samplers for which no forecast can stand in for an evaluation, and why.
 REFUSALS = {
-    "lcm": "the LCM sampler replaces all of the noise at every step, so earlier evaluations say too little about the next",
-    "tcd": "the TCD sampler replaces noise at every step, so earlier evaluations say too little about the next",
-    "dpm_adaptive": "dpm_adaptive sizes its steps by comparing evaluations, and forecasts would deceive it",
+    "lcm": (
+        "the LCM sampler replaces all of the noise at every step, so earlier evaluations say too"
+        " little about the next"
+    ),
+    "tcd": (
+        "the TCD sampler replaces noise at every step, so earlier evaluations say too little about"
+        " the next"
+    ),
+    "dpm_adaptive": (
+        "dpm_adaptive sizes its steps by comparing evaluations, and forecasts would deceive it"
+    ),
     "ar_video": "the causal sampler fills its key-value caches by evaluating",
     "causal": "the causal sampler fills its key-value caches by evaluating",
     "stream": "the streaming sampler fills its key-value caches by evaluating",
 }
 
 
-# Solvers of which each step is linear in what the model returned at this step and at the one before: the weight of the latter, as
-# a share of the whole, from the sizes of this step and of the last in -ln sigma. Euler 0; DPM-Solver++(2M), Lu et al. 2022, arXiv
-# 2211.01095, algorithm 2; RES, Zhang et al. 2023, arXiv 2308.02157, its second-order multistep form.
+# Solvers of which each step is linear in what the model returned at this step and at the one
+# before: the weight of the latter, as a share of the whole, from the sizes of this step and of the
+# last in -ln sigma. Euler 0; DPM-Solver++(2M), Lu et al. 2022, arXiv 2211.01095, algorithm 2; RES,
+# Zhang et al. 2023, arXiv 2308.02157, its second-order multistep form.
 LAST_SHARES: dict[str, Callable[[float, float], float]] = {
     "euler": lambda size, last: 0.0,
     "dpmpp_2m": lambda size, last: -size / (2 * last),
@@ -34,7 +43,9 @@ LAST_SHARES: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Solver:
-    """last_share: of LAST_SHARES, None where the steps are not known. refusal: why nothing may be skipped."""
+    """last_share: of LAST_SHARES, None where the steps are not known. refusal: why nothing may be
+    skipped.
+    """
 
     name: str
     last_share: Callable[[float, float], float] | None = None
@@ -51,13 +62,19 @@ class Solver:
         return self.last_share is not None and self.last_share(1.0, 1.0) != 0
 
     def reply(self, sigmas: Sequence[float], step: int) -> tuple[float, float]:
-        """Weights in x at the end of a step of the denoised latents of this step and of the one before; x itself has sigma_next/sigma."""
+        """Weights in x at the end of a step of the denoised latents of this step and of the one
+        before; x itself has sigma_next/sigma.
+        """
         assert self.last_share is not None
         sigma, sigma_next = sigmas[step : step + 2]
         whole = 1 - sigma_next / sigma
-        if step == 0 or sigma_next == 0:  # nothing to look back at, or the jump to the end, which is Euler's in all of them
+        if (
+            step == 0 or sigma_next == 0
+        ):  # nothing to look back at, or the jump to the end, which is Euler's in all of them
             return whole, 0.0
-        last = whole * self.last_share(math.log(sigma / sigma_next), math.log(sigmas[step - 1] / sigma))
+        last = whole * self.last_share(
+            math.log(sigma / sigma_next), math.log(sigmas[step - 1] / sigma)
+        )
         return whole - last, last
 
 

@@ -1,15 +1,18 @@
 """TeaCache's rule, as far as it can be had without touching a model's inside.
 
-Liu et al. 2025, arXiv 2411.19108 (ali-vilab/TeaCache, 7c10efc). The same here: the relative L1 change of a signal since the
-evaluation before, skipped or not; rescaled by the model's published polynomial; summed up; and the model is evaluated, and the sum
-emptied, when the sum reaches the threshold. For Wan the signal is the published one too: the time embedding, which depends on
-the timestep alone.
+Liu et al. 2025, arXiv 2411.19108 (ali-vilab/TeaCache, 7c10efc). The same here: the relative L1
+change of a signal since the evaluation before, skipped or not; rescaled by the model's published
+polynomial; summed up; and the model is evaluated, and the sum emptied, when the sum reaches the
+threshold. For Wan the signal is the published one too: the time embedding, which depends on the
+timestep alone.
 
-Different: (1) TeaCache stores the residual of the transformer blocks and still runs the model's last layer on the latent of the
-moment; here the derivative of the last real evaluation is repeated, which is the same one layer later. (2) One decision for the
-guided result instead of one for each of cond and uncond. (3) For models other than Wan the published signal is the first block's
-modulated input, inside the model; here it is the model's input itself, with no polynomial, because the published ones rescale
-another quantity. Thresholds of such models do not carry over. (4) The warm-up and the end are those of this node.
+Different: (1) TeaCache stores the residual of the transformer blocks and still runs the model's
+last layer on the latent of the moment; here the derivative of the last real evaluation is repeated,
+which is the same one layer later. (2) One decision for the guided result instead of one for each of
+cond and uncond. (3) For models other than Wan the published signal is the first block's modulated
+input, inside the model; here it is the model's input itself, with no polynomial, because the
+published ones rescale another quantity. Thresholds of such models do not carry over. (4) The
+warm-up and the end are those of this node.
 """
 
 from __future__ import annotations
@@ -29,25 +32,62 @@ IDENTITY: Polynomial = (1.0, 0.0)
 
 # For the time embedding before its projection ("standard" mode).
 POLYNOMIALS: dict[str, Polynomial] = {
-    "Wan2.1 T2V 1.3B": (2.39676752e03, -1.31110545e03, 2.01331979e02, -8.29855975e00, 1.37887774e-01),  # TeaCache4Wan2.1
-    "Wan2.1 T2V 14B": (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),  # TeaCache4Wan2.1
-    "Wan2.1 I2V 480P": (-3.02331670e02, 2.23948934e02, -5.25463970e01, 5.87348440e00, -2.01973289e-01),  # TeaCache4Wan2.1
-    "Wan2.1 I2V 720P": (-114.36346466, 65.26524496, -18.82220707, 4.91518089, -0.23412683),  # TeaCache4Wan2.1
-    "Wan2.2 TI2V 5B": (1.57472669e5, -1.15702395e5, 3.10761669e4, -3.83116651e3, 2.21608777e2, -4.81179567),  # ModelTC/LightX2V
+    "Wan2.1 T2V 1.3B": (
+        2.39676752e03,
+        -1.31110545e03,
+        2.01331979e02,
+        -8.29855975e00,
+        1.37887774e-01,
+    ),  # TeaCache4Wan2.1
+    "Wan2.1 T2V 14B": (
+        -5784.54975374,
+        5449.50911966,
+        -1811.16591783,
+        256.27178429,
+        -13.02252404,
+    ),  # TeaCache4Wan2.1
+    "Wan2.1 I2V 480P": (
+        -3.02331670e02,
+        2.23948934e02,
+        -5.25463970e01,
+        5.87348440e00,
+        -2.01973289e-01,
+    ),  # TeaCache4Wan2.1
+    "Wan2.1 I2V 720P": (
+        -114.36346466,
+        65.26524496,
+        -18.82220707,
+        4.91518089,
+        -0.23412683,
+    ),  # TeaCache4Wan2.1
+    "Wan2.2 TI2V 5B": (
+        1.57472669e5,
+        -1.15702395e5,
+        3.10761669e4,
+        -3.83116651e3,
+        2.21608777e2,
+        -4.81179567,
+    ),  # ModelTC/LightX2V
 }
 
-# Latent pixels per frame between 480P (104 x 60) and 720P (160 x 90): two files of one architecture, told apart by their use.
+# Latent pixels per frame between 480P (104 x 60) and 720P (160 x 90): two files of one
+# architecture, told apart by their use.
 PIXELS_OF_720P = 10_000
 
 
 def wan_polynomial(dim: int, in_dim: int, has_image_branch: bool, latent_pixels: int) -> str | None:
-    """The entry of POLYNOMIALS for a Wan network of this width and these input channels; None where none is published.
+    """The entry of POLYNOMIALS for a Wan network of this width and these input channels; None where
+    none is published.
 
     Wan 2.2's 14B text-to-video experts have the shape of Wan 2.1's 14B and are taken for it.
     """
     if (dim, in_dim) == (5120, 36) and has_image_branch:
         return "Wan2.1 I2V 720P" if latent_pixels > PIXELS_OF_720P else "Wan2.1 I2V 480P"
-    return {(1536, 16): "Wan2.1 T2V 1.3B", (5120, 16): "Wan2.1 T2V 14B", (3072, 48): "Wan2.2 TI2V 5B"}.get((dim, in_dim))
+    return {
+        (1536, 16): "Wan2.1 T2V 1.3B",
+        (5120, 16): "Wan2.1 T2V 14B",
+        (3072, 48): "Wan2.2 TI2V 5B",
+    }.get((dim, in_dim))
 
 
 def evaluate_polynomial(polynomial: Polynomial, value: float) -> float:
@@ -65,15 +105,22 @@ def relative_l1(now: Tensor, before: Tensor) -> Tensor:
 class TeaCache:
     """settings.threshold: how much rescaled change may add up before the model is evaluated again.
 
-    signal_of: (sigma, x) -> what is compared between evaluations. polynomial: rescales its change. target_speedup is not used.
+    signal_of: (sigma, x) -> what is compared between evaluations. polynomial: rescales its change.
+    target_speedup is not used.
     """
 
     keeps = 2
     keeps_denoised = keeps_excess = False
     refusal = None
 
-    def __init__(self, schedule: Schedule, settings: Settings, solver: Solver,
-                 signal_of: Callable[[Tensor, Tensor], Tensor] = lambda sigma, x: x, polynomial: Polynomial = IDENTITY):
+    def __init__(
+        self,
+        schedule: Schedule,
+        settings: Settings,
+        solver: Solver,
+        signal_of: Callable[[Tensor, Tensor], Tensor] = lambda sigma, x: x,
+        polynomial: Polynomial = IDENTITY,
+    ):
         self.threshold, self.longest_run = settings.threshold, settings.max_consecutive
         self.signal_of, self.polynomial = signal_of, polynomial
         self.sum = 0.0
@@ -95,12 +142,16 @@ class TeaCache:
         self.sum += evaluate_polynomial(self.polynomial, moment.signal)
         return Decision.SKIP if self.sum < self.threshold else Decision.EVALUATE
 
-    def predict(self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor:
+    def predict(
+        self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
+    ) -> Tensor:
         return entries[-1].derivative.to(x.device, copy=True)
 
     def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
         return None
 
-    def computed(self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]) -> Tensor | None:
+    def computed(
+        self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
+    ) -> Tensor | None:
         self.sum = 0.0
         return None

@@ -1,7 +1,7 @@
 """The browser tier: the real server, the real frontend, one headless Chromium for all tests.
 
-scripts/test.py says which ComfyUI in COMFYUI_PATH and which browser in CHROMIUM. Pictures of what was seen are kept in
-FEWSTEP_ARTEFACTS, or in a new temporary folder.
+scripts/test.py says which ComfyUI in COMFYUI_PATH and which browser in CHROMIUM. Pictures of what
+was seen are kept in FEWSTEP_ARTEFACTS, or in a new temporary folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ ROOT = HERE.parent.parent
 @pytest.fixture(scope="session")
 def artefacts() -> Path:
     """Where pictures of the editor are kept."""
-    folder = Path(os.environ.get("FEWSTEP_ARTEFACTS") or tempfile.mkdtemp(prefix="few-step-pictures-"))
+    folder = Path(
+        os.environ.get("FEWSTEP_ARTEFACTS") or tempfile.mkdtemp(prefix="few-step-pictures-")
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -40,7 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = Path(os.environ["COMFYUI_PATH"])
     base = tmp_path_factory.mktemp("editor")
     prepare_base(base, root, leave_out=MISSING)
-    with running_server(Host(root, Path(sys.executable), tree_version(root) or "unknown"), base) as running:
+    with running_server(
+        Host(root, Path(sys.executable), tree_version(root) or "unknown"), base
+    ) as running:
         yield running
 
 

@@ -1,4 +1,6 @@
-"""Drive ComfyUI's own editor in a headless Chromium, as a person would: drop files, select nodes, open help, press Run."""
+"""Drive ComfyUI's own editor in a headless Chromium, as a person would: drop files, select nodes,
+open help, press Run.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 READY = "window.app && window.app.graph && window.app.extensionManager"
-# Milliseconds, for everything that is waited for: a busy machine may take long, and who waits in vain fails all the same.
+# Milliseconds, for everything that is waited for: a busy machine may take long, and who waits in
+# vain fails all the same.
 PATIENCE = 120_000
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 WINDOW = (1600, 900)
@@ -56,7 +59,10 @@ IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
     element => element.offsetParent && element.textContent.trim() === wanted)"""
 # Under every shipped graph.
 EMPTY_SPOT = (300, 780)
-UNKNOWN_TYPES = "app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+UNKNOWN_TYPES = (
+    "app.graph.nodes.map(node => node.type).filter(type => !(type in"
+    " LiteGraph.registered_node_types))"
+)
 TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
     node => (node.widgets ?? []).filter(widget => widget.type === "progressText").map(widget => widget.value).join())"""
 
@@ -69,7 +75,9 @@ BOXES = """() => app.graph.nodes.map(node => {
 
 @dataclass
 class Editor:
-    """The editor in one browser page. errors: uncaught exceptions, and console errors that name this pack."""
+    """The editor in one browser page. errors: uncaught exceptions, and console errors that name
+    this pack.
+    """
 
     page: Page
     url: str
@@ -95,23 +103,27 @@ class Editor:
         self.page.wait_for_timeout(500)
 
     def set(self, setting: str, value: Any) -> None:
-        self.page.evaluate("([id, value]) => app.extensionManager.setting.set(id, value)", [setting, value])
+        self.page.evaluate(
+            "([id, value]) => app.extensionManager.setting.set(id, value)", [setting, value]
+        )
         self.page.wait_for_timeout(300)
 
     def command(self, id: str) -> None:
         self.page.evaluate("id => app.extensionManager.command.execute(id)", id)
 
-    # ------------------------------------------------------------------------------------------------------- graphs
+    # ----------------------------------------------------------------------------------------------
 
     def drop(self, path: Path) -> dict[str, Any]:
-        """Drop a workflow file on the canvas, wait until it is the open one, and return what it says."""
+        """Drop a workflow file on the canvas, wait until it is the open one, and return what it
+        says.
+        """
         text = path.read_text(encoding="utf-8")
         workflow = json.loads(text)
         self.page.evaluate(DROP_FILE, [text, path.name])
         self.page.wait_for_function(
             "([id, count]) => app.graph.id === id && app.graph.nodes.length === count",
             arg=[workflow["id"], len(workflow["nodes"])],
-        )  # fmt: skip
+        )
         self.page.wait_for_timeout(400)
         return workflow
 
@@ -128,14 +140,20 @@ class Editor:
         self.page.wait_for_timeout(300)
 
     def text_on(self, type: str) -> list[str]:
-        """The text that a run left under the nodes of this type, in the canvas renderer; waits until there is some."""
+        """The text that a run left under the nodes of this type, in the canvas renderer; waits
+        until there is some.
+        """
         self.page.wait_for_function(f"type => ({TEXT_ON_NODES})(type).some(text => text)", arg=type)
         return self.page.evaluate(TEXT_ON_NODES, type)
 
     def overlaps(self) -> list[tuple[str, str]]:
         """The titles of every two nodes that cover each other."""
         pairs = itertools.combinations(self.page.evaluate(BOXES), 2)
-        return [(one[0], two[0]) for one, two in pairs if all(max(one[k], two[k]) < min(one[k + 2], two[k + 2]) for k in (1, 2))]
+        return [
+            (one[0], two[0])
+            for one, two in pairs
+            if all(max(one[k], two[k]) < min(one[k + 2], two[k + 2]) for k in (1, 2))
+        ]
 
     def run(self, seconds: float = 900) -> None:
         """Press Run and wait until the queue is empty again."""
@@ -151,12 +169,15 @@ class Editor:
     def history(self) -> dict[str, Any]:
         return self.page.evaluate("async () => (await fetch('/history')).json()")
 
-    # ------------------------------------------------------------------------------------------------------- panels
+    # ----------------------------------------------------------------------------------------------
 
     def help_text(self, type: str, title: str) -> str:
-        """Select the node, press its info button, and return the text of the help panel once it shows the page of this title."""
+        """Select the node, press its info button, and return the text of the help panel once it
+        shows the page of this title.
+        """
         self.page.evaluate(SELECT, type)
-        # Not the mouse: on a slow machine the toolbox still follows the node, or a message lies over it for a while.
+        # Not the mouse: on a slow machine the toolbox still follows the node, or a message lies
+        # over it for a while.
         self.page.get_by_test_id("info-button").dispatch_event("click")
         panel = self.page.get_by_test_id("properties-panel")
         panel.locator("h1").get_by_text(title, exact=True).first.wait_for()
@@ -164,9 +185,11 @@ class Editor:
         return panel.inner_text()
 
     def templates(self, pack: str, count: int) -> dict[str, dict[str, Any]]:
-        """Open the template browser on this pack: source and width of the picture of each template, by name.
+        """Open the template browser on this pack: source and width of the picture of each template,
+        by name.
 
-        Pictures are loaded when they come into view, so it scrolls until `count` templates have been seen with theirs.
+        Pictures are loaded when they come into view, so it scrolls until `count` templates have
+        been seen with theirs.
         """
         self.command("Comfy.BrowseTemplates")
         entry = self.page.get_by_text(pack, exact=True)
@@ -176,7 +199,11 @@ class Editor:
         for _ in range(PATIENCE // 300):
             self.page.wait_for_timeout(300)
             cards = self.page.evaluate(TEMPLATE_CARDS)
-            seen |= {card.pop("name"): card for card in cards if card["width"] or card["name"] not in seen}
+            seen |= {
+                card.pop("name"): card
+                for card in cards
+                if card["width"] or card["name"] not in seen
+            }
             if len(seen) >= count and all(card["width"] for card in seen.values()):
                 break
         return seen
@@ -209,9 +236,12 @@ class Editor:
 def open_editor(url: str, chromium: str, pack: str) -> Iterator[Editor]:
     """An editor that is ready. Of the console's errors those are kept that name the pack.
 
-    Left out are help pages that have no translation, which the editor asks for first, and its own calls to other sites.
+    Left out are help pages that have no translation, which the editor asks for first, and its own
+    calls to other sites.
     """
-    not_ours = re.compile(rf"404.*{re.escape(pack)}/docs/\w+/\w+\.md|https://(api\.comfy\.org|huggingface\.co)")
+    not_ours = re.compile(
+        rf"404.*{re.escape(pack)}/docs/\w+/\w+\.md|https://(api\.comfy\.org|huggingface\.co)"
+    )
 
     def ours(text: str) -> bool:
         return "few" in text.lower() and "step" in text.lower() and not not_ours.search(text)

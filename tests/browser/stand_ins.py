@@ -1,4 +1,6 @@
-"""What the editor needs to open every shipped workflow: empty files under the names they ask for, and a picture to start from."""
+"""What the editor needs to open every shipped workflow: empty files under the names they ask for,
+and a picture to start from.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import node_schema
 from shipped_workflows import all_graphs
 from workflow_graph import Graph, Model
 
-# The one file that is left out, so that the editor has something to miss, and the workflow that asks for it.
+# The one file that is left out, so that the editor has something to miss, and the workflow that
+# asks for it.
 MISSING = "sdxl_lightning_4step_lora.safetensors"
 INCOMPLETE = "sdxl_lightning"
 
@@ -21,10 +24,14 @@ def prepare_base(base: Path, host_root: Path, leave_out: str = "") -> None:
     write_stand_ins(base / "models", leave_out)
     (base / "input").mkdir()
     shutil.copy(host_root / "input" / "example.png", base / "input")
-    # As one who has been here before, so that no tutorial hides the canvas, and who wants files checked against the schema.
+    # As one who has been here before, so that no tutorial hides the canvas, and who wants files
+    # checked against the schema.
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Validation.Workflows": True}), encoding="utf-8")
+    settings.write_text(
+        json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Validation.Workflows": True}),
+        encoding="utf-8",
+    )
 
 
 def write_stand_ins(models: Path, leave_out: str) -> None:
@@ -37,4 +44,6 @@ def write_stand_ins(models: Path, leave_out: str) -> None:
 
 
 def models_of(graph: Graph) -> Iterator[Model]:
-    return (value for node in graph.nodes for value in node.values.values() if isinstance(value, Model))
+    return (
+        value for node in graph.nodes for value in node.values.values() if isinstance(value, Model)
+    )

@@ -1,4 +1,6 @@
-"""What a person meets who opens the editor: templates with pictures, workflows that just open, help on every node."""
+"""What a person meets who opens the editor: templates with pictures, workflows that just open, help
+on every node.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ GRAPHS = all_graphs(SCHEMA)
 OUR_NODES = [id for id in SCHEMA if id.startswith("FewStep")]
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 THUMBNAIL_SIZE = 360
-SEARCHES = {"lightning": "Accelerator Loader", "4 step": "Few-Step Sampler", "teacache": "Step Skip"}
+SEARCHES = {
+    "lightning": "Accelerator Loader",
+    "4 step": "Few-Step Sampler",
+    "teacache": "Step Skip",
+}
 BROAD = ("sd15_lcm", "wan22_i2v_lightning")
 
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
@@ -30,7 +36,9 @@ each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
 @pytest.fixture(autouse=True)
 def no_errors(editor: Editor, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test is also one of the console. After a failed one the page is loaded anew, so that it fails alone."""
+    """Every test is also one of the console. After a failed one the page is loaded anew, so that it
+    fails alone.
+    """
     failed = request.session.testsfailed
     if failed > editor.failed_before:
         editor.failed_before = failed
@@ -50,7 +58,9 @@ def twin_of(graph: Graph) -> dict:
 
 
 @each_graph
-def test_dropped_workflow_opens_and_is_its_api_twin(editor: Editor, artefacts: Path, graph: Graph) -> None:
+def test_dropped_workflow_opens_and_is_its_api_twin(
+    editor: Editor, artefacts: Path, graph: Graph
+) -> None:
     editor.drop(path_of(graph))
     assert editor.unknown_node_types() == []
     assert editor.api() == twin_of(graph)
@@ -80,7 +90,9 @@ def test_missing_model_is_named_with_its_address(editor: Editor, artefacts: Path
     editor.picture(artefacts / "missing-model.png")
 
 
-def test_template_browser_lists_every_workflow_with_a_picture(editor: Editor, artefacts: Path) -> None:
+def test_template_browser_lists_every_workflow_with_a_picture(
+    editor: Editor, artefacts: Path
+) -> None:
     listed = editor.templates(PACK_NAME, len(GRAPHS))
     editor.picture(artefacts / "templates.png")
     assert set(listed) == {graph.title for graph in GRAPHS.values()}
@@ -89,7 +101,9 @@ def test_template_browser_lists_every_workflow_with_a_picture(editor: Editor, ar
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
-def test_blueprint_is_one_node_that_holds_a_whole_graph(editor: Editor, artefacts: Path, path: Path) -> None:
+def test_blueprint_is_one_node_that_holds_a_whole_graph(
+    editor: Editor, artefacts: Path, path: Path
+) -> None:
     workflow = editor.drop(path)
     editor.picture(artefacts / "blueprints" / f"{path.stem}.png")
     assert editor.unknown_node_types() == []
@@ -108,14 +122,24 @@ def test_search_finds_our_nodes_by_what_people_call_them(editor: Editor, artefac
 @pytest.mark.parametrize("id", OUR_NODES)
 def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, id: str) -> None:
     editor.show_only(id)
-    title = (ROOT / "web" / "docs" / f"{id}.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    title = (
+        (ROOT / "web" / "docs" / f"{id}.md")
+        .read_text(encoding="utf-8")
+        .splitlines()[0]
+        .removeprefix("# ")
+    )
     text = editor.help_text(id, title)
     editor.picture(artefacts / "help" / f"{id}.png")
     assert "Common mistakes" in text
     for entry in SCHEMA[id].inputs:
         assert entry.name in text
-    broken = editor.page.get_by_test_id("properties-panel").locator("img").evaluate_all(
-        "images => images.filter(image => image.complete && !image.naturalWidth).map(image => image.src)"
+    broken = (
+        editor.page.get_by_test_id("properties-panel")
+        .locator("img")
+        .evaluate_all(
+            "images => images.filter(image => image.complete && !image.naturalWidth).map(image =>"
+            " image.src)"
+        )
     )
     assert broken == []
 
@@ -126,7 +150,9 @@ def test_vue_renderer_shows_the_same_graph(editor: Editor, artefacts: Path, slug
     try:
         editor.drop(path_of(GRAPHS[slug]))
         shown = len(GRAPHS[slug].nodes) + 1
-        editor.page.wait_for_function("count => document.querySelectorAll('[data-node-id]').length === count", arg=shown)
+        editor.page.wait_for_function(
+            "count => document.querySelectorAll('[data-node-id]').length === count", arg=shown
+        )
         editor.picture(artefacts / "vue" / f"{slug}.png")
         assert editor.api() == twin_of(GRAPHS[slug])
     finally:
@@ -134,15 +160,22 @@ def test_vue_renderer_shows_the_same_graph(editor: Editor, artefacts: Path, slug
 
 
 def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
-    expected = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["FewStepSampler"]
+    expected = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))[
+        "FewStepSampler"
+    ]
     editor.set("Comfy.Locale", "zh")
     try:
-        # The editor takes the node definitions again and loads the open graph anew, which takes some seconds or many.
+        # The editor takes the node definitions again and loads the open graph anew, which takes
+        # some seconds or many.
         names, labels = {entry["name"] for entry in expected["inputs"].values()}, set()
         for _ in range(30):
             editor.page.wait_for_timeout(4000)
             editor.show_only("FewStepSampler")
-            labels = set(editor.page.evaluate("app.graph.nodes[0].inputs.map(input => input.label ?? input.localized_name)"))
+            labels = set(
+                editor.page.evaluate(
+                    "app.graph.nodes[0].inputs.map(input => input.label ?? input.localized_name)"
+                )
+            )
             if labels == names:
                 break
         editor.picture(artefacts / "locale-zh.png")
@@ -153,7 +186,9 @@ def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
 
 
 @pytest.mark.skipif("demo" not in GRAPHS, reason="the demo model is not there yet")
-def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor, artefacts: Path) -> None:
+def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(
+    editor: Editor, artefacts: Path
+) -> None:
     editor.drop(path_of(GRAPHS["demo"]))
     editor.run()
     editor.picture(artefacts / "demo" / "canvas.png")
@@ -170,7 +205,9 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor,
     editor.set("Comfy.VueNodes.Enabled", True)
     try:
         editor.run()
-        editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").first.wait_for(state="attached")
+        editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").first.wait_for(
+            state="attached"
+        )
         editor.picture(artefacts / "demo" / "vue.png")
         assert editor.overlaps() == []
     finally:
@@ -178,7 +215,9 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(editor: Editor,
 
 
 @pytest.mark.parametrize("slug", ("demo_stream", "demo_compare"))
-def test_nodes_that_grew_in_a_run_do_not_cover_each_other(editor: Editor, artefacts: Path, slug: str) -> None:
+def test_nodes_that_grew_in_a_run_do_not_cover_each_other(
+    editor: Editor, artefacts: Path, slug: str
+) -> None:
     editor.drop(path_of(GRAPHS[slug]))
     assert editor.overlaps() == []
     before = heights(editor)

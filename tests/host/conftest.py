@@ -1,6 +1,7 @@
 """The host tier: a real ComfyUI in this process, and a real server beside it.
 
-scripts/test.py says which ComfyUI in COMFYUI_PATH and runs these tests with that ComfyUI's own Python.
+scripts/test.py says which ComfyUI in COMFYUI_PATH and runs these tests with that ComfyUI's own
+Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ HERE = Path(__file__).resolve().parent
 HOST_ROOT = os.environ.get("COMFYUI_PATH")
 
 if not HOST_ROOT:
-    raise pytest.UsageError("the host tier needs a ComfyUI: run `python scripts/test.py`, or set COMFYUI_PATH")
+    raise pytest.UsageError(
+        "the host tier needs a ComfyUI: run `python scripts/test.py`, or set COMFYUI_PATH"
+    )
 
 sys.path.append(str(HERE))
 from enter_host import enter_host  # noqa: E402
@@ -31,7 +34,14 @@ from comfy_server import Server, running_server  # noqa: E402
 from host import Host, default_cache, tree_version  # noqa: E402
 from stand_in_models import make_model, place  # noqa: E402
 
-MODEL_FOLDERS = ("loras", "checkpoints", "diffusion_models", "vae", "text_encoders", "animatediff_models")
+MODEL_FOLDERS = (
+    "loras",
+    "checkpoints",
+    "diffusion_models",
+    "vae",
+    "text_encoders",
+    "animatediff_models",
+)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +53,9 @@ def host() -> Host:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder for this session, known to the in-process ComfyUI; `models / "loras"` and so on exist."""
+    """A models folder for this session, known to the in-process ComfyUI; `models / "loras"` and so
+    on exist.
+    """
     base = tmp_path_factory.mktemp("models")
     for name in MODEL_FOLDERS:
         (base / name).mkdir()
@@ -67,10 +79,11 @@ def unets() -> dict:
 
 @pytest.fixture(scope="session")
 def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server with the pack, the support nodes and small models in its base directory, cut off from every other machine.
+    """A real server with the pack, the support nodes and small models in its base directory, cut
+    off from every other machine.
 
-    What tried to leave is in <base>/network.log. Its models/diffusion_models holds <variant>.safetensors for every Wan variant, and
-    flux; models/vae holds wan_vae.
+    What tried to leave is in <base>/network.log. Its models/diffusion_models holds
+    <variant>.safetensors for every Wan variant, and flux; models/vae holds wan_vae.
     """
     from small_models import WANS, write_flux, write_wan, write_wan_vae
 
@@ -85,15 +98,25 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(HERE / "no_network"), prepend=os.pathsep)
             patch.setenv("FEWSTEP_NETWORK_LOG", str(base / "network.log"))
-            running = stack.enter_context(running_server(host, base, packs=packs, cpu=not torch.cuda.is_available()))
+            running = stack.enter_context(
+                running_server(host, base, packs=packs, cpu=not torch.cuda.is_available())
+            )
         yield running
 
 
 @pytest.fixture(scope="session")
 def sd15_files(host: Host, server: Server) -> dict[str, str]:
-    """Full-width SD 1.5 for the server, under its published names: {"checkpoint": ..., "lora": ...}. 2 GB, made once."""
-    names = {"checkpoint": "v1-5-pruned-emaonly-fp16.safetensors", "lora": "lcm-lora-sdv1-5.safetensors"}
+    """Full-width SD 1.5 for the server, under its published names: {"checkpoint": ..., "lora":
+    ...}. 2 GB, made once.
+    """
+    names = {
+        "checkpoint": "v1-5-pruned-emaonly-fp16.safetensors",
+        "lora": "lcm-lora-sdv1-5.safetensors",
+    }
     models = server.base / "models"
-    place(make_model(host, "sd15-checkpoint", default_cache()), models / "checkpoints" / names["checkpoint"])
+    place(
+        make_model(host, "sd15-checkpoint", default_cache()),
+        models / "checkpoints" / names["checkpoint"],
+    )
     place(make_model(host, "sd15-lcm-lora", default_cache()), models / "loras" / names["lora"])
     return names

@@ -1,4 +1,6 @@
-"""What a run may have left behind: everything on a MODEL that could change the next one, and the memory of all tensors."""
+"""What a run may have left behind: everything on a MODEL that could change the next one, and the
+memory of all tensors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
 def footprint(model) -> dict[str, Any]:
-    """A MODEL's state as plain values that compare equal or not: its options and patches, its layers, every bit of its weights."""
+    """A MODEL's state as plain values that compare equal or not: its options and patches, its
+    layers, every bit of its weights.
+    """
     module = model.model
     return {
         "options": outline(model.model_options),
@@ -44,8 +48,12 @@ def outline(value: Any) -> Any:
 
 
 def checksums(module: torch.nn.Module) -> dict[str, int]:
-    return {name: zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-            for name, tensor in module.state_dict().items()}
+    return {
+        name: zlib.crc32(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        )
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def live_bytes() -> int:

@@ -19,7 +19,13 @@ def make(kind: str, path: Path) -> None:
     makers = {
         "sd15-checkpoint": lambda: write_sd15_checkpoint(path),
         "sd15-lcm-lora": lambda: write_lora(
-            path, Target.full_sd15(), "kohya-diffusers", rank=64, alpha=64.0, size=0.01, dtype=torch.float16
+            path,
+            Target.full_sd15(),
+            "kohya-diffusers",
+            rank=64,
+            alpha=64.0,
+            size=0.01,
+            dtype=torch.float16,
         ),
         "wan21-t2v": lambda: write_wan(path),
         "wan22-i2v": lambda: write_wan(path, "wan22_i2v"),

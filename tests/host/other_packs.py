@@ -1,7 +1,9 @@
-"""Stand-ins for the node packs that people use beside this one: each puts on a MODEL what such a node puts there, by the same official
-or customary means, and changes the picture by it. They were written for these tests; none of those packs' code is in them.
+"""Stand-ins for the node packs that people use beside this one: each puts on a MODEL what such a
+node puts there, by the same official or customary means, and changes the picture by it. They were
+written for these tests; none of those packs' code is in them.
 
-Every stand-in takes (MODEL, list) and gives a patched clone; the list grows by one each time it is at work.
+Every stand-in takes (MODEL, list) and gives a patched clone; the list grows by one each time it is
+at work.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ StandIn = Callable[..., comfy.model_patcher.ModelPatcher]
 
 
 def function_wrapper(model, seen: list):
-    """TeaCache nodes, ControlNet packs, WanVideoWrapper's helpers: the one model_function_wrapper, calling the one found there."""
+    """TeaCache nodes, ControlNet packs, WanVideoWrapper's helpers: the one model_function_wrapper,
+    calling the one found there.
+    """
     patched = model.clone()
     earlier = patched.model_options.get("model_function_wrapper")
 
@@ -99,7 +103,9 @@ class Shift(nn.Module):
 
 
 def injected_layers(model, seen: list):
-    """AnimateDiff-Evolved: a model of its own, injected into the UNet while it runs; wrappers, callbacks and an attachment."""
+    """AnimateDiff-Evolved: a model of its own, injected into the UNet while it runs; wrappers,
+    callbacks and an attachment.
+    """
     patched, key = model.clone(), "other.animatediff"
     layer = patched.model.diffusion_model.middle_block[2]
     motion = comfy.model_patcher.ModelPatcher(Shift(128), model.load_device, model.offload_device)
@@ -143,9 +149,14 @@ def every_wrapper(model, seen: list):
 
 
 def options_for_layers(model, seen: list):
-    """WanVideoWrapper's and KJNodes' switches: entries of transformer_options that a patched layer reads."""
+    """WanVideoWrapper's and KJNodes' switches: entries of transformer_options that a patched layer
+    reads.
+    """
     patched = model.clone()
-    options = patched.model_options["transformer_options"] = {**patched.model_options["transformer_options"], "other.weight": 1.1}
+    options = patched.model_options["transformer_options"] = {
+        **patched.model_options["transformer_options"],
+        "other.weight": 1.1,
+    }
 
     def read(h, options_here):
         if options_here.get("other.weight") == options["other.weight"]:
@@ -158,6 +169,7 @@ def options_for_layers(model, seen: list):
 
 def style_lora(tensors: dict[str, Tensor]) -> StandIn:
     """rgthree's Power Lora Loader: core's own LoRA code, in front of or behind anything else."""
+
     def load(model, seen: list):
         seen.append(1)
         return comfy.sd.load_lora_for_models(model, None, dict(tensors), 0.8, 0.0)[0]
@@ -177,7 +189,8 @@ STAND_INS: dict[str, StandIn] = {
 }
 
 
-# --- weights that stay packed, as in ComfyUI-GGUF ---------------------------------------------------------------------
+# --- weights that stay packed, as in ComfyUI-GGUF
+# ---------------------------------------------------------------------
 
 
 class PackedWeight(nn.Parameter):
@@ -243,7 +256,13 @@ class PackedPatcher(comfy.model_patcher.ModelPatcher):
 def load_packed(path) -> PackedPatcher:
     """A MODEL of a Wan file whose block linears are packed."""
     tensors = load_file(path)
-    linears = [name for name in tensors if name.startswith("blocks.") and name.endswith(".weight") and tensors[name].ndim == 2]
+    linears = [
+        name
+        for name in tensors
+        if name.startswith("blocks.") and name.endswith(".weight") and tensors[name].ndim == 2
+    ]
     tensors |= {name: PackedWeight(tensors[name].float()) for name in linears}
-    loaded = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"custom_operations": PackedOperations})
+    loaded = comfy.sd.load_diffusion_model_state_dict(
+        tensors, model_options={"custom_operations": PackedOperations}
+    )
     return PackedPatcher(loaded.model, loaded.load_device, loaded.offload_device)

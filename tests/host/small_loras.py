@@ -1,4 +1,6 @@
-"""Synthetic LoRA files in the published key layouts, together with the change each of them stands for."""
+"""Synthetic LoRA files in the published key layouts, together with the change each of them stands
+for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class Target:
     def of(cls, patcher: comfy.model_patcher.ModelPatcher) -> Target:
         """The target of a loaded MODEL."""
         tensors = patcher.model.state_dict()
-        shapes = {name[len(PREFIX) :]: tuple(t.shape) for name, t in tensors.items() if name.startswith(PREFIX)}
+        shapes = {
+            name[len(PREFIX) :]: tuple(t.shape)
+            for name, t in tensors.items()
+            if name.startswith(PREFIX)
+        }
         return cls(shapes, patcher.model.model_config.unet_config)
 
     @classmethod
@@ -38,14 +44,18 @@ class Target:
         return cls(sd15_unet_shapes(), unet_config("sd15", FULL_WIDTH))
 
     def diffusers_names(self) -> dict[str, str]:
-        """Native name -> diffusers' name, from the host's own table; only for tensors that are there."""
+        """Native name -> diffusers' name, from the host's own table; only for tensors that are
+        there.
+        """
         table = comfy.utils.unet_to_diffusers(self.unet_config)
         return {native: diffusers for diffusers, native in table.items() if native in self.shapes}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one kind of publisher names things: a prefix, diffusers' names or the model's own, the names of the pair."""
+    """How one kind of publisher names things: a prefix, diffusers' names or the model's own, the
+    names of the pair.
+    """
 
     prefix: str
     down: str
@@ -58,8 +68,14 @@ class Layout:
         return self.prefix + (layer.replace(".", "_") if self.is_flat else layer)
 
     def layers(self, target: Target) -> dict[str, str]:
-        """Native layer name -> its name in the file, for every layer that this layout has a name for."""
-        names = target.diffusers_names() if self.is_diffusers else {name: name for name in target.shapes}
+        """Native layer name -> its name in the file, for every layer that this layout has a name
+        for.
+        """
+        names = (
+            target.diffusers_names()
+            if self.is_diffusers
+            else {name: name for name in target.shapes}
+        )
         ending = ".weight"
         return {
             native.removesuffix(ending): self.name(name.removesuffix(ending))
@@ -69,7 +85,9 @@ class Layout:
 
 
 LAYOUTS = {
-    "kohya-diffusers": Layout("lora_unet_", "lora_down", "lora_up", is_diffusers=True, is_flat=True),
+    "kohya-diffusers": Layout(
+        "lora_unet_", "lora_down", "lora_up", is_diffusers=True, is_flat=True
+    ),
     "kohya-native": Layout("lora_unet_", "lora_down", "lora_up", is_flat=True),
     "peft": Layout("unet.", "lora_A", "lora_B", is_diffusers=True),
     "native": Layout(PREFIX, "lora_down", "lora_up"),
@@ -84,7 +102,8 @@ class WrittenLora:
     """A LoRA file and what it means.
 
     pairs: native weight name -> (up, down), whose product is the change at alpha = rank.
-    differences: native name -> the change itself, for tensors that came as .diff, .diff_b or .diff_m.
+    differences: native name -> the change itself, for tensors that came as .diff, .diff_b or
+    .diff_m.
     alpha: the network alpha, or None where the file names none, which means alpha = rank.
     """
 
@@ -97,7 +116,9 @@ class WrittenLora:
     differences: dict[str, Tensor] = field(default_factory=dict)
 
     def change(self, name: str, strength: float = 1.0) -> Tensor:
-        """What this file adds to the weight of this native name: strength x (alpha / rank) x up @ down."""
+        """What this file adds to the weight of this native name: strength x (alpha / rank) x up @
+        down.
+        """
         if name in self.differences:
             return strength * self.differences[name]
         up, down = self.pairs[name]
@@ -128,9 +149,10 @@ def write_lora(
 ) -> WrittenLora:
     """Write a LoRA for every linear and 2D convolution layer of a model.
 
-    layout: a key of LAYOUTS. only: a regular expression that native layer names must contain. differences: also change
-    norms (.diff), biases (.diff_b) and modulations (.diff_m), as the Wan distillations do. size: how large the change
-    is, as a fraction of the weight's own size, at alpha = rank = 1.
+    layout: a key of LAYOUTS. only: a regular expression that native layer names must contain.
+    differences: also change norms (.diff), biases (.diff_b) and modulations (.diff_m), as the Wan
+    distillations do. size: how large the change is, as a fraction of the weight's own size, at
+    alpha = rank = 1.
     """
     target = model if isinstance(model, Target) else Target.of(model)
     naming = LAYOUTS[layout]
@@ -153,7 +175,9 @@ def write_lora(
 
     changes = dict(whole_differences(target, naming, weights, only)) if differences else {}
     tensors |= dict(changes.values())
-    notes = dict(metadata or {}) | ({"lora_alpha": str(alpha)} if alpha is not None and alpha_in == "metadata" else {})
+    notes = dict(metadata or {}) | (
+        {"lora_alpha": str(alpha)} if alpha is not None and alpha_in == "metadata" else {}
+    )
     save(path, tensors, notes)
     plain = {name: change.float() for name, (_, change) in changes.items()}
     return WrittenLora(path, tensors, notes, rank, alpha, pairs, plain)
@@ -162,7 +186,9 @@ def write_lora(
 def whole_differences(
     target: Target, naming: Layout, weights: RandomWeights, only: str
 ) -> Iterator[tuple[str, tuple[str, Tensor]]]:
-    """(native name, (key in the file, change)) of the tensors that are changed whole rather than by a low rank."""
+    """(native name, (key in the file, change)) of the tensors that are changed whole rather than by
+    a low rank.
+    """
     names = naming.layers(target)
     for native, shape in target.shapes.items():
         layer, _, kind = native.rpartition(".")
@@ -170,7 +196,8 @@ def whole_differences(
             continue
         change = weights.normal(f"{native}.diff", shape, 0.02)
         if kind == "modulation":
-            # A modulation belongs to no layer of its own: publishers name what holds it, a block or the head.
+            # A modulation belongs to no layer of its own: publishers name what holds it, a block or
+            # the head.
             yield native, (f"{naming.name(layer)}.diff_m", change)
         elif kind == "bias" and layer in names:
             yield native, (f"{names[layer]}.diff_b", change)

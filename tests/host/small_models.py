@@ -1,8 +1,10 @@
-"""The host's own architectures at small size with random weights: what the host tier and the demo run on.
+"""The host's own architectures at small size with random weights: what the host tier and the demo
+run on.
 
-No real weights are needed: the classes, the key names, the detection and the sampling are ComfyUI's, and only the
-numbers in the weights are ours. Every weight follows from the seed and its name, so two processes make the same model.
-Import this only where ComfyUI is importable (enter_host.py).
+No real weights are needed: the classes, the key names, the detection and the sampling are
+ComfyUI's, and only the numbers in the weights are ours. Every weight follows from the seed and its
+name, so two processes make the same model. Import this only where ComfyUI is importable
+(enter_host.py).
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# One long row of normal numbers that every tensor is cut from: a 2 GB checkpoint takes seconds, and the odd length
-# keeps the copies inside a large tensor out of step with its rows.
+# One long row of normal numbers that every tensor is cut from: a 2 GB checkpoint takes seconds, and
+# the odd length keeps the copies inside a large tensor out of step with its rows.
 ROW_LENGTH = (1 << 22) + 1009
 
 # Older ComfyUIs have not; their tests skip what needs it.
@@ -62,8 +64,8 @@ SDXL_COMMON = {
     "context_dim": 2048,
     "num_head_channels": 64,
 }
-# Architecture -> (the host's class for it, its UNet but for the width). Text widths and depths are the real ones:
-# they are what tells these models apart.
+# Architecture -> (the host's class for it, its UNet but for the width). Text widths and depths are
+# the real ones: they are what tells these models apart.
 UNETS: dict[str, tuple[type, dict[str, Any]]] = {
     "sd15": (
         comfy.supported_models.SD15,
@@ -100,37 +102,72 @@ UNETS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 WAN_SMALL = {
-    "dim": 256, "ffn_dim": 512, "num_heads": 2, "num_layers": 4, "text_dim": 4096, "freq_dim": 256, "out_dim": 16,
-}  # fmt: skip
-# Variant -> what differs. The Wan 2.2 A14B image-to-video experts have no image branch: the image comes in as channels.
+    "dim": 256,
+    "ffn_dim": 512,
+    "num_heads": 2,
+    "num_layers": 4,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "out_dim": 16,
+}
+# Variant -> what differs. The Wan 2.2 A14B image-to-video experts have no image branch: the image
+# comes in as channels.
 WANS: dict[str, dict[str, Any]] = {
     "wan21_t2v": {"model_type": "t2v", "in_dim": 16},
     "wan21_i2v": {"model_type": "i2v", "in_dim": 36},
     "wan22_i2v": {"model_type": "t2v", "in_dim": 36},
     "wan21_causal": {"model_type": "t2v", "in_dim": 16},
 }
-# How the host knows a causal Wan: the weights have the same names and shapes, so the file has to say it.
+# How the host knows a causal Wan: the weights have the same names and shapes, so the file has to
+# say it.
 WAN_METADATA = {"wan21_causal": {"config": json.dumps({"transformer": {"causal_ar": True}})}}
 
 FLUX_SMALL = {
-    "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 256,
-    "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56],
-    "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
-}  # fmt: skip
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "txt_ids_dims": [],
+}
 
 WAN_VAE_SMALL = {
-    "dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
-    "temperal_downsample": [False, True, True], "dropout": 0.0,
-}  # fmt: skip
+    "dim": 8,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+    "dropout": 0.0,
+}
 
 SD_VAE = {
-    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
-    "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
-}  # fmt: skip
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
 
 
 class RandomWeights:
-    """Weights that follow from a seed and their names, scaled so that activations neither die nor explode."""
+    """Weights that follow from a seed and their names, scaled so that activations neither die nor
+    explode.
+    """
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float32):
         self.dtype = dtype
@@ -139,12 +176,16 @@ class RandomWeights:
     def normal(self, name: str, shape: tuple[int, ...], deviation: float) -> Tensor:
         """Normal numbers with this standard deviation, the same ones every time for the same name."""
         count, start = math.prod(shape), zlib.crc32(name.encode()) % ROW_LENGTH
-        row = self.row.roll(-start) if start + count > ROW_LENGTH else self.row[start : start + count]
+        row = (
+            self.row.roll(-start) if start + count > ROW_LENGTH else self.row[start : start + count]
+        )
         return row.repeat(-(-count // len(row)))[:count].reshape(shape) * deviation
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A weight of the kind its name and shape say it is."""
-        if name.endswith(("norm.weight", "gamma", "scale")) or (name.endswith("weight") and len(shape) == 1):
+        if name.endswith(("norm.weight", "gamma", "scale")) or (
+            name.endswith("weight") and len(shape) == 1
+        ):
             return 1 + self.normal(name, shape, 0.05)
         if len(shape) < 2 or name.endswith("modulation"):
             return self.normal(name, shape, 0.05)
@@ -160,29 +201,44 @@ def shapes_of(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int,
     return {prefix + name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-# --- in-process models ------------------------------------------------------------------------------------------------
+# --- in-process models
+# ------------------------------------------------------------------------------------------------
 
 
 def unet_config(architecture: str, width: int = SMALL_WIDTH) -> dict[str, Any]:
     """The UNet settings of sd15, sdxl or ssd1b at this width."""
-    return {**UNET_COMMON, **UNETS[architecture][1], "model_channels": width, "dtype": torch.float32}
+    return {
+        **UNET_COMMON,
+        **UNETS[architecture][1],
+        "model_channels": width,
+        "dtype": torch.float32,
+    }
 
 
-def unet_patcher(architecture: str, seed: int = 0, **changes: Any) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL of sd15, sdxl or ssd1b at small width: the host detects these at full width only, so it is built here.
+def unet_patcher(
+    architecture: str, seed: int = 0, **changes: Any
+) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL of sd15, sdxl or ssd1b at small width: the host detects these at full width only, so
+    it is built here.
 
     changes: of the UNet's settings.
     """
     config = UNETS[architecture][0](unet_config(architecture) | changes)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
-    model.diffusion_model.load_state_dict(RandomWeights(seed).fill(shapes_of(model.diffusion_model)))
+    model.diffusion_model.load_state_dict(
+        RandomWeights(seed).fill(shapes_of(model.diffusion_model))
+    )
     device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        model, load_device=device, offload_device=torch.device("cpu")
+    )
 
 
 def load_model(path: Path) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL from one of the files below, through the host's own loader. Skips the test on a ComfyUI that has no causal Wan."""
+    """A MODEL from one of the files below, through the host's own loader. Skips the test on a
+    ComfyUI that has no causal Wan.
+    """
     with safe_open(path, framework="pt") as file:
         is_causal = "causal_ar" in str(file.metadata())
     if is_causal and not HAS_CAUSAL_WAN:
@@ -193,11 +249,17 @@ def load_model(path: Path) -> comfy.model_patcher.ModelPatcher:
 
 
 def conditioning(
-    model: comfy.model_patcher.ModelPatcher | None = None, seed: int = 0, *, width: int | None = None, length: int = 77
+    model: comfy.model_patcher.ModelPatcher | None = None,
+    seed: int = 0,
+    *,
+    width: int | None = None,
+    length: int = 77,
 ) -> list[list[Any]]:
-    """A CONDITIONING of random numbers: the width a model expects (768, 2048, 4096), or the one given.
+    """A CONDITIONING of random numbers: the width a model expects (768, 2048, 4096), or the one
+    given.
 
-    It stands in for the text encoder where that cannot be made small (Wan's umt5) and where the text does not matter.
+    It stands in for the text encoder where that cannot be made small (Wan's umt5) and where the
+    text does not matter.
     """
     if width is None:
         config = model.model.model_config.unet_config if model is not None else {}
@@ -207,19 +269,28 @@ def conditioning(
     return [[torch.randn(1, length, width, generator=generator), {"pooled_output": pooled}]]
 
 
-# --- files that the host detects and loads ----------------------------------------------------------------------------
+# --- files that the host detects and loads
+# ----------------------------------------------------------------------------
 
 
 def wan_shapes(variant: str, layers: int = WAN_SMALL["num_layers"]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a small Wan's weights."""
     settings = {**WAN_SMALL, **WANS[variant], "num_layers": layers}
-    model = comfy.ldm.wan.model.WanModel(**settings, cross_attn_norm=True, device="meta", operations=comfy.ops.disable_weight_init)
+    model = comfy.ldm.wan.model.WanModel(
+        **settings, cross_attn_norm=True, device="meta", operations=comfy.ops.disable_weight_init
+    )
     return shapes_of(model)
 
 
-def write_wan(path: Path, variant: str = "wan21_t2v", seed: int = 0, layers: int = WAN_SMALL["num_layers"]) -> Path:
-    """A small Wan diffusion model: wan21_t2v, wan21_i2v, wan22_i2v or wan21_causal. layers: 40 for as many as the 14B has."""
-    return save(path, RandomWeights(seed).fill(wan_shapes(variant, layers)), WAN_METADATA.get(variant))
+def write_wan(
+    path: Path, variant: str = "wan21_t2v", seed: int = 0, layers: int = WAN_SMALL["num_layers"]
+) -> Path:
+    """A small Wan diffusion model: wan21_t2v, wan21_i2v, wan22_i2v or wan21_causal. layers: 40 for
+    as many as the 14B has.
+    """
+    return save(
+        path, RandomWeights(seed).fill(wan_shapes(variant, layers)), WAN_METADATA.get(variant)
+    )
 
 
 def write_wan_vae(path: Path, seed: int = 0) -> Path:
@@ -231,18 +302,24 @@ def write_wan_vae(path: Path, seed: int = 0) -> Path:
 
 def write_flux(path: Path, seed: int = 0) -> Path:
     """A small Flux (guidance-embedded, as FLUX.1 dev)."""
-    model = comfy.ldm.flux.model.Flux(**FLUX_SMALL, device="meta", operations=comfy.ops.disable_weight_init)
+    model = comfy.ldm.flux.model.Flux(
+        **FLUX_SMALL, device="meta", operations=comfy.ops.disable_weight_init
+    )
     return save(path, RandomWeights(seed).fill(shapes_of(model)))
 
 
 def sd15_unet_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the full-width SD 1.5 UNet."""
-    unet = UNetModel(**unet_config("sd15", FULL_WIDTH), device="meta", operations=comfy.ops.disable_weight_init)
+    unet = UNetModel(
+        **unet_config("sd15", FULL_WIDTH), device="meta", operations=comfy.ops.disable_weight_init
+    )
     return shapes_of(unet)
 
 
 def write_sd15_checkpoint(path: Path, seed: int = 0) -> Path:
-    """A full-width SD 1.5 checkpoint (2 GB, float16) in the published key layout: UNet, CLIP and VAE."""
+    """A full-width SD 1.5 checkpoint (2 GB, float16) in the published key layout: UNet, CLIP and
+    VAE.
+    """
     config = comfy.supported_models.SD15(unet_config("sd15", FULL_WIDTH))
     with torch.device("meta"):
         clip = comfy.sd1_clip.SD1ClipModel(device="meta", dtype=torch.float16)
@@ -253,10 +330,18 @@ def write_sd15_checkpoint(path: Path, seed: int = 0) -> Path:
     return save(path, RandomWeights(seed, torch.float16).fill({**unet, **text, **image}))
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write a .safetensors file in one step, so that a broken-off run leaves nothing that looks whole."""
+def save(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a .safetensors file in one step, so that a broken-off run leaves nothing that looks
+    whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=dict(metadata or {}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        partial,
+        metadata=dict(metadata or {}),
+    )
     partial.replace(path)
     return path

@@ -1,8 +1,10 @@
-"""The shipped API workflows on small models: the same graph, smaller numbers, stand-ins for what cannot be made small.
+"""The shipped API workflows on small models: the same graph, smaller numbers, stand-ins for what
+cannot be made small.
 
-Model files are written under the very names a workflow asks for. What the host detects at full size only is built small in
-the server (TestModel), text encoders become random conditioning (TestConditioning), and where no small VAE exists the latent
-is reported (TestLatentReport) and plain pictures are shown and saved in its place (EmptyImage).
+Model files are written under the very names a workflow asks for. What the host detects at full size
+only is built small in the server (TestModel), text encoders become random conditioning
+(TestConditioning), and where no small VAE exists the latent is reported (TestLatentReport) and
+plain pictures are shown and saved in its place (EmptyImage).
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ Prompt = dict[str, dict[str, Any]]
 SMALL_INPUTS = {"width": 64, "height": 64, "fps": 8}
 FRAMES = 4
 TEXT_ENCODERS = {"CLIPTextEncode", "TextEncodeQwenImageEditPlus"}
-TEXT_LOADERS = {"CLIPLoader", "DualCLIPLoader", "LTXAVTextEncoderLoader", "CLIPVisionLoader", "CLIPVisionEncode"}
+TEXT_LOADERS = {
+    "CLIPLoader",
+    "DualCLIPLoader",
+    "LTXAVTextEncoderLoader",
+    "CLIPVisionLoader",
+    "CLIPVisionEncode",
+}
 MODEL_LOADERS = {"CheckpointLoaderSimple", "UNETLoader"}
 DECODERS = {"VAEDecode", "VAEDecodeTiled"}
 # What a sound is decoded with, which cannot be made small; a video may go without sound.
@@ -35,7 +43,8 @@ SOUND_DECODERS = {"LTXVAudioVAELoader", "LTXVAudioVAEDecode"}
 class Family:
     """How the workflows of one architecture are made small.
 
-    lora_layout: the published one of its accelerators. has_files: its model and VAE are small files that the host loads.
+    lora_layout: the published one of its accelerators. has_files: its model and VAE are small files
+    that the host loads.
     lengths: what becomes of a workflow's different clip lengths, the shortest first.
     """
 
@@ -50,7 +59,12 @@ class Family:
             return unet_patcher(self.architecture)
         if self.architecture in SMALL:
             return small_patcher(self.architecture)
-        return load_model(write_wan(models / "diffusion_models" / f"small_{self.architecture}.safetensors", self.architecture))
+        return load_model(
+            write_wan(
+                models / "diffusion_models" / f"small_{self.architecture}.safetensors",
+                self.architecture,
+            )
+        )
 
 
 SD15 = Family("sd15", 768, "kohya-diffusers")
@@ -64,9 +78,15 @@ QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
 QUICK = (
-    "sd15_lcm", "animatediff_lightning", "sdxl_lightning", "sdxl_hyper_sd", "wan21_t2v_lightx2v", "wan22_t2v_lightning",
-    "wan22_i2v_lightning", "causal_forcing_stream",
-)  # fmt: skip
+    "sd15_lcm",
+    "animatediff_lightning",
+    "sdxl_lightning",
+    "sdxl_hyper_sd",
+    "wan21_t2v_lightx2v",
+    "wan22_t2v_lightning",
+    "wan22_i2v_lightning",
+    "causal_forcing_stream",
+)
 
 # Workflow -> family. The demo is not here: it runs as it is shipped.
 FAMILIES = {
@@ -135,7 +155,10 @@ def write_vae(models: Path, name: str, family: Family) -> None:
 def write_motion(models: Path, name: str, family: Family) -> None:
     from motion_files import animatediff_keys, motion_adapter, save
 
-    save(models / "animatediff_models" / name, animatediff_keys(motion_adapter(size=0.3).state_dict()))
+    save(
+        models / "animatediff_models" / name,
+        animatediff_keys(motion_adapter(size=0.3).state_dict()),
+    )
 
 
 MAKERS: dict[str, Callable[[Path, str, Family], None]] = {
@@ -149,7 +172,9 @@ MAKERS: dict[str, Callable[[Path, str, Family], None]] = {
 def shrink(prompt: Prompt, family: Family) -> Prompt:
     """The same workflow for small models and small pictures."""
     small = copy.deepcopy(prompt)
-    lengths = sorted({node["inputs"]["length"] for node in small.values() if "length" in node["inputs"]})
+    lengths = sorted(
+        {node["inputs"]["length"] for node in small.values() if "length" in node["inputs"]}
+    )
     is_video = any(node["class_type"] == "CreateVideo" for node in small.values())
     for id, node in list(small.items()):
         shrink_inputs(node["inputs"])
@@ -160,13 +185,32 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
         if node["class_type"] in MODEL_LOADERS and not family.has_files:
             replace(node, "TestModel", architecture=family.architecture, seed=0)
         elif node["class_type"] == "FluxKontextImageScale":  # to about a million pixels
-            replace(node, "ImageScale", image=node["inputs"]["image"], upscale_method="area", width=64, height=64, crop="disabled")
+            replace(
+                node,
+                "ImageScale",
+                image=node["inputs"]["image"],
+                upscale_method="area",
+                width=64,
+                height=64,
+                crop="disabled",
+            )
         elif node["class_type"] == "LTXVEmptyLatentAudio":
             replace(node, "TestAudioLatent")
         elif node["class_type"] in DECODERS and not family.has_files:
-            small[f"{id}-latent"] = {"class_type": "TestLatentReport", "inputs": {"samples": node["inputs"]["samples"]}}
-            # A colour of its own: what a comparison compares here is two colours and the samplers' reports.
-            replace(node, "EmptyImage", width=64, height=64, batch_size=FRAMES if is_video else 1, color=0x102030 * int(id))
+            small[f"{id}-latent"] = {
+                "class_type": "TestLatentReport",
+                "inputs": {"samples": node["inputs"]["samples"]},
+            }
+            # A colour of its own: what a comparison compares here is two colours and the samplers'
+            # reports.
+            replace(
+                node,
+                "EmptyImage",
+                width=64,
+                height=64,
+                batch_size=FRAMES if is_video else 1,
+                color=0x102030 * int(id),
+            )
     drop(small, lambda node: node["class_type"] in TEXT_LOADERS | SOUND_DECODERS)
     return small
 

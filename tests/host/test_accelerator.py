@@ -1,4 +1,6 @@
-"""The Accelerator Loader on the real host: every published key layout ends as the right weights; every wrong file is refused."""
+"""The Accelerator Loader on the real host: every published key layout ends as the right weights;
+every wrong file is refused.
+"""
 
 from __future__ import annotations
 
@@ -29,33 +31,64 @@ UNET_FILES = [
     ("ssd1b", "lcm/pytorch_lora_weights.safetensors", "lcm-lora-ssd-1b"),
 ]
 UNET_LAYOUTS = ["kohya-diffusers", "kohya-native", "peft"]
-# One of each kind of layer: linear and convolution, attention, feed-forward, time; and what tells SSD-1B from SDXL.
+# One of each kind of layer: linear and convolution, attention, feed-forward, time; and what tells
+# SSD-1B from SDXL.
 UNET_LAYERS = r"middle_block\.(0|2|1\.proj)|middle_block.*blocks\.(0|9)|input_blocks\.(4|7)\.1.*blocks\.0|time_embed|output_blocks\.8"
 # variant, file name, record
 WAN_FILES = [
-    ("wan21_t2v", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", "wan21-t2v-lightx2v-4step"),
+    (
+        "wan21_t2v",
+        "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",
+        "wan21-t2v-lightx2v-4step",
+    ),
     ("wan21_i2v", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", "wan21-i2v-lightx2v-4step"),
-    ("wan21_t2v", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors", "wan22-t2v-lightning-high"),
-    ("wan21_t2v", "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors", "wan22-t2v-lightning-low"),
-    ("wan22_i2v", "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors", "wan22-i2v-lightning-high"),
-    ("wan22_i2v", "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise.safetensors", "wan22-i2v-lightning-low"),
+    (
+        "wan21_t2v",
+        "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
+        "wan22-t2v-lightning-high",
+    ),
+    (
+        "wan21_t2v",
+        "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors",
+        "wan22-t2v-lightning-low",
+    ),
+    (
+        "wan22_i2v",
+        "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors",
+        "wan22-i2v-lightning-high",
+    ),
+    (
+        "wan22_i2v",
+        "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise.safetensors",
+        "wan22-i2v-lightning-low",
+    ),
 ]
 WAN_LAYOUTS = ["native", "native-peft", "bare", "bare-peft"]
 T2V_FILE = WAN_FILES[0][1]
 # Where the network alpha of a rank of 4 stands, if anywhere.
-each_alpha = pytest.mark.parametrize("alpha", [{}, {"alpha": 2.0}, {"alpha": 2.0, "alpha_in": "metadata"}],
-                                     ids=["no alpha", "alpha beside the layers", "alpha in the metadata"])
+each_alpha = pytest.mark.parametrize(
+    "alpha",
+    [{}, {"alpha": 2.0}, {"alpha": 2.0, "alpha_in": "metadata"}],
+    ids=["no alpha", "alpha beside the layers", "alpha in the metadata"],
+)
 
 
 @pytest.fixture(scope="module")
 def wans(models):
-    return {name: small_models.load_model(small_models.write_wan(models / "diffusion_models" / f"{name}.safetensors", name))
-            for name in ("wan21_t2v", "wan21_i2v", "wan22_i2v")}
+    return {
+        name: small_models.load_model(
+            small_models.write_wan(models / "diffusion_models" / f"{name}.safetensors", name)
+        )
+        for name in ("wan21_t2v", "wan21_i2v", "wan22_i2v")
+    }
 
 
 def weights_of(patcher) -> dict[str, torch.Tensor]:
     """The weights of a model that is not loaded, copied."""
-    return {key: value.float().cpu().clone() for key, value in patcher.model.diffusion_model.state_dict().items()}
+    return {
+        key: value.float().cpu().clone()
+        for key, value in patcher.model.diffusion_model.state_dict().items()
+    }
 
 
 def assert_weights_are_the_reference(model, attached, written, strength):
@@ -63,10 +96,17 @@ def assert_weights_are_the_reference(model, attached, written, strength):
     before = weights_of(model)
     comfy.model_management.load_models_gpu([attached])
     try:
-        after = {key: value.float().cpu() for key, value in attached.model.diffusion_model.state_dict().items()}
+        after = {
+            key: value.float().cpu()
+            for key, value in attached.model.diffusion_model.state_dict().items()
+        }
         assert written.changed
         for name in after:
-            expected = before[name] + written.change(name, strength) if name in written.changed else before[name]
+            expected = (
+                before[name] + written.change(name, strength)
+                if name in written.changed
+                else before[name]
+            )
             assert torch.allclose(after[name], expected, rtol=0, atol=1e-6), name
     finally:
         comfy.model_management.unload_all_models()
@@ -75,7 +115,9 @@ def assert_weights_are_the_reference(model, attached, written, strength):
 @each_alpha
 @pytest.mark.parametrize("layout", UNET_LAYOUTS)
 @pytest.mark.parametrize(("architecture", "file", "id"), UNET_FILES)
-def test_unet_loras_change_the_weights_as_their_formula_says(unets, models, architecture, file, id, layout, alpha):
+def test_unet_loras_change_the_weights_as_their_formula_says(
+    unets, models, architecture, file, id, layout, alpha
+):
     model = unets[architecture]
     written = write_lora(models / "loras" / file, model, layout, rank=4, **alpha, only=UNET_LAYERS)
     attached, report = accelerator.attach(model, file, accelerator.AUTO, strength=0.7)
@@ -91,18 +133,26 @@ def test_unet_loras_change_the_weights_as_their_formula_says(unets, models, arch
 def test_every_layer_of_every_published_layout_finds_its_place(unets, models, architecture, layout):
     written = write_lora(models / "loras" / "all.safetensors", unets[architecture], layout, rank=1)
     _, coverage = host.attach_lora(unets[architecture], repair(written.tensors, {}).tensors, 1.0)
-    assert coverage.applied == len(written.changed) and not (coverage.lost or coverage.misfit or coverage.not_needed)
+    assert coverage.applied == len(written.changed) and not (
+        coverage.lost or coverage.misfit or coverage.not_needed
+    )
 
 
 @each_alpha
 @pytest.mark.parametrize("layout", WAN_LAYOUTS)
 @pytest.mark.parametrize(("variant", "file", "id"), WAN_FILES)
-def test_wan_loras_change_the_weights_as_their_formula_says(wans, models, variant, file, id, layout, alpha):
-    written = write_lora(models / "loras" / file, wans[variant], layout, rank=4, **alpha, differences=True)
+def test_wan_loras_change_the_weights_as_their_formula_says(
+    wans, models, variant, file, id, layout, alpha
+):
+    written = write_lora(
+        models / "loras" / file, wans[variant], layout, rank=4, **alpha, differences=True
+    )
     attached, report = accelerator.attach(wans[variant], file, accelerator.AUTO, strength=1.0)
     assert host.accelerator_of(attached).id == id
     assert report.data["layers_lost"] == 0
-    assert any("modulation" in note for note in report.notes), "the repaired .diff_m keys are reported"
+    assert any("modulation" in note for note in report.notes), (
+        "the repaired .diff_m keys are reported"
+    )
     assert_weights_are_the_reference(wans[variant], attached, written, 1.0)
 
 
@@ -115,7 +165,9 @@ def test_the_model_sampling_is_the_distillations(unets, wans, models):
     write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
     wan, _ = accelerator.attach(wans["wan21_t2v"], T2V_FILE, accelerator.AUTO, 1.0)
     assert wan.get_model_object("model_sampling").shift == 5.0
-    assert wans["wan21_t2v"].get_model_object("model_sampling").shift == 8.0, "the model given is as it was"
+    assert wans["wan21_t2v"].get_model_object("model_sampling").shift == 8.0, (
+        "the model given is as it was"
+    )
     assert isinstance(CATALOG["wan21-t2v-lightx2v-4step"].schedule, ShiftedFlow)
 
 
@@ -128,19 +180,28 @@ def test_the_record_survives_clones_and_other_patches(unets, models):
 
 
 def test_image_branch_layers_do_not_matter_to_a_model_without_one(wans, models):
-    # The Wan 2.1 I2V LoRA on Wan 2.2 I2V: harmless, and users cannot tell (ComfyUI#10222). Its record refuses that base, so
-    # the coverage is asked directly.
-    written = write_lora(models / "loras" / "i2v.safetensors", wans["wan21_i2v"], "native", only="attn")
+    # The Wan 2.1 I2V LoRA on Wan 2.2 I2V: harmless, and users cannot tell (ComfyUI#10222). Its
+    # record refuses that base, so the coverage is asked directly.
+    written = write_lora(
+        models / "loras" / "i2v.safetensors", wans["wan21_i2v"], "native", only="attn"
+    )
     _, coverage = host.attach_lora(wans["wan22_i2v"], written.tensors, 1.0)
     assert coverage.applied > 0 and not coverage.lost
-    assert all("k_img" in layer or "v_img" in layer for layer in coverage.not_needed) and coverage.not_needed
+    assert (
+        all("k_img" in layer or "v_img" in layer for layer in coverage.not_needed)
+        and coverage.not_needed
+    )
 
 
 def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
-    written = write_lora(models / "loras" / "t2v.safetensors", wans["wan21_t2v"], "native", only="self_attn")
+    written = write_lora(
+        models / "loras" / "t2v.safetensors", wans["wan21_t2v"], "native", only="self_attn"
+    )
     tensors = dict(written.tensors)
     for end in ("lora_down.weight", "lora_up.weight"):
-        tensors[f"diffusion_model.blocks.99.self_attn.q.{end}"] = tensors[f"diffusion_model.blocks.0.self_attn.q.{end}"]
+        tensors[f"diffusion_model.blocks.99.self_attn.q.{end}"] = tensors[
+            f"diffusion_model.blocks.0.self_attn.q.{end}"
+        ]
     _, coverage = host.attach_lora(wans["wan21_t2v"], tensors, 1.0)
     assert coverage.lost == ("diffusion_model.blocks.99.self_attn.q",)
     assert not coverage.not_needed
@@ -149,7 +210,10 @@ def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
 def test_a_layer_that_the_host_has_a_name_for_and_the_model_no_weight_is_lost(unets):
     """The first residual blocks of a UNet keep their width and have no shortcut."""
     shortcut = "lora_unet_down_blocks_0_resnets_0_conv_shortcut"
-    tensors = {f"{shortcut}.lora_down.weight": torch.ones(1, 8, 1, 1), f"{shortcut}.lora_up.weight": torch.ones(8, 1, 1, 1)}
+    tensors = {
+        f"{shortcut}.lora_down.weight": torch.ones(1, 8, 1, 1),
+        f"{shortcut}.lora_up.weight": torch.ones(8, 1, 1, 1),
+    }
     _, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
     assert (coverage.applied, coverage.lost) == (0, (shortcut,))
 
@@ -157,15 +221,28 @@ def test_a_layer_that_the_host_has_a_name_for_and_the_model_no_weight_is_lost(un
 # ---------------------------------------------------------------- what the report says
 
 
-def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_matter(unets, models):
+def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_matter(
+    unets, models
+):
     file = models / "loras" / "lcm-lora-sdv1-5.safetensors"
     written = write_lora(file, unets["sd15"], "kohya-diffusers", rank=4, only="attn")
-    text, lost = "lora_te_text_model_encoder_layers_0_self_attn_q_proj", "lora_unet_down_blocks_0_resnets_0_conv_shortcut"
+    text, lost = (
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+        "lora_unet_down_blocks_0_resnets_0_conv_shortcut",
+    )
     ends = {".lora_down.weight": (4, 8), ".lora_up.weight": (8, 4)}
-    save_file(written.tensors | {layer + end: torch.ones(shape) for layer in (text, lost) for end, shape in ends.items()}, file)
+    save_file(
+        written.tensors
+        | {layer + end: torch.ones(shape) for layer in (text, lost) for end, shape in ends.items()},
+        file,
+    )
     _, report = accelerator.attach(unets["sd15"], file.name, accelerator.AUTO, 1.0)
     data, applied = report.data, len(written.pairs)
-    assert (data["layers_applied"], data["layers_lost"], data["layers_not_needed"]) == (applied, 1, 1)
+    assert (data["layers_applied"], data["layers_lost"], data["layers_not_needed"]) == (
+        applied,
+        1,
+        1,
+    )
     assert f"1 layer of real weight was lost: the model has no place for {lost}." in report.notes
     assert f"1 layer does not matter for this model ({text})." in report.notes
     assert f"{applied} layers at strength 1, 1 LOST" in report.summary
@@ -174,31 +251,39 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
 def test_the_fates_of_several_layers_are_told_in_the_plural():
     coverage = host.Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
     assert accelerator._coverage_notes(coverage) == [
-        "2 layers of real weight were lost: the model has no place for c, d.", "2 layers were lost: their width is not the model's (e, f).",
+        "2 layers of real weight were lost: the model has no place for c, d.",
+        "2 layers were lost: their width is not the model's (e, f).",
         "2 layers do not matter for this model (a, b).",
     ]
-    assert accelerator._coverage_notes(replace(coverage, lost=(), misfit=("e",), not_needed=())) == [
-        "1 layer was lost: its width is not the model's (e)."
-    ]
+    assert accelerator._coverage_notes(
+        replace(coverage, lost=(), misfit=("e",), not_needed=())
+    ) == ["1 layer was lost: its width is not the model's (e)."]
 
 
 @pytest.mark.parametrize(
     ("name", "size", "choice", "words"),
     [
         (WAN_FILES[1][1], 0, accelerator.AUTO, "from the name, within what the header allows: "),
-        ("renamed.safetensors", 739_472_104, accelerator.AUTO, "certain: "),  # the size of the published file and of no other
+        (
+            "renamed.safetensors",
+            739_472_104,
+            accelerator.AUTO,
+            "certain: ",
+        ),  # the size of the published file and of no other
         ("renamed.safetensors", 0, WAN_FILES[1][2], "as chosen: chosen by hand; "),
     ],
 )
 def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, choice, words):
     written = write_lora(models / "loras" / name, wans["wan21_i2v"], "native", only="attn")
-    record, recognition = accelerator.identify(replace(read_header(written.path), size=size), name, choice)
+    record, recognition = accelerator.identify(
+        replace(read_header(written.path), size=size), name, choice
+    )
     assert record.id == WAN_FILES[1][2]
     rows = dict(accelerator.describe(record, recognition, None, (), name, 1.0).rows)
     assert rows["recognised"].startswith(words)
 
 
-# ---------------------------------------------------------------- refusals: expected, found, what to do
+# ---------------------------------------------------------------- refusals: expected, found, what t
 
 
 def refused(model, name, choice=accelerator.AUTO) -> str:
@@ -208,16 +293,25 @@ def refused(model, name, choice=accelerator.AUTO) -> str:
 
 
 def test_a_truncated_file_is_refused(unets, models):
-    written = write_lora(models / "loras" / "lcm_whole.safetensors", unets["sd15"], "kohya-diffusers", only="attn1")
+    written = write_lora(
+        models / "loras" / "lcm_whole.safetensors", unets["sd15"], "kohya-diffusers", only="attn1"
+    )
     cut = models / "loras" / "lcm_cut.safetensors"
     cut.write_bytes(written.path.read_bytes()[:-1000])
-    assert "not a complete .safetensors file" in (message := refused(unets["sd15"], cut.name)) and "download it again" in message
+    assert (
+        "not a complete .safetensors file" in (message := refused(unets["sd15"], cut.name))
+        and "download it again" in message
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("picture.safetensors", b"\x89PNG\r\n\x1a\n" + bytes(100), "not a complete .safetensors file"),
+        (
+            "picture.safetensors",
+            b"\x89PNG\r\n\x1a\n" + bytes(100),
+            "not a complete .safetensors file",
+        ),
         ("empty.safetensors", b"", "is empty (0 bytes)"),
         ("page.safetensors", b"<!DOCTYPE html>" + bytes(100), "it is a web page"),
         ("pickle.ckpt", b"\x80\x02}q\x00.", "never opened here"),
@@ -229,14 +323,24 @@ def test_a_file_that_is_no_safetensors_is_refused(unets, models, name, content, 
 
 
 def test_a_missing_file_is_refused_before_the_queue_and_after(unets, models):
-    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn1")
+    write_lora(
+        models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn1"
+    )
     message = accelerator.FewStepAccelerator.validate_inputs("lcm_sd51.safetensors")
-    assert "lcm_sd51.safetensors is not in models/loras" in message and "lcm_sd15.safetensors" in message
+    assert (
+        "lcm_sd51.safetensors is not in models/loras" in message
+        and "lcm_sd15.safetensors" in message
+    )
     assert "is not in models/loras" in refused(unets["sd15"], "lcm_sd51.safetensors")
 
 
 def test_a_lora_for_another_base_is_refused_with_both_names(unets, models):
-    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "sdxl_lightning_4step_lora.safetensors",
+        unets["sdxl"],
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     message = refused(unets["sd15"], "sdxl_lightning_4step_lora.safetensors")
     assert "for SDXL" in message and "connected model is SD 1.5" in message
 
@@ -248,7 +352,9 @@ def test_a_t2v_lora_on_an_i2v_model_is_refused(wans, models):
 
 
 def test_a_record_chosen_by_hand_does_not_override_the_header(unets, models):
-    write_lora(models / "loras" / "mystery.safetensors", unets["sd15"], "kohya-diffusers", only="attn2")
+    write_lora(
+        models / "loras" / "mystery.safetensors", unets["sd15"], "kohya-diffusers", only="attn2"
+    )
     message = refused(unets["sdxl"], "mystery.safetensors", "sdxl-lightning-4step-lora")
     assert "is a LoRA for SD 1.5" in message and "one for SDXL" in message
 
@@ -256,7 +362,8 @@ def test_a_record_chosen_by_hand_does_not_override_the_header(unets, models):
 def test_a_lora_with_no_key_of_the_model_is_refused(unets, models):
     tensors = {
         f"lora_unet_transformer_blocks_{i}_attn2_to_k.{end}": torch.randn(*shape)
-        for i in range(3) for end, shape in (("lora_down.weight", (4, 768)), ("lora_up.weight", (32, 4)))
+        for i in range(3)
+        for end, shape in (("lora_down.weight", (4, 768)), ("lora_up.weight", (32, 4)))
     }
     save_file(tensors, models / "loras" / "lcm_alien.safetensors")
     message = refused(unets["sd15"], "lcm_alien.safetensors", "lcm-lora-sd15")
@@ -266,13 +373,21 @@ def test_a_lora_with_no_key_of_the_model_is_refused(unets, models):
 def test_a_lora_of_another_width_is_refused(wans, models):
     # The 14B LoRA on the 1.3B model: same names, other widths.
     written = write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
-    wide = {key: torch.randn(t.shape[0], 512) if "down" in key else torch.randn(512, t.shape[1]) for key, t in written.tensors.items()}
+    wide = {
+        key: torch.randn(t.shape[0], 512) if "down" in key else torch.randn(512, t.shape[1])
+        for key, t in written.tensors.items()
+    }
     save_file(wide, models / "loras" / T2V_FILE)
     assert "another width" in refused(wans["wan21_t2v"], T2V_FILE)
 
 
 def test_files_that_cannot_be_told_apart_are_refused_with_the_candidates(unets, models):
-    write_lora(models / "loras" / "my_sdxl_lora.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "my_sdxl_lora.safetensors",
+        unets["sdxl"],
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     message = refused(unets["sdxl"], "my_sdxl_lora.safetensors")
     for id in ("lcm-lora-sdxl", "sdxl-lightning-4step-lora", "hyper-sdxl-8step-lora"):
         assert id in message
@@ -280,37 +395,70 @@ def test_files_that_cannot_be_told_apart_are_refused_with_the_candidates(unets, 
 
 
 def test_the_generic_name_of_every_trainer_decides_nothing(unets, models):
-    write_lora(models / "loras" / "pytorch_lora_weights.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "pytorch_lora_weights.safetensors",
+        unets["sdxl"],
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     assert "cannot be told apart" in refused(unets["sdxl"], "pytorch_lora_weights.safetensors")
 
 
 def test_lightning_without_its_step_count_in_the_name_is_refused(unets, models):
-    write_lora(models / "loras" / "sdxl_lightning.safetensors", unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "sdxl_lightning.safetensors",
+        unets["sdxl"],
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     message = refused(unets["sdxl"], "sdxl_lightning.safetensors")
-    assert "sdxl-lightning-2step-lora, sdxl-lightning-4step-lora, sdxl-lightning-8step-lora" in message
+    assert (
+        "sdxl-lightning-2step-lora, sdxl-lightning-4step-lora, sdxl-lightning-8step-lora" in message
+    )
 
 
 def test_a_second_accelerator_is_refused(unets, models):
-    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    write_lora(
+        models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
+    )
     attached, _ = accelerator.attach(unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
     with pytest.raises(ValueError, match="already carries lcm-lora-sd15"):
-        accelerator.FewStepAccelerator.execute(attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
+        accelerator.FewStepAccelerator.execute(
+            attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0
+        )
 
 
 def test_an_lcm_lora_behind_animatelcm_is_told_its_place(unets, models):
-    write_lora(models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
-    with pytest.raises(ValueError, match="already carries animatelcm-sd15.*in front of the Motion Module Loader"):
-        accelerator.FewStepAccelerator.execute(host.with_record(unets["sd15"], CATALOG["animatelcm-sd15"]), "lcm_sd15.safetensors",
-                                               accelerator.AUTO, 1.0)
+    write_lora(
+        models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
+    )
+    with pytest.raises(
+        ValueError, match="already carries animatelcm-sd15.*in front of the Motion Module Loader"
+    ):
+        accelerator.FewStepAccelerator.execute(
+            host.with_record(unets["sd15"], CATALOG["animatelcm-sd15"]),
+            "lcm_sd15.safetensors",
+            accelerator.AUTO,
+            1.0,
+        )
 
 
 def test_a_strength_of_0_and_a_choice_against_the_name_are_told(unets, models):
     name = "Hyper-SD15-4steps-lora.safetensors"
     write_lora(models / "loras" / name, unets["sd15"], "kohya-diffusers", only="attn")
     _, report = accelerator.attach(unets["sd15"], name, accelerator.AUTO, 0.0)
-    assert [note for note in report.notes if note.startswith("strength is 0: nothing of the LoRA is applied")]
+    assert [
+        note
+        for note in report.notes
+        if note.startswith("strength is 0: nothing of the LoRA is applied")
+    ]
     _, report = accelerator.attach(unets["sd15"], name, "hyper-sd15-8step-lora", 1.0)
-    assert [note for note in report.notes if "hyper-sd15-8step-lora, though " in note and "was recognised as hyper-sd15-4step-lora" in note]
+    assert [
+        note
+        for note in report.notes
+        if "hyper-sd15-8step-lora, though " in note
+        and "was recognised as hyper-sd15-4step-lora" in note
+    ]
 
 
 def test_reading_the_header_does_not_read_the_file(unets, models):
@@ -318,8 +466,15 @@ def test_reading_the_header_does_not_read_the_file(unets, models):
     import json
     import struct
 
-    header = json.dumps({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight":
-                         {"dtype": "F16", "shape": [1_000_000, 3000], "data_offsets": [0, 6_000_000_000]}}).encode()
+    header = json.dumps(
+        {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": {
+                "dtype": "F16",
+                "shape": [1_000_000, 3000],
+                "data_offsets": [0, 6_000_000_000],
+            }
+        }
+    ).encode()
     big = models / "loras" / "big.safetensors"
     with big.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
@@ -327,4 +482,3 @@ def test_reading_the_header_does_not_read_the_file(unets, models):
     # Reading 6 GB takes far longer than this even from memory.
     with processor_seconds_below(0.1):
         assert len(read_header(big).shapes) == 1
-

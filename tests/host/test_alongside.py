@@ -1,6 +1,8 @@
-"""Beside other packs: whatever they put on the model by the host's own means works on, before our nodes or behind them, and so do ours.
+"""Beside other packs: whatever they put on the model by the host's own means works on, before our
+nodes or behind them, and so do ours.
 
-What is right is told by the host: the other's patch on the same model under core's own LoRA loader and KSampler.
+What is right is told by the host: the other's patch on the same model under core's own LoRA loader
+and KSampler.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def texts(sd15):
 
 @pytest.fixture(scope="module")
 def style(models, sd15):
-    return write_lora(models / "loras" / STYLE, sd15, "kohya-diffusers", rank=2, seed=5, only="attn2").tensors
+    return write_lora(
+        models / "loras" / STYLE, sd15, "kohya-diffusers", rank=2, seed=5, only="attn2"
+    ).tensors
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +87,13 @@ def both_orders(first, second, model) -> list:
 
 
 @pytest.mark.parametrize("name", [*STAND_INS, "LoRA loader"])
-def test_the_picture_is_the_one_core_makes_with_both_patches_in_either_order(sd15, lcm, others, texts, name):
+def test_the_picture_is_the_one_core_makes_with_both_patches_in_either_order(
+    sd15, lcm, others, texts, name
+):
     seen_by_core: list = []
-    by_core = core.LoraLoaderModelOnly().load_lora_model_only(others[name](sd15, seen_by_core), LCM, 1.0)[0]
+    by_core = core.LoraLoaderModelOnly().load_lora_model_only(
+        others[name](sd15, seen_by_core), LCM, 1.0
+    )[0]
     expected = core_sampled(host.with_model_sampling(by_core, CATALOG["lcm-lora-sd15"]), texts)
     alone, _ = ours(lcm(sd15), texts)
     assert not torch.allclose(expected, alone, atol=1e-3), "the other node changes the picture"
@@ -94,7 +102,9 @@ def test_the_picture_is_the_one_core_makes_with_both_patches_in_either_order(sd1
         seen.clear()
         made, report = ours(model, texts)
         torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
-        assert len(seen) == len(seen_by_core) or name == "LoRA loader", "as often at work as under core's sampler"
+        assert len(seen) == len(seen_by_core) or name == "LoRA loader", (
+            "as often at work as under core's sampler"
+        )
         assert report["evaluations"] == (8 if name == "NAG" else 4)
         told = any("8 evaluations instead of 4" in note for note in report["notes"])
         assert told == (name == "NAG"), "what brings the negative prompt back is told"
@@ -116,12 +126,16 @@ def test_all_of_them_at_once_in_either_order(sd15, lcm, others, texts):
     torch.testing.assert_close(pictures[0], pictures[1], rtol=1e-4, atol=1e-5)
     comfy.model_management.unload_all_models()
     after = footprint(sd15)
-    assert {what for what in before if after[what] != before[what]} <= {"attributes"}, "the model all this was put on is as it was"
+    assert {what for what in before if after[what] != before[what]} <= {"attributes"}, (
+        "the model all this was put on is as it was"
+    )
 
 
 def test_a_lora_hook_on_the_prompt_is_the_same_lora_on_the_model(sd15, lcm, style, texts):
     model = lcm(sd15)
-    hooked_model, _, hooks = comfy.hooks.load_hook_lora_for_models(model, None, dict(style), 0.8, 0.0)
+    hooked_model, _, hooks = comfy.hooks.load_hook_lora_for_models(
+        model, None, dict(style), 0.8, 0.0
+    )
     hooked = [comfy.hooks.set_hooks_for_conditioning(text, hooks) for text in texts]
     permanent = comfy.sd.load_lora_for_models(model, None, dict(style), 0.8, 0.0)[0]
     expected = ours(permanent, texts)[0]
@@ -133,14 +147,32 @@ def test_a_lora_hook_on_the_prompt_is_the_same_lora_on_the_model(sd15, lcm, styl
 
 
 # One for each place around an evaluation; what changes layers inside one is skipped with it.
-@pytest.mark.parametrize("name", ["model function wrapper", "post-CFG function", "NAG", "AnimateDiff-Evolved", "wrappers"])
-def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(sd15, others, texts, name):
+@pytest.mark.parametrize(
+    "name",
+    ["model function wrapper", "post-CFG function", "NAG", "AnimateDiff-Evolved", "wrappers"],
+)
+def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
+    sd15, others, texts, name
+):
     def skip(target_speedup):
-        return lambda model: FewStepSkip.execute(model, "forecast", target_speedup, 0.2, 0.15, 1.0, 3, "auto").args[0]
+        return lambda model: FewStepSkip.execute(
+            model, "forecast", target_speedup, 0.2, 0.15, 1.0, 3, "auto"
+        ).args[0]
 
     def sampled(model) -> Tensor:
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-        return comfy.sample.sample(model, noise, 12, 2.0, "dpmpp_2m", "karras", *texts, torch.zeros_like(noise), disable_pbar=True, seed=5)
+        return comfy.sample.sample(
+            model,
+            noise,
+            12,
+            2.0,
+            "dpmpp_2m",
+            "karras",
+            *texts,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=5,
+        )
 
     seen: list = []
     expected, evaluated = sampled(others[name](sd15, seen)), len(seen)
@@ -151,17 +183,24 @@ def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(sd
             if speed == 1.0:
                 assert torch.equal(made, expected) and len(seen) == evaluated
             else:
-                # Random weights bend more than trained ones; a patch that is lost is far beyond this.
+                # Random weights bend more than trained ones; a patch that is lost is far beyond
+                # this.
                 assert ((made - expected).norm() / expected.norm()) < 0.2
-                assert len(seen) < evaluated or name == "AnimateDiff-Evolved"  # whose traces are one a run
+                assert (
+                    len(seen) < evaluated or name == "AnimateDiff-Evolved"
+                )  # whose traces are one a run
 
 
 # ---------------------------------------------------------------- motion
 
 
-@pytest.mark.skipif(not motion_patch.host_patches_layers(), reason="motion modules need ComfyUI 0.20 or newer")
+@pytest.mark.skipif(
+    not motion_patch.host_patches_layers(), reason="motion modules need ComfyUI 0.20 or newer"
+)
 @pytest.mark.parametrize("name", [*STAND_INS, "LoRA loader"])
-def test_a_motion_module_and_another_node_both_work_in_either_order(sd15, models, others, texts, name):
+def test_a_motion_module_and_another_node_both_work_in_either_order(
+    sd15, models, others, texts, name
+):
     from motion_files import animatediff_keys, motion_adapter, save
 
     path = models / "animatediff_models" / LIGHTNING
@@ -180,8 +219,12 @@ def test_a_motion_module_and_another_node_both_work_in_either_order(sd15, models
         assert seen or name == "LoRA loader"
     torch.testing.assert_close(clips[0], clips[1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(clips[0], alone, atol=1e-3), "the other node changes the clip"
-    still = others[name](host.with_record(host.with_linear_betas(sd15), CATALOG["animatediff-lightning-4step"]), [])
-    assert not torch.allclose(clips[0], ours(still, texts, FRAMES)[0], atol=1e-3), "and so does the motion"
+    still = others[name](
+        host.with_record(host.with_linear_betas(sd15), CATALOG["animatediff-lightning-4step"]), []
+    )
+    assert not torch.allclose(clips[0], ours(still, texts, FRAMES)[0], atol=1e-3), (
+        "and so does the motion"
+    )
 
 
 # ---------------------------------------------------------------- packed weights
@@ -194,7 +237,9 @@ def test_packed_weights_take_an_accelerator_as_from_cores_loader(models):
     text, record = small_models.conditioning(length=6), "wan21-t2v-lightx2v-4step"
 
     def made(model) -> Tensor:
-        return FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 1, 4, 4)}, 3, 0, 1.0).args[0]["samples"]
+        return FewStepSampler.execute(
+            model, text, {"samples": torch.zeros(1, 16, 1, 4, 4)}, 3, 0, 1.0
+        ).args[0]["samples"]
 
     packed = load_packed(whole)
     attached, _ = accelerator.attach(packed, name, record, 1.0)
@@ -204,5 +249,7 @@ def test_packed_weights_take_an_accelerator_as_from_cores_loader(models):
     assert torch.equal(made(attached), made(by_core))
     # Near the same LoRA on whole weights, and far from none at all.
     reference = made(accelerator.attach(small_models.load_model(whole), name, record, 1.0)[0])
-    without = made(host.with_record(host.with_model_sampling(packed, CATALOG[record]), CATALOG[record]))
+    without = made(
+        host.with_record(host.with_model_sampling(packed, CATALOG[record]), CATALOG[record])
+    )
     assert (made(attached) - reference).norm() < 0.3 * (without - reference).norm()

@@ -1,7 +1,9 @@
-"""Files that mean ill, on the real host: pickles, paths out of the models folders, damaged and lying LoRAs and motion modules.
+"""Files that mean ill, on the real host: pickles, paths out of the models folders, damaged and
+lying LoRAs and motion modules.
 
-Headers alone are tests/test_fuzz_header.py's. Here whole files go through the loaders: each is refused in words, or what is
-attached can be added to the model's weights, all of it, without the host having to leave anything out.
+Headers alone are tests/test_fuzz_header.py's. Here whole files go through the loaders: each is
+refused in words, or what is attached can be added to the model's weights, all of it, without the
+host having to leave anything out.
 """
 
 from __future__ import annotations
@@ -33,13 +35,16 @@ from small_loras import write_lora
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 RECORD = "lcm-lora-sd15"
-# Bytes by which reading a file of a few kilobytes may raise this process's peak: what reading a good one costs, with room to spare.
+# Bytes by which reading a file of a few kilobytes may raise this process's peak: what reading a
+# good one costs, with room to spare.
 ROOM = 150 << 20
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """Fails if the process's resident memory peaks above what it was by more than ROOM. Without /proc it lets everything pass."""
+    """Fails if the process's resident memory peaks above what it was by more than ROOM. Without
+    /proc it lets everything pass.
+    """
     status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         refs.write_text("5")  # the peak counts from now on
@@ -78,11 +83,15 @@ def plant(path: Path, bomb: Path) -> None:
     path.write_bytes(pickle.dumps({"state_dict": Bomb(bomb)}))
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".pkl", ".safetensors", ".sft", ".SAFETENSORS"])
+@pytest.mark.parametrize(
+    "suffix", [".ckpt", ".pt", ".pth", ".bin", ".pkl", ".safetensors", ".sft", ".SAFETENSORS"]
+)
 def test_a_pickle_is_never_opened_by_our_loaders_whatever_it_is_called(models, unets, bomb, suffix):
     name = f"bomb{suffix}"
-    for folder, load in (("loras", lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0)),
-                         ("animatediff_models", lambda: motion.attach(unets["sd15"], name, 4))):
+    for folder, load in (
+        ("loras", lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0)),
+        ("animatediff_models", lambda: motion.attach(unets["sd15"], name, 4)),
+    ):
         plant(models / folder / name, bomb)
         try:
             with pytest.raises(FileProblem, match="safetensors"):
@@ -93,7 +102,9 @@ def test_a_pickle_is_never_opened_by_our_loaders_whatever_it_is_called(models, u
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])
-def test_models_in_old_formats_are_the_hosts_to_load_and_it_loads_weights_only(models, bomb, suffix):
+def test_models_in_old_formats_are_the_hosts_to_load_and_it_loads_weights_only(
+    models, bomb, suffix
+):
     path = models / "checkpoints" / f"bomb{suffix}"
     plant(path, bomb)
     try:
@@ -120,15 +131,26 @@ def outside(models, unets):
 
 
 def ways_to(path: Path) -> list[str]:
-    return [str(path), f"../../{path.name}", f"..\\..\\{path.name}", f"x/../../../{path.name}", f"/../../{path.name}", f"//{path}",
-            f"file://{path}", f"{path.name}\0.safetensors"]
+    return [
+        str(path),
+        f"../../{path.name}",
+        f"..\\..\\{path.name}",
+        f"x/../../../{path.name}",
+        f"/../../{path.name}",
+        f"//{path}",
+        f"file://{path}",
+        f"{path.name}\0.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("way", range(8))
 def test_no_name_leads_out_of_the_models_folders(models, unets, outside, way):
     name = ways_to(outside)[way]
     assert host.model_path("loras", name) is None and host.model_path(motion.FOLDER, name) is None
-    for load in (lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0), lambda: motion.attach(unets["sd15"], name, 4)):
+    for load in (
+        lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0),
+        lambda: motion.attach(unets["sd15"], name, 4),
+    ):
         with pytest.raises(FileProblem, match="is not in models/"):
             load()
 
@@ -148,8 +170,14 @@ def test_a_server_refuses_such_names_before_anything_runs(server, outside):
 @pytest.fixture(scope="module")
 def good(models, unets) -> dict[str, torch.Tensor]:
     """A LoRA for three layers of the small SD 1.5, as its trainer would write it."""
-    return write_lora(models / "loras" / "bad_files.safetensors", unets["sd15"], "kohya-diffusers", rank=4, alpha=4.0,
-                      only=r"middle_block.*(attn2\.to_[kv]|proj_in)").tensors
+    return write_lora(
+        models / "loras" / "bad_files.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        rank=4,
+        alpha=4.0,
+        only=r"middle_block.*(attn2\.to_[kv]|proj_in)",
+    ).tensors
 
 
 def attach(models: Path, base, tensors: dict[str, torch.Tensor]):
@@ -160,7 +188,9 @@ def attach(models: Path, base, tensors: dict[str, torch.Tensor]):
 
 
 def assert_everything_is_applied(model, caplog) -> None:
-    """Every patch changes its weight or leaves it, as large as it was, and the host has nothing to complain of."""
+    """Every patch changes its weight or leaves it, as large as it was, and the host has nothing to
+    complain of.
+    """
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         for key, patches in model.patches.items():
@@ -193,13 +223,19 @@ LYING = {
 @pytest.mark.parametrize("lie", LYING)
 def test_a_lying_layer_is_left_out_by_name_and_costs_nothing(models, unets, good, caplog, lie):
     ending, change = LYING[lie]
-    layer = next(key for key in good if key.endswith("lora_down.weight")).removesuffix(".lora_down.weight")
+    layer = next(key for key in good if key.endswith("lora_down.weight")).removesuffix(
+        ".lora_down.weight"
+    )
     key = f"{layer}.{ending}"
     tensors = {**good, key: change(good.get(key))}
     if lie == "a Kronecker product":
         tensors[f"{layer}.lokr_w2"] = torch.zeros(1000, 1000)
     with little_memory():
-        model, report = attach(models, unets["sd15"], {key: tensor for key, tensor in tensors.items() if tensor is not None})
+        model, report = attach(
+            models,
+            unets["sd15"],
+            {key: tensor for key, tensor in tensors.items() if tensor is not None},
+        )
         assert_everything_is_applied(model, caplog)
     assert report.data["layers_applied"] >= 2
     if lie not in ("whole numbers", "a Kronecker product"):
@@ -211,17 +247,50 @@ def test_numbers_that_are_none_are_refused(models, unets, good, value):
     key = next(key for key in good if key.endswith("lora_up.weight"))
     damaged = good[key].clone()
     damaged[0, 0] = value
-    with pytest.raises(FileProblem, match=f"is damaged: 1 of its {len(good)} tensors .*{re.escape(key)}.*Download it again"):
+    with pytest.raises(
+        FileProblem,
+        match=f"is damaged: 1 of its {len(good)} tensors .*{re.escape(key)}.*Download it again",
+    ):
         attach(models, unets["sd15"], {**good, key: damaged})
 
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 32, 64, 128, 768]), max_size=4)
-DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn, torch.float64])
+DTYPES = st.sampled_from(
+    [
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int8,
+        torch.bool,
+        torch.float8_e4m3fn,
+        torch.float64,
+    ]
+)
 NUMBERS = st.sampled_from([0.0, 1.0, -1e-8, 6e4, 1e30, math.nan, math.inf])
-ENDINGS = st.sampled_from([
-    "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale", "diff", "diff_b", "diff_m", "set_weight",
-    "reshape_weight", "w_norm", "b_norm", "lokr_w1", "lokr_w2", "hada_w1_a", "oft_blocks", "lora_A.weight", "lora_B.weight", "", "nonsense",
-])  # fmt: skip
+ENDINGS = st.sampled_from(
+    [
+        "lora_down.weight",
+        "lora_up.weight",
+        "lora_mid.weight",
+        "alpha",
+        "dora_scale",
+        "diff",
+        "diff_b",
+        "diff_m",
+        "set_weight",
+        "reshape_weight",
+        "w_norm",
+        "b_norm",
+        "lokr_w1",
+        "lokr_w2",
+        "hada_w1_a",
+        "oft_blocks",
+        "lora_A.weight",
+        "lora_B.weight",
+        "",
+        "nonsense",
+    ]
+)
 
 
 @st.composite
@@ -242,7 +311,10 @@ def changes(draw) -> list[tuple[str, torch.Tensor | None]]:
 @given(st.data())
 def test_any_tensors_are_attached_whole_or_refused_in_words(models, unets, good, caplog, data):
     layers = sorted({key.rpartition(".lora_")[0] for key in good if ".lora_" in key})
-    layer, tensors = data.draw(st.sampled_from([*layers, "lora_unet_nowhere", "lora_te_text_model", ""])), dict(good)
+    layer, tensors = (
+        data.draw(st.sampled_from([*layers, "lora_unet_nowhere", "lora_te_text_model", ""])),
+        dict(good),
+    )
     for ending, tensor in data.draw(changes()):
         if tensor is None:
             tensors.pop(f"{layer}.{ending}", None)
@@ -263,7 +335,9 @@ def test_core_gets_the_good_one_too(models, unets, good):
     """What the others are changed from is a whole LoRA."""
     model, report = attach(models, unets["sd15"], good)
     assert report.data["layers_applied"] == len(good) // 3 == 3 and report.data["layers_lost"] == 0
-    theirs = core.LoraLoaderModelOnly().load_lora_model_only(unets["sd15"], "bad_files.safetensors", 1.0)[0]
+    theirs = core.LoraLoaderModelOnly().load_lora_model_only(
+        unets["sd15"], "bad_files.safetensors", 1.0
+    )[0]
     assert set(model.patches) == set(theirs.patches)
 
 
@@ -279,5 +353,7 @@ def test_a_damaged_motion_module_is_refused(models, unets):
     tensors[key] = tensors[key].clone()
     tensors[key][3, 3] = math.nan
     save(models / "animatediff_models" / "damaged.safetensors", tensors)
-    with pytest.raises(FileProblem, match=f"is damaged: 1 of its {len(tensors)} tensors .*{re.escape(key)}"):
+    with pytest.raises(
+        FileProblem, match=f"is damaged: 1 of its {len(tensors)} tensors .*{re.escape(key)}"
+    ):
         motion.attach(unets["sd15"], "damaged.safetensors", 4)

@@ -1,4 +1,6 @@
-"""Step Budget on the real host: what it measures, what it says, and that it never leaves the accelerator's own counts."""
+"""Step Budget on the real host: what it measures, what it says, and that it never leaves the
+accelerator's own counts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,16 @@ from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.run import Settings
 
 from small_loras import write_lora
-from small_models import HAS_CAUSAL_WAN, WANS, RandomWeights, conditioning, load_model, shapes_of, write_flux, write_wan
+from small_models import (
+    HAS_CAUSAL_WAN,
+    WANS,
+    RandomWeights,
+    conditioning,
+    load_model,
+    shapes_of,
+    write_flux,
+    write_wan,
+)
 
 IMAGE = {"samples": torch.zeros(1, 4, 8, 8)}
 VIDEO = {"samples": torch.zeros(1, 16, 3, 8, 8)}
@@ -97,7 +108,9 @@ def test_a_slow_model_is_evaluated_three_times(unets) -> None:
 def progress_of(call) -> list[tuple[int, int]]:
     """(value, total) of every time the host is told how far it is."""
     told, before = [], comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, *rest, **more: told.append((value, total)))
+    comfy.utils.set_progress_bar_global_hook(
+        lambda value, total, *rest, **more: told.append((value, total))
+    )
     try:
         call()
     finally:
@@ -113,8 +126,11 @@ def test_the_progress_bar_moves_with_every_evaluation(unets) -> None:
         return apply(options["input"], options["timestep"], **options["c"])
 
     model.set_model_unet_function_wrapper(forward)
-    # A warm-up and five, with one prompt and with two; a slow model has three in all, and then the bar is full too.
-    assert list(dict.fromkeys(progress_of(lambda: measure.measure(model, IMAGE, quick())))) == [(count, 12) for count in range(1, 13)]
+    # A warm-up and five, with one prompt and with two; a slow model has three in all, and then the
+    # bar is full too.
+    assert list(dict.fromkeys(progress_of(lambda: measure.measure(model, IMAGE, quick())))) == [
+        (count, 12) for count in range(1, 13)
+    ]
     seconds = itertools.count(step=20)
     slow = progress_of(lambda: measure.measure(model, IMAGE, clock=lambda: next(seconds)))
     assert slow == [(1, 12), (2, 12), (3, 12), (12, 12)]
@@ -126,7 +142,8 @@ needs_causal_wan = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has 
 class Timepiece:
     """A clock that only evaluations move, by an amount that grows with the keys that are looked at.
 
-    starts, frames, tokens: of each evaluation, where its block begins, its latent frames, and the length of the text.
+    starts, frames, tokens: of each evaluation, where its block begins, its latent frames, and the
+    length of the text.
     """
 
     def __init__(self, seconds: float = 0.1, seconds_per_key: float = 0.001):
@@ -144,12 +161,17 @@ class Timepiece:
 
         def forward(apply, options):
             conditions = options["c"]
-            state, (_, _, frames, height, width) = conditions["transformer_options"].get("ar_state"), options["input"].shape
+            state, (_, _, frames, height, width) = (
+                conditions["transformer_options"].get("ar_state"),
+                options["input"].shape,
+            )
             before = state["kv_caches"][0]["end"] if state else 0
             self.starts.append(state["start_frame"] if state else 0)
             self.frames.append(frames)
             self.tokens.append(conditions["c_crossattn"].shape[1])
-            self.now += self.seconds + self.seconds_per_key * (before + frames * height * width // 4)
+            self.now += self.seconds + self.seconds_per_key * (
+                before + frames * height * width // 4
+            )
             return apply(options["input"], options["timestep"], **conditions)
 
         timed.set_model_unet_function_wrapper(forward)
@@ -169,8 +191,11 @@ def self_forcing(folder):
 @needs_causal_wan
 def test_a_causal_model_is_measured_with_an_empty_cache_and_with_a_full_one(tmp_path) -> None:
     clock = Timepiece()
-    costs = measure.measure_blocks(clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock)
-    # A warm-up and five each, of the block at the start and of the one at the end, behind six frames of four keys.
+    costs = measure.measure_blocks(
+        clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
+    )
+    # A warm-up and five each, of the block at the start and of the one at the end, behind six
+    # frames of four keys.
     assert clock.starts == [0] * 6 + [6] * 6
     assert clock.frames == [3] * 12
     assert costs == {3: BlockCost(pytest.approx(0.1 + 0.012), pytest.approx(0.1 + 0.036))}
@@ -179,14 +204,20 @@ def test_a_causal_model_is_measured_with_an_empty_cache_and_with_a_full_one(tmp_
 @needs_causal_wan
 def test_a_slow_causal_model_is_evaluated_three_times_a_block(tmp_path) -> None:
     clock = Timepiece(seconds=20.0)
-    measure.measure_blocks(clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock)
+    measure.measure_blocks(
+        clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
+    )
     assert clock.starts == [0] * 3 + [6] * 3
 
 
 @needs_causal_wan
 def test_a_clip_of_one_block_is_measured_once(tmp_path) -> None:
     clock, model = Timepiece(), self_forcing(tmp_path)
-    told = progress_of(lambda: measure.measure_blocks(clock.on(model), clip_of(3), [CATALOG["self-forcing-dmd"]], clock))
+    told = progress_of(
+        lambda: measure.measure_blocks(
+            clock.on(model), clip_of(3), [CATALOG["self-forcing-dmd"]], clock
+        )
+    )
     assert clock.starts == [0] * 6
     assert told[-1] == (12, 12)
 
@@ -195,20 +226,26 @@ def test_a_clip_of_one_block_is_measured_once(tmp_path) -> None:
 @pytest.mark.parametrize("frames", [3, 9, 21])
 def test_a_stream_takes_what_was_predicted(tmp_path, frames) -> None:
     clock = Timepiece()
-    assert_predicted(clock, clock.on(self_forcing(tmp_path)), conditioning(length=6), clip_of(frames))
+    assert_predicted(
+        clock, clock.on(self_forcing(tmp_path)), conditioning(length=6), clip_of(frames)
+    )
 
 
 @needs_causal_wan
 @pytest.mark.parametrize("length", [1, 17, 65])
 def test_the_demo_models_stream_takes_what_was_predicted(length) -> None:
-    model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", length, "causal").args
+    model, positive, _, _, latent = FewStepDemo.execute(
+        "a red circle moving right", length, "causal"
+    ).args
     clock = Timepiece()
     assert_predicted(clock, clock.on(model), positive, latent)
     assert set(clock.tokens) == {positive[0][0].shape[1]}  # measured with text as long as its own
 
 
 def assert_predicted(clock: Timepiece, model, positive, latent) -> None:
-    """That the Streaming Sampler moves the clock by as much as was predicted, and to the first block as well."""
+    """That the Streaming Sampler moves the clock by as much as was predicted, and to the first
+    block as well.
+    """
     subject = budget.look_at(model, latent)
     cost = budget.cost_of(subject, latent, 0, clock)
     way = budget.choose(budget.candidates(subject.record, None, cost, subject.work), math.inf).way
@@ -242,17 +279,23 @@ def test_the_demo_model_is_measured_with_text_as_long_as_its_own() -> None:
 
 def test_wan_is_measured_with_text_as_long_as_the_host_makes_it(tmp_path) -> None:
     clock = Timepiece()
-    measure.measure(clock.on(load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))), VIDEO, clock)
+    measure.measure(
+        clock.on(load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))), VIDEO, clock
+    )
     assert set(clock.tokens) == {512}
 
 
 def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> None:
     model = unets["sd15"]
-    options = {key: value for key, value in model.model_options.items() if key != "transformer_options"}
+    options = {
+        key: value for key, value in model.model_options.items() if key != "transformer_options"
+    }
     state = torch.random.get_rng_state()
     measure.measure(model, IMAGE)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert {key: value for key, value in model.model_options.items() if key != "transformer_options"} == options
+    assert {
+        key: value for key, value in model.model_options.items() if key != "transformer_options"
+    } == options
     assert sample_run.RUN_KEY not in model.model_options.get("transformer_options", {})
 
 
@@ -278,23 +321,93 @@ def test_a_model_that_takes_more_than_text_is_refused_with_what_to_do(unets, mon
 
 # Architectures beside the shared small ones: (the host's class for it, its configuration, latent).
 OTHERS = {
-    "SD3": ({"in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 2, "input_size": None, "adm_in_channels": 2048,
-             "num_patches": 1024, "pos_embed_max_size": 32, "pos_embed_scaling_factor": None, "qk_norm": "rms",
-             "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}},
-            (1, 16, 8, 8)),
-    "QwenImage": ({"image_model": "qwen_image", "in_channels": 64, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 128},
-                  (1, 16, 1, 8, 8)),
-    "ZImage": ({"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "cap_feat_dim": 2560, "n_layers": 2,
-                "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "axes_dims": [32, 48, 48], "axes_lens": [64, 64, 64],
-                "rope_theta": 256.0, "qk_norm": True, "z_image_modulation": True, "time_scale": 1000.0, "ffn_dim_multiplier": 2.0},
-               (1, 16, 8, 8)),
-    "HunyuanVideo": ({"image_model": "hunyuan_video", "in_channels": 16, "patch_size": [1, 2, 2], "out_channels": 16, "vec_in_dim": 768,
-                      "context_in_dim": 4096, "hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
-                      "axes_dim": [16, 56, 56], "theta": 256, "qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False,
-                      "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False},
-                     (1, 16, 3, 8, 8)),
-    "LTXV": ({"image_model": "ltxv", "in_channels": 128, "cross_attention_dim": 256, "attention_head_dim": 64, "num_attention_heads": 4,
-              "caption_channels": 4096, "num_layers": 2}, (1, 128, 3, 4, 4)),
+    "SD3": (
+        {
+            "in_channels": 16,
+            "patch_size": 2,
+            "out_channels": 16,
+            "depth": 2,
+            "input_size": None,
+            "adm_in_channels": 2048,
+            "num_patches": 1024,
+            "pos_embed_max_size": 32,
+            "pos_embed_scaling_factor": None,
+            "qk_norm": "rms",
+            "context_embedder_config": {
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 4096, "out_features": 128},
+            },
+        },
+        (1, 16, 8, 8),
+    ),
+    "QwenImage": (
+        {
+            "image_model": "qwen_image",
+            "in_channels": 64,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 128,
+        },
+        (1, 16, 1, 8, 8),
+    ),
+    "ZImage": (
+        {
+            "image_model": "lumina2",
+            "patch_size": 2,
+            "in_channels": 16,
+            "dim": 256,
+            "cap_feat_dim": 2560,
+            "n_layers": 2,
+            "n_refiner_layers": 1,
+            "n_heads": 2,
+            "n_kv_heads": 2,
+            "axes_dims": [32, 48, 48],
+            "axes_lens": [64, 64, 64],
+            "rope_theta": 256.0,
+            "qk_norm": True,
+            "z_image_modulation": True,
+            "time_scale": 1000.0,
+            "ffn_dim_multiplier": 2.0,
+        },
+        (1, 16, 8, 8),
+    ),
+    "HunyuanVideo": (
+        {
+            "image_model": "hunyuan_video",
+            "in_channels": 16,
+            "patch_size": [1, 2, 2],
+            "out_channels": 16,
+            "vec_in_dim": 768,
+            "context_in_dim": 4096,
+            "hidden_size": 256,
+            "mlp_ratio": 4.0,
+            "num_heads": 2,
+            "depth": 1,
+            "depth_single_blocks": 1,
+            "axes_dim": [16, 56, 56],
+            "theta": 256,
+            "qkv_bias": True,
+            "guidance_embed": True,
+            "byt5": False,
+            "meanflow": False,
+            "use_cond_type_embedding": False,
+            "vision_in_dim": None,
+            "meanflow_sum": False,
+        },
+        (1, 16, 3, 8, 8),
+    ),
+    "LTXV": (
+        {
+            "image_model": "ltxv",
+            "in_channels": 128,
+            "cross_attention_dim": 256,
+            "attention_head_dim": 64,
+            "num_attention_heads": 4,
+            "caption_channels": 4096,
+            "num_layers": 2,
+        },
+        (1, 128, 3, 4, 4),
+    ),
 }
 
 
@@ -303,7 +416,9 @@ def build(name: str):
     config = getattr(comfy.supported_models, name)({**OTHERS[name][0], "dtype": torch.float32})
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
-    model.diffusion_model.load_state_dict(RandomWeights(0).fill(shapes_of(model.diffusion_model)), strict=False)
+    model.diffusion_model.load_state_dict(
+        RandomWeights(0).fill(shapes_of(model.diffusion_model)), strict=False
+    )
     return ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
@@ -322,25 +437,46 @@ def test_measured_mode_gives_steps_a_report_and_a_chart(unets) -> None:
     assert 25 <= steps <= 50 and 1.0 <= speedup <= 2.0
     assert data["measured"] and data["seconds_per_evaluation"] > 0
     assert chart.shape == (1, 620, 1000, 3) and chart.min() >= 0 and chart.max() <= 1
-    assert "measured now" in report and "Text encoding and the VAE are not in these figures" in report
+    assert (
+        "measured now" in report and "Text encoding and the VAE are not in these figures" in report
+    )
     json.dumps(data)
 
 
 def test_the_costs_are_rows_of_their_own(unets) -> None:
     model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
-    rows = run(model, IMAGE, seconds=5.0, evaluation=0.5, price=3.6)[2].split("\n\n")[1].splitlines()
+    rows = (
+        run(model, IMAGE, seconds=5.0, evaluation=0.5, price=3.6)[2].split("\n\n")[1].splitlines()
+    )
     # 8 steps at half a second are 4 s, and 3.6 an hour are a thousandth a second.
-    assert rows[3:7] == ["- steps: 8", "- evaluations: 8", "- seconds: 4 (predicted)", "- price: 0.004 for each picture"]
+    assert rows[3:7] == [
+        "- steps: 8",
+        "- evaluations: 8",
+        "- seconds: 4 (predicted)",
+        "- price: 0.004 for each picture",
+    ]
     assert rows[7] == "- allowance: fits 5 s"
-    full = run(unets["sd15"], IMAGE, "batch", seconds=1500, evaluation=20.0)[2].split("\n\n")[1].splitlines()
+    full = (
+        run(unets["sd15"], IMAGE, "batch", seconds=1500, evaluation=20.0)[2]
+        .split("\n\n")[1]
+        .splitlines()
+    )
     # 50 guided steps at 40 s: at 1.35x 37 are made in 1480 s, and no power of ten stands for that.
-    assert full[3:7] == ["- steps: 50", "- target_speedup: 1.35", "- evaluations: 74", "- seconds: 1480 (predicted)"]
+    assert full[3:7] == [
+        "- steps: 50",
+        "- target_speedup: 1.35",
+        "- evaluations: 74",
+        "- seconds: 1480 (predicted)",
+    ]
 
 
 def test_the_accelerator_decides_which_steps_there_are(unets) -> None:
     model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
-    # At half a second an evaluation, 5 s are 10 steps: LCM was distilled for 8 at most. 2.2 s are 4, 0.1 s are none.
-    assert [run(model, IMAGE, seconds=seconds, evaluation=0.5)[0] for seconds in (5.0, 2.2, 0.1)] == [8, 4, 2]
+    # At half a second an evaluation, 5 s are 10 steps: LCM was distilled for 8 at most. 2.2 s are
+    # 4, 0.1 s are none.
+    assert [
+        run(model, IMAGE, seconds=seconds, evaluation=0.5)[0] for seconds in (5.0, 2.2, 0.1)
+    ] == [8, 4, 2]
     data = run(model, IMAGE, seconds=0.1, evaluation=0.5)[-1]
     assert data["misses"] == pytest.approx(0.9)
     assert "misses the allowance" in data["summary"]
@@ -356,17 +492,24 @@ def test_batch_runs_the_full_steps_and_leaves_nothing_out(unets) -> None:
 
 
 def table_of(report: str) -> dict[str, dict[str, str]]:
-    """The table of all ways: what stands first in a line, up to its first comma -> its other cells by the column's name."""
+    """The table of all ways: what stands first in a line, up to its first comma -> its other cells
+    by the column's name.
+    """
     lines = report.partition("**Every way to run this model**")[2].split("\n\n")[1].splitlines()
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert all(len(row) == len(head) for row in rows)
-    return {row[0].partition(",")[0].partition(" (on ")[0]: dict(zip(head[1:], row[1:])) for row in rows}
+    return {
+        row[0].partition(",")[0].partition(" (on ")[0]: dict(zip(head[1:], row[1:])) for row in rows
+    }
 
 
 def test_the_table_says_what_every_way_costs(unets) -> None:
     table = table_of(run(unets["sdxl"], IMAGE, seconds=10.0, evaluation=0.5, price=3.6)[2])
     # A guided step is given as two evaluations, a second: 50 steps are 50 s, 25 of them 25 s.
-    expected = {"full steps and guidance": (50, 100, 50.0), "full steps and guidance + Step Skip 2x": (50, 50, 25.0)}
+    expected = {
+        "full steps and guidance": (50, 100, 50.0),
+        "full steps and guidance + Step Skip 2x": (50, 50, 25.0),
+    }
     for record in CATALOG.values():
         if host.base_of(unets["sdxl"]) in record.bases:
             evaluations = record.default_steps * (1 if record.cfg == 1.0 else 2)
@@ -374,7 +517,11 @@ def test_the_table_says_what_every_way_costs(unets) -> None:
     assert table.keys() == expected.keys()
     for name, (steps, evaluations, seconds) in expected.items():
         row = table[name]
-        assert (row["steps"], row["evaluations"], float(row["seconds"])) == (str(steps), str(evaluations), seconds), name
+        assert (row["steps"], row["evaluations"], float(row["seconds"])) == (
+            str(steps),
+            str(evaluations),
+            seconds,
+        ), name
         assert float(row["price per picture"]) == pytest.approx(seconds / 1000)
         assert row["factor"] == f"{50 / seconds:.1f}x"
         assert row["fits"] == ("yes" if seconds <= 10 else "no")
@@ -384,7 +531,9 @@ def test_the_table_names_the_file_and_the_licence_of_every_accelerator(unets) ->
     for id, row in table_of(run(unets["sdxl"], IMAGE, evaluation=0.5)[2]).items():
         if id in CATALOG:
             assert row["licence"] == str(CATALOG[id].licence)
-            assert row["file"] in {name for file in CATALOG[id].files for name in (file.name, file.repo)}
+            assert row["file"] in {
+                name for file in CATALOG[id].files for name in (file.name, file.repo)
+            }
 
 
 def test_a_file_in_the_loras_folder_is_found_under_its_published_name(unets, models) -> None:
@@ -409,7 +558,9 @@ def test_a_name_that_many_releases_share_is_told_by_the_file_itself(unets, model
         assert "yes (loras)" in line_of(report, "lcm-lora-sd15")
         assert "no (loras)" in line_of(report, "tcd-lora-sd15")
         path.write_bytes(b"broken")
-        assert "no (loras)" in line_of(run(unets["sd15"], IMAGE, evaluation=0.5)[2], "lcm-lora-sd15")
+        assert "no (loras)" in line_of(
+            run(unets["sd15"], IMAGE, evaluation=0.5)[2], "lcm-lora-sd15"
+        )
     finally:
         shutil.rmtree(folder)
 
@@ -431,9 +582,13 @@ def test_a_causal_model_streams(tmp_path) -> None:
     causal = load_model(write_wan(tmp_path / "causal.safetensors", "wan21_causal"))
     with pytest.raises(BudgetError, match="Accelerator Loader"):
         run(causal, VIDEO, evaluation=0.5)
-    steps, _, report, _, data = run(host.with_record(causal, CATALOG["self-forcing-dmd"]), VIDEO, "live", evaluation=0.1)
+    steps, _, report, _, data = run(
+        host.with_record(causal, CATALOG["self-forcing-dmd"]), VIDEO, "live", evaluation=0.1
+    )
     assert steps == 4
-    assert data["evaluations"] == 4  # one block of three frames: four steps, and no later block that needs its keys
+    assert (
+        data["evaluations"] == 4
+    )  # one block of three frames: four steps, and no later block that needs its keys
     assert "first block of the stream" in report
     assert {way["method"] for way in data["ways"]} == {Method.STREAM.value}
     assert "a stream's seconds are rough" in report
@@ -444,7 +599,10 @@ def test_a_measured_stream_says_what_its_first_and_its_last_block_cost(tmp_path)
     report, _, data = run(self_forcing(tmp_path), clip_of(9))[2:]
     first, last = data["seconds_per_block"]["3"]
     assert 0 < first <= last and data["seconds_per_evaluation"] == pytest.approx((first + last) / 2)
-    assert f"{first:.3g} in the first block of the stream, {last:.3g} in the last (measured now on" in report
+    assert (
+        f"{first:.3g} in the first block of the stream, {last:.3g} in the last (measured now on"
+        in report
+    )
     # Frame-wise models make one frame at a time, which has a cost of its own.
     assert data["seconds_per_block"].keys() == {"1", "3"}
 
@@ -462,7 +620,9 @@ def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) ->
     of_demo = {id for id in table_of(run(model, latent, evaluation=0.1)[2]) if id in CATALOG}
     assert of_demo == {"fewstep-demo-4step", "fewstep-demo-lcm"}
     wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
-    assert of_demo.isdisjoint(table_of(run(wan, VIDEO, evaluation=0.1)[2]))  # though they have no width of their own
+    assert of_demo.isdisjoint(
+        table_of(run(wan, VIDEO, evaluation=0.1)[2])
+    )  # though they have no width of their own
 
 
 def test_the_demo_models_clip_plays_as_in_its_workflows() -> None:
@@ -500,17 +660,25 @@ def test_weights_are_measured_as_they_lie_in_memory(unets) -> None:
 
 def test_the_chart_draws_the_time_allowed_and_rings_the_choice(unets) -> None:
     _, choice, axes = chart(unets["sd15"], 6.0)
-    assert points_of(axes, "chosen: 50 steps, 6 s") == [(choice.way.evaluations, choice.way.seconds)] == [(60, 6.0)]  # 30 steps made
+    assert (
+        points_of(axes, "chosen: 50 steps, 6 s")
+        == [(choice.way.evaluations, choice.way.seconds)]
+        == [(60, 6.0)]
+    )  # 30 steps made
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert set(lines["allowed: 6 s"].get_ydata()) == {6.0}
     # One prompt's evaluations lie on the grey line.
-    assert [y / x for x, y in lines["0.1 s an evaluation, one prompt"].get_xydata()] == pytest.approx([0.1, 0.1])
+    assert [
+        y / x for x, y in lines["0.1 s an evaluation, one prompt"].get_xydata()
+    ] == pytest.approx([0.1, 0.1])
 
 
 def test_the_chart_has_a_point_for_every_way_and_for_the_choice(unets) -> None:
     ways, choice, axes = chart(unets["sd15"], 6.0)
     for method in (Method.FULL, Method.SKIP, Method.ACCELERATOR):
-        drawn = sorted({(way.evaluations, way.seconds) for way in [*ways, choice.way] if way.method is method})
+        drawn = sorted(
+            {(way.evaluations, way.seconds) for way in [*ways, choice.way] if way.method is method}
+        )
         assert drawn and points_of(axes, method.value) == drawn
     # The choice has a dot and a name of its own: it is neither the full run nor the one at 2x.
     names = [text.get_text() for text in axes.texts]
@@ -528,9 +696,13 @@ def test_the_chart_says_when_any_time_is_allowed(unets) -> None:
 
 
 def chart(model, allowance: float) -> tuple[list, Choice, object]:
-    """(the ways, the choice among full runs, the axes) at 0.1 s an evaluation and 0.2 s a guided step."""
+    """(the ways, the choice among full runs, the axes) at 0.1 s an evaluation and 0.2 s a guided
+    step.
+    """
     subject, cost = budget.look_at(model, IMAGE), Cost(0.1, 0.2)
-    ways = budget.known_ways(subject.base, None, subject.full_run, subject.catalogue, cost, subject.work)
+    ways = budget.known_ways(
+        subject.base, None, subject.full_run, subject.catalogue, cost, subject.work
+    )
     choice = budget.choose(budget.candidates(None, subject.full_run, cost, subject.work), allowance)
     return ways, choice, budget.draw(cost, choice, ways, subject).axes[0]
 

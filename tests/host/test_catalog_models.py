@@ -1,4 +1,6 @@
-"""The catalogue on the real host: distilled models, schedules that need more than a shift, joint audio-video latents."""
+"""The catalogue on the real host: distilled models, schedules that need more than a shift, joint
+audio-video latents.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def small():
 @pytest.fixture(scope="module")
 def distilled(models):
     """A small Wan under the name of a published distilled one, as the host's own loader loads it."""
-    return small_models.load_model(small_models.write_wan(models / "diffusion_models" / DISTILLED_WAN))
+    return small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / DISTILLED_WAN)
+    )
 
 
 def carrying(model, id):
@@ -58,11 +62,13 @@ def carrying(model, id):
 
 def run(model, conditioning, samples, *, steps=0, denoise=1.0, seed=3, negative=None):
     """(samples, report data) of a Few-Step Sampler run."""
-    output = sampler.FewStepSampler.execute(model, conditioning, {"samples": samples}, seed, steps, denoise, negative=negative)
+    output = sampler.FewStepSampler.execute(
+        model, conditioning, {"samples": samples}, seed, steps, denoise, negative=negative
+    )
     return output.args[0]["samples"], output.ui["fewstep_report"][0]
 
 
-# ---------------------------------------------------------------- models that are themselves distilled
+# ---------------------------------------------------------------- models that are themselves distil
 
 
 def test_a_distilled_model_is_recognised_by_its_file_and_runs(distilled):
@@ -70,8 +76,14 @@ def test_a_distilled_model_is_recognised_by_its_file_and_runs(distilled):
     model, report = output.args
     assert host.accelerator_of(model).id == "wan21-t2v-lightx2v-4step-model"
     assert model.get_model_object("model_sampling").shift == 5.0
-    assert distilled.get_model_object("model_sampling").shift == 8.0 and host.accelerator_of(distilled) is None
-    assert "nothing: the model itself is distilled" in report and f"published as {DISTILLED_WAN}" in report
+    assert (
+        distilled.get_model_object("model_sampling").shift == 8.0
+        and host.accelerator_of(distilled) is None
+    )
+    assert (
+        "nothing: the model itself is distilled" in report
+        and f"published as {DISTILLED_WAN}" in report
+    )
     assert not model.patches
     samples, data = run(model, small_models.conditioning(model), torch.zeros(1, 16, 1, 8, 8))
     assert data["evaluations"] == 4 and torch.isfinite(samples).all()
@@ -80,29 +92,54 @@ def test_a_distilled_model_is_recognised_by_its_file_and_runs(distilled):
 def test_a_lora_on_a_distilled_model_is_refused(distilled, models):
     file = "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors"
     write_lora(models / "loras" / file, distilled, "native", only="self_attn")
-    with pytest.raises(ValueError, match="is distilled already: wan21-t2v-lightx2v-4step-model.*would distil it twice.*lora_name to none"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "is distilled already: wan21-t2v-lightx2v-4step-model.*would distil it twice.*lora_name"
+            " to none"
+        ),
+    ):
         accelerator.attach(distilled, file, "auto", 1.0)
 
 
 def test_a_model_that_nothing_says_is_distilled_is_refused(models):
-    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.1_t2v_14B_fp16.safetensors"))
-    with pytest.raises(ValueError, match="not known as a model that is distilled.*Choose the accelerator's LoRA file\\.$"):
+    model = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "wan2.1_t2v_14B_fp16.safetensors")
+    )
+    with pytest.raises(
+        ValueError,
+        match="not known as a model that is distilled.*Choose the accelerator's LoRA file\\.$",
+    ):
         accelerator.attach_distilled(model, "auto")  # no release is as small
     attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")
     assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
-    assert "as chosen" in report.markdown and "wan21-t2v-lightx2v-4step-model is 5120 wide, and " in report.notes[0]
+    assert (
+        "as chosen" in report.markdown
+        and "wan21-t2v-lightx2v-4step-model is 5120 wide, and " in report.notes[0]
+    )
 
 
 def test_an_unknown_model_is_told_what_it_may_be(small):
-    with pytest.raises(ValueError, match="The connected model is not known as .*choose it in accelerator: .*flux1-schnell"):
+    with pytest.raises(
+        ValueError,
+        match="The connected model is not known as .*choose it in accelerator: .*flux1-schnell",
+    ):
         accelerator.attach_distilled(small["FluxSchnell"], "auto")
 
 
 def test_lcm_is_refused_on_a_model_that_predicts_v(unets):
-    sampling = type("V", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION), {})
+    sampling = type(
+        "V", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION), {}
+    )
     model = unets["sdxl"].clone()
     model.add_object_patch("model_sampling", sampling(model.model.model_config))
-    with pytest.raises(ValueError, match="predicts v .*, and lcm-lora-sdxl, distilled on one that predicts noise.*such as Lightning"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "predicts v .*, and lcm-lora-sdxl, distilled on one that predicts noise.*such as"
+            " Lightning"
+        ),
+    ):
         carrying(model, "lcm-lora-sdxl")
     assert host.accelerator_of(carrying(model, "sdxl-lightning-4step-lora")) is not None
 
@@ -111,7 +148,10 @@ def test_the_schedule_of_what_needs_more_than_sigmas_asks_for_the_loader(unets):
     id = "sdxl-lightning-1step-x0"
     model = unets["sdxl"].clone()
     model.cached_patcher_init = (None, ("/models/checkpoints/" + CATALOG[id].files[0].name,))
-    with pytest.raises(plans.PlanError, match=f"{id} was recognised without .*in front of this node and of the sampler"):
+    with pytest.raises(
+        plans.PlanError,
+        match=f"{id} was recognised without .*in front of this node and of the sampler",
+    ):
         sampler.FewStepSchedule.execute(model, 0, 1.0)
     assert sampler.FewStepSchedule.execute(carrying(model, id), 0, 1.0).args[3] == 1
 
@@ -144,13 +184,24 @@ def under_the_name(model, file):
 
 
 LOOKING_DISTILLED = {
-    "flux-2-klein-base-4b.safetensors": ("Flux2", "flux2-klein-4b", "the klein base files are not distilled"),
-    "z_image_bf16.safetensors": ("ZImage", "z-image-turbo", "Z-Image is not distilled; Z-Image-Turbo is"),
+    "flux-2-klein-base-4b.safetensors": (
+        "Flux2",
+        "flux2-klein-4b",
+        "the klein base files are not distilled",
+    ),
+    "z_image_bf16.safetensors": (
+        "ZImage",
+        "z-image-turbo",
+        "Z-Image is not distilled; Z-Image-Turbo is",
+    ),
     "z-image-de-turbo_bf16.safetensors": ("ZImage", "z-image-turbo", "its distillation was undone"),
     "krea2_raw_fp8_scaled.safetensors": ("Krea2", "krea2-turbo", "Krea-2 Raw is not distilled"),
-    "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors":
-        ("HunyuanVideo15", "hunyuan15-480p-i2v-step-distilled", "its guidance is distilled and its steps are not"),
-}  # fmt: skip
+    "hunyuanvideo1.5_480p_t2v_cfg_distilled_fp16.safetensors": (
+        "HunyuanVideo15",
+        "hunyuan15-480p-i2v-step-distilled",
+        "its guidance is distilled and its steps are not",
+    ),
+}
 
 
 def test_every_look_alike_family_is_tried():
@@ -167,23 +218,36 @@ def test_a_look_alike_is_refused_with_the_reason_unless_its_record_is_chosen(sma
         accelerator.FewStepAccelerator.execute(model, "none", "auto", 1.0)
     with pytest.raises(ValueError, match=refusal):
         # The sampler alone, without our loader.
-        sampler.FewStepSampler.execute(model, text_conditioning(name), {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
+        sampler.FewStepSampler.execute(
+            model, text_conditioning(name), {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0
+        )
     chosen, report = accelerator.attach_distilled(model, id)
-    assert host.accelerator_of(chosen).id == id, "a name may mislead: what is chosen by hand is taken"
-    assert any(reason in note and note.startswith(f"Chosen by hand, though {file} only looks like") for note in report.notes)
+    assert host.accelerator_of(chosen).id == id, (
+        "a name may mislead: what is chosen by hand is taken"
+    )
+    assert any(
+        reason in note and note.startswith(f"Chosen by hand, though {file} only looks like")
+        for note in report.notes
+    )
 
 
 def test_a_model_with_anothers_published_name_is_refused_naming_both(models):
     file = "wan2.1_i2v_480p_lightx2v_4step.safetensors"
     model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / file))
-    with pytest.raises(ValueError, match="text-to-video.*its name is that of wan21-i2v-lightx2v-4step-model, .*image-to-video"):
+    with pytest.raises(
+        ValueError,
+        match="text-to-video.*its name is that of wan21-i2v-lightx2v-4step-model, .*image-to-video",
+    ):
         accelerator.attach_distilled(model, "auto")
 
 
 def test_a_lora_with_anothers_published_name_is_refused_naming_both(unets, models):
     file = "Hyper-SD15-8steps-lora.safetensors"
     write_lora(models / "loras" / file, unets["sdxl"], "kohya-diffusers", only="attn1|attn2|middle")
-    with pytest.raises(ValueError, match="LoRA for SDXL.*its name is that of hyper-sd15-8step-lora, which is for SD 1.5"):
+    with pytest.raises(
+        ValueError,
+        match="LoRA for SDXL.*its name is that of hyper-sd15-8step-lora, which is for SD 1.5",
+    ):
         accelerator.attach(unets["sdxl"], file, "auto", 1.0)
     attached, _ = accelerator.attach(unets["sdxl"], file, "hyper-sdxl-8step-lora", 1.0)
     assert host.accelerator_of(attached).id == "hyper-sdxl-8step-lora"
@@ -205,9 +269,15 @@ def test_styles_on_a_distilled_model_do_not_hide_it(distilled, models):
     assert data["accelerators"] == ["wan21-t2v-lightx2v-4step-model"]
 
 
-@pytest.mark.parametrize("record", [pytest.param(r, id=r.id) for r in CATALOG.values() if r.kind is Kind.LORA])
+@pytest.mark.parametrize(
+    "record", [pytest.param(r, id=r.id) for r in CATALOG.values() if r.kind is Kind.LORA]
+)
 def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, small, distilled):
-    models = [*unets.values(), *(small[name] for name in SMALL if hasattr(comfy.supported_models, name)), distilled]
+    models = [
+        *unets.values(),
+        *(small[name] for name in SMALL if hasattr(comfy.supported_models, name)),
+        distilled,
+    ]
     known = accelerator.declared.known()
     for model in models:
         if host.base_of(model) in record.bases:
@@ -220,22 +290,37 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
 @pytest.fixture(scope="module")
 def by_name(unets, small, distilled):
     """A small MODEL of every architecture that this ComfyUI has."""
-    return {**unets, **{name: small[name] for name in SMALL if hasattr(comfy.supported_models, name)}, "WAN21_T2V": distilled}
+    return {
+        **unets,
+        **{name: small[name] for name in SMALL if hasattr(comfy.supported_models, name)},
+        "WAN21_T2V": distilled,
+    }
 
 
 ARCHITECTURES = ["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_third(by_name, models, name):
+def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_third(
+    by_name, models, name
+):
     if name not in by_name:
         pytest.skip(f"this ComfyUI has no {name}")
     model, folder = under_the_name(by_name[name], "a_model.safetensors"), models / "loras"
     written = folder / "confused.safetensors"
-    write_lora(written, model, "kohya-diffusers" if name in ("sd15", "sdxl", "ssd1b") else "native", only="attn|attention|img_mlp")
+    write_lora(
+        written,
+        model,
+        "kohya-diffusers" if name in ("sd15", "sdxl", "ssd1b") else "native",
+        only="attn|attention|img_mlp",
+    )
     tried = 0
     for record in CATALOG.values():
-        if record.kind is not Kind.LORA or record.only_by_choice or host.base_of(model) in record.bases:
+        if (
+            record.kind is not Kind.LORA
+            or record.only_by_choice
+            or host.base_of(model) in record.bases
+        ):
             continue
         for file in record.files:
             link = folder / (file.name or "nothing.safetensors")
@@ -259,7 +344,12 @@ def test_a_model_of_one_base_under_the_name_of_another_is_never_accepted_as_a_th
         for file in record.files:
             if file.name:
                 tried += 1
-                with pytest.raises(ValueError, match="not known as a model that is distilled|only looks like|is a causal model"):
+                with pytest.raises(
+                    ValueError,
+                    match=(
+                        "not known as a model that is distilled|only looks like|is a causal model"
+                    ),
+                ):
                     accelerator.attach_distilled(under_the_name(by_name[name], file.path), "auto")
     assert tried > 60
 
@@ -271,7 +361,7 @@ def test_every_base_is_one_the_newest_host_detects():
     assert all(hasattr(comfy.supported_models, name) for name in host.BASES)
 
 
-# ---------------------------------------------------------------- schedules as the host's own nodes have them
+# ---------------------------------------------------------------- schedules as the host's own nodes
 
 
 @pytest.mark.parametrize("size", [(512, 768), (1024, 1024), (2048, 1408)])
@@ -282,8 +372,12 @@ def test_flux2_sigmas_are_the_hosts_for_the_latents_size(small, size):
     sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(model, 0, 1.0, latent).args
     assert torch.allclose(sigmas, Flux2Scheduler.execute(4, width, height).args[0], atol=1e-5)
     assert (cfg, steps) == (1.0, 4)
-    # An empty latent of another scale, as core's EmptyLatentImage makes it: the host rescales it, and so the size is the same.
-    small_scale = {"samples": torch.zeros(1, 4, height // 8, width // 8), "downscale_ratio_spacial": 8}
+    # An empty latent of another scale, as core's EmptyLatentImage makes it: the host rescales it,
+    # and so the size is the same.
+    small_scale = {
+        "samples": torch.zeros(1, 4, height // 8, width // 8),
+        "downscale_ratio_spacial": 8,
+    }
     assert torch.equal(sampler.FewStepSchedule.execute(model, 0, 1.0, small_scale).args[0], sigmas)
 
 
@@ -296,12 +390,19 @@ def test_a_schedule_that_needs_a_size_asks_for_the_latent(small):
 def test_sd_turbo_sigmas_are_the_hosts(unets, steps):
     model = carrying(unets["sdxl"], "sdxl-turbo")
     ours = sampler.FewStepSchedule.execute(model, steps, 1.0).args[0]
-    assert torch.allclose(ours, SDTurboScheduler.execute(unets["sdxl"], steps, 1.0).args[0], rtol=1e-5)
+    assert torch.allclose(
+        ours, SDTurboScheduler.execute(unets["sdxl"], steps, 1.0).args[0], rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("record", [pytest.param(r, id=r.id) for r in CATALOG.values() if isinstance(r.schedule, HostSpacedFlow)])
+@pytest.mark.parametrize(
+    "record",
+    [pytest.param(r, id=r.id) for r in CATALOG.values() if isinstance(r.schedule, HostSpacedFlow)],
+)
 def test_host_spaced_sigmas_are_the_hosts(record):
-    sampling = type("Sampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})()
+    sampling = type(
+        "Sampling", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {}
+    )()
     sampling.set_parameters(shift=record.schedule.shift, multiplier=1.0)
     for steps in record.steps:
         theirs = comfy.samplers.calculate_sigmas(sampling, record.schedule.scheduler, steps)
@@ -311,14 +412,20 @@ def test_host_spaced_sigmas_are_the_hosts(record):
 
 @pytest.mark.parametrize("name", ["FluxSchnell", "QwenImage"])
 def test_shifted_sigmas_are_the_hosts_simple_ones_on_the_model_we_leave(small, name):
-    record = CATALOG[{"FluxSchnell": "flux1-schnell", "QwenImage": "qwen-image-lightning-8step-lora"}[name]]
+    record = CATALOG[
+        {"FluxSchnell": "flux1-schnell", "QwenImage": "qwen-image-lightning-8step-lora"}[name]
+    ]
     assert isinstance(record.schedule, ShiftedFlow)
     sampling = carrying(small[name], record.id).get_model_object("model_sampling")
     theirs = comfy.samplers.calculate_sigmas(sampling, "simple", record.default_steps)
-    assert torch.allclose(torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas), theirs, atol=1e-5)
+    assert torch.allclose(
+        torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas), theirs, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("id", "timestep"), [("hyper-sdxl-1step-unet", 800), ("dmd2-sdxl-1step", 399)])
+@pytest.mark.parametrize(
+    ("id", "timestep"), [("hyper-sdxl-1step-unet", 800), ("dmd2-sdxl-1step", 399)]
+)
 def test_a_one_step_start_is_whole_noise_as_in_diffusers(unets, id, timestep):
     model = carrying(unets["sdxl"], id)
     seen = []
@@ -331,18 +438,23 @@ def test_a_one_step_start_is_whole_noise_as_in_diffusers(unets, id, timestep):
     run(model, small_models.conditioning(model), torch.zeros(1, 4, 8, 8), seed=7)
     (x, sigma), noise = seen[0], torch.randn(1, 4, 8, 8, generator=torch.manual_seed(7))
     assert len(seen) == 1
-    # diffusers feeds unit noise at this timestep: x / sqrt(1 + sigma²) in the host's variance-exploding form.
+    # diffusers feeds unit noise at this timestep: x / sqrt(1 + sigma²) in the host's
+    # variance-exploding form.
     assert torch.allclose(x / torch.sqrt(1 + sigma**2), noise, atol=1e-4)
     assert model.get_model_object("model_sampling").timestep(sigma).item() == timestep
 
 
 def test_x0_prediction_is_set_for_the_one_step_lightning(unets):
     model = carrying(unets["sdxl"], "sdxl-lightning-1step-x0")
-    assert any(kind.__name__ == "X0" for kind in type(model.get_model_object("model_sampling")).__mro__)
-    assert run(model, small_models.conditioning(model), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 1
+    assert any(
+        kind.__name__ == "X0" for kind in type(model.get_model_object("model_sampling")).__mro__
+    )
+    assert (
+        run(model, small_models.conditioning(model), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 1
+    )
 
 
-# ---------------------------------------------------------------- every solver makes one evaluation a step
+# ---------------------------------------------------------------- every solver makes one evaluation
 
 
 @pytest.mark.parametrize("solver", [solver for solver in Solver if solver is not Solver.TCD])
@@ -350,7 +462,9 @@ def test_a_solver_of_the_host_makes_one_evaluation_a_step(small, solver):
     record = dataclasses.replace(CATALOG["flux1-schnell"], id="any", solver=solver)
     model = host.with_record(small["FluxSchnell"], record)
     for steps in record.steps:
-        samples, data = run(model, text_conditioning("FluxSchnell"), torch.zeros(1, 16, 8, 8), steps=steps)
+        samples, data = run(
+            model, text_conditioning("FluxSchnell"), torch.zeros(1, 16, 8, 8), steps=steps
+        )
         assert data["evaluations"] == steps and data["sampler"] == solver.value
         assert torch.isfinite(samples).all()
 
@@ -359,7 +473,12 @@ def test_noise_is_clipped_where_the_release_clips_it():
     record = CATALOG["hidream-o1-dev"]
     made = sample_run.host_sampler(plans.make_plan(record, 0, 1.0, float))
     assert made.extra_options["noise_clip_std"] == 2.5
-    assert "noise_clip_std" not in sample_run.host_sampler(plans.make_plan(CATALOG["hidream-i1-fast"], 0, 1.0, float)).extra_options
+    assert (
+        "noise_clip_std"
+        not in sample_run.host_sampler(
+            plans.make_plan(CATALOG["hidream-i1-fast"], 0, 1.0, float)
+        ).extra_options
+    )
 
 
 # ---------------------------------------------------------------- sound and video in one latent
@@ -371,13 +490,19 @@ def core_run(model, conditioning, latent, sigmas, sampler_object, seed, mask=Non
     guider.inner_set_conds({"positive": conditioning})
     guider.set_cfg(1.0)
     noise = comfy.sample.prepare_noise(latent, seed)
-    return guider.sample(noise, latent, sampler_object, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+    return guider.sample(
+        noise, latent, sampler_object, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "id", "batch"),
     # MiniMax-H3 makes one sample at a time.
-    [("LTXAV", "ltx2-19b-distilled", 1), ("LTXAV", "ltx23-22b-distilled", 2), ("MiniMaxH3", "minimax-h3-fl2v-4step-768p-lora", 1)],
+    [
+        ("LTXAV", "ltx2-19b-distilled", 1),
+        ("LTXAV", "ltx23-22b-distilled", 2),
+        ("MiniMaxH3", "minimax-h3-fl2v-4step-768p-lora", 1),
+    ],
 )
 def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batch):
     model, text = carrying(small[name], id), text_conditioning(name)
@@ -391,40 +516,67 @@ def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batc
         assert torch.allclose(mine, hosts.to(mine), atol=1e-5)
     assert data["evaluations"] == CATALOG[id].default_steps
     again, _ = run(model, text, latent, seed=11)
-    assert all(torch.equal(one, other) for one, other in zip(ours.unbind(), again.unbind(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(ours.unbind(), again.unbind(), strict=True)
+    )
 
 
 def test_a_joint_mask_keeps_what_it_covers(small):
     model, text = carrying(small["LTXAV"], "ltx2-19b-distilled"), text_conditioning("LTXAV")
     latent = audio_video_latent("LTXAV")
     generator = torch.Generator().manual_seed(1)
-    given = comfy.nested_tensor.NestedTensor([torch.randn(part.shape, generator=generator) for part in latent.unbind()])
+    given = comfy.nested_tensor.NestedTensor(
+        [torch.randn(part.shape, generator=generator) for part in latent.unbind()]
+    )
     video, sound = given.unbind()
     # The sound is kept, the video made anew.
-    mask = comfy.nested_tensor.NestedTensor([torch.ones_like(video)[:, :1], torch.zeros_like(sound)[:, :1]])
-    output = sampler.FewStepSampler.execute(model, text, {"samples": given, "noise_mask": mask}, 5, 0, 1.0)
+    mask = comfy.nested_tensor.NestedTensor(
+        [torch.ones_like(video)[:, :1], torch.zeros_like(sound)[:, :1]]
+    )
+    output = sampler.FewStepSampler.execute(
+        model, text, {"samples": given, "noise_mask": mask}, 5, 0, 1.0
+    )
     made = output.args[0]["samples"].unbind()
     assert torch.allclose(made[1], sound, atol=1e-5)
     assert not torch.allclose(made[0], video, atol=0.1)
 
 
 def test_two_clocks_are_the_hosts_own(small):
-    shift = pytest.importorskip("comfy_extras.nodes_minimax_h3", reason="this ComfyUI has no MiniMax-H3").MiniMaxH3SigmaShift
+    shift = pytest.importorskip(
+        "comfy_extras.nodes_minimax_h3", reason="this ComfyUI has no MiniMax-H3"
+    ).MiniMaxH3SigmaShift
     record = CATALOG["minimax-h3-fl2v-4step-768p-lora"]
     ours = host.with_model_sampling(small["MiniMaxH3"], record)
     theirs = shift.execute(small["MiniMaxH3"], 6.0, 3.0).args[0]
     for key in ("minimax_h3_sigma_shift_video", "minimax_h3_sigma_shift_audio"):
-        assert ours.model_options["transformer_options"][key] == theirs.model_options["transformer_options"][key]
-    assert ours.get_model_object("model_sampling").shift == theirs.get_model_object("model_sampling").shift == 6.0
-    assert "minimax_h3_sigma_shift_video" not in small["MiniMaxH3"].model_options["transformer_options"]
+        assert (
+            ours.model_options["transformer_options"][key]
+            == theirs.model_options["transformer_options"][key]
+        )
+    assert (
+        ours.get_model_object("model_sampling").shift
+        == theirs.get_model_object("model_sampling").shift
+        == 6.0
+    )
+    assert (
+        "minimax_h3_sigma_shift_video"
+        not in small["MiniMaxH3"].model_options["transformer_options"]
+    )
     text, latent = text_conditioning("MiniMaxH3"), audio_video_latent("MiniMaxH3")
     sigmas = torch.tensor(plans.make_plan(record, 0, 1.0, float).sigmas)
     euler = comfy.samplers.sampler_object("euler")
-    mine, hosts = core_run(ours, text, latent, sigmas, euler, 2), core_run(theirs, text, latent, sigmas, euler, 2)
-    assert all(torch.equal(one, other) for one, other in zip(mine.unbind(), hosts.unbind(), strict=True))
+    mine, hosts = (
+        core_run(ours, text, latent, sigmas, euler, 2),
+        core_run(theirs, text, latent, sigmas, euler, 2),
+    )
+    assert all(
+        torch.equal(one, other) for one, other in zip(mine.unbind(), hosts.unbind(), strict=True)
+    )
     # The second clock matters: at another audio shift the sound is another.
     other = shift.execute(small["MiniMaxH3"], 6.0, 6.0).args[0]
-    assert not torch.allclose(core_run(other, text, latent, sigmas, euler, 2).unbind()[1], hosts.unbind()[1])
+    assert not torch.allclose(
+        core_run(other, text, latent, sigmas, euler, 2).unbind()[1], hosts.unbind()[1]
+    )
 
 
 # ---------------------------------------------------------------- causal models
@@ -432,13 +584,20 @@ def test_two_clocks_are_the_hosts_own(small):
 
 def test_a_causal_model_is_not_sampled_all_at_once(models):
     name = "causal_forcing-framewise.safetensors"
-    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / name, "wan21_causal"))
+    model = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / name, "wan21_causal")
+    )
     attached, _ = accelerator.attach_distilled(model, "auto")
     assert host.accelerator_of(attached).id == "causal-forcing-framewise"
-    with pytest.raises(plans.PlanError, match="is causal: it makes 1 latent frame at a time.*Streaming Sampler"):
+    with pytest.raises(
+        plans.PlanError, match="is causal: it makes 1 latent frame at a time.*Streaming Sampler"
+    ):
         run(attached, small_models.conditioning(attached), torch.zeros(1, 16, 3, 8, 8))
     sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(attached, 0, 1.0).args
-    assert torch.allclose(sigmas, torch.tensor([1, 0.9375, 2.5 / 3, 0.625, 0])) and (cfg, steps) == (1.0, 4)
+    assert torch.allclose(sigmas, torch.tensor([1, 0.9375, 2.5 / 3, 0.625, 0])) and (
+        cfg,
+        steps,
+    ) == (1.0, 4)
 
 
 # ---------------------------------------------------------------- embedded guidance
@@ -448,11 +607,20 @@ def test_embedded_guidance_is_left_alone_and_shown(small):
     model = carrying(small["Flux"], "hyper-flux-8step-lora")
     text = text_conditioning("Flux")
     with_guidance = [[text[0][0], {**text[0][1], "guidance": 2.0}]]
-    plain = sampler.FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
-    guided = sampler.FewStepSampler.execute(model, with_guidance, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0)
-    assert "the model's default, as the graph sets it; hyper-flux-8step-lora was distilled at 3.5" in plain.args[1]
+    plain = sampler.FewStepSampler.execute(
+        model, text, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0
+    )
+    guided = sampler.FewStepSampler.execute(
+        model, with_guidance, {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0
+    )
+    assert (
+        "the model's default, as the graph sets it; hyper-flux-8step-lora was distilled at 3.5"
+        in plain.args[1]
+    )
     assert "2, as the graph sets it" in guided.args[1] and "- CFG: 1 (locked)" in guided.args[1]
-    assert not torch.equal(plain.args[0]["samples"], guided.args[0]["samples"]), "the network was given what the graph sets"
+    assert not torch.equal(plain.args[0]["samples"], guided.args[0]["samples"]), (
+        "the network was given what the graph sets"
+    )
     assert guided.ui["fewstep_report"][0]["evaluations"] == 8, "it costs nothing"
 
 
@@ -460,28 +628,56 @@ def test_embedded_guidance_is_left_alone_and_shown(small):
 
 
 def test_alphas_alone_are_no_applied_layers(unets, models):
-    # Alphas of two real layers with nothing to go with them, and one pair for a layer that no model has.
-    names = [key.removesuffix(".weight") for key in unets["sd15"].model.state_dict() if key.endswith("attn1.to_q.weight")][:2]
-    alphas = {f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}.alpha": torch.tensor(4.0) for name in names}
+    # Alphas of two real layers with nothing to go with them, and one pair for a layer that no model
+    # has.
+    names = [
+        key.removesuffix(".weight")
+        for key in unets["sd15"].model.state_dict()
+        if key.endswith("attn1.to_q.weight")
+    ][:2]
+    alphas = {
+        f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}.alpha": torch.tensor(
+            4.0
+        )
+        for name in names
+    }
     patched, coverage = host.attach_lora(unets["sd15"], alphas, 1.0)
-    assert len(alphas) == 2 and coverage.applied == 0 and patched.patches == {} and coverage.lost == ()
-    pair = {f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")}
+    assert (
+        len(alphas) == 2 and coverage.applied == 0 and patched.patches == {} and coverage.lost == ()
+    )
+    pair = {
+        f"lora_unet_no_such_layer.lora_{end}.weight": torch.zeros(4, 4) for end in ("down", "up")
+    }
     save_file({**alphas, **pair}, models / "loras" / "alphas.safetensors")
-    with pytest.raises(ValueError, match="does not fit the connected model: its 1 layer is not in this model.*Choose the file"):
+    with pytest.raises(
+        ValueError,
+        match="does not fit the connected model: its 1 layer is not in this model.*Choose the file",
+    ):
         accelerator.attach(unets["sd15"], "alphas.safetensors", "lcm-lora-sd15", 1.0)
 
 
 def test_a_bias_alone_is_an_applied_layer(unets):
-    name = next(key for key in unets["sd15"].model.state_dict() if key.endswith("attn1.to_out.0.bias"))
+    name = next(
+        key for key in unets["sd15"].model.state_dict() if key.endswith("attn1.to_out.0.bias")
+    )
     bias = unets["sd15"].model.state_dict()[name]
-    layer = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".bias").replace(".", "_")
-    patched, coverage = host.attach_lora(unets["sd15"], {f"{layer}.diff_b": torch.ones_like(bias)}, 1.0)
+    layer = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".bias").replace(
+        ".", "_"
+    )
+    patched, coverage = host.attach_lora(
+        unets["sd15"], {f"{layer}.diff_b": torch.ones_like(bias)}, 1.0
+    )
     assert coverage.applied == 1 and list(patched.patches) == [name]
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_a_strength_that_is_no_number_is_refused(unets, models, strength):
-    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", unets["sd15"], "kohya-diffusers", only="attn1|attn2")
+    write_lora(
+        models / "loras" / "lcm-lora-sdv1-5.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn1|attn2",
+    )
     with pytest.raises(ValueError, match="It must be a finite number; 1 is the strength"):
         accelerator.attach(unets["sd15"], "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15", strength)
 
@@ -504,47 +700,87 @@ def test_an_alpha_the_file_lacks_is_the_releases_own(small, models):
     assert torch.allclose(changed, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "id", "strength"), [("Flux", "hyper-flux-8step-lora", 0.125), ("LTXAV", "ltx23-22b-distilled-lora", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "id", "strength"),
+    [("Flux", "hyper-flux-8step-lora", 0.125), ("LTXAV", "ltx23-22b-distilled-lora", 0.5)],
+)
 def test_a_release_strength_is_its_own(small, models, name, id, strength):
     file = CATALOG[id].files[0].name
     write_lora(models / "loras" / file, small[name], "native", only="attn")
     attached, report = accelerator.attach(small[name], file, "auto", 2.0)
-    assert host.accelerator_of(attached).id == id and report.data["layers_lost"] == 0 and report.data["layers_applied"] > 0
+    assert (
+        host.accelerator_of(attached).id == id
+        and report.data["layers_lost"] == 0
+        and report.data["layers_applied"] > 0
+    )
     assert report.data["strength"] == pytest.approx(2 * strength)
-    assert {patch[0] for patches in attached.patches.values() for patch in patches} == {2 * strength}
+    assert {patch[0] for patches in attached.patches.values() for patch in patches} == {
+        2 * strength
+    }
 
 
 def test_the_wan21_recipe_is_chosen_by_hand_at_its_two_strengths(models):
-    t2v = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan_t2v_plain.safetensors"))
+    t2v = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "wan_t2v_plain.safetensors")
+    )
     file = "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
     write_lora(models / "loras" / file, t2v, "native", only="self_attn")
-    assert host.accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id == "wan21-t2v-lightx2v-4step"
+    assert (
+        host.accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id
+        == "wan21-t2v-lightx2v-4step"
+    )
     high, report = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-high", 1.0)
-    assert not any(note.startswith("Chosen by hand") for note in report.notes), "a recipe is there to be chosen"
+    assert not any(note.startswith("Chosen by hand") for note in report.notes), (
+        "a recipe is there to be chosen"
+    )
     low, _ = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-low", 1.0)
     assert {patch[0] for patches in high.patches.values() for patch in patches} == {3.0}
     text = small_models.conditioning(t2v)
-    output = sampler.FewStepSampler.execute(high, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 1, 0, 1.0, model_low_noise=low)
+    output = sampler.FewStepSampler.execute(
+        high, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 1, 0, 1.0, model_low_noise=low
+    )
     data = output.ui["fewstep_report"][0]
     assert (data["steps"], data["switch_step"], data["evaluations"]) == (6, 3, 6)
 
 
 def test_the_one_experts_lora_on_the_others_model_is_refused(models):
-    low = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan2.2_t2v_low_noise_14B.safetensors"))
+    low = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "wan2.2_t2v_low_noise_14B.safetensors")
+    )
     file = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_{}_noise.safetensors"
     for word in ("high", "low"):
         write_lora(models / "loras" / file.format(word), low, "native", only="self_attn")
-    with pytest.raises(ValueError, match="is for the high-noise expert, and wan2.2_t2v_low_noise_14B.safetensors is the other one"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "is for the high-noise expert, and wan2.2_t2v_low_noise_14B.safetensors is the"
+            " other one"
+        ),
+    ):
         accelerator.attach(low, file.format("high"), "auto", 1.0)
-    assert host.accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id == "wan22-t2v-lightning-low"
+    assert (
+        host.accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id
+        == "wan22-t2v-lightning-low"
+    )
 
 
 def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
-    i2v = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan22_i2v_plain.safetensors", "wan22_i2v"))
+    i2v = small_models.load_model(
+        small_models.write_wan(
+            models / "diffusion_models" / "wan22_i2v_plain.safetensors", "wan22_i2v"
+        )
+    )
     file = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
-    donor = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "wan21_i2v_plain.safetensors", "wan21_i2v"))
+    donor = small_models.load_model(
+        small_models.write_wan(
+            models / "diffusion_models" / "wan21_i2v_plain.safetensors", "wan21_i2v"
+        )
+    )
     write_lora(models / "loras" / file, donor, "native", only="attn")
-    with pytest.raises(ValueError, match="choose wan22-i2v-wan21-lora-high or wan22-i2v-wan21-lora-low in accelerator"):
+    with pytest.raises(
+        ValueError,
+        match="choose wan22-i2v-wan21-lora-high or wan22-i2v-wan21-lora-low in accelerator",
+    ):
         accelerator.attach(i2v, file, "auto", 1.0)
     attached, report = accelerator.attach(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
     assert host.accelerator_of(attached).strength == 1.0
@@ -554,22 +790,32 @@ def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
 def test_a_release_that_is_left_out_is_refused_with_the_reason(small, models):
     file = "MiniMax-H3-FL2VA-Acc-8Step.safetensors"
     write_lora(models / "loras" / file, small["MiniMaxH3"], "native", only="attn")
-    with pytest.raises(ValueError, match="left out: parallel decoding distillation: needs its own loader"):
+    with pytest.raises(
+        ValueError, match="left out: parallel decoding distillation: needs its own loader"
+    ):
         accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
 
 
 def test_animatelcms_image_lora_is_sent_to_cores_loader(unets, models):
     file = "AnimateLCM_sd15_t2v_lora.safetensors"
     write_lora(models / "loras" / file, unets["sd15"], "kohya-diffusers", only="attn")
-    with pytest.raises(ValueError, match="load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader"):
+    with pytest.raises(
+        ValueError,
+        match="load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader",
+    ):
         accelerator.attach(unets["sd15"], file, "auto", 1.0)
 
 
 def test_a_published_file_the_host_has_no_names_for_says_which_to_take(small, models):
     file = "minimax_h3_fl2v_turbo_4step_v0.1.safetensors"
-    pair = {f"transformer_blocks.0.attn.x.{end}.weight": torch.zeros(8, 8) for end in ("lora_A.default", "lora_B.default")}
+    pair = {
+        f"transformer_blocks.0.attn.x.{end}.weight": torch.zeros(8, 8)
+        for end in ("lora_A.default", "lora_B.default")
+    }
     save_file(pair, models / "loras" / file)
-    with pytest.raises(ValueError, match="the host does not map to this model: take a _comfyui one"):
+    with pytest.raises(
+        ValueError, match="the host does not map to this model: take a _comfyui one"
+    ):
         accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
 
 

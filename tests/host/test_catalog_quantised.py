@@ -1,4 +1,6 @@
-"""Accelerators on quantised bases: the host's own formats, small models quantised with the host's own code."""
+"""Accelerators on quantised bases: the host's own formats, small models quantised with the host's
+own code.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,13 @@ from small_loras import write_lora
 FILE = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
 # Relative error of one weight after quantising to this format; LoRA and base are rounded together.
 TOLERANCE = {
-    "float8_e4m3fn": 0.05, "float8_e5m2": 0.10, "mxfp8": 0.05, "int8_tensorwise": 0.03, "nvfp4": 0.20, "convrot_w4a4": 0.25,
-}  # fmt: skip
+    "float8_e4m3fn": 0.05,
+    "float8_e5m2": 0.10,
+    "mxfp8": 0.05,
+    "int8_tensorwise": 0.03,
+    "nvfp4": 0.20,
+    "convrot_w4a4": 0.25,
+}
 
 
 def is_quantised(name: str, tensor: torch.Tensor) -> bool:
@@ -40,17 +47,23 @@ def write_quantised(path: Path, whole: Path, form: str) -> Path:
         if not is_quantised(name, tensor):
             tensors[name] = tensor
             continue
-        packed = QuantizedTensor.from_float(tensor.to(torch.bfloat16), QUANT_ALGOS[form]["comfy_tensor_layout"])
+        packed = QuantizedTensor.from_float(
+            tensor.to(torch.bfloat16), QUANT_ALGOS[form]["comfy_tensor_layout"]
+        )
         tensors |= packed.state_dict(name)
         mark = json.dumps({"format": form}).encode()
-        tensors[f"{name.removesuffix('.weight')}.comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+        tensors[f"{name.removesuffix('.weight')}.comfy_quant"] = torch.tensor(
+            list(mark), dtype=torch.uint8
+        )
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
 
 
 @pytest.fixture(autouse=True)
 def without_gradients():
-    """As a server runs every node: older hosts round weights in ways that torch cannot differentiate."""
+    """As a server runs every node: older hosts round weights in ways that torch cannot
+    differentiate.
+    """
     with torch.no_grad():
         yield
 
@@ -62,16 +75,28 @@ def whole(models) -> Path:
 
 @pytest.fixture(scope="module")
 def lora(models, whole):
-    return write_lora(models / "loras" / FILE, small_models.load_model(whole), "native", rank=8, alpha=8.0, differences=True, size=0.3)
+    return write_lora(
+        models / "loras" / FILE,
+        small_models.load_model(whole),
+        "native",
+        rank=8,
+        alpha=8.0,
+        differences=True,
+        size=0.3,
+    )
 
 
 @pytest.fixture(scope="module")
 def load(models, whole):
-    """form -> a MODEL in it; "fp8 plain" is the host's own cast while loading, "scaled fp8" the older published layout."""
+    """form -> a MODEL in it; "fp8 plain" is the host's own cast while loading, "scaled fp8" the
+    older published layout.
+    """
 
     def loaded(form: str):
         if form == "fp8 plain":
-            return comfy.sd.load_diffusion_model(str(whole), model_options={"dtype": torch.float8_e4m3fn})
+            return comfy.sd.load_diffusion_model(
+                str(whole), model_options={"dtype": torch.float8_e4m3fn}
+            )
         path = models / "diffusion_models" / f"wan_{form.replace(' ', '_')}.safetensors"
         if form == "scaled fp8":
             write_scaled(path, whole)
@@ -97,7 +122,9 @@ def write_scaled(path: Path, whole: Path) -> None:
 
 def run(model):
     text = small_models.conditioning(model)
-    output = sampler.FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 9, 0, 1.0)
+    output = sampler.FewStepSampler.execute(
+        model, text, {"samples": torch.zeros(1, 16, 1, 8, 8)}, 9, 0, 1.0
+    )
     return output.args[0]["samples"], output.ui["fewstep_report"][0]
 
 
@@ -113,11 +140,22 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
 
     samples, data = run(attached)
     assert data["evaluations"] == 4 and torch.isfinite(samples).all()
-    # A packed model with the LoRA comes out near the whole one with the LoRA, and far from itself without.
+    # A packed model with the LoRA comes out near the whole one with the LoRA, and far from itself
+    # without.
     reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
-    without, _ = run(host.with_record(host.with_model_sampling(model, host.accelerator_of(attached)), host.accelerator_of(attached)))
-    near, far = (samples - reference).norm() / reference.norm(), (samples - without).norm() / without.norm()
-    assert near < 0.6 * far, f"{form}: {near:.3f} from the whole model, {far:.3f} from the model without the LoRA"
+    without, _ = run(
+        host.with_record(
+            host.with_model_sampling(model, host.accelerator_of(attached)),
+            host.accelerator_of(attached),
+        )
+    )
+    near, far = (
+        (samples - reference).norm() / reference.norm(),
+        (samples - without).norm() / without.norm(),
+    )
+    assert near < 0.6 * far, (
+        f"{form}: {near:.3f} from the whole model, {far:.3f} from the model without the LoRA"
+    )
     again, _ = run(attached)
     assert torch.equal(samples, again)
 
@@ -128,7 +166,9 @@ def test_a_quantised_weight_is_patched_by_the_loras_product(load, lora, form):
     name = "blocks.0.self_attn.q.weight"
     before = dequantised(attached, name)
     expected = before + lora.change(name)
-    with_patch = comfy.lora.calculate_weight(attached.patches[f"diffusion_model.{name}"], before.clone(), name)
+    with_patch = comfy.lora.calculate_weight(
+        attached.patches[f"diffusion_model.{name}"], before.clone(), name
+    )
     assert torch.allclose(with_patch, expected, atol=1e-5)
     host_weights = patched_weight(attached, name)
     error = (host_weights - expected).norm() / expected.norm()
@@ -137,7 +177,12 @@ def test_a_quantised_weight_is_patched_by_the_loras_product(load, lora, form):
 
 def dequantised(model, name: str) -> torch.Tensor:
     weight = dict(model.model.diffusion_model.named_parameters())[name]
-    return (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).float().detach().clone()
+    return (
+        (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight)
+        .float()
+        .detach()
+        .clone()
+    )
 
 
 def patched_weight(model, name: str) -> torch.Tensor:
@@ -150,13 +195,24 @@ def patched_weight(model, name: str) -> torch.Tensor:
 
 
 def gguf_nodes():
-    """The ComfyUI-GGUF loader's nodes, from this ComfyUI's custom_nodes or from where COMFYUI_GGUF says; skips without it."""
+    """The ComfyUI-GGUF loader's nodes, from this ComfyUI's custom_nodes or from where COMFYUI_GGUF
+    says; skips without it.
+    """
     pytest.importorskip("gguf", reason="the gguf package is not installed")
     roots = [Path(root) / "ComfyUI-GGUF" for root in folder_paths.get_folder_paths("custom_nodes")]
-    found = next((root for root in [Path(os.environ.get("COMFYUI_GGUF", "-")), *roots] if (root / "nodes.py").is_file()), None)
+    found = next(
+        (
+            root
+            for root in [Path(os.environ.get("COMFYUI_GGUF", "-")), *roots]
+            if (root / "nodes.py").is_file()
+        ),
+        None,
+    )
     if found is None:
         pytest.skip("the ComfyUI-GGUF loader is not installed")
-    spec = importlib.util.spec_from_file_location("comfyui_gguf", found / "__init__.py", submodule_search_locations=[str(found)])
+    spec = importlib.util.spec_from_file_location(
+        "comfyui_gguf", found / "__init__.py", submodule_search_locations=[str(found)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["comfyui_gguf"] = module
     spec.loader.exec_module(module)
@@ -170,13 +226,23 @@ def test_gguf_takes_an_accelerator_where_its_loader_is_installed(models, whole, 
     path = models / "diffusion_models" / "wan.gguf"
     writer = gguf.GGUFWriter(str(path), "wan")
     for name, tensor in load_file(whole).items():
-        kind = gguf.GGMLQuantizationType.Q8_0 if is_quantised(name, tensor) else gguf.GGMLQuantizationType.F32
-        # The format knows four dimensions at most; the loader takes the patch embedding's five from a note.
+        kind = (
+            gguf.GGMLQuantizationType.Q8_0
+            if is_quantised(name, tensor)
+            else gguf.GGMLQuantizationType.F32
+        )
+        # The format knows four dimensions at most; the loader takes the patch embedding's five from
+        # a note.
         if tensor.ndim > 4:
             writer.add_array(f"comfy.gguf.orig_shape.{name}", list(tensor.shape))
             tensor = tensor.flatten(2)
         writer.add_tensor(name, gguf.quants.quantize(tensor.float().numpy(), kind), raw_dtype=kind)
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+    for step in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
         step()
     model = loader.load_unet("wan.gguf")[0]
     assert host.width_of(model) == small_models.WAN_SMALL["dim"]
@@ -184,6 +250,11 @@ def test_gguf_takes_an_accelerator_where_its_loader_is_installed(models, whole, 
     assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
     samples, data = run(attached)
     reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
-    without, _ = run(host.with_record(host.with_model_sampling(model, host.accelerator_of(attached)), host.accelerator_of(attached)))
+    without, _ = run(
+        host.with_record(
+            host.with_model_sampling(model, host.accelerator_of(attached)),
+            host.accelerator_of(attached),
+        )
+    )
     assert data["evaluations"] == 4
     assert (samples - reference).norm() < 0.5 * (samples - without).norm()

@@ -1,7 +1,9 @@
-"""The claims of few-step generation, on the trained demo model: benchmarks/claims.py at a few prompts, with room for chance.
+"""The claims of few-step generation, on the trained demo model: benchmarks/claims.py at a few
+prompts, with room for chance.
 
-demo/README.md has the figures of 200 prompts. At the 16 here a share is uncertain by ten points and more, so the bounds are set where
-a student that was lost, a wrong sigma or guidance applied twice would fall through, not at the measured figures.
+demo/README.md has the figures of 200 prompts. At the 16 here a share is uncertain by ten points and
+more, so the bounds are set where a student that was lost, a wrong sigma or guidance applied twice
+would fall through, not at the measured figures.
 """
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ def test_the_student_makes_nearly_the_teachers_clip(student):
 def test_plain_few_steps_are_far_from_it(bench, student):
     plain = bench.measure(PLAIN)
     assert plain.evaluations == 4
-    assert plain.psnr < student.psnr - 3 and plain.ssim < student.ssim and plain.feature > 1.3 * student.feature
+    assert (
+        plain.psnr < student.psnr - 3
+        and plain.ssim < student.ssim
+        and plain.feature > 1.3 * student.feature
+    )
 
 
 def test_guidance_left_on_ruins_the_student(bench, student):
@@ -73,9 +79,14 @@ def test_the_renoise_student_works_from_one_step_to_four(bench, teacher):
 
 @needs_causal
 @pytest.mark.parametrize(("frames", "least"), [(17, 0.75), (65, 0.6)])
-def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_length(bench, frames, least):
-    """It was trained on 33 frames. From there on it misses the target of 90 %; demo/README.md says by how much."""
+def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_length(
+    bench, frames, least
+):
+    """It was trained on 33 frames. From there on it misses the target of 90 %; demo/README.md says
+    by how much.
+    """
     result = bench.measure(replace(CAUSAL, frames=frames))
-    # Four steps for every latent frame, four more for the first, and the reading of each finished one but the last.
+    # Four steps for every latent frame, four more for the first, and the reading of each finished
+    # one but the last.
     assert result.evaluations == 5 * ((frames - 1) // 4 + 1) + 4 - 1
     assert result.right >= least

@@ -14,12 +14,20 @@ CORE_SAMPLER = {
     "4": {
         "class_type": "KSampler",
         "inputs": {
-            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0],
-            "seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+            "model": ["1", 0],
+            "positive": ["2", 0],
+            "negative": ["2", 0],
+            "latent_image": ["3", 0],
+            "seed": 1,
+            "steps": 2,
+            "cfg": 1.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
         },
     },
     "5": {"class_type": "TestLatentReport", "inputs": {"samples": ["4", 0]}},
-}  # fmt: skip
+}
 
 
 def test_pack_is_loaded_without_a_complaint(server: Server) -> None:
@@ -38,7 +46,9 @@ def test_websocket_brings_the_progress_of_every_step(server: Server) -> None:
     assert steps[-1]["value"] == steps[-1]["max"] == 2
 
 
-def test_forgetting_makes_the_server_compute_again_and_the_bits_are_the_same(server: Server) -> None:
+def test_forgetting_makes_the_server_compute_again_and_the_bits_are_the_same(
+    server: Server,
+) -> None:
     first = outputs(server.client.run(CORE_SAMPLER), "test_latent")
     server.client.forget()
     events: list[dict] = []
@@ -52,7 +62,10 @@ def test_workflow_that_names_no_node_is_refused(server: Server) -> None:
 
 
 def test_error_in_a_node_comes_back_with_its_message(server: Server) -> None:
-    broken = {**CORE_SAMPLER, "2": {"class_type": "TestConditioning", "inputs": {"width": 5, "length": 77, "seed": 0}}}
+    broken = {
+        **CORE_SAMPLER,
+        "2": {"class_type": "TestConditioning", "inputs": {"width": 5, "length": 77, "seed": 0}},
+    }
     with pytest.raises(JobFailed, match="KSampler") as failure:
         server.client.run(broken)
     assert not failure.value.is_interruption
@@ -60,21 +73,29 @@ def test_error_in_a_node_comes_back_with_its_message(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_full_width_checkpoint_is_loaded_by_the_hosts_own_loader(server: Server, sd15_files: dict[str, str]) -> None:
+def test_full_width_checkpoint_is_loaded_by_the_hosts_own_loader(
+    server: Server, sd15_files: dict[str, str]
+) -> None:
     prompt = {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": sd15_files["checkpoint"]}},
+        "1": {
+            "class_type": "CheckpointLoaderSimple",
+            "inputs": {"ckpt_name": sd15_files["checkpoint"]},
+        },
         "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a lighthouse"}},
         "3": CORE_SAMPLER["3"],
         "4": {
             "class_type": "KSampler",
             "inputs": {
-                **CORE_SAMPLER["4"]["inputs"], "positive": ["2", 0], "negative": ["2", 0], "steps": 1,
+                **CORE_SAMPLER["4"]["inputs"],
+                "positive": ["2", 0],
+                "negative": ["2", 0],
+                "steps": 1,
             },
         },
         "5": CORE_SAMPLER["5"],
         "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
         "7": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}},
-    }  # fmt: skip
+    }
     entry = server.client.run(prompt)
     assert outputs(entry, "test_latent")[0]["deviation"] > 0.1
     (image,) = outputs(entry, "images")

@@ -1,4 +1,6 @@
-"""Speed-Quality Compare on the host, and the batch client end to end: a real server, killed half-way and started again."""
+"""Speed-Quality Compare on the host, and the batch client end to end: a real server, killed
+half-way and started again.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ import compare as program  # noqa: E402
 
 
 def sampled(evaluations: int, seconds: str, cfg: str) -> str:
-    rows = (("evaluations", f"{evaluations} per sample"), ("seconds", f"{seconds} (0.125 per pass)"), ("CFG", cfg))
+    rows = (
+        ("evaluations", f"{evaluations} per sample"),
+        ("seconds", f"{seconds} (0.125 per pass)"),
+        ("CFG", cfg),
+    )
     return Report("Few-Step Sampler", "", rows).markdown
 
 
@@ -48,9 +54,13 @@ REFERENCE, CANDIDATE = sampled(100, "12.50", "5"), sampled(4, "0.50", "1 | locke
 
 def test_the_node_gives_a_sheet_figures_and_both_costs() -> None:
     frames = torch.rand(3, 64, 64, 3)
-    sheet, report = (output := FewStepCompare.execute(frames, frames * 0.9, REFERENCE, CANDIDATE)).args
+    sheet, report = (
+        output := FewStepCompare.execute(frames, frames * 0.9, REFERENCE, CANDIDATE)
+    ).args
     assert sheet.ndim == 4 and sheet.shape[-1] == 3
-    assert "- seconds: reference 12.50 (0.125 per pass), candidate 0.50 (0.125 per pass)\n" in report
+    assert (
+        "- seconds: reference 12.50 (0.125 per pass), candidate 0.50 (0.125 per pass)\n" in report
+    )
     assert "25.00x the reference's" in report and "temporal difference" in report
     data = output.ui["fewstep_report"][0]
     assert data["speedup"] == 25.0 and data["candidate"]["CFG"] == "1 | locked"
@@ -63,7 +73,10 @@ def test_reports_may_be_missing_or_anything() -> None:
     for text in ("", "hello", "| a | b |\n|---|", "- seconds"):
         assert rows_of(text) == {}
         output = FewStepCompare.execute(image, image.clone(), text, "")
-        assert output.ui["fewstep_report"][0]["is_equal"] and output.ui["fewstep_report"][0]["psnr"] is None
+        assert (
+            output.ui["fewstep_report"][0]["is_equal"]
+            and output.ui["fewstep_report"][0]["psnr"] is None
+        )
         json.dumps(output.ui, allow_nan=False)
 
 
@@ -72,9 +85,19 @@ def test_unlike_sizes_are_refused() -> None:
         FewStepCompare.execute(torch.rand(1, 64, 64, 3), torch.rand(1, 64, 32, 3), "", "")
 
 
-BUDGET = Report("Step Budget", "", (
-    ("steps", "50"), ("evaluations", "100"), ("seconds", "25 (predicted)"), ("price", "8.4e-05 for each clip"),
-)).markdown + "\n\n| way | steps | seconds |\n|---|---|---|\n| seconds | 4 | 1 |\n\n- seconds: 1"  # fmt: skip
+BUDGET = (
+    Report(
+        "Step Budget",
+        "",
+        (
+            ("steps", "50"),
+            ("evaluations", "100"),
+            ("seconds", "25 (predicted)"),
+            ("price", "8.4e-05 for each clip"),
+        ),
+    ).markdown
+    + "\n\n| way | steps | seconds |\n|---|---|---|\n| seconds | 4 | 1 |\n\n- seconds: 1"
+)
 
 
 def test_a_step_budgets_report_stands_for_a_core_samplers_and_lends_its_price() -> None:
@@ -82,16 +105,27 @@ def test_a_step_budgets_report_stands_for_a_core_samplers_and_lends_its_price() 
     report = FewStepCompare.execute(image, image.clone(), BUDGET, CANDIDATE).args[1]
     # 0.5 s of 25 s: a fiftieth of the price, and fifty times as fast.
     assert "- seconds: reference 25 (predicted), candidate 0.50 (0.125 per pass)\n" in report
-    assert "- price: reference 8.4e-05 for each clip, candidate 1.68e-06 for each clip (scaled by seconds)\n" in report
+    assert (
+        "- price: reference 8.4e-05 for each clip, candidate 1.68e-06 for each clip (scaled by"
+        " seconds)\n" in report
+    )
     assert "50.00x the reference's" in report
     swapped = FewStepCompare.execute(image, image.clone(), CANDIDATE, BUDGET).args[1]
-    assert "- price: reference 1.68e-06 for each clip (scaled by seconds), candidate 8.4e-05 for each clip\n" in swapped
+    assert (
+        "- price: reference 1.68e-06 for each clip (scaled by seconds), candidate 8.4e-05 for each"
+        " clip\n" in swapped
+    )
 
 
-@pytest.mark.parametrize(("reference", "candidate"), [(REFERENCE, CANDIDATE), (BUDGET, ""), ("", BUDGET), (BUDGET, BUDGET)])
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [(REFERENCE, CANDIDATE), (BUDGET, ""), ("", BUDGET), (BUDGET, BUDGET)],
+)
 def test_no_price_is_made_up(reference: str, candidate: str) -> None:
     image = torch.rand(1, 64, 64, 3)
-    assert "scaled" not in FewStepCompare.execute(image, image.clone(), reference, candidate).args[1]
+    assert (
+        "scaled" not in FewStepCompare.execute(image, image.clone(), reference, candidate).args[1]
+    )
 
 
 def test_rows_come_back_from_a_report_as_they_went_in() -> None:
@@ -107,8 +141,12 @@ def sampler_report(seconds: float) -> str:
 
 
 def stream_report(seconds: float) -> str:
-    plan = make_stream_plan(CATALOG["causal-forcing-framewise"], 3, lambda timestep: timestep / 1000)
-    run = StreamRun(torch.zeros(1, 16, 3, 8, 8), seconds=seconds, first_seconds=seconds / 3, first_frames=1)
+    plan = make_stream_plan(
+        CATALOG["causal-forcing-framewise"], 3, lambda timestep: timestep / 1000
+    )
+    run = StreamRun(
+        torch.zeros(1, 16, 3, 8, 8), seconds=seconds, first_seconds=seconds / 3, first_frames=1
+    )
     return stream.describe(plan, run, None).markdown
 
 
@@ -124,19 +162,42 @@ def test_seconds_come_through_a_report_to_three_figures(report_of, seconds: floa
 
 
 def workflow(steps: int) -> dict:
-    """A small Wan clip of five frames through core's sampler, its prompt and seed from core's Text and Int nodes."""
+    """A small Wan clip of five frames through core's sampler, its prompt and seed from core's Text
+    and Int nodes.
+    """
     return {
         "20": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a prompt"}},
         "21": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
-        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "wan21_t2v.safetensors", "weight_dtype": "default"}},
+        "1": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": "wan21_t2v.safetensors", "weight_dtype": "default"},
+        },
         "2": {"class_type": "TestPrompt", "inputs": {"text": ["20", 0], "width": 4096}},
-        "3": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 64, "height": 64, "length": 5, "batch_size": 1}},
-        "4": {"class_type": "KSampler", "inputs": {
-            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": ["21", 0], "steps": steps,
-            "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}},
+        "3": {
+            "class_type": "EmptyHunyuanLatentVideo",
+            "inputs": {"width": 64, "height": 64, "length": 5, "batch_size": 1},
+        },
+        "4": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["1", 0],
+                "positive": ["2", 0],
+                "negative": ["2", 0],
+                "latent_image": ["3", 0],
+                "seed": ["21", 0],
+                "steps": steps,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
         "5": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_vae.safetensors"}},
         "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["5", 0]}},
-        "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "compare"}},
+        "7": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["6", 0], "filename_prefix": "compare"},
+        },
     }
 
 
@@ -151,18 +212,24 @@ def base(tmp_path: Path) -> Path:
 
 
 def hold(base: Path) -> Path:
-    """While it is there the third prompt waits, so that the server can be killed in its fifth job, however fast it is."""
+    """While it is there the third prompt waits, so that the server can be killed in its fifth job,
+    however fast it is.
+    """
     return base / "input" / "hold.txt"
 
 
-def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp_path: Path, capsys) -> None:
+def test_a_killed_server_and_a_failing_prompt_lose_nothing(
+    host, base: Path, tmp_path: Path, capsys
+) -> None:
     out, port = tmp_path / "report", free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = request(tmp_path, url, out)
     packs = {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running_server(host, base, port=port, packs=packs))
-        client = stack.enter_context(subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "compare.py"), *arguments]))
+        client = stack.enter_context(
+            subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "compare.py"), *arguments])
+        )
         stack.callback(client.kill)
         wait_for(lambda: len(results(out)) >= 4)
         kill(server)
@@ -170,18 +237,28 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         before = {path: path.read_bytes() for path in results(out)}
         server = stack.enter_context(running_server(host, base, port=port, packs=packs))
         assert client.wait(timeout=900) == 1  # the failing prompt, and only it
-        assert {path: path.read_bytes() for path in before} == before  # what was done before is not done again
+        assert {
+            path: path.read_bytes() for path in before
+        } == before  # what was done before is not done again
         rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
         assert len(rows) == 2 * 3 * 2 == len(results(out))
         failed = [row for row in rows if row["error"]]
-        assert {row["prompt"] for row in failed} == {"fail"} and all("this prompt fails" in row["error"] for row in failed)
+        assert {row["prompt"] for row in failed} == {"fail"} and all(
+            "this prompt fails" in row["error"] for row in failed
+        )
         assert all(float(row["seconds"]) > 0 for row in rows if not row["error"])
         compared = [row for row in rows if row["psnr"]]
-        assert len(compared) == 2 * 2 and all(float(row["temporal_difference"]) > 0 for row in compared)
+        assert len(compared) == 2 * 2 and all(
+            float(row["temporal_difference"]) > 0 for row in compared
+        )
         assert sum(int(row["restarts"]) for row in rows) == 1
         page = (out / "report.html").read_text(encoding="utf-8")
         assert f"servers that stopped answering during a job and came back: {url} 1 time." in page
-        assert "8 of 12 jobs done" in page and "<b>not bold</b>" not in page and "this prompt fails" in page
+        assert (
+            "8 of 12 jobs done" in page
+            and "<b>not bold</b>" not in page
+            and "this prompt fails" in page
+        )
 
         capsys.readouterr()
         assert program.main(arguments) == 1
@@ -190,37 +267,71 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(host, base: Path, tmp
         assert server.is_alive
 
 
-@pytest.mark.parametrize("node", [
-    "CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSD3", "CLIPTextEncodeFlux", "CLIPTextEncodeHiDream", "CLIPTextEncodeHunyuanDiT",
-    "CLIPTextEncodeKandinsky5", "TextEncodeQwenImageEdit", "PrimitiveString", "PrimitiveStringMultiline",
-])
+@pytest.mark.parametrize(
+    "node",
+    [
+        "CLIPTextEncode",
+        "CLIPTextEncodeSDXL",
+        "CLIPTextEncodeSD3",
+        "CLIPTextEncodeFlux",
+        "CLIPTextEncodeHiDream",
+        "CLIPTextEncodeHunyuanDiT",
+        "CLIPTextEncodeKandinsky5",
+        "TextEncodeQwenImageEdit",
+        "PrimitiveString",
+        "PrimitiveStringMultiline",
+    ],
+)
 def test_every_text_of_cores_nodes_is_taken_for_a_prompt(server: Server, node: str) -> None:
     schema = server.client.get(f"/object_info/{node}")[node]
-    texts = [name for kind in ("required", "optional") for name, (what, *_) in schema["input"].get(kind, {}).items() if what == "STRING"]
+    texts = [
+        name
+        for kind in ("required", "optional")
+        for name, (what, *_) in schema["input"].get(kind, {}).items()
+        if what == "STRING"
+    ]
     encoder = {"class_type": node, "inputs": {name: "old" for name in texts}}
     # A node that gives text away is behind an encoder.
-    graph = {"1": encoder} if schema["output"] != ["STRING"] else {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": ["2", 0]}},
-                                                                    "2": encoder}
+    graph = (
+        {"1": encoder}
+        if schema["output"] != ["STRING"]
+        else {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": ["2", 0]}}, "2": encoder}
+    )
     sampler = {"class_type": "KSampler", "inputs": {"positive": ["1", 0], "seed": 1}}
     prompt = batch.filled(batch.Workflow("x", {**graph, "3": sampler}), "new", 5)
-    assert texts and next(one for one in prompt.values() if one["class_type"] == node)["inputs"] == {name: "new" for name in texts}
+    assert texts and next(one for one in prompt.values() if one["class_type"] == node)[
+        "inputs"
+    ] == {name: "new" for name in texts}
 
 
-def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(host, base: Path, server: Server, tmp_path: Path, capsys) -> None:
-    out, packs = tmp_path / "report", {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"}
+def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(
+    host, base: Path, server: Server, tmp_path: Path, capsys
+) -> None:
+    out, packs = (
+        tmp_path / "report",
+        {"fewstep-test-support": ROOT / "tests" / "host" / "support_nodes"},
+    )
     with running_server(host, base, packs=packs) as first:
         url = first.client.url
-        killer = threading.Thread(target=lambda: (wait_for(lambda: len(results(out)) >= 4), kill(first)), daemon=True)
+        killer = threading.Thread(
+            target=lambda: (wait_for(lambda: len(results(out)) >= 4), kill(first)), daemon=True
+        )
         killer.start()
         assert program.main([*request(tmp_path, url, out), "--wait", "0"]) == 1
         killer.join(timeout=60)
     said = capsys.readouterr()
     assert f"{url} stopped answering" in said.out
     assert "not run. The same command again runs these and no others." in said.err
-    done = {path: path.read_bytes() for path in results(out) if not json.loads(path.read_text())["error"]}
+    done = {
+        path: path.read_bytes()
+        for path in results(out)
+        if not json.loads(path.read_text())["error"]
+    }
     assert len(done) == 2 and "not run" in (out / "report.html").read_text(encoding="utf-8")
 
-    assert program.main(request(tmp_path, server.client.url, out)) == 1  # the failing prompt, and only it
+    assert (
+        program.main(request(tmp_path, server.client.url, out)) == 1
+    )  # the failing prompt, and only it
     assert f"12 jobs, {len(done)} done before, {12 - len(done)} to do" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in done} == done
     assert sum(not json.loads(path.read_text())["error"] for path in results(out)) == 8
@@ -230,43 +341,85 @@ def test_both_nodes_run_in_a_graph_and_their_data_land_in_the_history(server: Se
     fast = workflow(2)["4"]["inputs"]
     graph = {
         **workflow(4),
-        "10": {"class_type": "FewStepBudget", "inputs": {
-            "model": ["1", 0], "latent_image": ["3", 0], "experience": "interactive", "seconds": 0.0, "seconds_per_evaluation": 0.0,
-            "price_per_hour": 1.0}},
+        "10": {
+            "class_type": "FewStepBudget",
+            "inputs": {
+                "model": ["1", 0],
+                "latent_image": ["3", 0],
+                "experience": "interactive",
+                "seconds": 0.0,
+                "seconds_per_evaluation": 0.0,
+                "price_per_hour": 1.0,
+            },
+        },
         "11": {"class_type": "PreviewImage", "inputs": {"images": ["10", 3]}},
         "14": {"class_type": "KSampler", "inputs": fast},
         "16": {"class_type": "VAEDecode", "inputs": {"samples": ["14", 0], "vae": ["5", 0]}},
-        "17": {"class_type": "FewStepCompare", "inputs": {
-            "reference": ["6", 0], "candidate": ["16", 0], "reference_report": ["10", 2], "candidate_report": ""}},
+        "17": {
+            "class_type": "FewStepCompare",
+            "inputs": {
+                "reference": ["6", 0],
+                "candidate": ["16", 0],
+                "reference_report": ["10", 2],
+                "candidate_report": "",
+            },
+        },
         "18": {"class_type": "PreviewImage", "inputs": {"images": ["17", 0]}},
     }
     entry = server.client.run(graph)
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
-    assert reports["Step Budget"]["measured"] and reports["Step Budget"]["seconds_per_evaluation"] > 0
+    assert (
+        reports["Step Budget"]["measured"] and reports["Step Budget"]["seconds_per_evaluation"] > 0
+    )
     assert reports["Speed-Quality Compare"]["ssim"] < 1
     assert "Wan" in reports["Speed-Quality Compare"]["reference"]["model"]
 
 
 def test_the_reports_of_the_real_nodes_are_read_row_by_row(server: Server) -> None:
-    """The shipped comparison with a price and a short full run: Step Budget's report against the Few-Step Sampler's."""
-    graph = json.loads((ROOT / "workflows" / "api" / "demo_compare.json").read_text(encoding="utf-8"))
+    """The shipped comparison with a price and a short full run: Step Budget's report against the
+    Few-Step Sampler's.
+    """
+    graph = json.loads(
+        (ROOT / "workflows" / "api" / "demo_compare.json").read_text(encoding="utf-8")
+    )
     by_class = {node["class_type"]: id for id, node in graph.items()}
     graph[by_class["FewStepBudget"]]["inputs"]["price_per_hour"] = 1.0
-    compared = next(id for id, node in graph.items() if node["class_type"] == "FewStepCompare"
-                    and node["inputs"]["candidate_report"] == [by_class["FewStepSampler"], 1])
+    compared = next(
+        id
+        for id, node in graph.items()
+        if node["class_type"] == "FewStepCompare"
+        and node["inputs"]["candidate_report"] == [by_class["FewStepSampler"], 1]
+    )
     reference = graph[graph[compared]["inputs"]["reference"][0]]["inputs"]["samples"][0]
     graph[reference]["inputs"]["steps"] = 2
     # The server runs what an output needs; here that is this comparison alone.
-    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("SaveImage", "SaveAnimatedWEBP", "PreviewAny")}
-    entry = server.client.run({**graph, "preview": {"class_type": "PreviewImage", "inputs": {"images": [compared, 0]}}})
+    graph = {
+        id: node
+        for id, node in graph.items()
+        if node["class_type"] not in ("SaveImage", "SaveAnimatedWEBP", "PreviewAny")
+    }
+    entry = server.client.run(
+        {**graph, "preview": {"class_type": "PreviewImage", "inputs": {"images": [compared, 0]}}}
+    )
     data = entry["outputs"][compared]["fewstep_report"][0]
-    assert data["candidate"]["accelerator"] == "fewstep-demo-4step" and data["candidate"]["steps"] == "4"
-    assert number_of(data["candidate"], "evaluations") == 4 and number_of(data["candidate"], "seconds") > 0
-    assert number_of(data["reference"], "price") > 0 and data["reference"]["price"].endswith(" for each clip")
+    assert (
+        data["candidate"]["accelerator"] == "fewstep-demo-4step"
+        and data["candidate"]["steps"] == "4"
+    )
+    assert (
+        number_of(data["candidate"], "evaluations") == 4
+        and number_of(data["candidate"], "seconds") > 0
+    )
+    assert number_of(data["reference"], "price") > 0 and data["reference"]["price"].endswith(
+        " for each clip"
+    )
     # As many as the comparison's own full run has: 50 steps with both prompts.
     assert data["reference"]["steps"] == "50" and data["reference"]["evaluations"] == "100"
-    assert data["reference"]["seconds"].endswith(" (predicted)") and data["speedup"] == pytest.approx(
-        number_of(data["reference"], "seconds") / number_of(data["candidate"], "seconds"))
+    assert data["reference"]["seconds"].endswith(" (predicted)") and data[
+        "speedup"
+    ] == pytest.approx(
+        number_of(data["reference"], "seconds") / number_of(data["candidate"], "seconds")
+    )
     assert data["candidate"]["price"].endswith(" for each clip (scaled by seconds)")
 
 
@@ -275,8 +428,24 @@ def request(folder: Path, url: str, out: Path) -> list[str]:
     for name, steps in (("full", 8), ("fast", 2)):
         (folder / f"{name}.json").write_text(json.dumps(workflow(steps)))
     (folder / "prompts.txt").write_text("a red circle\nfail\n<b>not bold</b>\n")
-    return ["--server", url, "--workflow", str(folder / "full.json"), "--workflow", str(folder / "fast.json"), "--prompts",
-            str(folder / "prompts.txt"), "--seeds", "2", "--out", str(out), "--price-per-hour", "2", "--wait", "300"]
+    return [
+        "--server",
+        url,
+        "--workflow",
+        str(folder / "full.json"),
+        "--workflow",
+        str(folder / "fast.json"),
+        "--prompts",
+        str(folder / "prompts.txt"),
+        "--seeds",
+        "2",
+        "--out",
+        str(out),
+        "--price-per-hour",
+        "2",
+        "--wait",
+        "300",
+    ]
 
 
 def results(out: Path) -> list[Path]:

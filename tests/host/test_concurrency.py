@@ -1,4 +1,6 @@
-"""Several clients at once on one server: each gets its own results, its own reports, and nothing of the others'."""
+"""Several clients at once on one server: each gets its own results, its own reports, and nothing of
+the others'.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from comfy_server import Server
 from demo_graph import demo_prompt
 from websocket_reader import WebSocket
 
-# (seed, steps) of each client's jobs: no two are alike, and every client asks for another count first.
+# (seed, steps) of each client's jobs: no two are alike, and every client asks for another count
+# first.
 JOBS = {
     "a": [(1, 1), (2, 2), (3, 4)],
     "b": [(4, 2), (5, 4), (6, 1)],
@@ -25,7 +28,9 @@ BINARY, TEXT_FOR_A_NODE = 0x2, 3
 
 
 class Listener(WebSocket):
-    """The connection of an open editor, with the texts that are shown under its nodes: (node id, text)."""
+    """The connection of an open editor, with the texts that are shown under its nodes: (node id,
+    text).
+    """
 
     def __init__(self, url: str, client_id: str):
         self.texts: list[tuple[str, str]] = []
@@ -33,7 +38,11 @@ class Listener(WebSocket):
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         frame = super()._next_frame()
-        if frame is not None and frame[0] == BINARY and struct.unpack(">I", frame[1][:4]) == (TEXT_FOR_A_NODE,):
+        if (
+            frame is not None
+            and frame[0] == BINARY
+            and struct.unpack(">I", frame[1][:4]) == (TEXT_FOR_A_NODE,)
+        ):
             length = struct.unpack(">I", frame[1][4:8])[0]
             self.texts.append((frame[1][8 : 8 + length].decode(), frame[1][8 + length :].decode()))
         return frame
@@ -49,7 +58,11 @@ class Editor:
     texts: list[tuple[str, str]] = field(default_factory=list)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        executed = [event["data"] for event in self.events if event["type"] == "executed" and event["data"]["node"] == "sample"]
+        executed = [
+            event["data"]
+            for event in self.events
+            if event["type"] == "executed" and event["data"]["node"] == "sample"
+        ]
         return {data["prompt_id"]: data["output"]["fewstep_report"][0] for data in executed}
 
 
@@ -74,7 +87,11 @@ def latent_of(entry: dict[str, Any]) -> str:
 
 
 def test_every_client_gets_its_own_results_and_reports_and_no_other(server: Server) -> None:
-    alone = {job: latent_of(server.client.run(demo_prompt(*job))) for jobs in JOBS.values() for job in jobs}
+    alone = {
+        job: latent_of(server.client.run(demo_prompt(*job)))
+        for jobs in JOBS.values()
+        for job in jobs
+    }
     assert len(set(alone.values())) == len(alone)
     server.client.forget()
 
@@ -85,10 +102,22 @@ def test_every_client_gets_its_own_results_and_reports_and_no_other(server: Serv
         editors = {name: future.result(timeout=1200) for name, future in futures.items()}
     for name, editor in editors.items():
         steps = [steps for _, steps in JOBS[name]]
-        kept = [next(report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler")
-                for entry in editor.entries]
+        kept = [
+            next(
+                report
+                for report in outputs(entry, "fewstep_report")
+                if report["node"] == "Few-Step Sampler"
+            )
+            for entry in editor.entries
+        ]
         assert [latent_of(entry) for entry in editor.entries] == [alone[job] for job in JOBS[name]]
-        assert [report["steps"] for report in kept] == [report["evaluations"] for report in kept] == steps
-        assert editor.reports() == dict(zip(editor.ids, kept)), "over the websocket: the same reports, and no other client's"
+        assert (
+            [report["steps"] for report in kept]
+            == [report["evaluations"] for report in kept]
+            == steps
+        )
+        assert editor.reports() == dict(zip(editor.ids, kept)), (
+            "over the websocket: the same reports, and no other client's"
+        )
         under_the_node = [text for node, text in editor.texts if node == "sample"]
         assert sorted(under_the_node) == sorted(report["summary"] for report in kept)

@@ -1,4 +1,6 @@
-"""The demo model: loads as Wan 2.1 on the real host, follows its prompt, and takes its accelerators like any other file."""
+"""The demo model: loads as Wan 2.1 on the real host, follows its prompt, and takes its accelerators
+like any other file.
+"""
 
 from __future__ import annotations
 
@@ -58,14 +60,24 @@ def test_the_same_prompt_is_the_same_conditioning_and_another_is_another():
 
 
 def test_its_clips_play_as_fast_in_every_workflow_with_it():
-    shipped = [json.loads(path.read_text(encoding="utf-8")) for path in (demo.FOLDER.parent / "workflows" / "api").glob("demo*.json")]
-    rates = [node["inputs"]["fps"] for workflow in shipped for node in workflow.values() if "fps" in node["inputs"]]
+    shipped = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (demo.FOLDER.parent / "workflows" / "api").glob("demo*.json")
+    ]
+    rates = [
+        node["inputs"]["fps"]
+        for workflow in shipped
+        for node in workflow.values()
+        if "fps" in node["inputs"]
+    ]
     assert len(rates) >= len(shipped) > 0 and set(rates) == {demo.FRAME_RATE}
 
 
 def test_what_the_host_cannot_tell_travels_with_the_model(red_circle):
     facts = host.facts_of(red_circle[0].clone())
-    assert facts == host.ModelFacts(text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE)
+    assert facts == host.ModelFacts(
+        text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE
+    )
 
 
 def test_an_unknown_word_is_refused_with_the_vocabulary():
@@ -81,10 +93,14 @@ def test_too_many_words_are_refused():
 def test_the_teacher_paints_what_it_is_told(red_circle):
     """Ten guided steps are enough to see it: red pixels whose centre moves to the right."""
     model, positive, negative, vae, latent = red_circle
-    sampled = core.KSampler().sample(model, 1, 10, 5.0, "euler", "simple", positive, negative, latent)[0]
+    sampled = core.KSampler().sample(
+        model, 1, 10, 5.0, "euler", "simple", positive, negative, latent
+    )[0]
     frames = vae.decode(sampled["samples"]).reshape(-1, 64, 64, 3)
     redness = (frames[..., 0] - frames[..., 1:].amax(-1)).clamp(min=0)  # (T, H, W)
     assert redness.sum((1, 2)).min() > 30, "a shape of full red is there in every frame"
     columns = torch.arange(64.0)
     centre = (redness.sum(1) * columns).sum(1) / redness.sum((1, 2))
-    assert centre[-1] - centre[0] > 8, "it moves right by more than half of the least that was trained"
+    assert centre[-1] - centre[0] > 8, (
+        "it moves right by more than half of the least that was trained"
+    )

@@ -1,4 +1,6 @@
-"""The demo's training scripts: the reading of clips, and the causal model's parallel form against the host's cached one."""
+"""The demo's training scripts: the reading of clips, and the causal model's parallel form against
+the host's cached one.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,13 @@ def test_every_true_clip_is_read_right(frames):
 def test_every_kind_of_scene_is_drawn():
     rng = random.Random(0)
     scenes = [clips.draw_scene(rng) for _ in range(500)]
-    for name, all_of_them in (("colour", clips.COLOURS), ("shape", clips.SHAPES), ("motion", clips.MOTIONS), ("size", clips.SIZES),
-                              ("background", clips.BACKGROUNDS)):
+    for name, all_of_them in (
+        ("colour", clips.COLOURS),
+        ("shape", clips.SHAPES),
+        ("motion", clips.MOTIONS),
+        ("size", clips.SIZES),
+        ("background", clips.BACKGROUNDS),
+    ):
         assert {getattr(scene, name) for scene in scenes} == set(all_of_them)
 
 
@@ -79,7 +86,11 @@ def test_a_resized_scene_differs_in_its_size_alone_once_each_way():
     scenes = [clips.draw_scene(rng) for _ in range(200)]
     pairs = [train_causal.resized(scene, rng) for scene in scenes]
     factors = [one.radius / scene.radius for scene, (one, _) in zip(scenes, pairs, strict=True)]
-    assert min(factors) < 0.85 and max(factors) > 1.2 and 1 / train_causal.RESIZE <= min(factors) <= max(factors) <= train_causal.RESIZE
+    assert (
+        min(factors) < 0.85
+        and max(factors) > 1.2
+        and 1 / train_causal.RESIZE <= min(factors) <= max(factors) <= train_causal.RESIZE
+    )
     for scene, (one, other) in zip(scenes, pairs, strict=True):
         assert one.radius * other.radius == pytest.approx(scene.radius**2)
         assert replace(one, radius=scene.radius) == replace(other, radius=scene.radius) == scene
@@ -87,9 +98,15 @@ def test_a_resized_scene_differs_in_its_size_alone_once_each_way():
 
 def test_a_shape_that_moves_through_a_long_clip_begins_whole_and_often_crosses_the_border():
     rng = random.Random(5)
-    scenes = [scene for scene in (train_causal.long_scene(rng) for _ in range(200)) if scene.motion.startswith("moving")]
+    scenes = [
+        scene
+        for scene in (train_causal.long_scene(rng) for _ in range(200))
+        if scene.motion.startswith("moving")
+    ]
     videos = clips.render(scenes, train_causal.FRAMES)
-    empty = clips.render([replace(scene, radius=0.01, position=(32.0, 32.0), speed=0.0) for scene in scenes], 1)
+    empty = clips.render(
+        [replace(scene, radius=0.01, position=(32.0, 32.0), speed=0.0) for scene in scenes], 1
+    )
     border = torch.zeros(64, 64, dtype=torch.bool)
     border[[0, -1]] = border[:, [0, -1]] = True
     touches = ((videos - empty).abs().amax(1) > 0.1)[:, :, border].any(2)  # (B, T)
@@ -101,7 +118,10 @@ def test_sizes_are_those_of_the_frames_a_latent_frame_stands_for():
     scene = replace(clips.draw_scene(random.Random(0)), motion="growing", radius=10.0)
     growth = [clips.GROWTH ** min(1, frame / 8 - 1) for frame in range(9)]
     expected = [math.log(10 / size_reader.UNIT_RADIUS * growth[0])]
-    expected += [sum(math.log(10 / size_reader.UNIT_RADIUS * factor) for factor in part) / 4 for part in (growth[1:5], growth[5:9])]
+    expected += [
+        sum(math.log(10 / size_reader.UNIT_RADIUS * factor) for factor in part) / 4
+        for part in (growth[1:5], growth[5:9])
+    ]
     assert size_reader.sizes([scene], 3)[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 

@@ -1,5 +1,6 @@
-"""Faults in the middle of a run: at every evaluation of every node that evaluates a model, the run ends in the host's own words,
-nothing is left on the model, the memory comes back, and the next run is bit for bit that of a model nobody has touched.
+"""Faults in the middle of a run: at every evaluation of every node that evaluates a model, the run
+ends in the host's own words, nothing is left on the model, the memory comes back, and the next run
+is bit for bit that of a model nobody has touched.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ LIGHTNING = "faults_animatediff_lightning_4step_comfyui.safetensors"
 
 @dataclass(frozen=True)
 class Scene:
-    """models: what a fault must leave as it was. run: one whole run. inside: where the fault happens, the models' networks if empty.
+    """models: what a fault must leave as it was. run: one whole run. inside: where the fault
+    happens, the models' networks if empty.
 
-    until_kept: from this evaluation on, counted from 0, an interrupt does not end the run: what is finished is kept.
+    until_kept: from this evaluation on, counted from 0, an interrupt does not end the run: what is
+    finished is kept.
     faults: what ends it besides.
     """
 
@@ -52,7 +55,9 @@ class Scene:
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        return self.inside or tuple({id(model.model): model.model.diffusion_model for model in self.models}.values())
+        return self.inside or tuple(
+            {id(model.model): model.model.diffusion_model for model in self.models}.values()
+        )
 
 
 # ---------------------------------------------------------------- what is run
@@ -60,7 +65,9 @@ class Scene:
 
 def sampled(models, text, shape) -> Tensor:
     model, low = (*models, None)[:2]
-    output = FewStepSampler.execute(model, text, {"samples": torch.zeros(shape)}, 3, 0, 1.0, model_low_noise=low)
+    output = FewStepSampler.execute(
+        model, text, {"samples": torch.zeros(shape)}, 3, 0, 1.0, model_low_noise=low
+    )
     assert output.ui["fewstep_report"][0]["evaluations"] == 4, "the counter starts at 0"
     return output.args[0]["samples"]
 
@@ -91,18 +98,33 @@ def skipping(folder: Path, method: str) -> Scene:
     path = folder / "diffusion_models" / "faults_flux.safetensors"
     flux = small_models.load_model(small_models.write_flux(path))
     model = FewStepSkip.execute(flux, method, 1.6, 3.0, 0.15, 0.95, 3, "auto").args[0]
-    positive, negative = (small_models.conditioning(width=4096, seed=seed, length=8) for seed in (1, 2))
+    positive, negative = (
+        small_models.conditioning(width=4096, seed=seed, length=8) for seed in (1, 2)
+    )
 
     def run() -> Tensor:
         noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(5))
-        return comfy.sample.sample(model, noise, 12, 3.0, "dpmpp_2m", "simple", positive, negative, torch.zeros_like(noise),
-                                   disable_pbar=True, seed=5)
+        return comfy.sample.sample(
+            model,
+            noise,
+            12,
+            3.0,
+            "dpmpp_2m",
+            "simple",
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=5,
+        )
 
     return Scene((model, flux), run)
 
 
 def with_motion(folder: Path, is_inside: bool) -> Scene:
-    """A clip of four frames; is_inside: the fault happens in the motion module rather than in the UNet."""
+    """A clip of four frames; is_inside: the fault happens in the motion module rather than in the
+    UNet.
+    """
     if not motion_patch.host_patches_layers():
         pytest.skip("motion modules need ComfyUI 0.20 or newer")
     from motion_files import animatediff_keys, motion_adapter, save
@@ -113,32 +135,49 @@ def with_motion(folder: Path, is_inside: bool) -> Scene:
     model, _ = motion.attach(small_models.unet_patcher("sd15"), LIGHTNING, 4)
     text = small_models.conditioning(model, length=8)
     (extra,) = model.get_additional_models()
-    return Scene((model, extra), lambda: sampled((model,), text, (4, 4, 8, 8)),
-                 inside=(extra.model.middle,) if is_inside else (model.model.diffusion_model,))
+    return Scene(
+        (model, extra),
+        lambda: sampled((model,), text, (4, 4, 8, 8)),
+        inside=(extra.model.middle,) if is_inside else (model.model.diffusion_model,),
+    )
 
 
 def measuring(folder: Path) -> Scene:
-    """Step Budget's measurement, by a clock that ticks once a look: six evaluations with one prompt, six with two."""
-    model = small_models.load_model(small_models.write_wan(folder / "diffusion_models" / "faults_wan_1.safetensors", seed=1))
+    """Step Budget's measurement, by a clock that ticks once a look: six evaluations with one
+    prompt, six with two.
+    """
+    model = small_models.load_model(
+        small_models.write_wan(folder / "diffusion_models" / "faults_wan_1.safetensors", seed=1)
+    )
 
     def run() -> Tensor:
         seconds = itertools.count()
-        cost = measure.measure(model, {"samples": torch.zeros(1, 16, 1, 4, 4)}, clock=lambda: 0.01 * next(seconds))
+        cost = measure.measure(
+            model, {"samples": torch.zeros(1, 16, 1, 4, 4)}, clock=lambda: 0.01 * next(seconds)
+        )
         return torch.tensor([cost.evaluation, cost.guided_step])
 
     return Scene((model,), run)
 
 
 def measuring_blocks(folder: Path) -> Scene:
-    """The same for a causal model, by the seconds that each look at the clock adds: six evaluations of the first block, six of the last."""
+    """The same for a causal model, by the seconds that each look at the clock adds: six evaluations
+    of the first block, six of the last.
+    """
     if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
-    model = small_models.load_model(small_models.write_wan(folder / "diffusion_models" / "faults_causal.safetensors", "wan21_causal"))
+    model = small_models.load_model(
+        small_models.write_wan(
+            folder / "diffusion_models" / "faults_causal.safetensors", "wan21_causal"
+        )
+    )
     latent = {"samples": torch.zeros(1, 16, 6, 4, 4)}
 
     def run() -> Tensor:
         seconds = itertools.count()
-        cost = measure.measure_blocks(model, latent, [CATALOG["self-forcing-dmd"]], clock=lambda: 0.01 * next(seconds))[3]
+        cost = measure.measure_blocks(
+            model, latent, [CATALOG["self-forcing-dmd"]], clock=lambda: 0.01 * next(seconds)
+        )[3]
         return torch.tensor([cost.first, cost.last])
 
     return Scene((model,), run)
@@ -147,7 +186,9 @@ def measuring_blocks(folder: Path) -> Scene:
 def demonstration(folder: Path) -> Scene:
     """The demo model with its own accelerator."""
     demo.offer_loras()
-    loaded, positive, _, _, latent = demo.FewStepDemo.execute("a red circle moving right", 5, "base").args
+    loaded, positive, _, _, latent = demo.FewStepDemo.execute(
+        "a red circle moving right", 5, "base"
+    ).args
     model, _ = accelerator.attach(loaded, CATALOG["fewstep-demo-4step"].files[0].name, "auto", 1.0)
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 
@@ -155,7 +196,8 @@ def demonstration(folder: Path) -> Scene:
 def streaming(folder: Path, is_decoded: bool) -> Scene:
     """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
 
-    is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there, the run goes on and decodes last.
+    is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there,
+    the run goes on and decodes last.
     """
     if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
@@ -164,16 +206,28 @@ def streaming(folder: Path, is_decoded: bool) -> Scene:
     model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
     model = host.with_record(host.with_model_sampling(model, record), record)
     text = small_models.conditioning(length=6)
-    vae = host.load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors"))) if is_decoded else None
+    vae = (
+        host.load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors")))
+        if is_decoded
+        else None
+    )
 
     def run() -> Tensor:
         with torch.inference_mode():
-            clip = FewStepStream.execute(model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0, vae).args
+            clip = FewStepStream.execute(
+                model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0, vae
+            ).args
             return clip[1] if is_decoded else clip[0]["samples"]
 
     if vae is None:
         return Scene((model,), run, until_kept=4)
-    return Scene((model, vae.patcher), run, (vae.first_stage_model.decoder,), until_kept=0, faults=("exception",))
+    return Scene(
+        (model, vae.patcher),
+        run,
+        (vae.first_stage_model.decoder,),
+        until_kept=0,
+        faults=("exception",),
+    )
 
 
 SCENES: dict[str, Callable[[Path], Scene]] = {
@@ -208,16 +262,27 @@ def fail(error: BaseException) -> None:
 
 FAULTS = {
     # As the Stop button does it: a flag, that the host reads before the network's next layer.
-    "interrupt": Fault(comfy.model_management.interrupt_current_processing, InterruptProcessingException, "^$"),
-    "exception": Fault(lambda: fail(RuntimeError("the network broke")), RuntimeError, "the network broke"),
-    "out of memory": Fault(lambda: fail(torch.OutOfMemoryError("tried to allocate 20 GiB")), comfy.model_management.OOM_EXCEPTION,
-                           "tried to allocate 20 GiB"),
+    "interrupt": Fault(
+        comfy.model_management.interrupt_current_processing, InterruptProcessingException, "^$"
+    ),
+    "exception": Fault(
+        lambda: fail(RuntimeError("the network broke")), RuntimeError, "the network broke"
+    ),
+    "out of memory": Fault(
+        lambda: fail(torch.OutOfMemoryError("tried to allocate 20 GiB")),
+        comfy.model_management.OOM_EXCEPTION,
+        "tried to allocate 20 GiB",
+    ),
 }
 
 
 @contextlib.contextmanager
-def at_evaluation(scene: Scene, number: int | None, happen: Callable[[], None]) -> Iterator[list[int]]:
-    """Let it happen inside the network at its evaluation of this number, from 0. Yields a list that every evaluation lengthens."""
+def at_evaluation(
+    scene: Scene, number: int | None, happen: Callable[[], None]
+) -> Iterator[list[int]]:
+    """Let it happen inside the network at its evaluation of this number, from 0. Yields a list that
+    every evaluation lengthens.
+    """
     seen: list[int] = []
 
     def before(module, args) -> None:
@@ -239,13 +304,24 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
     scene = SCENES[name](models)
     with at_evaluation(scene, None, fail) as evaluations:
         assert torch.equal(scene.run(), expected)
-    count, footprints, held = len(evaluations), [footprint(model) for model in scene.models], live_bytes()
+    count, footprints, held = (
+        len(evaluations),
+        [footprint(model) for model in scene.models],
+        live_bytes(),
+    )
     assert count >= 4
-    # An interrupt comes at any time; what else goes wrong in the middle or at the end goes wrong anywhere.
-    interrupts = [("interrupt", number) for number in range(count if scene.until_kept is None else scene.until_kept)]
+    # An interrupt comes at any time; what else goes wrong in the middle or at the end goes wrong
+    # anywhere.
+    interrupts = [
+        ("interrupt", number)
+        for number in range(count if scene.until_kept is None else scene.until_kept)
+    ]
     for fault, number in [*interrupts, *itertools.product(scene.faults, (count // 2, count - 1))]:
         where, wrong = f"{fault} at evaluation {number + 1} of {count}", FAULTS[fault]
-        with pytest.raises(wrong.error, match=wrong.words), at_evaluation(scene, number, wrong.happen) as seen:
+        with (
+            pytest.raises(wrong.error, match=wrong.words),
+            at_evaluation(scene, number, wrong.happen) as seen,
+        ):
             scene.run()
         assert len(seen) == number + 1, f"{where}: the run went on"
         assert not comfy.model_management.processing_interrupted(), where
@@ -261,14 +337,31 @@ def test_in_a_server_the_client_is_told_and_the_next_job_is_that_of_another_proc
     """The demo with its accelerator, which this process runs too, untouched by any fault there."""
     job = demo_prompt(seed=20, steps=4)
     demo.offer_loras()
-    _, positive, _, _, latent = (made := demo.FewStepDemo.execute(*job["demo"]["inputs"].values())).args
+    _, positive, _, _, latent = (
+        made := demo.FewStepDemo.execute(*job["demo"]["inputs"].values())
+    ).args
     model, _ = accelerator.attach(made.args[0], job["loader"]["inputs"]["lora_name"], "auto", 1.0)
     samples = FewStepSampler.execute(model, positive, latent, 20, 4, 1.0).args[0]
     (expected,) = support_nodes.TestLatentReport.execute(samples).ui["test_latent"]
-    for run, (kind, evaluation) in enumerate((kind, evaluation) for kind in ("exception", "out of memory") for evaluation in (1, 4)):
-        broken = {**job, "fault": {"class_type": "TestFault", "inputs": {
-            "model": ["loader", 0], "kind": kind, "evaluation": evaluation, "run": run}}}  # fmt: skip
-        broken["sample"] = {**job["sample"], "inputs": {**job["sample"]["inputs"], "model": ["fault", 0]}}
+    for run, (kind, evaluation) in enumerate(
+        (kind, evaluation) for kind in ("exception", "out of memory") for evaluation in (1, 4)
+    ):
+        broken = {
+            **job,
+            "fault": {
+                "class_type": "TestFault",
+                "inputs": {
+                    "model": ["loader", 0],
+                    "kind": kind,
+                    "evaluation": evaluation,
+                    "run": run,
+                },
+            },
+        }
+        broken["sample"] = {
+            **job["sample"],
+            "inputs": {**job["sample"]["inputs"], "model": ["fault", 0]},
+        }
         with pytest.raises(JobFailed, match=f"FewStepSampler: .*{FAULTS[kind].words}") as failure:
             server.client.run(broken)
         assert not failure.value.is_interruption and server.is_alive

@@ -31,8 +31,10 @@ def core_loaded(model, name, strength=1.0):
     return core.LoraLoaderModelOnly().load_lora_model_only(model, name, strength)[0]
 
 
-keeps_titles = pytest.mark.skipif("lora_metadata" not in inspect.signature(comfy.sd.load_lora_for_models).parameters,
-                                  reason="before 0.24 ComfyUI forgets the title of a LoRA it has loaded")
+keeps_titles = pytest.mark.skipif(
+    "lora_metadata" not in inspect.signature(comfy.sd.load_lora_for_models).parameters,
+    reason="before 0.24 ComfyUI forgets the title of a LoRA it has loaded",
+)
 
 
 def run(model, text, samples, steps=0):
@@ -46,19 +48,33 @@ def run(model, text, samples, steps=0):
 @keeps_titles
 def test_a_title_that_core_leaves_on_the_model_tells_the_accelerator(sdxl, models):
     metadata = {"modelspec.title": "sdxl_lightning_4step_lora"}
-    write_lora(models / "loras" / "a1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata=metadata)
+    write_lora(
+        models / "loras" / "a1.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+        metadata=metadata,
+    )
     model = core_loaded(sdxl, "a1.safetensors")
     samples, data = run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
     assert data["accelerators"] == ["sdxl-lightning-4step-lora"] and data["evaluations"] == 4
     assert any("Recognised from what another loader left" in note for note in data["notes"])
     # The same through our own loader gives the same picture.
     ours, _ = accelerator.attach(sdxl, "a1.safetensors", "auto", 1.0)
-    assert torch.equal(samples, run(ours, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[0])
+    assert torch.equal(
+        samples, run(ours, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[0]
+    )
 
 
 @keeps_titles
 def test_the_model_sampling_follows_what_was_recognised(unets, models):
-    write_lora(models / "loras" / "b1.safetensors", unets["sd15"], "kohya-diffusers", only="attn", metadata={"ss_output_name": "lcm_sd15"})
+    write_lora(
+        models / "loras" / "b1.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn",
+        metadata={"ss_output_name": "lcm_sd15"},
+    )
     model = core_loaded(unets["sd15"], "b1.safetensors")
     _, data = run(model, small_models.conditioning(unets["sd15"]), torch.zeros(1, 4, 8, 8), steps=8)
     assert data["accelerators"] == ["lcm-lora-sd15"] and data["sampler"] == "lcm"
@@ -68,23 +84,43 @@ def test_the_model_sampling_follows_what_was_recognised(unets, models):
 
 
 def test_patches_without_a_title_are_refused_with_the_candidates(sdxl, models):
-    write_lora(models / "loras" / "c1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
-    with pytest.raises(PlanError, match="another loader put on the model cannot be told.*LoRA for SDXL.*sdxl-lightning-4step-lora"):
-        run(core_loaded(sdxl, "c1.safetensors"), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    write_lora(
+        models / "loras" / "c1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle"
+    )
+    with pytest.raises(
+        PlanError,
+        match=(
+            "another loader put on the model cannot be told.*LoRA for"
+            " SDXL.*sdxl-lightning-4step-lora"
+        ),
+    ):
+        run(
+            core_loaded(sdxl, "c1.safetensors"),
+            small_models.conditioning(sdxl),
+            torch.zeros(1, 4, 8, 8),
+        )
 
 
 def test_several_loras_of_other_loaders_are_refused(sdxl, models):
     for name in ("d1.safetensors", "d2.safetensors"):
         write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1")
     model = core_loaded(core_loaded(sdxl, "d1.safetensors"), "d2.safetensors")
-    with pytest.raises(ValueError, match="several LoRAs of other loaders.*which of them is .* not sure.*Accelerator Loader"):
+    with pytest.raises(
+        ValueError,
+        match="several LoRAs of other loaders.*which of them is .* not sure.*Accelerator Loader",
+    ):
         run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
 
 
 def boogu_lora(rank, differences, title):
     """What the host leaves of a LoRA for Boogu-Image, whose Turbo LoRA is the only one of rank 128."""
-    layers = {name: (outputs, inputs) for name, outputs, inputs in layers_of(Base.BOOGU, WIDTHS.get(Base.BOOGU, 0))}
-    return host.ForeignLora(layers, (rank,), "absent", differences, (1.0,), {"title": title} if title else {})
+    layers = {
+        name: (outputs, inputs)
+        for name, outputs, inputs in layers_of(Base.BOOGU, WIDTHS.get(Base.BOOGU, 0))
+    }
+    return host.ForeignLora(
+        layers, (rank,), "absent", differences, (1.0,), {"title": title} if title else {}
+    )
 
 
 @pytest.mark.parametrize("title", ["", "my style", CATALOG["boogu-turbo-lora"].files[0].name])
@@ -106,11 +142,20 @@ def test_a_published_title_that_two_loras_share_tells_neither(styles, accelerate
 
 
 def test_a_style_beside_an_accelerator_of_ours_changes_nothing(sdxl, models):
-    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "sdxl_lightning_4step_lora.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     write_lora(models / "loras" / "style.safetensors", sdxl, "kohya-diffusers", only="attn2")
-    model, _ = accelerator.attach(core_loaded(sdxl, "style.safetensors"), "sdxl_lightning_4step_lora.safetensors", "auto", 1.0)
+    model, _ = accelerator.attach(
+        core_loaded(sdxl, "style.safetensors"), "sdxl_lightning_4step_lora.safetensors", "auto", 1.0
+    )
     after = core_loaded(model, "style.safetensors")
-    assert run(after, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["accelerators"] == ["sdxl-lightning-4step-lora"]
+    assert run(after, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1][
+        "accelerators"
+    ] == ["sdxl-lightning-4step-lora"]
 
 
 @keeps_titles
@@ -120,7 +165,10 @@ def test_another_strength_than_the_release_is_said(models):
     write_lora(models / "loras" / "e1.safetensors", ltx, "native", only="attn", metadata=title)
     _, data = run(core_loaded(ltx, "e1.safetensors", 1.0), text_conditioning("LTXAV"), latent())
     assert data["accelerators"] == ["ltx23-22b-distilled-lora"]
-    assert any("attached at strength 1; ltx23-22b-distilled-lora was released at 0.5" in note for note in data["notes"])
+    assert any(
+        "attached at strength 1; ltx23-22b-distilled-lora was released at 0.5" in note
+        for note in data["notes"]
+    )
 
 
 def latent():
@@ -131,9 +179,17 @@ def latent():
 
 @keeps_titles
 def test_a_recognised_lora_for_another_base_is_refused(models, unets):
-    write_lora(models / "loras" / "f1.safetensors", unets["ssd1b"], "kohya-diffusers", only="attn", metadata={"title": "lcm ssd"})
+    write_lora(
+        models / "loras" / "f1.safetensors",
+        unets["ssd1b"],
+        "kohya-diffusers",
+        only="attn",
+        metadata={"title": "lcm ssd"},
+    )
     model = core_loaded(unets["ssd1b"], "f1.safetensors")
-    assert run(model, small_models.conditioning(unets["ssd1b"]), torch.zeros(1, 4, 8, 8))[1]["accelerators"] == ["lcm-lora-ssd-1b"]
+    assert run(model, small_models.conditioning(unets["ssd1b"]), torch.zeros(1, 4, 8, 8))[1][
+        "accelerators"
+    ] == ["lcm-lora-ssd-1b"]
 
 
 def test_a_model_with_nothing_on_it_is_refused_as_before(sdxl):
@@ -141,16 +197,25 @@ def test_a_model_with_nothing_on_it_is_refused_as_before(sdxl):
         run(sdxl, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
 
 
-# ---------------------------------------------------------------- one accelerator on a model, whoever put it there
+# ---------------------------------------------------------------- one accelerator on a model, whoev
 
 LIGHTNING = "sdxl_lightning_4step_lora"
-SECOND = "already carries sdxl-lightning-4step-lora, which another loader put on it.*Two accelerators on one model spoil each other"
+SECOND = (
+    "already carries sdxl-lightning-4step-lora, which another loader put on it.*Two accelerators on"
+    " one model spoil each other"
+)
 
 
 @pytest.fixture(scope="module")
 def accelerated_by_core(sdxl, models):
     """SDXL with a Lightning LoRA of core's loader, that its title tells."""
-    write_lora(models / "loras" / "g1.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata={"title": LIGHTNING})
+    write_lora(
+        models / "loras" / "g1.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+        metadata={"title": LIGHTNING},
+    )
     return core_loaded(sdxl, "g1.safetensors")
 
 
@@ -159,7 +224,15 @@ def styles(sdxl, models):
     """Three LoRAs of a user's own, one with a title."""
     for number, title in ((1, {}), (2, {"title": "my style"}), (3, {})):
         file = models / "loras" / f"style{number}.safetensors"
-        write_lora(file, sdxl, "kohya-diffusers", only="attn2", metadata=title, seed=number, differences=number == 3)
+        write_lora(
+            file,
+            sdxl,
+            "kohya-diffusers",
+            only="attn2",
+            metadata=title,
+            seed=number,
+            differences=number == 3,
+        )
     return [f"style{number}.safetensors" for number in (1, 2, 3)]
 
 
@@ -177,14 +250,24 @@ def as_sdxl_turbo(model):
 
 @keeps_titles
 def test_ours_does_not_go_on_top_of_cores(accelerated_by_core, sdxl, models):
-    write_lora(models / "loras" / "Hyper-SDXL-8steps-lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "Hyper-SDXL-8steps-lora.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     with pytest.raises(ValueError, match=f"{SECOND}"):
         accelerator.attach(accelerated_by_core, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
 
 
 @keeps_titles
 def test_cores_does_not_go_on_top_of_ours(sdxl, accelerated_by_core, models):
-    write_lora(models / "loras" / "Hyper-SDXL-8steps-lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "Hyper-SDXL-8steps-lora.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     ours, _ = accelerator.attach(sdxl, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
     both = core_loaded(ours, "g1.safetensors")
     with pytest.raises(ValueError, match=f"{SECOND}"):
@@ -215,12 +298,23 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
     title = {"title": "krea2_turbo_4step_rank_64_lora"}
     write_lora(models / "loras" / "k1.safetensors", krea, "native", only="attn", metadata=title)
     turbo = core_loaded(krea, "k1.safetensors")
-    turbo.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    turbo.cached_patcher_init = (
+        None,
+        ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
+    )
     assert accelerator.recognise_foreign(turbo)[0].record.id == "krea2-turbo-4step-lora"
-    write_lora(models / "loras" / "k2.safetensors", krea, "native", only="attn", metadata={"title": "krea2_turbo_lora_rank_64_bf16"})
+    write_lora(
+        models / "loras" / "k2.safetensors",
+        krea,
+        "native",
+        only="attn",
+        metadata={"title": "krea2_turbo_lora_rank_64_bf16"},
+    )
     twice = core_loaded(krea, "k2.safetensors")
     twice.cached_patcher_init = turbo.cached_patcher_init
-    with pytest.raises(ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"):
+    with pytest.raises(
+        ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"
+    ):
         accelerator.recognise_foreign(twice)
 
 
@@ -229,10 +323,16 @@ def test_a_lora_made_for_the_model_that_the_loader_distilled_belongs_into_the_lo
     krea = small_patcher("Krea2")
     title = {"title": "krea2_turbo_4step_rank_64_lora"}
     write_lora(models / "loras" / "k3.safetensors", krea, "native", only="attn", metadata=title)
-    krea.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    krea.cached_patcher_init = (
+        None,
+        ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
+    )
     turbo, _ = accelerator.attach_distilled(krea, "auto")
     # The LoRA has its own steps, which the record of the model does not hold.
-    with pytest.raises(ValueError, match="It is made to go on krea2-turbo and has settings of its own: choose its file in"):
+    with pytest.raises(
+        ValueError,
+        match="It is made to go on krea2-turbo and has settings of its own: choose its file in",
+    ):
         sampler.accelerated(core_loaded(turbo, "k3.safetensors"), None)
     with pytest.raises(ValueError, match="It is made to go on krea2-turbo"):
         accelerator.attach_distilled(core_loaded(krea, "k3.safetensors"), "auto")
@@ -242,9 +342,10 @@ def test_a_lora_made_for_the_model_that_the_loader_distilled_belongs_into_the_lo
 
 # The words of a release, in the title of a style.
 WORDY_TITLES = [
-    ("sdxl", "hyper detail 8 steps", "hyper-sdxl-8step-lora"), ("sdxl", "lcm portrait", "lcm-lora-sdxl"),
+    ("sdxl", "hyper detail 8 steps", "hyper-sdxl-8step-lora"),
+    ("sdxl", "lcm portrait", "lcm-lora-sdxl"),
     ("sd15", "lcm portrait", "lcm-lora-sd15"),
-]  # fmt: skip
+]
 
 
 @keeps_titles
@@ -253,19 +354,41 @@ def test_words_in_a_title_are_no_second_accelerator(unets, models, architecture,
     base = unets[architecture]
     file = "lcm_sd15.safetensors" if architecture == "sd15" else f"{LIGHTNING}.safetensors"
     write_lora(models / "loras" / file, base, "kohya-diffusers", only="attn1|attn2|middle")
-    write_lora(models / "loras" / "n1.safetensors", base, "kohya-diffusers", only="attn2", metadata={"ss_output_name": title})
+    write_lora(
+        models / "loras" / "n1.safetensors",
+        base,
+        "kohya-diffusers",
+        only="attn2",
+        metadata={"ss_output_name": title},
+    )
     styled_base = core_loaded(base, "n1.safetensors")
-    assert accelerator.recognise_patches(host.foreign_loras(styled_base)[0], declared.known()).record.id == id, "the words do say so"
+    assert (
+        accelerator.recognise_patches(
+            host.foreign_loras(styled_base)[0], declared.known()
+        ).record.id
+        == id
+    ), "the words do say so"
     ours, report = accelerator.attach(styled_base, file, "auto", 1.0)
     assert any(f"If it is {id}" in note and title in note for note in report.notes)
-    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][0] is host.accelerator_of(ours)
+    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][
+        0
+    ] is host.accelerator_of(ours)
 
 
 @keeps_titles
 def test_a_style_titled_after_the_distilled_model_it_is_for_is_let_pass(models):
     krea = small_patcher("Krea2")
-    write_lora(models / "loras" / "n2.safetensors", krea, "native", only="attn", metadata={"ss_output_name": "krea2 turbo portrait lora"})
-    krea.cached_patcher_init = (None, ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}))
+    write_lora(
+        models / "loras" / "n2.safetensors",
+        krea,
+        "native",
+        only="attn",
+        metadata={"ss_output_name": "krea2 turbo portrait lora"},
+    )
+    krea.cached_patcher_init = (
+        None,
+        ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
+    )
     turbo = core_loaded(krea, "n2.safetensors")
     assert accelerator.recognise_foreign(turbo)[0].record.id == "krea2-turbo"
     _, report = accelerator.attach_distilled(turbo, "auto")
@@ -273,18 +396,34 @@ def test_a_style_titled_after_the_distilled_model_it_is_for_is_let_pass(models):
 
 
 def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, models):
-    write_lora(models / "loras" / f"{LIGHTNING}.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / f"{LIGHTNING}.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     under, _ = accelerator.attach(styled(sdxl, styles), f"{LIGHTNING}.safetensors", "auto", 1.0)
     _, data = run(styled(under, styles), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
     assert data["accelerators"] == ["sdxl-lightning-4step-lora"]
     turbo, _ = accelerator.attach_distilled(as_sdxl_turbo(styled(sdxl, styles)), "auto")
     assert host.accelerator_of(turbo).id == "sdxl-turbo"
-    _, data = run(as_sdxl_turbo(styled(sdxl, styles)), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
+    _, data = run(
+        as_sdxl_turbo(styled(sdxl, styles)),
+        small_models.conditioning(sdxl),
+        torch.zeros(1, 4, 8, 8),
+    )
     assert data["accelerators"] == ["sdxl-turbo"]
 
 
 def test_loras_are_told_apart_and_our_own_is_none_of_them(sdxl, styles, models):
-    write_lora(models / "loras" / f"{LIGHTNING}.safetensors", sdxl, "kohya-diffusers", rank=8, only="attn1|attn2|middle", differences=True)
+    write_lora(
+        models / "loras" / f"{LIGHTNING}.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        rank=8,
+        only="attn1|attn2|middle",
+        differences=True,
+    )
     ours, _ = accelerator.attach(sdxl, f"{LIGHTNING}.safetensors", "auto", 1.0)
     assert host.foreign_loras(ours) == () and host.foreign_loras(sdxl) == ()
     found = host.foreign_loras(styled(ours.clone(), styles))
@@ -300,10 +439,21 @@ def test_loras_are_told_apart_and_our_own_is_none_of_them(sdxl, styles, models):
 def test_an_alpha_that_the_release_lacks_is_not_the_rank(models, alpha):
     model = small_patcher("MiniMaxH3")
     title = {"title": CATALOG["minimax-h3-fl2v-8step-lora"].files[0].name}
-    write_lora(models / "loras" / "h1.safetensors", model, "native", rank=16, alpha=alpha, only="attn", metadata=title)
+    write_lora(
+        models / "loras" / "h1.safetensors",
+        model,
+        "native",
+        rank=16,
+        alpha=alpha,
+        only="attn",
+        metadata=title,
+    )
     by_core = core_loaded(model, "h1.safetensors")
     if alpha is None:
-        with pytest.raises(ValueError, match="minimax-h3-fl2v-8step-lora, whose file has no alpha .*is 8. Load it with"):
+        with pytest.raises(
+            ValueError,
+            match="minimax-h3-fl2v-8step-lora, whose file has no alpha .*is 8. Load it with",
+        ):
             accelerator.recognise_foreign(by_core)
     else:
         assert accelerator.recognise_foreign(by_core)[0].record.id == "minimax-h3-fl2v-8step-lora"
@@ -312,18 +462,38 @@ def test_an_alpha_that_the_release_lacks_is_not_the_rank(models, alpha):
 @keeps_titles
 def test_an_alpha_in_the_metadata_is_not_the_rank(sdxl, models):
     for name, alpha in (("i1.safetensors", 1.0), ("i2.safetensors", 4.0)):
-        write_lora(models / "loras" / name, sdxl, "kohya-diffusers", rank=4, alpha=alpha, alpha_in="metadata",
-                   only="attn1|attn2|middle", metadata={"title": LIGHTNING})  # fmt: skip
-    with pytest.raises(ValueError, match="took its rank for alpha, which is 1. Load it with the Accelerator Loader"):
+        write_lora(
+            models / "loras" / name,
+            sdxl,
+            "kohya-diffusers",
+            rank=4,
+            alpha=alpha,
+            alpha_in="metadata",
+            only="attn1|attn2|middle",
+            metadata={"title": LIGHTNING},
+        )
+    with pytest.raises(
+        ValueError, match="took its rank for alpha, which is 1. Load it with the Accelerator Loader"
+    ):
         accelerator.recognise_foreign(core_loaded(sdxl, "i1.safetensors"))
     # An alpha that is the rank changes nothing.
-    assert accelerator.recognise_foreign(core_loaded(sdxl, "i2.safetensors"))[0].record.id == "sdxl-lightning-4step-lora"
+    assert (
+        accelerator.recognise_foreign(core_loaded(sdxl, "i2.safetensors"))[0].record.id
+        == "sdxl-lightning-4step-lora"
+    )
 
 
 # ---------------------------------------------------------------- declared by the user
 
-DECLARED = {"file": "mine.safetensors", "base": "SDXL", "steps": [3], "schedule": {"type": "trailing"}, "sampler": "euler", "strength": 0.5,
-            "licence": {"name": "my own", "commercial": False}}  # fmt: skip
+DECLARED = {
+    "file": "mine.safetensors",
+    "base": "SDXL",
+    "steps": [3],
+    "schedule": {"type": "trailing"},
+    "sampler": "euler",
+    "strength": 0.5,
+    "licence": {"name": "my own", "commercial": False},
+}
 
 
 @pytest.fixture
@@ -346,13 +516,19 @@ def declare(models):
 def test_a_declaration_beside_the_lora_is_an_accelerator_like_the_others(sdxl, models, declare):
     declare(DECLARED)
     assert "my-own" in declared.ids()
-    options = next(i for i in accelerator.FewStepAccelerator.define_schema().inputs if i.id == "accelerator").options
+    options = next(
+        i for i in accelerator.FewStepAccelerator.define_schema().inputs if i.id == "accelerator"
+    ).options
     assert "my-own" in options and "lcm-lora-sdxl" in options
-    write_lora(models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    write_lora(
+        models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle"
+    )
     model, report = accelerator.attach(sdxl, "mine.safetensors", "auto", 1.0)
     assert host.accelerator_of(model).id == "my-own" and report.data["strength"] == 0.5
     assert "my own (NON-COMMERCIAL)" in report.markdown
-    assert run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 3
+    assert (
+        run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 3
+    )
 
 
 def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, declare):
@@ -360,12 +536,17 @@ def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, 
     declare({**DECLARED, "file": name}, "three.fewstep.json")
     write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
     assert host.accelerator_of(accelerator.attach(sdxl, name, "auto", 1.0)[0]).id == "three"
-    assert host.accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id == "sdxl-lightning-4step-lora"
+    assert (
+        host.accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id
+        == "sdxl-lightning-4step-lora"
+    )
 
 
 def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models, declare):
     declare({**DECLARED, "file": "sd15_thing.safetensors"})
-    write_lora(models / "loras" / "sd15_thing.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    write_lora(
+        models / "loras" / "sd15_thing.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
+    )
     with pytest.raises(ValueError, match="not an accelerator known here"):
         accelerator.attach(unets["sd15"], "sd15_thing.safetensors", "auto", 1.0)
     with pytest.raises(ValueError, match="is a LoRA for SD 1.5.*my-own is one for SDXL"):
@@ -380,11 +561,22 @@ def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models,
         (DECLARED, "LCM-LoRA SDXL.fewstep.json", "taken"),
     ],
 )
-def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(sdxl, models, declare, text, name, message):
+def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(
+    sdxl, models, declare, text, name, message
+):
     declare(text, name)
     known = declared.known()
-    assert set(CATALOG) <= set(known.records) and len(known.problems) == 1 and message in known.problems[0]
-    write_lora(models / "loras" / "sdxl_lightning_4step_lora.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    assert (
+        set(CATALOG) <= set(known.records)
+        and len(known.problems) == 1
+        and message in known.problems[0]
+    )
+    write_lora(
+        models / "loras" / "sdxl_lightning_4step_lora.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+    )
     _, report = accelerator.attach(sdxl, "sdxl_lightning_4step_lora.safetensors", "auto", 1.0)
     assert any(message in note for note in report.notes)
     if name.startswith("broken"):
@@ -403,17 +595,34 @@ def test_a_declaration_that_changes_is_read_again(declare):
 
 def test_a_declared_full_model_is_recognised(models, declare):
     schedule = {"type": "shifted", "shift": 7}
-    settings = {"file": "mine_fast.safetensors", "base": "wan_t2v", "steps": 2, "schedule": schedule, "sampler": "euler"}
+    settings = {
+        "file": "mine_fast.safetensors",
+        "base": "wan_t2v",
+        "steps": 2,
+        "schedule": schedule,
+        "sampler": "euler",
+    }
     declare({**settings, "kind": "full model"})
-    model = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "mine_fast.safetensors"))
+    model = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "mine_fast.safetensors")
+    )
     attached, _ = accelerator.attach_distilled(model, "auto")
-    assert host.accelerator_of(attached).id == "my-own" and attached.get_model_object("model_sampling").shift == 7.0
+    assert (
+        host.accelerator_of(attached).id == "my-own"
+        and attached.get_model_object("model_sampling").shift == 7.0
+    )
 
 
 @keeps_titles
 def test_a_declared_accelerator_of_cores_loader_is_recognised(sdxl, models, declare):
     declare(DECLARED)
-    write_lora(models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle", metadata={"title": "mine"})
+    write_lora(
+        models / "loras" / "mine.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn1|attn2|middle",
+        metadata={"title": "mine"},
+    )
     model = core_loaded(sdxl, "mine.safetensors", 0.5)
     _, data = run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
     assert data["accelerators"] == ["my-own"] and data["steps"] == 3

@@ -1,4 +1,6 @@
-"""The Motion Module Loader on the real host: what it changes, what it leaves alone, what it works with, what it refuses."""
+"""The Motion Module Loader on the real host: what it changes, what it leaves alone, what it works
+with, what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from left_behind import live_bytes
 from small_loras import write_lora
 from small_models import RandomWeights, conditioning, shapes_of, unet_config, unet_patcher
 
-pytestmark = pytest.mark.skipif(not motion_patch.host_patches_layers(), reason="this ComfyUI is too old for motion modules")
+pytestmark = pytest.mark.skipif(
+    not motion_patch.host_patches_layers(), reason="this ComfyUI is too old for motion modules"
+)
 LIGHTNING = "animatediff_lightning_4step_comfyui.safetensors"
 FRAMES = 4
 
@@ -64,7 +68,9 @@ def latent(frames=FRAMES):
 
 def run(model, frames=FRAMES, positive=None, seed=5):
     """The clip the Few-Step Sampler makes, (T, 4, H, W), and its report's data."""
-    output = sampler.FewStepSampler.execute(model, positive or conditioning(model, seed=1), latent(frames), seed, 0, 1.0)
+    output = sampler.FewStepSampler.execute(
+        model, positive or conditioning(model, seed=1), latent(frames), seed, 0, 1.0
+    )
     return output.result[0]["samples"], output.ui["fewstep_report"][0]
 
 
@@ -72,33 +78,53 @@ def core_run(model, frames=FRAMES, cfg=1.0, positive=None, negative=None, callba
     """The same through what the core KSampler calls."""
     noise = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     positive = positive or conditioning(model, seed=1)
-    return comfy.sample.sample(model, noise, steps, cfg, "euler", "sgm_uniform", positive, negative or conditioning(model, seed=9),
-                               torch.zeros_like(noise), callback=callback, disable_pbar=True)
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        "euler",
+        "sgm_uniform",
+        positive,
+        negative or conditioning(model, seed=9),
+        torch.zeros_like(noise),
+        callback=callback,
+        disable_pbar=True,
+    )
 
 
 @torch.no_grad()
 def evaluate(model, seed=0, rows=FRAMES):
     """The UNet as this MODEL runs it, without a sampler."""
     generator = torch.Generator().manual_seed(seed)
-    x, context = torch.randn(rows, 4, 8, 8, generator=generator), torch.randn(rows, 77, 768, generator=generator)
+    x, context = (
+        torch.randn(rows, 4, 8, 8, generator=generator),
+        torch.randn(rows, 77, 768, generator=generator),
+    )
     options = {**model.model_options["transformer_options"], "cond_or_uncond": [0]}
-    return model.model.diffusion_model(x, torch.full((rows,), 500.0), context=context, transformer_options=options)
+    return model.model.diffusion_model(
+        x, torch.full((rows,), 500.0), context=context, transformer_options=options
+    )
 
 
 def assert_same_clip(actual, expected):
-    """Equal but for what batches of another size, sums in another order and other processors round: to 1e-4 of the clip's own size.
+    """Equal but for what batches of another size, sums in another order and other processors round:
+    to 1e-4 of the clip's own size.
 
     With random weights that is 150 or so, and a number near 0 in it is rounded as the others are.
     """
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
 
 
-# --- the original model -----------------------------------------------------------------------------------------------
+# --- the original model
+# -----------------------------------------------------------------------------------------------
 
 
 def test_without_the_node_the_model_gives_the_same_bits_before_during_and_after(sd15, lightning):
     before, modules = evaluate(sd15), list(sd15.model.diffusion_model.modules())
-    weights = {name: weight.clone() for name, weight in sd15.model.diffusion_model.state_dict().items()}
+    weights = {
+        name: weight.clone() for name, weight in sd15.model.diffusion_model.state_dict().items()
+    }
     during = []
     moving = with_lightning(sd15)
     assert torch.equal(evaluate(sd15), before), "attaching changes nothing"
@@ -106,9 +132,16 @@ def test_without_the_node_the_model_gives_the_same_bits_before_during_and_after(
     assert len(during) == 2 and all(torch.equal(each, before) for each in during)
     assert torch.equal(evaluate(sd15), before)
     assert list(sd15.model.diffusion_model.modules()) == modules, "no layer was put into the UNet"
-    assert all(torch.equal(weight, weights[name]) for name, weight in sd15.model.diffusion_model.state_dict().items())
+    assert all(
+        torch.equal(weight, weights[name])
+        for name, weight in sd15.model.diffusion_model.state_dict().items()
+    )
     assert "patches" not in sd15.model_options["transformer_options"]
-    assert not sd15.additional_models and not sd15.attachments and not sd15.get_all_wrappers("outer_sample")
+    assert (
+        not sd15.additional_models
+        and not sd15.attachments
+        and not sd15.get_all_wrappers("outer_sample")
+    )
 
 
 def test_other_branches_of_the_graph_sample_as_if_there_were_no_motion(sd15, lightning):
@@ -117,7 +150,9 @@ def test_other_branches_of_the_graph_sample_as_if_there_were_no_motion(sd15, lig
     first = core_run(moving)
     assert torch.equal(core_run(sd15), still), "after a run with motion"
     assert torch.equal(core_run(moving), first), "and the other way round"
-    assert float(sd15.get_model_object("model_sampling").sigma_max) == pytest.approx(14.61, abs=0.01)
+    assert float(sd15.get_model_object("model_sampling").sigma_max) == pytest.approx(
+        14.61, abs=0.01
+    )
 
 
 def test_an_interrupt_leaves_nothing_behind(sd15, lightning):
@@ -156,7 +191,10 @@ def test_the_weights_are_the_hosts_to_load_and_to_offload(sd15, lightning):
     (weights,) = moving.get_additional_models()
     assert weights.model_size() >= sum(p.nbytes for p in weights.model.parameters())
     loaded = []
-    core_run(moving, callback=lambda step, x0, x, steps: loaded.append(comfy.model_management.loaded_models()))
+    core_run(
+        moving,
+        callback=lambda step, x0, x, steps: loaded.append(comfy.model_management.loaded_models()),
+    )
     assert all(any(weights.is_clone(model) for model in each) for each in loaded)
     comfy.model_management.unload_all_models()
     assert not comfy.model_management.loaded_models()
@@ -168,7 +206,8 @@ def test_partly_loaded_weights_give_the_same_result(sd15, lightning):
     comfy.model_management.load_models_gpu([weights])
     whole, loaded = evaluate(moving), weights.loaded_size()
     weights.detach()
-    # One byte of room: every layer is brought in when it is used. Evaluated directly, as a sampling run would load it whole again.
+    # One byte of room: every layer is brought in when it is used. Evaluated directly, as a sampling
+    # run would load it whole again.
     weights.load(torch.device("cpu"), lowvram_model_memory=1)
     assert weights.loaded_size() < 0.1 * loaded
     assert torch.equal(evaluate(moving), whole)
@@ -193,12 +232,15 @@ def test_half_precision_is_the_same_clip_roughly(sd15, lightning):
     assert error < 0.05 < (still - exact).norm() / exact.norm()
 
 
-# --- two motion models ------------------------------------------------------------------------------------------------
+# --- two motion models
+# ------------------------------------------------------------------------------------------------
 
 
 def test_two_motion_models_in_one_graph_do_not_meet(sd15, lightning, models):
-    save(models / "animatediff_models" / "mm_v3.safetensors",
-         motion_adapter(has_middle=False, seed=7, size=0.3).state_dict())
+    save(
+        models / "animatediff_models" / "mm_v3.safetensors",
+        motion_adapter(has_middle=False, seed=7, size=0.3).state_dict(),
+    )
     one, other = with_lightning(sd15), with_lightning(sd15, "mm_v3.safetensors")
     alone, alone_too = core_run(one), core_run(other)
     assert not torch.equal(alone, alone_too)
@@ -218,14 +260,19 @@ def test_clones_and_other_patches_keep_the_motion(sd15, lightning):
     assert host.accelerator_of(other).id == "animatediff-lightning-4step"
 
 
-# --- samplers ---------------------------------------------------------------------------------------------------------
+# --- samplers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_four_evaluations_make_the_clip(sd15, lightning):
     clip, report = run(with_lightning(sd15))
     assert clip.shape == (FRAMES, 4, 8, 8) and torch.isfinite(clip).all()
     assert (report["steps"], report["evaluations"], report["forward_passes"]) == (4, 4, 4)
-    assert (report["sampler"], report["cfg"], report["accelerators"]) == ("euler", 1.0, ["animatediff-lightning-4step"])
+    assert (report["sampler"], report["cfg"], report["accelerators"]) == (
+        "euler",
+        1.0,
+        ["animatediff-lightning-4step"],
+    )
 
 
 def test_frames_depend_on_each_other_only_with_motion(sd15, lightning):
@@ -233,9 +280,26 @@ def test_frames_depend_on_each_other_only_with_motion(sd15, lightning):
         noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2))
         other = noise.clone()
         other[0] += 1
-        clips = [comfy.sample.sample(model, n, 2, 1.0, "euler", "simple", conditioning(model), conditioning(model),
-                                     torch.zeros_like(n), disable_pbar=True) for n in (noise, other)]
-        return [frame for frame in range(FRAMES) if not torch.allclose(clips[0][frame], clips[1][frame], atol=1e-4)]
+        clips = [
+            comfy.sample.sample(
+                model,
+                n,
+                2,
+                1.0,
+                "euler",
+                "simple",
+                conditioning(model),
+                conditioning(model),
+                torch.zeros_like(n),
+                disable_pbar=True,
+            )
+            for n in (noise, other)
+        ]
+        return [
+            frame
+            for frame in range(FRAMES)
+            if not torch.allclose(clips[0][frame], clips[1][frame], atol=1e-4)
+        ]
 
     assert changed_frames(sd15) == [0]
     assert changed_frames(with_lightning(sd15)) == [0, 1, 2, 3]
@@ -247,8 +311,18 @@ def test_a_batch_of_several_clips_makes_each_as_if_alone(sd15, lightning, clips)
     noise = torch.randn(clips * FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2))
 
     def sample(part):
-        return comfy.sample.sample(moving, part, 2, 1.0, "euler", "simple", conditioning(sd15), conditioning(sd15),
-                                   torch.zeros_like(part), disable_pbar=True)
+        return comfy.sample.sample(
+            moving,
+            part,
+            2,
+            1.0,
+            "euler",
+            "simple",
+            conditioning(sd15),
+            conditioning(sd15),
+            torch.zeros_like(part),
+            disable_pbar=True,
+        )
 
     together = sample(noise)
     for clip in range(clips):
@@ -264,7 +338,8 @@ def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, mo
     assert_same_clip(core_run(moving, cfg=3.0), together)
 
 
-# --- with other nodes -------------------------------------------------------------------------------------------------
+# --- with other nodes
+# -------------------------------------------------------------------------------------------------
 
 
 def control_net(seed=0):
@@ -280,7 +355,9 @@ def controlled(positive, net, hint, previous=None):
     """hint: (T or 1, 3, H, W) pictures."""
     applied = net.copy().set_cond_hint(hint, 0.5, (0.0, 1.0))
     applied.set_previous_controlnet(previous)
-    return [[positive[0][0], {**positive[0][1], "control": applied, "control_apply_to_uncond": True}]]
+    return [
+        [positive[0][0], {**positive[0][1], "control": applied, "control_apply_to_uncond": True}]
+    ]
 
 
 @pytest.mark.parametrize("pictures", [1, FRAMES])
@@ -288,17 +365,24 @@ def test_a_control_net_sees_each_frame_and_no_motion(sd15, lightning, pictures):
     moving, net = with_lightning(sd15), control_net()
     hint = torch.rand(pictures, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     seen = []
-    net.control_model.register_forward_hook(lambda module, args, kwargs, output: seen.append((kwargs, output)), with_kwargs=True)
+    net.control_model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append((kwargs, output)), with_kwargs=True
+    )
     positive = controlled(conditioning(sd15, seed=1), net, hint)
     clip = core_run(moving, positive=positive, steps=1)
     assert not torch.equal(clip, core_run(moving, steps=1))
     # The ControlNet has no time: each frame alone gives what all together gave.
     kwargs, output = seen[0]
     for frame in range(FRAMES):
-        one = {name: value[frame % value.shape[0]][None] if torch.is_tensor(value) else value for name, value in kwargs.items()}
+        one = {
+            name: value[frame % value.shape[0]][None] if torch.is_tensor(value) else value
+            for name, value in kwargs.items()
+        }
         with torch.no_grad():
             alone = net.control_model(**one)
-        torch.testing.assert_close(alone["middle"][0], output["middle"][0][frame : frame + 1] / 0.5, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            alone["middle"][0], output["middle"][0][frame : frame + 1] / 0.5, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_attention_patches_meet_the_same_layers_in_the_same_order(sd15, lightning):
@@ -306,7 +390,14 @@ def test_attention_patches_meet_the_same_layers_in_the_same_order(sd15, lightnin
         patched, calls = model.clone(), []
 
         def patch(q, k, v, options):
-            calls.append((options["block"], options["transformer_index"], options["block_index"], tuple(q.shape)))
+            calls.append(
+                (
+                    options["block"],
+                    options["transformer_index"],
+                    options["block_index"],
+                    tuple(q.shape),
+                )
+            )
             return q, k, v
 
         patched.set_model_attn2_patch(patch)
@@ -364,13 +455,21 @@ def test_combined_prompts_move_together(sd15, lightning):
 
 
 def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
-    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn")
-    save(models / "animatediff_models" / "v3_sd15_mm.safetensors",
-         animatediff_keys(motion_adapter(has_middle=False, size=0.3).state_dict()))
+    write_lora(
+        models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn"
+    )
+    save(
+        models / "animatediff_models" / "v3_sd15_mm.safetensors",
+        animatediff_keys(motion_adapter(has_middle=False, size=0.3).state_dict()),
+    )
     fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
     lora_first = with_lightning(fast, "v3_sd15_mm.safetensors")
-    motion_first, _ = accelerator.attach(with_lightning(sd15, "v3_sd15_mm.safetensors"), "lcm-lora-sdv1-5.safetensors",
-                                         accelerator.AUTO, 1.0)
+    motion_first, _ = accelerator.attach(
+        with_lightning(sd15, "v3_sd15_mm.safetensors"),
+        "lcm-lora-sdv1-5.safetensors",
+        accelerator.AUTO,
+        1.0,
+    )
     for model in (lora_first, motion_first):
         assert host.accelerator_of(model).id == "lcm-lora-sd15"
         sampling = model.get_model_object("model_sampling")
@@ -380,8 +479,16 @@ def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
 
 
 def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
-    save(models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors", motion_adapter(positions=64, size=0.3).state_dict())
-    lora = write_lora(models / "loras" / "AnimateLCM_sd15_t2v_lora.safetensors", sd15, "kohya-diffusers", only="attn").tensors
+    save(
+        models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors",
+        motion_adapter(positions=64, size=0.3).state_dict(),
+    )
+    lora = write_lora(
+        models / "loras" / "AnimateLCM_sd15_t2v_lora.safetensors",
+        sd15,
+        "kohya-diffusers",
+        only="attn",
+    ).tensors
 
     def with_lora(model):
         return comfy.sd.load_lora_for_models(model, None, lora, 0.8, 0)[0]
@@ -391,29 +498,41 @@ def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
     clip, report = run(before)
     assert report["accelerators"] == ["animatelcm-sd15"]
     assert_same_clip(run(behind)[0], clip)
-    assert not torch.allclose(clip, run(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))[0], atol=1e-2)
+    assert not torch.allclose(
+        clip, run(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors"))[0], atol=1e-2
+    )
 
 
 def test_cores_loader_takes_a_motion_lora_and_changes_nothing(sd15, lightning):
     place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
-    lora = {f"{place}.to_q_lora.down.weight": torch.ones(4, 32), f"{place}.to_q_lora.up.weight": torch.ones(32, 4)}
+    lora = {
+        f"{place}.to_q_lora.down.weight": torch.ones(4, 32),
+        f"{place}.to_q_lora.up.weight": torch.ones(32, 4),
+    }
     moving = with_lightning(sd15)
-    assert torch.equal(core_run(comfy.sd.load_lora_for_models(moving, None, lora, 1.0, 0)[0]), core_run(moving))
+    assert torch.equal(
+        core_run(comfy.sd.load_lora_for_models(moving, None, lora, 1.0, 0)[0]), core_run(moving)
+    )
 
 
-# --- long clips -------------------------------------------------------------------------------------------------------
+# --- long clips
+# --------------------------------------------------------------------------------------------------
 
 LONG = 40
 WINDOWS = [range(16), range(12, 28), range(24, 40)]
 
 
 def windows_by_hand(moving, x, sigma, positive, controls=None, cfg=1.0):
-    """The denoised clip of one evaluation in windows of 16, blended with weights that fall towards each window's ends."""
+    """The denoised clip of one evaluation in windows of 16, blended with weights that fall towards
+    each window's ends.
+    """
     short = moving.clone()
     del short.model_options["context_handler"]
     prompts, more = positive[0]
     total, weights = torch.zeros_like(x), torch.zeros(LONG, 1, 1, 1)
-    pyramid = torch.tensor([*range(1, 9), *range(8, 0, -1)], dtype=torch.float32).reshape(-1, 1, 1, 1)
+    pyramid = torch.tensor([*range(1, 9), *range(8, 0, -1)], dtype=torch.float32).reshape(
+        -1, 1, 1, 1
+    )
     for window in map(list, WINDOWS):
         part = [[prompts[window] if prompts.shape[0] == LONG else prompts, more]]
         if controls is not None:
@@ -434,8 +553,17 @@ def denoised(model, x, sigma, positive, cfg=1.0):
         return result[0]
 
     start = x
-    comfy.sample.sample_custom(model, torch.zeros_like(x), cfg, comfy.samplers.KSAMPLER(once), torch.tensor([sigma, 0.0]), positive,
-                               conditioning(model, seed=9), torch.zeros_like(x), disable_pbar=True)
+    comfy.sample.sample_custom(
+        model,
+        torch.zeros_like(x),
+        cfg,
+        comfy.samplers.KSAMPLER(once),
+        torch.tensor([sigma, 0.0]),
+        positive,
+        conditioning(model, seed=9),
+        torch.zeros_like(x),
+        disable_pbar=True,
+    )
     return result[0]
 
 
@@ -472,7 +600,9 @@ def test_windows_are_counted_and_reported(sd15, lightning):
     assert (data["forward_passes"], data["rows"]) == (12, 4 * 3 * 16)
 
 
-@pytest.mark.parametrize(("frames", "count"), [(16, 1), (32, 1), (33, 3), (40, 3), (41, 4), (52, 4)])
+@pytest.mark.parametrize(
+    ("frames", "count"), [(16, 1), (32, 1), (33, 3), (40, 3), (41, 4), (52, 4)]
+)
 def test_the_window_count_is_the_hosts(sd15, lightning, frames, count):
     moving, report = motion.attach(sd15, LIGHTNING, frames)
     assert report.data["windows"] == count
@@ -483,7 +613,9 @@ def test_the_window_count_is_the_hosts(sd15, lightning, frames, count):
 
 
 def test_the_users_own_context_windows_are_kept(sd15, lightning):
-    own = ContextWindowsManualNode.execute(sd15, 8, 2, "standard_static", 1, False, "pyramid", 0, False).result[0]
+    own = ContextWindowsManualNode.execute(
+        sd15, 8, 2, "standard_static", 1, False, "pyramid", 0, False
+    ).result[0]
     own.model_options["context_handler"].causal_window_fix = False
     moving = with_lightning(own, frames=LONG)
     assert moving.model_options["context_handler"].context_length == 8
@@ -495,12 +627,15 @@ def test_the_users_own_context_windows_are_kept(sd15, lightning):
 def test_windows_of_another_node_behind_the_loader_work_too(sd15, lightning):
     moving = with_lightning(sd15, frames=16)
     # With the node's defaults, which prepend a frame to every window but the first.
-    windowed = ContextWindowsManualNode.execute(moving, 8, 2, "standard_uniform", 1, False, "pyramid", 0, False).result[0]
+    windowed = ContextWindowsManualNode.execute(
+        moving, 8, 2, "standard_uniform", 1, False, "pyramid", 0, False
+    ).result[0]
     clip, _ = run(windowed, frames=16)
     assert torch.isfinite(clip).all()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused
+# --------------------------------------------------------------------------------------------------
 
 
 def refusal(call, *args):
@@ -511,44 +646,76 @@ def refusal(call, *args):
 
 def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
     folder = models / "animatediff_models"
-    save(folder / "mm_sdxl.safetensors", animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict()))
+    save(
+        folder / "mm_sdxl.safetensors",
+        animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict()),
+    )
     assert "for SDXL" in refusal(motion.attach, sd15, "mm_sdxl.safetensors", 16)
     write_lora(folder / "style.safetensors", sd15, "kohya-diffusers", rank=1)
     assert "is a LoRA for pictures" in refusal(motion.attach, sd15, "style.safetensors", 16)
     whole = (folder / LIGHTNING).read_bytes()
     (folder / "broken.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "not a complete .safetensors file" in refusal(motion.attach, sd15, "broken.safetensors", 16)
+    assert "not a complete .safetensors file" in refusal(
+        motion.attach, sd15, "broken.safetensors", 16
+    )
     (folder / "mm_sd_v15_v2.ckpt").write_bytes(b"PK")
     pickled = refusal(motion.attach, sd15, "mm_sd_v15_v2.ckpt", 16)
-    assert "can carry code" in pickled and "guoyww/animatediff-motion-adapter-v1-5" in pickled and "mm_sd_v15_v2.safetensors" in pickled
-    assert "is not in models/animatediff_models" in refusal(motion.attach, sd15, "nothing.safetensors", 16)
+    assert (
+        "can carry code" in pickled
+        and "guoyww/animatediff-motion-adapter-v1-5" in pickled
+        and "mm_sd_v15_v2.safetensors" in pickled
+    )
+    assert "is not in models/animatediff_models" in refusal(
+        motion.attach, sd15, "nothing.safetensors", 16
+    )
     place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
-    save(folder / "zoom-in.safetensors",
-         {f"{place}.to_q_lora.down.weight": torch.zeros(4, 32), f"{place}.to_q_lora.up.weight": torch.zeros(32, 4)})
+    save(
+        folder / "zoom-in.safetensors",
+        {
+            f"{place}.to_q_lora.down.weight": torch.zeros(4, 32),
+            f"{place}.to_q_lora.up.weight": torch.zeros(32, 4),
+        },
+    )
     assert "is a motion LoRA" in refusal(motion.attach, sd15, "zoom-in.safetensors", 16)
     # And where a LoRA would be loaded:
     save(models / "loras" / "zoom-in.safetensors", load_file(folder / "zoom-in.safetensors"))
-    assert "a motion LoRA is not applied" in refusal(accelerator.attach, sd15, "zoom-in.safetensors", accelerator.AUTO, 1.0)
+    assert "a motion LoRA is not applied" in refusal(
+        accelerator.attach, sd15, "zoom-in.safetensors", accelerator.AUTO, 1.0
+    )
 
 
 def test_other_models_are_refused(unets, sd15, lightning, models):
     assert "the connected model is SDXL" in refusal(motion.attach, unets["sdxl"], LIGHTNING, 16)
-    save(models / "animatediff_models" / "wide.safetensors", motion_adapter(widths=(64, 128, 256, 256)).state_dict())
+    save(
+        models / "animatediff_models" / "wide.safetensors",
+        motion_adapter(widths=(64, 128, 256, 256)).state_dict(),
+    )
     assert "widths [64, 128, 256, 256]" in refusal(motion.attach, sd15, "wide.safetensors", 16)
-    assert "already carries the motion module" in refusal(motion.attach, with_lightning(sd15), LIGHTNING, 16)
+    assert "already carries the motion module" in refusal(
+        motion.attach, with_lightning(sd15), LIGHTNING, 16
+    )
 
 
 def test_a_host_that_would_not_run_the_motion_is_refused(sd15, lightning, monkeypatch):
-    monkeypatch.setattr(motion_patch, "forward_timestep_embed", lambda layers, x, emb, **options: layers[0](x, emb))
+    monkeypatch.setattr(
+        motion_patch, "forward_timestep_embed", lambda layers, x, emb, **options: layers[0](x, emb)
+    )
     assert "too old for motion modules" in refusal(motion.attach, sd15, LIGHTNING, 16)
 
 
 def test_two_accelerators_are_refused(sd15, lightning, models):
-    write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn")
+    write_lora(
+        models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn"
+    )
     fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
     assert "already carries lcm-lora-sd15" in refusal(motion.attach, fast, LIGHTNING, 16)
     assert "already carries animatediff-lightning" in refusal(
-        accelerator.FewStepAccelerator.execute, with_lightning(sd15), "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
+        accelerator.FewStepAccelerator.execute,
+        with_lightning(sd15),
+        "lcm-lora-sdv1-5.safetensors",
+        accelerator.AUTO,
+        1.0,
+    )
 
 
 def test_a_latent_that_is_no_clip_is_refused_before_anything_is_evaluated(sd15, lightning):
@@ -561,10 +728,20 @@ def test_a_latent_that_is_no_clip_is_refused_before_anything_is_evaluated(sd15, 
 
 def test_windows_that_the_module_cannot_see_are_refused(sd15, lightning):
     def windowed(length, dim):
-        return ContextWindowsManualNode.execute(with_lightning(sd15, frames=LONG), length, 4, "standard_static", 1, False, "pyramid",
-                                                dim, False).result[0]
+        return ContextWindowsManualNode.execute(
+            with_lightning(sd15, frames=LONG),
+            length,
+            4,
+            "standard_static",
+            1,
+            False,
+            "pyramid",
+            dim,
+            False,
+        ).result[0]
 
-    # From 0.24 on the host puts one more frame before each window, so that 32 are too many as well; 64 is one window for everything.
+    # From 0.24 on the host puts one more frame before each window, so that 32 are too many as well;
+    # 64 is one window for everything.
     before = int(hasattr(windowed(36, 0).model_options["context_handler"], "causal_window_fix"))
     for length, seen in ((32, 33),) * before + ((36, 36 + before), (64, LONG)):
         assert f"show it {seen}" in refusal(core_run, windowed(length, 0), LONG)
@@ -573,7 +750,9 @@ def test_windows_that_the_module_cannot_see_are_refused(sd15, lightning):
 
 def others_windows(model, length):
     """The model under the host's Context Windows node, without its fix for causal models."""
-    windowed = ContextWindowsManualNode.execute(model, length, 4, "standard_static", 1, False, "pyramid", 0, False).result[0]
+    windowed = ContextWindowsManualNode.execute(
+        model, length, 4, "standard_static", 1, False, "pyramid", 0, False
+    ).result[0]
     windowed.model_options["context_handler"].causal_window_fix = False
     return windowed
 
@@ -586,8 +765,11 @@ def test_a_control_picture_per_frame_under_another_nodes_windows_is_refused(sd15
     chained = controlled(positive, net, picture_per_frame()[:1], previous=each[0][1]["control"])
     for model in (first, behind):
         for control in (each, chained):
-            assert "show every window the first ones" in refusal(denoised, model, long_noise(), 5.0, control)
-    # One picture for all is the same in every window, and a clip that fits in one window is not cut.
+            assert "show every window the first ones" in refusal(
+                denoised, model, long_noise(), 5.0, control
+            )
+    # One picture for all is the same in every window, and a clip that fits in one window is not
+    # cut.
     same = controlled(positive, net, picture_per_frame()[:1])
     expected = denoised(with_lightning(sd15, frames=LONG), long_noise(), 5.0, same)
     assert_same_clip(denoised(first, long_noise(), 5.0, same), expected)
@@ -597,13 +779,20 @@ def test_a_control_picture_per_frame_under_another_nodes_windows_is_refused(sd15
 
 @pytest.mark.parametrize("sampling", ["eps", "lcm"])
 def test_a_noise_schedule_is_put_on_before_the_motion_module_not_behind_it(sd15, models, sampling):
-    save(models / "animatediff_models" / "mm_v3.safetensors", motion_adapter(has_middle=False, size=0.3).state_dict())
+    save(
+        models / "animatediff_models" / "mm_v3.safetensors",
+        motion_adapter(has_middle=False, size=0.3).state_dict(),
+    )
     scheduled = ModelSamplingDiscrete().patch(sd15, sampling, False)[0]
     before = with_lightning(scheduled, "mm_v3.safetensors")
-    assert float(before.get_model_object("model_sampling").sigma_max) == pytest.approx(25.1, abs=0.1)
+    assert float(before.get_model_object("model_sampling").sigma_max) == pytest.approx(
+        25.1, abs=0.1
+    )
     assert torch.isfinite(core_run(before)).all()
     # The node builds its schedule on SD 1.5's own betas.
-    behind = ModelSamplingDiscrete().patch(with_lightning(sd15, "mm_v3.safetensors"), sampling, False)[0]
+    behind = ModelSamplingDiscrete().patch(
+        with_lightning(sd15, "mm_v3.safetensors"), sampling, False
+    )[0]
     message = refusal(core_run, behind)
     assert "sigma 14.61" in message and "before the Motion Module Loader" in message
 
@@ -621,16 +810,27 @@ def test_a_patch_that_hides_the_motion_is_refused(sd15, lightning):
 
 def test_a_lightning_module_whose_name_hides_its_steps_is_asked_for(sd15, models, adapter):
     save(models / "animatediff_models" / "AnimateDiff-Lightning.safetensors", adapter.state_dict())
-    assert "Put the step count in the name" in refusal(motion.attach, sd15, "AnimateDiff-Lightning.safetensors", 16)
+    assert "Put the step count in the name" in refusal(
+        motion.attach, sd15, "AnimateDiff-Lightning.safetensors", 16
+    )
 
 
-# --- recognition and report -------------------------------------------------------------------------------------------
+# --- recognition and report
+# -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("record", [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE], ids=lambda r: r.id)
-def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned(sd15, models, record):
+@pytest.mark.parametrize(
+    "record",
+    [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE],
+    ids=lambda r: r.id,
+)
+def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned(
+    sd15, models, record
+):
     is_lcm = record.solver.value == "lcm"
-    tensors = animatediff_keys(motion_adapter(positions=64 if is_lcm else 32, size=0.3).state_dict())
+    tensors = animatediff_keys(
+        motion_adapter(positions=64 if is_lcm else 32, size=0.3).state_dict()
+    )
     name = "AnimateLCM_sd15_t2v.safetensors" if is_lcm else record.files[0].name
     save(models / "animatediff_models" / name, tensors)
     moving, report = motion.attach(sd15, name, FRAMES)
@@ -643,16 +843,36 @@ def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned
 @pytest.mark.parametrize("positions", [32, 64])
 def test_animatelcm_in_diffusers_layout_is_recognised_by_its_name(sd15, models, positions):
     # The authors' .safetensors file is a converter's, position encodings written out.
-    save(models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors", motion_adapter(positions=positions, size=0.3).state_dict())
-    assert host.accelerator_of(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors")).id == "animatelcm-sd15"
+    save(
+        models / "animatediff_models" / "AnimateLCM_sd15_t2v.safetensors",
+        motion_adapter(positions=positions, size=0.3).state_dict(),
+    )
+    assert (
+        host.accelerator_of(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors")).id
+        == "animatelcm-sd15"
+    )
 
 
-@pytest.mark.parametrize(("name", "version"), [("mm_sd_v15_v2.safetensors", "AnimateDiff v2"), ("v3_sd15_mm.safetensors", "AnimateDiff v3"),
-                                               ("mm_sd_v14.safetensors", "AnimateDiff v1")])
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("mm_sd_v15_v2.safetensors", "AnimateDiff v2"),
+        ("v3_sd15_mm.safetensors", "AnimateDiff v3"),
+        ("mm_sd_v14.safetensors", "AnimateDiff v1"),
+    ],
+)
 def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, version):
-    positions, has_middle = {"AnimateDiff v1": (24, False), "AnimateDiff v2": (32, True), "AnimateDiff v3": (32, False)}[version]
-    save(models / "animatediff_models" / name,
-         animatediff_keys(motion_adapter(positions=positions, has_middle=has_middle, size=0.3).state_dict()))
+    positions, has_middle = {
+        "AnimateDiff v1": (24, False),
+        "AnimateDiff v2": (32, True),
+        "AnimateDiff v3": (32, False),
+    }[version]
+    save(
+        models / "animatediff_models" / name,
+        animatediff_keys(
+            motion_adapter(positions=positions, has_middle=has_middle, size=0.3).state_dict()
+        ),
+    )
     moving, report = motion.attach(sd15, name, FRAMES)
     assert host.accelerator_of(moving) is None and report.data["version"] == version
     assert any("no accelerator" in note for note in report.notes)
@@ -661,7 +881,9 @@ def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, ve
 
 def test_the_node_lists_the_files_and_answers_for_the_rest(sd15, lightning, models):
     (models / "animatediff_models" / "readme.md").write_text("")
-    (name_input,) = (i for i in motion.FewStepMotion.define_schema().inputs if i.id == "motion_name")
+    (name_input,) = (
+        i for i in motion.FewStepMotion.define_schema().inputs if i.id == "motion_name"
+    )
     assert LIGHTNING in name_input.options and "readme.md" not in name_input.options
     assert motion.FewStepMotion.validate_inputs(LIGHTNING) is True
     assert LIGHTNING in motion.FewStepMotion.validate_inputs(LIGHTNING.replace("4step", "5step"))
@@ -675,11 +897,18 @@ def test_the_node_lists_the_files_and_answers_for_the_rest(sd15, lightning, mode
 
 def test_places_are_the_published_ones(sd15, lightning):
     (weights,) = with_lightning(sd15).get_additional_models()
-    places = {place: layer.__name__ for (place, layer), _ in motion_patch.places_of(sd15.model.diffusion_model, weights.model)}
-    # Down: two a level behind the attention, at the coarsest behind the residual layer. Blocks 3, 6 and 9 only halve the size.
+    places = {
+        place: layer.__name__
+        for (place, layer), _ in motion_patch.places_of(sd15.model.diffusion_model, weights.model)
+    }
+    # Down: two a level behind the attention, at the coarsest behind the residual layer. Blocks 3, 6
+    # and 9 only halve the size.
     assert places == {
-        **{("input", i): "SpatialTransformer" for i in (1, 2, 4, 5, 7, 8)}, ("input", 10): "ResBlock", ("input", 11): "ResBlock",
-        ("middle", 0): "SpatialTransformer", **{("output", i): "ResBlock" for i in (0, 1, 2)},
+        **{("input", i): "SpatialTransformer" for i in (1, 2, 4, 5, 7, 8)},
+        ("input", 10): "ResBlock",
+        ("input", 11): "ResBlock",
+        ("middle", 0): "SpatialTransformer",
+        **{("output", i): "ResBlock" for i in (0, 1, 2)},
         **{("output", i): "SpatialTransformer" for i in range(3, 12)},
-    }  # fmt: skip
+    }
     assert len(list(itertools.chain.from_iterable(weights.model.up))) == 12

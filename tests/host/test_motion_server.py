@@ -1,4 +1,6 @@
-"""The Motion Module Loader in a real server: small models for the ways of the graph, full width once for the whole way to a file."""
+"""The Motion Module Loader in a real server: small models for the ways of the graph, full width
+once for the whole way to a file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from comfyui_fewstep.nodes.motion_patch import host_patches_layers
 from motion_files import FULL_WIDTHS, animatediff_keys, motion_adapter, save
 
-pytestmark = pytest.mark.skipif(not host_patches_layers(), reason="this ComfyUI is too old for motion modules")
+pytestmark = pytest.mark.skipif(
+    not host_patches_layers(), reason="this ComfyUI is too old for motion modules"
+)
 LIGHTNING = "animatediff_lightning_4step_comfyui.safetensors"
 
 
@@ -31,8 +35,15 @@ def clip_prompt(frames=4, batch=4, motion_name="small.lightning.4step.safetensor
         "text": node("TestConditioning", width=768, length=77, seed=0),
         "motion": node("FewStepMotion", model=["model", 0], motion_name=motion_name, frames=frames),
         "size": node("EmptyLatentImage", width=64, height=64, batch_size=batch),
-        "clip": node("FewStepSampler", model=["motion", 0], positive=["text", 0], latent_image=["size", 0], seed=seed, steps=0,
-                     denoise=1.0),
+        "clip": node(
+            "FewStepSampler",
+            model=["motion", 0],
+            positive=["text", 0],
+            latent_image=["size", 0],
+            seed=seed,
+            steps=0,
+            denoise=1.0,
+        ),
         "out": node("TestLatentReport", samples=["clip", 0]),
         "words": node("PreviewAny", source=["motion", 1]),
     }
@@ -41,7 +52,10 @@ def clip_prompt(frames=4, batch=4, motion_name="small.lightning.4step.safetensor
 @pytest.fixture(scope="module")
 def motion_folder(server):
     folder = server.base / "models" / "animatediff_models"
-    save(folder / "small.lightning.4step.safetensors", animatediff_keys(motion_adapter(size=0.3).state_dict()))
+    save(
+        folder / "small.lightning.4step.safetensors",
+        animatediff_keys(motion_adapter(size=0.3).state_dict()),
+    )
     return folder
 
 
@@ -62,8 +76,19 @@ def test_a_clip_is_made_in_four_evaluations_and_reported(server, motion_folder):
 def still_prompt(clip):
     """The clip's model without motion, a branch of that graph in a graph of its own."""
     return {name: clip[name] for name in ("model", "text", "size")} | {
-        "still": node("KSampler", model=["model", 0], positive=["text", 0], negative=["text", 0], latent_image=["size", 0], seed=4,
-                      steps=2, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0),
+        "still": node(
+            "KSampler",
+            model=["model", 0],
+            positive=["text", 0],
+            negative=["text", 0],
+            latent_image=["size", 0],
+            seed=4,
+            steps=2,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
         "still_out": node("TestLatentReport", samples=["still", 0]),
     }
 
@@ -80,14 +105,19 @@ def test_with_and_without_motion_in_one_graph(server, motion_folder):
 def test_an_interrupted_clip_leaves_the_branch_without_motion_as_it_was(server, motion_folder):
     moving = clip_prompt(seed=8)
     expected = server.client.run(still_prompt(moving))["outputs"]["still_out"]
-    # From here on the server keeps one model, which the interrupted clip and the branch after it share.
+    # From here on the server keeps one model, which the interrupted clip and the branch after it
+    # share.
     server.client.forget()
     stopped_at, seen = clip_prompt(seed=8), []
     stopped_at["fault"] = node("TestFault", model=["motion", 0], kind="wait", evaluation=2, run=0)
     stopped_at["clip"]["inputs"]["model"] = ["fault", 0]
 
     def stop(event):
-        steps = event["data"]["nodes"].get("clip", {}).get("value", 0) if event["type"] == "progress_state" else 0
+        steps = (
+            event["data"]["nodes"].get("clip", {}).get("value", 0)
+            if event["type"] == "progress_state"
+            else 0
+        )
         if 1 <= steps < 4 and not seen:
             seen.append(steps)
             server.client.interrupt()
@@ -110,7 +140,9 @@ def test_a_file_that_is_not_there_is_refused_before_the_run(server, motion_folde
 
 
 def write_full_size_module(path):
-    """A motion module of published size (453 million weights, float16) under AnimateDiff's key names."""
+    """A motion module of published size (453 million weights, float16) under AnimateDiff's key
+    names.
+    """
     with torch.device("meta"):
         shapes = shapes_of(motion_adapter(widths=FULL_WIDTHS))
     tensors = RandomWeights(5, torch.float16).fill(shapes)
@@ -118,19 +150,42 @@ def write_full_size_module(path):
 
 
 @pytest.mark.slow
-def test_full_width_from_checkpoint_and_motion_module_to_an_animated_file(server, sd15_files, motion_folder):
+def test_full_width_from_checkpoint_and_motion_module_to_an_animated_file(
+    server, sd15_files, motion_folder
+):
     write_full_size_module(motion_folder / LIGHTNING)
-    entry = server.client.run({
-        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=sd15_files["checkpoint"]),
-        "positive": node("CLIPTextEncode", clip=["checkpoint", 1], text="a paper boat on a stream"),
-        "motion": node("FewStepMotion", model=["checkpoint", 0], motion_name=LIGHTNING, frames=4),
-        "size": node("EmptyLatentImage", width=64, height=64, batch_size=4),
-        "clip": node("FewStepSampler", model=["motion", 0], positive=["positive", 0], latent_image=["size", 0], seed=1, steps=0,
-                     denoise=1.0),
-        "pictures": node("VAEDecode", samples=["clip", 0], vae=["checkpoint", 2]),
-        "file": node("SaveAnimatedWEBP", images=["pictures", 0], filename_prefix="motion", fps=8.0, lossless=False, quality=80,
-                     method="fastest"),
-    }, timeout=1800)
+    entry = server.client.run(
+        {
+            "checkpoint": node("CheckpointLoaderSimple", ckpt_name=sd15_files["checkpoint"]),
+            "positive": node(
+                "CLIPTextEncode", clip=["checkpoint", 1], text="a paper boat on a stream"
+            ),
+            "motion": node(
+                "FewStepMotion", model=["checkpoint", 0], motion_name=LIGHTNING, frames=4
+            ),
+            "size": node("EmptyLatentImage", width=64, height=64, batch_size=4),
+            "clip": node(
+                "FewStepSampler",
+                model=["motion", 0],
+                positive=["positive", 0],
+                latent_image=["size", 0],
+                seed=1,
+                steps=0,
+                denoise=1.0,
+            ),
+            "pictures": node("VAEDecode", samples=["clip", 0], vae=["checkpoint", 2]),
+            "file": node(
+                "SaveAnimatedWEBP",
+                images=["pictures", 0],
+                filename_prefix="motion",
+                fps=8.0,
+                lossless=False,
+                quality=80,
+                method="fastest",
+            ),
+        },
+        timeout=1800,
+    )
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
     assert reports["Few-Step Sampler"]["evaluations"] == 4
     assert reports["Motion Module Loader"]["accelerator"] == "animatediff-lightning-4step"

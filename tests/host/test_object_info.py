@@ -1,6 +1,8 @@
-"""What the running server says of our nodes is what saved graphs rely on: ids, input names, order, types, defaults.
+"""What the running server says of our nodes is what saved graphs rely on: ids, input names, order,
+types, defaults.
 
-After a wanted change: python scripts/build_workflows.py --host, and read the difference in tests/object_info.json.
+After a wanted change: python scripts/build_workflows.py --host, and read the difference in
+tests/object_info.json.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ def live(server: Server) -> node_schema.Schema:
 
 
 def without_options(node: node_schema.Node) -> node_schema.Node:
-    return dataclasses.replace(node, inputs=tuple(dataclasses.replace(entry, options=()) for entry in node.inputs))
+    return dataclasses.replace(
+        node, inputs=tuple(dataclasses.replace(entry, options=()) for entry in node.inputs)
+    )
 
 
 @pytest.mark.parametrize("id", SNAPSHOT)
@@ -38,7 +42,9 @@ def test_node_is_as_saved_graphs_know_it(live: node_schema.Schema, host: Host, i
 
 
 def test_snapshot_knows_every_node_of_ours(live: node_schema.Schema) -> None:
-    assert {id for id in live if id.startswith("FewStep")} == {id for id in SNAPSHOT if id.startswith("FewStep")}
+    assert {id for id in live if id.startswith("FewStep")} == {
+        id for id in SNAPSHOT if id.startswith("FewStep")
+    }
 
 
 def test_english_texts_are_what_the_nodes_say(server: Server) -> None:

@@ -20,9 +20,19 @@ def files(server):
     """LoRA files in the server's own models folder."""
     loras = server.base / "models" / "loras"
     write_lora(loras / LCM, unet_patcher("sd15"), "kohya-diffusers", rank=4, alpha=4.0, only="attn")
-    write_lora(loras / "sdxl_lightning_4step_lora.safetensors", unet_patcher("sdxl"), "kohya-diffusers", rank=1, only="middle")
+    write_lora(
+        loras / "sdxl_lightning_4step_lora.safetensors",
+        unet_patcher("sdxl"),
+        "kohya-diffusers",
+        rank=1,
+        only="middle",
+    )
     wan = Target(wan_shapes("wan21_t2v"), WAN_SMALL)
-    for seed, name in ((1, HIGH), (2, LOW), (3, "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors")):
+    for seed, name in (
+        (1, HIGH),
+        (2, LOW),
+        (3, "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"),
+    ):
         write_lora(loras / name, wan, "native", rank=4, seed=seed, differences=True)
     whole = (loras / LCM).read_bytes()
     (loras / "lcm_truncated.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -46,9 +56,25 @@ def image_prompt(**sampler) -> dict:
         "model": node("TestModel", architecture="sd15", seed=0),
         "text": node("TestConditioning", width=768, length=77, seed=0),
         "size": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "lora": node("FewStepAccelerator", model=["model", 0], lora_name=LCM, accelerator="auto", strength=1.0),
-        "sample": node("FewStepSampler", **{"model": ["lora", 0], "positive": ["text", 0], "latent_image": ["size", 0], "seed": 5,
-                                            "steps": 0, "denoise": 1.0, **sampler}),
+        "lora": node(
+            "FewStepAccelerator",
+            model=["model", 0],
+            lora_name=LCM,
+            accelerator="auto",
+            strength=1.0,
+        ),
+        "sample": node(
+            "FewStepSampler",
+            **{
+                "model": ["lora", 0],
+                "positive": ["text", 0],
+                "latent_image": ["size", 0],
+                "seed": 5,
+                "steps": 0,
+                "denoise": 1.0,
+                **sampler,
+            },
+        ),
         "result": node("TestLatentReport", samples=["sample", 0]),
         "file": node("SaveLatent", samples=["sample", 0], filename_prefix="fewstep"),
     }
@@ -61,15 +87,41 @@ def video_prompt(**sampler) -> dict:
         "low": node("UNETLoader", unet_name="wan21_t2v.safetensors", weight_dtype="default"),
         "text": node("TestConditioning", width=4096, length=6, seed=0),
         "size": node("EmptyHunyuanLatentVideo", width=32, height=32, length=5, batch_size=1),
-        "high_lora": node("FewStepAccelerator", model=["high", 0], lora_name=HIGH, accelerator="auto", strength=1.0),
-        "low_lora": node("FewStepAccelerator", model=["low", 0], lora_name=LOW, accelerator="auto", strength=1.0),
-        "sample": node("FewStepSampler", **{"model": ["high_lora", 0], "positive": ["text", 0], "latent_image": ["size", 0],
-                                            "seed": 5, "steps": 0, "denoise": 1.0, "model_low_noise": ["low_lora", 0], **sampler}),
+        "high_lora": node(
+            "FewStepAccelerator",
+            model=["high", 0],
+            lora_name=HIGH,
+            accelerator="auto",
+            strength=1.0,
+        ),
+        "low_lora": node(
+            "FewStepAccelerator", model=["low", 0], lora_name=LOW, accelerator="auto", strength=1.0
+        ),
+        "sample": node(
+            "FewStepSampler",
+            **{
+                "model": ["high_lora", 0],
+                "positive": ["text", 0],
+                "latent_image": ["size", 0],
+                "seed": 5,
+                "steps": 0,
+                "denoise": 1.0,
+                "model_low_noise": ["low_lora", 0],
+                **sampler,
+            },
+        ),
         "result": node("TestLatentReport", samples=["sample", 0]),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
-        "file": node("SaveAnimatedWEBP", images=["decode", 0], filename_prefix="fewstep", fps=8.0, lossless=False, quality=80,
-                     method="default"),
+        "file": node(
+            "SaveAnimatedWEBP",
+            images=["decode", 0],
+            filename_prefix="fewstep",
+            fps=8.0,
+            lossless=False,
+            quality=80,
+            method="default",
+        ),
     }
 
 
@@ -85,7 +137,12 @@ def report_of(entry, name: str) -> dict:
 def test_four_steps_cost_four_evaluations_and_leave_a_file_and_a_report(server, files, prompt):
     entry = server.client.run(prompt())
     report = report_of(entry, "Few-Step Sampler")
-    assert (report["steps"], report["evaluations"], report["forward_passes"], report["rows"]) == (4, 4, 4, 4)
+    assert (report["steps"], report["evaluations"], report["forward_passes"], report["rows"]) == (
+        4,
+        4,
+        4,
+        4,
+    )
     assert report_of(entry, "Accelerator Loader")["layers_lost"] == 0
     saved = [*outputs(entry, "latents"), *outputs(entry, "images")][0]
     assert (server.base / "output" / saved["subfolder"] / saved["filename"]).stat().st_size > 0
@@ -94,19 +151,53 @@ def test_four_steps_cost_four_evaluations_and_leave_a_file_and_a_report(server, 
 def test_core_ksampler_at_the_same_sigmas_and_noise_gives_the_same_image_latent(server, files):
     ours = image_prompt()
     theirs = image_prompt()
-    theirs["sample"] = node("KSampler", model=["lora", 0], positive=["text", 0], negative=["text", 0], latent_image=["size", 0],
-                            seed=5, steps=4, cfg=1.0, sampler_name="lcm", scheduler="simple", denoise=1.0)
+    theirs["sample"] = node(
+        "KSampler",
+        model=["lora", 0],
+        positive=["text", 0],
+        negative=["text", 0],
+        latent_image=["size", 0],
+        seed=5,
+        steps=4,
+        cfg=1.0,
+        sampler_name="lcm",
+        scheduler="simple",
+        denoise=1.0,
+    )
     assert_latents_agree(server, ours, theirs)
 
 
 def test_chained_core_samplers_give_the_same_video_latent(server, files):
     theirs = video_prompt()
-    common = {"noise_seed": 5, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "positive": ["text", 0],
-              "negative": ["text", 0]}
-    theirs["half"] = node("KSamplerAdvanced", model=["high_lora", 0], latent_image=["size", 0], add_noise="enable", start_at_step=0,
-                          end_at_step=2, return_with_leftover_noise="enable", **common)
-    theirs["sample"] = node("KSamplerAdvanced", model=["low_lora", 0], latent_image=["half", 0], add_noise="disable",
-                            start_at_step=2, end_at_step=4, return_with_leftover_noise="disable", **common)
+    common = {
+        "noise_seed": 5,
+        "steps": 4,
+        "cfg": 1.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "positive": ["text", 0],
+        "negative": ["text", 0],
+    }
+    theirs["half"] = node(
+        "KSamplerAdvanced",
+        model=["high_lora", 0],
+        latent_image=["size", 0],
+        add_noise="enable",
+        start_at_step=0,
+        end_at_step=2,
+        return_with_leftover_noise="enable",
+        **common,
+    )
+    theirs["sample"] = node(
+        "KSamplerAdvanced",
+        model=["low_lora", 0],
+        latent_image=["half", 0],
+        add_noise="disable",
+        start_at_step=2,
+        end_at_step=4,
+        return_with_leftover_noise="disable",
+        **common,
+    )
     assert_latents_agree(server, video_prompt(), theirs)
 
 
@@ -156,7 +247,10 @@ def with_lora(name: str, accelerator: str = "auto") -> dict:
 
 def with_experts(high: str, low: str) -> dict:
     prompt = video_prompt()
-    prompt["high_lora"]["inputs"]["lora_name"], prompt["low_lora"]["inputs"]["lora_name"] = high, low
+    prompt["high_lora"]["inputs"]["lora_name"], prompt["low_lora"]["inputs"]["lora_name"] = (
+        high,
+        low,
+    )
     return prompt
 
 
@@ -170,7 +264,10 @@ def lightning_in_3_steps() -> dict:
     prompt = image_prompt(steps=3)
     prompt["model"] = node("TestModel", architecture="sdxl", seed=0)
     prompt["text"] = node("TestConditioning", width=2048, length=77, seed=0)
-    prompt["lora"]["inputs"] |= {"lora_name": "sdxl_lightning_4step_lora.safetensors", "accelerator": "sdxl-lightning-4step-lora"}
+    prompt["lora"]["inputs"] |= {
+        "lora_name": "sdxl_lightning_4step_lora.safetensors",
+        "accelerator": "sdxl-lightning-4step-lora",
+    }
     return prompt
 
 
@@ -178,43 +275,82 @@ def lightning_in_3_steps() -> dict:
 BAD_REQUESTS = {
     "truncated file": (
         lambda: with_lora("lcm_truncated.safetensors"),
-        "a complete .safetensors file", "lcm_truncated.safetensors", "download it again"),
+        "a complete .safetensors file",
+        "lcm_truncated.safetensors",
+        "download it again",
+    ),
     "empty file": (
         lambda: with_lora("lcm_empty.safetensors"),
-        "Expected a .safetensors file", "is empty (0 bytes)", "download it again"),
+        "Expected a .safetensors file",
+        "is empty (0 bytes)",
+        "download it again",
+    ),
     "not safetensors": (
         lambda: with_lora("lcm_text.safetensors"),
-        "a complete .safetensors file", "lcm_text.safetensors (26 bytes) is not", "download it again"),
+        "a complete .safetensors file",
+        "lcm_text.safetensors (26 bytes) is not",
+        "download it again",
+    ),
     "missing file": (
         lambda: with_lora("lcm-lora-sdv1-6.safetensors"),
-        "is not in models/loras", "The nearest files there: lcm-lora-sdv1-5.safetensors", "Put the file there, or choose another"),
+        "is not in models/loras",
+        "The nearest files there: lcm-lora-sdv1-5.safetensors",
+        "Put the file there, or choose another",
+    ),
     "another base": (
         lambda: with_lora("sdxl_lightning_4step_lora.safetensors"),
-        "is for SDXL", "the connected model is SD 1.5", "Connect a model of that kind, or choose an accelerator made for this one"),
+        "is for SDXL",
+        "the connected model is SD 1.5",
+        "Connect a model of that kind, or choose an accelerator made for this one",
+    ),
     "no matching key": (
         lambda: with_lora("lcm_alien.safetensors", "lcm-lora-sd15"),
-        "does not fit the connected model", "none of its 2 layers is in this model", "Choose the file made for this model"),
+        "does not fit the connected model",
+        "none of its 2 layers is in this model",
+        "Choose the file made for this model",
+    ),
     "steps it was not distilled for": (
         lambda: image_prompt(steps=12),
-        "distilled for 2 to 8 steps", "not 12", "Set steps to 4"),
+        "distilled for 2 to 8 steps",
+        "not 12",
+        "Set steps to 4",
+    ),
     "steps 3 on a 4-step Lightning": (
         lightning_in_3_steps,
-        "distilled for 4 steps", "not 3", "Set steps to 4"),
+        "distilled for 4 steps",
+        "not 3",
+        "Set steps to 4",
+    ),
     "cfg from the API": (
         lambda: image_prompt(cfg=7),
-        "distilled to run at cfg 1", "the request says 7", "Remove cfg"),
+        "distilled to run at cfg 1",
+        "the request says 7",
+        "Remove cfg",
+    ),
     "no accelerator": (
         lambda: image_prompt(model=["model", 0]),
-        "Accelerator Loader in front of it", "No accelerator is attached to model", "or use the core KSampler"),
+        "Accelerator Loader in front of it",
+        "No accelerator is attached to model",
+        "or use the core KSampler",
+    ),
     "T2V LoRA on I2V model": (
         t2v_lora_on_i2v,
-        "is for Wan 2.1/2.2 text-to-video", "the connected model is Wan 2.1 image-to-video", "Connect a model of that kind"),
+        "is for Wan 2.1/2.2 text-to-video",
+        "the connected model is Wan 2.1 image-to-video",
+        "Connect a model of that kind",
+    ),
     "experts swapped": (
         lambda: with_experts(LOW, HIGH),
-        "model takes Wan 2.2's high-noise expert", "it carries the low-noise expert's", "Swap the two models"),
+        "model takes Wan 2.2's high-noise expert",
+        "it carries the low-noise expert's",
+        "Swap the two models",
+    ),
     "high-noise LoRA on the low-noise input": (
         lambda: with_experts(HIGH, HIGH),
-        "model_low_noise takes Wan 2.2's low-noise expert", "it carries the high-noise expert's", "or load the other LoRA"),
+        "model_low_noise takes Wan 2.2's low-noise expert",
+        "it carries the high-noise expert's",
+        "or load the other LoRA",
+    ),
 }
 
 

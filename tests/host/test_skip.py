@@ -1,4 +1,6 @@
-"""Step Skip on the real host: every sampler, every way of conditioning, other skip nodes, and nothing left behind."""
+"""Step Skip on the real host: every sampler, every way of conditioning, other skip nodes, and
+nothing left behind.
+"""
 
 from __future__ import annotations
 
@@ -41,26 +43,57 @@ import nodes as core
 import small_models
 
 STEPS = 12
-# These may find nothing to leave out in 12 steps. dpm_fast goes its own way between the first and the last sigma.
-STOCHASTIC_OR_OWN_WAY = ("ancestral", "sde", "ddpm", "seeds", "sa_solver", "lcm", "dpm_adaptive", "dpm_fast")
-# Random weights bend more than trained ones; a prediction that is stale, doubled or of another prompt is off by 0.5 and more.
+# These may find nothing to leave out in 12 steps. dpm_fast goes its own way between the first and
+# the last sigma.
+STOCHASTIC_OR_OWN_WAY = (
+    "ancestral",
+    "sde",
+    "ddpm",
+    "seeds",
+    "sa_solver",
+    "lcm",
+    "dpm_adaptive",
+    "dpm_fast",
+)
+# Random weights bend more than trained ones; a prediction that is stale, doubled or of another
+# prompt is off by 0.5 and more.
 CLOSE = 0.2
 
 
-def skip(model, method="forecast", target_speedup=1.6, threshold=3.0, start_percent=0.15, end_percent=0.95, max_consecutive=3,
-         cache_device="auto"):
-    return FewStepSkip.execute(model, method, target_speedup, threshold, start_percent, end_percent, max_consecutive,
-                               cache_device).args[0]
+def skip(
+    model,
+    method="forecast",
+    target_speedup=1.6,
+    threshold=3.0,
+    start_percent=0.15,
+    end_percent=0.95,
+    max_consecutive=3,
+    cache_device="auto",
+):
+    return FewStepSkip.execute(
+        model,
+        method,
+        target_speedup,
+        threshold,
+        start_percent,
+        end_percent,
+        max_consecutive,
+        cache_device,
+    ).args[0]
 
 
 @pytest.fixture(scope="module")
 def flux(models):
-    return small_models.load_model(small_models.write_flux(models / "diffusion_models" / "skip_flux.safetensors"))
+    return small_models.load_model(
+        small_models.write_flux(models / "diffusion_models" / "skip_flux.safetensors")
+    )
 
 
 @pytest.fixture(scope="module")
 def wan(models):
-    return small_models.load_model(small_models.write_wan(models / "diffusion_models" / "skip_wan.safetensors"))
+    return small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "skip_wan.safetensors")
+    )
 
 
 @pytest.fixture
@@ -72,15 +105,40 @@ def reports(monkeypatch) -> list[Report]:
 
 
 def flux_text(seed=0, **values):
-    return [[tensor, {**options, "guidance": 3.5, **values}] for tensor, options in small_models.conditioning(width=4096, seed=seed,
-                                                                                                              length=8)]
+    return [
+        [tensor, {**options, "guidance": 3.5, **values}]
+        for tensor, options in small_models.conditioning(width=4096, seed=seed, length=8)
+    ]
 
 
-def sample(model, sampler="euler", *, positive=None, negative=None, cfg=3.0, steps=STEPS, shape=(1, 16, 8, 8), seed=5, scheduler="simple",
-           **more) -> Tensor:
+def sample(
+    model,
+    sampler="euler",
+    *,
+    positive=None,
+    negative=None,
+    cfg=3.0,
+    steps=STEPS,
+    shape=(1, 16, 8, 8),
+    seed=5,
+    scheduler="simple",
+    **more,
+) -> Tensor:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive or flux_text(1), negative or flux_text(2),
-                               torch.zeros(shape), disable_pbar=True, seed=seed, **more)
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        sampler,
+        scheduler,
+        positive or flux_text(1),
+        negative or flux_text(2),
+        torch.zeros(shape),
+        disable_pbar=True,
+        seed=seed,
+        **more,
+    )
 
 
 def counted(model):
@@ -92,7 +150,9 @@ def counted(model):
         return executor(x, *args, **kwargs)
 
     patched = model.clone()
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test.count", count)
+    patched.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test.count", count
+    )
     return patched, rows
 
 
@@ -106,20 +166,39 @@ def difference(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
 def test_every_sampler_of_the_host_runs_twice_alike(flux, reports, sampler):
     model, rows = counted(skip(flux))
-    size = 2 if sampler == "dpm_adaptive" else 4  # that one needs hundreds of evaluations where the weights are random
+    size = (
+        2 if sampler == "dpm_adaptive" else 4
+    )  # that one needs hundreds of evaluations where the weights are random
     first = sample(model, sampler, shape=(1, 16, size, size))
     forward_passes = len(rows)
     assert torch.equal(first, sample(model, sampler, shape=(1, 16, size, size)))
     assert torch.isfinite(first).all()
     data = reports[0].data
-    assert forward_passes == data["evaluations_made"] == data["evaluations_asked"] - len(data["steps_skipped"])
+    assert (
+        forward_passes
+        == data["evaluations_made"]
+        == data["evaluations_asked"] - len(data["steps_skipped"])
+    )
     assert data == {**reports[1].data, "measured_speedup": data["measured_speedup"]}
     if not any(part in sampler for part in STOCHASTIC_OR_OWN_WAY):
         assert data["evaluations_made"] < data["evaluations_asked"]
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_ancestral", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep"])
-@pytest.mark.parametrize("settings", [{"target_speedup": 1.0}, {"method": "teacache", "threshold": 0.0}])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "euler",
+        "dpmpp_2m",
+        "heun",
+        "euler_ancestral",
+        "euler_cfg_pp",
+        "dpmpp_2m_cfg_pp",
+        "res_multistep",
+    ],
+)
+@pytest.mark.parametrize(
+    "settings", [{"target_speedup": 1.0}, {"method": "teacache", "threshold": 0.0}]
+)
 def test_nothing_skipped_equals_no_node_bit_for_bit(flux, reports, sampler, settings):
     assert torch.equal(sample(skip(flux, **settings), sampler), sample(flux, sampler))
     assert reports[0].data["steps_skipped"] == []
@@ -131,13 +210,28 @@ def test_known_solvers_do_what_the_corrector_takes_them_to_do(flux, sampler):
     steps = range(len(sigmas) - 1)
 
     def end(told: int) -> Tensor:
-        """Where the host's sampler ends when the model returns 1 at step `told` and 0 at the others."""
+        """Where the host's sampler ends when the model returns 1 at step `told` and 0 at the
+        others.
+        """
         patched, count = flux.clone(), iter(steps)
-        patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test.told",
-                                     lambda executor, x, *args, **kwargs: torch.full_like(x, float(next(count) == told)))
+        patched.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+            "test.told",
+            lambda executor, x, *args, **kwargs: torch.full_like(x, float(next(count) == told)),
+        )
         latent = torch.zeros(1, 16, 2, 2)
-        return comfy.sample.sample_custom(patched, latent, 1.0, comfy.samplers.ksampler(sampler), torch.tensor(sigmas), flux_text(),
-                                          flux_text(), latent, disable_pbar=True, seed=0).mean()
+        return comfy.sample.sample_custom(
+            patched,
+            latent,
+            1.0,
+            comfy.samplers.ksampler(sampler),
+            torch.tensor(sigmas),
+            flux_text(),
+            flux_text(),
+            latent,
+            disable_pbar=True,
+            seed=0,
+        ).mean()
 
     solver = solver_of(f"sample_{sampler}", {})
     expected = []
@@ -145,17 +239,27 @@ def test_known_solvers_do_what_the_corrector_takes_them_to_do(flux, sampler):
         x = 0.0
         for step in steps:
             now, before = solver.reply(sigmas, step)
-            x = sigmas[step + 1] / sigmas[step] * x + now * (step == told) + before * (step - 1 == told)
+            x = (
+                sigmas[step + 1] / sigmas[step] * x
+                + now * (step == told)
+                + before * (step - 1 == told)
+            )
         expected.append(x)
     nothing = end(-1)
     found = torch.stack([end(told) - nothing for told in steps])
     # Up to the factor that the host's latent format puts on the result.
-    torch.testing.assert_close(found / found[-1], torch.tensor(expected) / expected[-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found / found[-1], torch.tensor(expected) / expected[-1], rtol=1e-4, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"],
+)
 def test_cfg_pp_samplers_read_a_forecast_of_the_unconditional_prediction(flux, reports, sampler):
-    # With the prediction of an earlier step left in place the error is several times that of the guided forecast.
+    # With the prediction of an earlier step left in place the error is several times that of the
+    # guided forecast.
     reference = sample(flux, sampler, cfg=1.5, steps=20)
     assert difference(sample(skip(flux), sampler, cfg=1.5, steps=20), reference) < CLOSE
     assert reports[0].data["evaluations_made"] < 15
@@ -163,7 +267,9 @@ def test_cfg_pp_samplers_read_a_forecast_of_the_unconditional_prediction(flux, r
 
 @pytest.mark.parametrize("steps", [4, 8, 9])
 def test_few_steps_pass_through_bit_for_bit_and_say_why(flux, reports, steps):
-    assert torch.equal(sample(skip(flux, target_speedup=3.0), steps=steps), sample(flux, steps=steps))
+    assert torch.equal(
+        sample(skip(flux, target_speedup=3.0), steps=steps), sample(flux, steps=steps)
+    )
     assert f"{steps} evaluations are too few" in reports[0].data["passed_through"] or steps == 4
     assert any("passed through" in note for note in reports[0].notes)
 
@@ -173,15 +279,38 @@ def test_lcm_passes_through_bit_for_bit_and_says_why(flux, reports):
     assert "LCM" in reports[0].data["passed_through"]
 
 
-@pytest.mark.parametrize(("function", "name", "note"), [
-    (functools.partial(sampling.sample_lcm, noise_sampler=None), "lcm", "passed through: the LCM sampler"),
-    (functools.partial(sampling.sample_euler, s_churn=0.1), "euler", "a sampler that injects noise"),
-])  # fmt: skip
-def test_a_sampler_in_a_partial_is_known_by_its_own_name_and_options(flux, reports, function, name, note):
+@pytest.mark.parametrize(
+    ("function", "name", "note"),
+    [
+        (
+            functools.partial(sampling.sample_lcm, noise_sampler=None),
+            "lcm",
+            "passed through: the LCM sampler",
+        ),
+        (
+            functools.partial(sampling.sample_euler, s_churn=0.1),
+            "euler",
+            "a sampler that injects noise",
+        ),
+    ],
+)
+def test_a_sampler_in_a_partial_is_known_by_its_own_name_and_options(
+    flux, reports, function, name, note
+):
     # As other packs hand options to a sampler.
     latent = torch.zeros(1, 16, 2, 2)
-    comfy.sample.sample_custom(skip(flux), latent, 1.0, comfy.samplers.KSAMPLER(function), torch.linspace(1, 0, STEPS + 1), flux_text(),
-                               flux_text(), latent, disable_pbar=True, seed=0)
+    comfy.sample.sample_custom(
+        skip(flux),
+        latent,
+        1.0,
+        comfy.samplers.KSAMPLER(function),
+        torch.linspace(1, 0, STEPS + 1),
+        flux_text(),
+        flux_text(),
+        latent,
+        disable_pbar=True,
+        seed=0,
+    )
     assert reports[0].data["sampler"] == name and any(note in said for said in reports[0].notes)
 
 
@@ -189,7 +318,9 @@ def test_noise_prediction_models_are_skipped_too(unets, reports):
     model, text = unets["sd15"], small_models.conditioning(unets["sd15"], length=8)
     options = dict(positive=text, negative=text, shape=(1, 4, 8, 8), scheduler="karras", steps=16)
     reference = sample(model, "dpmpp_2m", **options)
-    assert difference(sample(skip(model, end_percent=1.0), "dpmpp_2m", **options), reference) < CLOSE
+    assert (
+        difference(sample(skip(model, end_percent=1.0), "dpmpp_2m", **options), reference) < CLOSE
+    )
     assert reports[0].data["evaluations_made"] <= 11
 
 
@@ -204,7 +335,9 @@ class CountingControl(comfy.controlnet.ControlBase):
         self.calls = 0
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        if self.timestep_range is not None and (t[0] > self.timestep_range[0] or t[0] < self.timestep_range[1]):
+        if self.timestep_range is not None and (
+            t[0] > self.timestep_range[0] or t[0] < self.timestep_range[1]
+        ):
             return None
         self.calls += 1
         tokens = x_noisy.shape[-2] // 2 * (x_noisy.shape[-1] // 2)
@@ -224,7 +357,10 @@ def masked(shape) -> Tensor:
 
 
 def regional(seed):
-    left, right = flux_text(seed, area=(8, 4, 0, 0), strength=1.0), flux_text(seed + 1, area=(8, 4, 0, 4), strength=1.0)
+    left, right = (
+        flux_text(seed, area=(8, 4, 0, 0), strength=1.0),
+        flux_text(seed + 1, area=(8, 4, 0, 4), strength=1.0),
+    )
     return left + right
 
 
@@ -247,12 +383,17 @@ def test_ways_of_sampling(flux, reports, way):
     assert data["evaluations_made"] < data["evaluations_asked"]
     _, plain_rows = plain = counted(flux)
     sample(plain[0], **WAYS[way])
-    assert sum(rows) / sum(plain_rows) == pytest.approx(data["evaluations_made"] / data["evaluations_asked"])
+    assert sum(rows) / sum(plain_rows) == pytest.approx(
+        data["evaluations_made"] / data["evaluations_asked"]
+    )
 
 
 def test_a_prompt_that_changes_forces_evaluations(flux, reports):
-    # Steps 0 to 9 see the first prompt, 10 to 19 the second: shift 1.15 makes 50 % of the schedule step 10.
-    scheduled = flux_text(1, start_percent=0.0, end_percent=0.5) + flux_text(7, start_percent=0.5, end_percent=1.0)
+    # Steps 0 to 9 see the first prompt, 10 to 19 the second: shift 1.15 makes 50 % of the schedule
+    # step 10.
+    scheduled = flux_text(1, start_percent=0.0, end_percent=0.5) + flux_text(
+        7, start_percent=0.5, end_percent=1.0
+    )
     sample(skip(flux, target_speedup=2.0), positive=scheduled, steps=20)
     sample(skip(flux, target_speedup=2.0), steps=20)
     changed, same = (set(report.data["steps_skipped"]) for report in reports)
@@ -286,10 +427,22 @@ def test_hook_keyframes_force_evaluations(flux):
     assert len(starts) == 2 and 0.4 < starts[0] < 0.9 and not ends
 
 
-@pytest.mark.parametrize(("patch", "fixture", "options"), [
-    (lambda model: SkipLayerGuidanceDiT.execute(model, 2.0, 0.0, 1.0, "1", "1").args[0], "flux", {}),
-    (lambda model: PerturbedAttentionGuidance.execute(model, 2.0).args[0], "sd15", {"shape": (1, 4, 8, 8), "scheduler": "karras"}),
-], ids=["SLG", "PAG"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("patch", "fixture", "options"),
+    [
+        (
+            lambda model: SkipLayerGuidanceDiT.execute(model, 2.0, 0.0, 1.0, "1", "1").args[0],
+            "flux",
+            {},
+        ),
+        (
+            lambda model: PerturbedAttentionGuidance.execute(model, 2.0).args[0],
+            "sd15",
+            {"shape": (1, 4, 8, 8), "scheduler": "karras"},
+        ),
+    ],
+    ids=["SLG", "PAG"],
+)
 def test_guidance_that_evaluates_again(flux, unets, reports, patch, fixture, options):
     base = flux if fixture == "flux" else unets["sd15"]
     if fixture == "sd15":
@@ -304,7 +457,9 @@ def test_guidance_that_evaluates_again(flux, unets, reports, patch, fixture, opt
 
 @pytest.mark.parametrize("schedule", ["standard_static", "batched", "standard_uniform"])
 def test_context_windows(wan, reports, schedule):
-    windowed = ContextWindowsManualNode.execute(wan, 5, 2, schedule, 1, False, "pyramid", 2, False).args[0]
+    windowed = ContextWindowsManualNode.execute(
+        wan, 5, 2, schedule, 1, False, "pyramid", 2, False
+    ).args[0]
     text = small_models.conditioning(length=6)
     options = dict(positive=text, negative=text, shape=(1, 16, 8, 4, 4))
     reference = sample(windowed, **options)
@@ -319,8 +474,12 @@ def test_two_experts_are_two_runs_with_two_states(wan, reports):
 
     def run() -> Tensor:
         ksampler = core.KSamplerAdvanced()
-        high = ksampler.sample(model, "enable", 3, 30, 3.0, "euler", "simple", text, text, latent, 0, 14, "enable")[0]
-        return ksampler.sample(model, "disable", 3, 30, 3.0, "euler", "simple", text, text, high, 14, 30, "disable")[0]["samples"]
+        high = ksampler.sample(
+            model, "enable", 3, 30, 3.0, "euler", "simple", text, text, latent, 0, 14, "enable"
+        )[0]
+        return ksampler.sample(
+            model, "disable", 3, 30, 3.0, "euler", "simple", text, text, high, 14, 30, "disable"
+        )[0]["samples"]
 
     assert torch.equal(run(), run())
     assert [report.data["evaluations_asked"] for report in reports] == [14, 16] * 2
@@ -330,11 +489,15 @@ def test_two_experts_are_two_runs_with_two_states(wan, reports):
 def test_sampler_custom_advanced_and_ksampler_agree(flux, reports):
     model = skip(flux)
     latent = {"samples": torch.zeros(1, 16, 8, 8)}
-    ksampler = core.common_ksampler(model, 9, STEPS, 3.0, "euler", "simple", flux_text(1), flux_text(2), latent)[0]["samples"]
+    ksampler = core.common_ksampler(
+        model, 9, STEPS, 3.0, "euler", "simple", flux_text(1), flux_text(2), latent
+    )[0]["samples"]
     guider = CFGGuider.execute(model, flux_text(1), flux_text(2), 3.0).args[0]
     sigmas = BasicScheduler.execute(model, "simple", STEPS, 1.0).args[0]
     sampler = KSamplerSelect.execute("euler").args[0]
-    advanced = SamplerCustomAdvanced.execute(RandomNoise.execute(9).args[0], guider, sampler, sigmas, latent)
+    advanced = SamplerCustomAdvanced.execute(
+        RandomNoise.execute(9).args[0], guider, sampler, sigmas, latent
+    )
     assert torch.equal(ksampler, advanced.args[0]["samples"])
     assert len(reports) == 2 and all(report.data["steps_skipped"] for report in reports)
 
@@ -362,33 +525,65 @@ def test_interrupted_runs_leave_nothing_behind(flux, reports):
     with pytest.raises(KeyboardInterrupt):
         sample(model, callback=interrupt)
     assert KEY not in model.model_options and KEY not in flux.model_options
-    assert not any(KEY in str(name) for name in vars(model.model)) and KEY not in vars(model.model.diffusion_model)
+    assert not any(KEY in str(name) for name in vars(model.model)) and KEY not in vars(
+        model.model.diffusion_model
+    )
     assert torch.equal(sample(model), first)
     assert len(reports) == 2
 
 
 def test_history_on_the_cpu_changes_nothing(flux, reports):
-    assert torch.equal(sample(skip(flux, cache_device="cpu")), sample(skip(flux, cache_device="model")))
-    assert torch.equal(sample(skip(flux, cache_device="cpu"), "dpmpp_2m"), sample(skip(flux, cache_device="model"), "dpmpp_2m"))
-    # Two float32 latents of 16 x 8 x 8, and for a sampler that looks back what it was given to make good for a skip.
-    assert [report.data["history_bytes"] for report in reports] == [2 * 16 * 8 * 8 * 4] * 2 + [3 * 16 * 8 * 8 * 4] * 2
+    assert torch.equal(
+        sample(skip(flux, cache_device="cpu")), sample(skip(flux, cache_device="model"))
+    )
+    assert torch.equal(
+        sample(skip(flux, cache_device="cpu"), "dpmpp_2m"),
+        sample(skip(flux, cache_device="model"), "dpmpp_2m"),
+    )
+    # Two float32 latents of 16 x 8 x 8, and for a sampler that looks back what it was given to make
+    # good for a skip.
+    assert [report.data["history_bytes"] for report in reports] == [2 * 16 * 8 * 8 * 4] * 2 + [
+        3 * 16 * 8 * 8 * 4
+    ] * 2
 
 
-@pytest.mark.parametrize(("fixture", "sampler", "steps", "latents"), [
-    ("flux", "euler", STEPS, 2), ("flux", "dpmpp_2m", STEPS, 2 + 1), ("flux", "euler_ancestral", 20, 2 * 2),
-    ("flux", "euler_cfg_pp", STEPS, 3 * 2), ("sd15", "euler", 30, 3), ("sd15", "dpmpp_2m", 30, 3 + 1),
-    ("sd15", "dpmpp_2m_cfg_pp", 30, 3 * 3),
-])  # fmt: skip
-def test_auto_reckons_with_all_that_is_kept(flux, unets, reports, monkeypatch, fixture, sampler, steps, latents):
-    # Two or three derivatives; where they are looked at, their denoised latents, what a solver takes along, and all three predictions.
+@pytest.mark.parametrize(
+    ("fixture", "sampler", "steps", "latents"),
+    [
+        ("flux", "euler", STEPS, 2),
+        ("flux", "dpmpp_2m", STEPS, 2 + 1),
+        ("flux", "euler_ancestral", 20, 2 * 2),
+        ("flux", "euler_cfg_pp", STEPS, 3 * 2),
+        ("sd15", "euler", 30, 3),
+        ("sd15", "dpmpp_2m", 30, 3 + 1),
+        ("sd15", "dpmpp_2m_cfg_pp", 30, 3 * 3),
+    ],
+)
+def test_auto_reckons_with_all_that_is_kept(
+    flux, unets, reports, monkeypatch, fixture, sampler, steps, latents
+):
+    # Two or three derivatives; where they are looked at, their denoised latents, what a solver
+    # takes along, and all three predictions.
     model, shape, options = flux.clone(), (1, 16, 8, 8), {}
     if fixture == "sd15":
         text = small_models.conditioning(unets["sd15"], length=8)
-        model, shape, options = unets["sd15"].clone(), (1, 4, 8, 8), {"positive": text, "negative": text, "scheduler": "karras"}
+        model, shape, options = (
+            unets["sd15"].clone(),
+            (1, 4, 8, 8),
+            {"positive": text, "negative": text, "scheduler": "karras"},
+        )
     # What the model returns does not matter here, so it is not run.
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test.half", lambda executor, x, *args, **kwargs: 0.5 * x)
+    model.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+        "test.half",
+        lambda executor, x, *args, **kwargs: 0.5 * x,
+    )
     devices, kept, free = history_devices(monkeypatch), latents * 4 * math.prod(shape), 2**40
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device=None, torch_too=False: (free, free) if torch_too else free)
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda device=None, torch_too=False: (free, free) if torch_too else free,
+    )
     for share in (kept / free, (kept - 1) / free):
         monkeypatch.setattr(skip_patch, "FREE_MEMORY_SHARE", share)
         sample(skip(model), sampler, steps=steps, shape=shape, **options)
@@ -425,9 +620,13 @@ def test_torch_compile_sees_no_more_graph_breaks(flux, monkeypatch, request):
 
     request.addfinalizer(torch._dynamo.reset)  # graphs keep tensors alive, which later tests count
 
-    # The host's attention reads the free memory, and a graph is made anew for every other value of it.
-    monkeypatch.setattr(comfy.model_management, "get_free_memory",
-                        lambda device=None, torch_free_too=False: (8 << 30, 0) if torch_free_too else 8 << 30)
+    # The host's attention reads the free memory, and a graph is made anew for every other value of
+    # it.
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda device=None, torch_free_too=False: (8 << 30, 0) if torch_free_too else 8 << 30,
+    )
 
     def breaks(model) -> tuple[int, int]:
         torch._dynamo.reset()
@@ -452,7 +651,10 @@ def lazy_cache(model):
     return LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
 
 
-@pytest.mark.parametrize(("other", "name"), [(easy_cache, "EasyCache"), (lazy_cache, "LazyCache"), (skip, "another Step Skip")])
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [(easy_cache, "EasyCache"), (lazy_cache, "LazyCache"), (skip, "another Step Skip")],
+)
 def test_another_skip_node_before_this_one_is_an_error_naming_both(flux, other, name):
     with pytest.raises(ValueError, match=f"(?s){name}.*Step Skip"):
         skip(other(flux))
@@ -486,7 +688,10 @@ def test_teacache_on_wan_listens_to_the_time_embedding(wan, reports):
     assert made[0] == 20 and made[0] > made[1] > made[2]
     assert "time embedding" in reports[0].notes[0]
     # It depends on the timestep alone: another latent and another prompt skip the same steps.
-    sample(skip(wan, "teacache", threshold=1.5), **{**options, "seed": 77, "positive": small_models.conditioning(length=6, seed=9)})
+    sample(
+        skip(wan, "teacache", threshold=1.5),
+        **{**options, "seed": 77, "positive": small_models.conditioning(length=6, seed=9)},
+    )
     assert reports[3].data["steps_skipped"] == reports[1].data["steps_skipped"]
 
 
@@ -494,7 +699,9 @@ def test_report_holds_what_was_done(flux, reports, monkeypatch):
     # By this clock an evaluation takes a second, and each look at the clock a tenth of one.
     model, rows = counted(skip(flux, target_speedup=1.5))
     looks = itertools.count()
-    monkeypatch.setattr(skip_run, "time", SimpleNamespace(perf_counter=lambda: len(rows) + 0.1 * next(looks)))
+    monkeypatch.setattr(
+        skip_run, "time", SimpleNamespace(perf_counter=lambda: len(rows) + 0.1 * next(looks))
+    )
     sample(model, steps=30, cfg=1.0)
     data = reports[0].data
     assert (data["evaluations_asked"], data["evaluations_made"]) == (30, 20)

@@ -1,6 +1,8 @@
-"""benchmarks/soak.py in short: varied runs, cancels and failures in one server, and every job gives the same bits as the first time.
+"""benchmarks/soak.py in short: varied runs, cancels and failures in one server, and every job gives
+the same bits as the first time.
 
-Whether memory stays flat is for the long run to say: here it would be the noise of the first minutes.
+Whether memory stays flat is for the long run to say: here it would be the noise of the first
+minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The Streaming Sampler on a real causal Wan: equal to attention without any cache, to core's sampler and to the whole decode."""
+"""The Streaming Sampler on a real causal Wan: equal to attention without any cache, to core's
+sampler and to the whole decode.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ import small_models
 from left_behind import live_bytes
 from small_loras import write_lora
 
-pytestmark = pytest.mark.skipif(not small_models.HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
+pytestmark = pytest.mark.skipif(
+    not small_models.HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan"
+)
 
 CHUNKS, FRAMES = CATALOG["self-forcing-dmd"], CATALOG["causal-forcing-framewise"]
 ONE_STEP, CAUSVID = CATALOG["causal-forcing-plus-framewise-1step"], CATALOG["causvid-1-3b-causal"]
@@ -36,13 +40,17 @@ SIDE = 8
 
 
 def with_settings(model, record):
-    """The model as the loader leaves it. The small one is narrower than any release, which the record does not mind here."""
+    """The model as the loader leaves it. The small one is narrower than any release, which the
+    record does not mind here.
+    """
     return host.with_record(host.with_model_sampling(model, record), record)
 
 
 @pytest.fixture(scope="module")
 def causal(models):
-    path = small_models.write_wan(models / "diffusion_models" / "causal.safetensors", "wan21_causal", seed=2)
+    path = small_models.write_wan(
+        models / "diffusion_models" / "causal.safetensors", "wan21_causal", seed=2
+    )
     return small_models.load_model(path)
 
 
@@ -72,24 +80,27 @@ def run(model, text, latent, seed=3, block=0, window=0, sink=0, **more):
     return output.args[0]["samples"], output.args[1], output.ui["fewstep_report"][0]
 
 
-# ---------------------------------------------------------------- equal to attention without a cache
+# ---------------------------------------------------------------- equal to attention without a cach
 
 
 class Reference:
-    """The causal network evaluated on the whole clip so far at once: every frame at its own noise level, block-causal attention by a
-    mask, nothing remembered between evaluations."""
+    """The causal network evaluated on the whole clip so far at once: every frame at its own noise
+    level, block-causal attention by a mask, nothing remembered between evaluations.
+    """
 
     def __init__(self, model, text, blocks, window=Window()):
         self.network = model.model.diffusion_model.float()
         self.context = self.network.text_embedding(text[0][0].float())
         self.blocks = blocks
-        # For every frame the frames it sees: those of its own block, the latest before it and the sinks. Given frames that the window
-        # has left behind are in no block; nothing sees them.
+        # For every frame the frames it sees: those of its own block, the latest before it and the
+        # sinks. Given frames that the window has left behind are in no block; nothing sees them.
         self.seen = {frame: {frame} for frame in range(blocks[-1].end)}
         remembered: list[int] = []
         for block in blocks:
             gone = max(0, len(remembered) + block.frames - window.frames) if window.frames else 0
-            remembered = remembered[: window.sink] + remembered[window.sink + gone :] if gone else remembered
+            remembered = (
+                remembered[: window.sink] + remembered[window.sink + gone :] if gone else remembered
+            )
             own = list(range(block.start, block.end))
             self.seen |= {frame: set(remembered + own) for frame in own}
             remembered = remembered + own
@@ -101,24 +112,39 @@ class Reference:
         grid = tokens.shape[2:]
         tokens = tokens.flatten(2).transpose(1, 2)  # (1, frames · h · w, dim)
         per_frame = tokens.shape[1] // frames
-        time = network.time_embedding(comfy.ldm.wan.model.sinusoidal_embedding_1d(network.freq_dim, sigmas * 1000))[None]
+        time = network.time_embedding(
+            comfy.ldm.wan.model.sinusoidal_embedding_1d(network.freq_dim, sigmas * 1000)
+        )[None]
         modulation = network.time_projection(time).unflatten(2, (6, network.dim))
         turns = network.rope_encode(*x.shape[2:], dtype=torch.float32)
-        mask = torch.tensor([[other in self.seen[frame] for other in range(frames)] for frame in range(frames)])
+        mask = torch.tensor(
+            [[other in self.seen[frame] for other in range(frames)] for frame in range(frames)]
+        )
         mask = mask.repeat_interleave(per_frame, 0).repeat_interleave(per_frame, 1)
         for layer in network.blocks:
             shift, scale, gate, shift2, scale2, gate2 = (
-                (layer.modulation[:, None] + modulation)[:, :, n].repeat_interleave(per_frame, 1) for n in range(6))
-            tokens = tokens + gate * self.attention(layer.self_attn, layer.norm1(tokens) * (1 + scale) + shift, turns, mask)
+                (layer.modulation[:, None] + modulation)[:, :, n].repeat_interleave(per_frame, 1)
+                for n in range(6)
+            )
+            tokens = tokens + gate * self.attention(
+                layer.self_attn, layer.norm1(tokens) * (1 + scale) + shift, turns, mask
+            )
             tokens = tokens + layer.cross_attn(layer.norm3(tokens), self.context)
             tokens = tokens + gate2 * layer.ffn(layer.norm2(tokens) * (1 + scale2) + shift2)
         return network.unpatchify(network.head(tokens, time), grid)
 
     def attention(self, layer, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
-        heads = [part.unflatten(2, (layer.num_heads, -1)) for part in (layer.norm_q(layer.q(x)), layer.norm_k(layer.k(x)), layer.v(x))]
+        heads = [
+            part.unflatten(2, (layer.num_heads, -1))
+            for part in (layer.norm_q(layer.q(x)), layer.norm_k(layer.k(x)), layer.v(x))
+        ]
         q, k = (comfy.ldm.flux.math.apply_rope1(part, turns) for part in heads[:2])
         q, k, v = (part.transpose(1, 2) for part in (q, k, heads[2]))
-        return layer.o(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return layer.o(
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            .transpose(1, 2)
+            .flatten(2)
+        )
 
     def sample(self, draw, given: Tensor | None = None) -> Tensor:
         """The clip, (1, C, frames, H, W), in the model's own scale."""
@@ -137,7 +163,9 @@ class Reference:
 
 
 def reference(model, text, record, frames, window=Window(), start=None, seed=3):
-    plan = make_stream_plan(record, frames, lambda t: t / 1000, 0 if start is None else start.shape[2], window=window)
+    plan = make_stream_plan(
+        record, frames, lambda t: t / 1000, 0 if start is None else start.shape[2], window=window
+    )
     draw = seeded_draw(seed, (1, 16, SIDE, SIDE), torch.device("cpu"))
     with torch.inference_mode():
         given = None if start is None else model.model.process_latent_in(start)
@@ -145,18 +173,25 @@ def reference(model, text, record, frames, window=Window(), start=None, seed=3):
         return model.model.process_latent_out(latent)
 
 
-@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5), (ONE_STEP, 5), (CAUSVID, 6)],
-                         ids=["chunks", "frames", "1step", "causvid"])
+@pytest.mark.parametrize(
+    ("record", "frames"),
+    [(CHUNKS, 9), (FRAMES, 5), (ONE_STEP, 5), (CAUSVID, 6)],
+    ids=["chunks", "frames", "1step", "causvid"],
+)
 def test_equals_full_causal_attention_without_a_cache(causal, text, record, frames):
     latent, _, report = run(with_settings(causal, record), text, video(frames))
     assert torch.allclose(latent, reference(causal, text, record, frames), atol=1e-4)
     assert report["evaluations"] == make_stream_plan(record, frames, lambda t: t / 1000).evaluations
 
 
-@pytest.mark.parametrize("window", [Window(4), Window(5, 1), Window(6, 2)], ids=["4", "5 with 1 sink", "6 with 2 sinks"])
+@pytest.mark.parametrize(
+    "window", [Window(4), Window(5, 1), Window(6, 2)], ids=["4", "5 with 1 sink", "6 with 2 sinks"]
+)
 @pytest.mark.parametrize("record", [CHUNKS, FRAMES], ids=["chunks", "frames"])
 def test_a_window_equals_attention_through_the_same_window(causal, text, record, window):
-    latent, _, _ = run(with_settings(causal, record), text, video(12), window=window.frames, sink=window.sink)
+    latent, _, _ = run(
+        with_settings(causal, record), text, video(12), window=window.frames, sink=window.sink
+    )
     assert torch.allclose(latent, reference(causal, text, record, 12, window), atol=1e-4)
 
 
@@ -167,27 +202,43 @@ def test_a_window_as_long_as_the_clip_changes_nothing_and_a_shorter_one_does(cau
     assert not torch.allclose(whole, run(model, text, video(5), window=2)[0], atol=1e-2)
 
 
-@pytest.mark.parametrize(("record", "frames", "given", "window", "read"), [
-    (CHUNKS, 7, 1, Window(), [1]),
-    (CHUNKS, 9, 6, Window(), [3, 3]),
-    # A frame over stands alone.
-    (CHUNKS, 10, 4, Window(), [1, 3]),
-    (FRAMES, 6, 3, Window(), [1, 1, 1]),
-    # The block made and the sink leave room for two: frame 0, which is the sink, and frames 2 and 3 are read, frame 1 is not.
-    (FRAMES, 8, 4, Window(4, 1), [1, 1, 1]),
-    # Room for one block before the one made: of three given ones the last is read.
-    (CHUNKS, 12, 9, Window(6), [3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("record", "frames", "given", "window", "read"),
+    [
+        (CHUNKS, 7, 1, Window(), [1]),
+        (CHUNKS, 9, 6, Window(), [3, 3]),
+        # A frame over stands alone.
+        (CHUNKS, 10, 4, Window(), [1, 3]),
+        (FRAMES, 6, 3, Window(), [1, 1, 1]),
+        # The block made and the sink leave room for two: frame 0, which is the sink, and frames 2
+        # and 3 are read, frame 1 is not.
+        (FRAMES, 8, 4, Window(4, 1), [1, 1, 1]),
+        # Room for one block before the one made: of three given ones the last is read.
+        (CHUNKS, 12, 9, Window(6), [3]),
+    ],
+)
 def test_a_start_equals_attention_to_its_frames(causal, text, record, frames, given, window, read):
     start = clip_of(given, seed=5)
-    latent, _, report = run(with_settings(causal, record), text, video(frames), window=window.frames, sink=window.sink, start_latent=start)
-    assert torch.allclose(latent, reference(causal, text, record, frames, window, start=start["samples"]), atol=1e-4)
+    latent, _, report = run(
+        with_settings(causal, record),
+        text,
+        video(frames),
+        window=window.frames,
+        sink=window.sink,
+        start_latent=start,
+    )
+    assert torch.allclose(
+        latent, reference(causal, text, record, frames, window, start=start["samples"]), atol=1e-4
+    )
     assert torch.allclose(latent[:, :, :given], start["samples"], atol=1e-5)
     plan = make_stream_plan(record, frames, lambda t: t / 1000, given, window=window)
     assert [block.frames for block in plan.blocks if block.is_given] == read
-    # Every given block that is read once, every made one in four steps, and a context pass between any two of those.
+    # Every given block that is read once, every made one in four steps, and a context pass between
+    # any two of those.
     made = (frames - given) // record.causal.frames_per_block
-    assert report["evaluations"] == len(read) + 4 * made + made - 1 and report["given_frames"] == given
+    assert (
+        report["evaluations"] == len(read) + 4 * made + made - 1 and report["given_frames"] == given
+    )
 
 
 def test_positions_counted_anew_change_nothing(causal, text, monkeypatch):
@@ -200,7 +251,10 @@ def test_positions_counted_anew_change_nothing(causal, text, monkeypatch):
 
 
 def test_the_precision_bounds_how_far_positions_count():
-    assert [stream_run.exact_integers(dtype) for dtype in (torch.bfloat16, torch.float16)] == [256, 2048]
+    assert [stream_run.exact_integers(dtype) for dtype in (torch.bfloat16, torch.float16)] == [
+        256,
+        2048,
+    ]
     assert torch.tensor([256.0, 257.0]).bfloat16().tolist() == [256, 256]
 
 
@@ -225,58 +279,101 @@ def core_ar_video(model, text, record, frames, monkeypatch, seed=3, start=None):
     with monkeypatch.context() as patch, torch.inference_mode():
         patch.setattr(torch, "randn_like", lambda like: next(fresh))
         empty = torch.zeros(1, 16, frames, SIDE, SIDE)
-        return guider.sample(first, empty, comfy.samplers.ksampler("ar_video", options), torch.tensor(plan.made[-1].sigmas), seed=seed,
-                             disable_pbar=True)
+        return guider.sample(
+            first,
+            empty,
+            comfy.samplers.ksampler("ar_video", options),
+            torch.tensor(plan.made[-1].sigmas),
+            seed=seed,
+            disable_pbar=True,
+        )
 
 
 @pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 5)], ids=["chunks", "frames"])
 def test_equals_cores_ar_video_at_the_same_noise(causal, text, record, frames, monkeypatch):
     model = with_settings(causal, record)
-    assert torch.allclose(run(model, text, video(frames))[0], core_ar_video(model, text, record, frames, monkeypatch), atol=1e-4)
+    assert torch.allclose(
+        run(model, text, video(frames))[0],
+        core_ar_video(model, text, record, frames, monkeypatch),
+        atol=1e-4,
+    )
 
 
 def test_a_start_picture_equals_cores_image_to_video(causal, text, monkeypatch):
     model, start = with_settings(causal, FRAMES), clip_of(1, seed=5)["samples"]
     ours, _, _ = run(model, text, video(5), start_latent={"samples": start})
-    assert torch.allclose(ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=start), atol=1e-4)
+    assert torch.allclose(
+        ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=start), atol=1e-4
+    )
 
 
 @pytest.fixture
 def with_picture(causal, vae):
-    """What core's ARVideoI2V hands on: a frame-wise model that carries a start picture, and the empty latent of a clip."""
+    """What core's ARVideoI2V hands on: a frame-wise model that carries a start picture, and the
+    empty latent of a clip.
+    """
     node = getattr(pytest.importorskip("comfy_extras.nodes_ar_video"), "ARVideoI2V", None)
     if node is None:
         pytest.skip("this ComfyUI has no ARVideoI2V")
     image = torch.rand(1, 100, 80, 3, generator=torch.Generator().manual_seed(5))
 
     def execute(record=FRAMES, side=SIDE, length=17):
-        return node.execute(with_settings(causal, record), vae, image, 8 * side, 8 * side, length, 1).args
+        return node.execute(
+            with_settings(causal, record), vae, image, 8 * side, 8 * side, length, 1
+        ).args
 
     return execute
 
 
-def test_the_picture_of_cores_image_to_video_node_is_the_start(causal, text, with_picture, monkeypatch):
+def test_the_picture_of_cores_image_to_video_node_is_the_start(
+    causal, text, with_picture, monkeypatch
+):
     model, latent = with_picture()
     picture = model.model_options["transformer_options"]["ar_config"]["initial_latent"]
     ours, _, report = run(model, text, latent)
     # 17 frames are 5 latent ones, the picture among them, under both nodes.
-    assert torch.allclose(ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=picture), atol=1e-4)
-    assert torch.equal(ours, run(with_settings(causal, FRAMES), text, latent, start_latent={"samples": picture})[0])
-    assert report["given_frames"] == 1 and report["notes"] == ["The clip starts with the picture that ARVideoI2V put on the model."]
+    assert torch.allclose(
+        ours, core_ar_video(model, text, FRAMES, 5, monkeypatch, start=picture), atol=1e-4
+    )
+    assert torch.equal(
+        ours, run(with_settings(causal, FRAMES), text, latent, start_latent={"samples": picture})[0]
+    )
+    assert report["given_frames"] == 1 and report["notes"] == [
+        "The clip starts with the picture that ARVideoI2V put on the model."
+    ]
 
 
-def test_a_start_latent_goes_before_the_picture_on_the_model_and_the_report_says_so(causal, text, with_picture):
+def test_a_start_latent_goes_before_the_picture_on_the_model_and_the_report_says_so(
+    causal, text, with_picture
+):
     (model, latent), start = with_picture(), clip_of(2)
     ours, _, report = run(model, text, latent, start_latent=start)
-    assert torch.equal(ours, run(with_settings(causal, FRAMES), text, latent, start_latent=start)[0])
-    assert report["given_frames"] == 2 and "the picture that ARVideoI2V put on the model is left out" in report["notes"][0]
+    assert torch.equal(
+        ours, run(with_settings(causal, FRAMES), text, latent, start_latent=start)[0]
+    )
+    assert (
+        report["given_frames"] == 2
+        and "the picture that ARVideoI2V put on the model is left out" in report["notes"][0]
+    )
 
 
 def test_a_picture_on_the_model_that_does_not_fit_is_refused_in_words(text, with_picture):
-    with pytest.raises(PlanError, match=r"of ARVideoI2V is \[1, 16, 1, 4, 4\] and the clip \[1, 16, 5, 8, 8\].*LATENT to latent_image"):
+    with pytest.raises(
+        PlanError,
+        match=(
+            r"of ARVideoI2V is \[1, 16, 1, 4, 4\] and the clip \[1, 16, 5, 8, 8\].*LATENT to"
+            r" latent_image"
+        ),
+    ):
         run(with_picture(side=4)[0], text, video(5))
     # 17 frames after a picture leave 4 latent ones, and this model makes 3 at a time.
-    with pytest.raises(PlanError, match="4 latent frames to be made after the 1 it starts with.* Set the video's length to 13 or 25"):
+    with pytest.raises(
+        PlanError,
+        match=(
+            "4 latent frames to be made after the 1 it starts with.* Set the video's length to 13"
+            " or 25"
+        ),
+    ):
         run(with_picture(CHUNKS)[0], text, video(5))
 
 
@@ -296,14 +393,22 @@ def test_a_seed_gives_one_clip_and_a_longer_one_begins_like_it(causal, text):
 def test_a_batch_of_clips_takes_one_start_or_one_each(causal, text):
     model, one = with_settings(causal, FRAMES), clip_of(1)
     latent, _, report = run(model, text, video(3, batch=2), start_latent=one)
-    assert latent.shape == (2, 16, 3, SIDE, SIDE) and torch.allclose(latent[0, :, 0], latent[1, :, 0])
-    assert not torch.allclose(latent[0], latent[1], atol=1e-2) and report["evaluations"] == 1 + 4 + 1 + 4
+    assert latent.shape == (2, 16, 3, SIDE, SIDE) and torch.allclose(
+        latent[0, :, 0], latent[1, :, 0]
+    )
+    assert (
+        not torch.allclose(latent[0], latent[1], atol=1e-2)
+        and report["evaluations"] == 1 + 4 + 1 + 4
+    )
     assert run(model, text, video(3, batch=2), start_latent=clip_of(1, batch=2))[0].shape[0] == 2
 
 
 def test_a_run_leaves_nothing_on_the_model_or_the_vae(causal, text, vae):
     model = with_settings(causal, FRAMES)
-    options, attributes = repr(model.model_options), set(vars(vae.first_stage_model)) | set(vars(model.model.diffusion_model))
+    options, attributes = (
+        repr(model.model_options),
+        set(vars(vae.first_stage_model)) | set(vars(model.model.diffusion_model)),
+    )
     run(model, text, video(3), vae=vae)
     assert repr(model.model_options) == options and not model.additional_models
     assert set(vars(vae.first_stage_model)) | set(vars(model.model.diffusion_model)) == attributes
@@ -317,7 +422,9 @@ def test_the_cache_is_of_the_precision_of_the_arithmetic(causal, text):
     latent, _, report = run(with_settings(stored, FRAMES), text, video(3))
     assert torch.isfinite(latent).all()
     # 4 layers of keys and values, 3 frames of 16 tokens, 256 wide.
-    assert report["cache_bytes"] == 4 * 2 * 3 * 16 * 256 * stored.model.get_dtype_inference().itemsize
+    assert (
+        report["cache_bytes"] == 4 * 2 * 3 * 16 * 256 * stored.model.get_dtype_inference().itemsize
+    )
 
 
 # ---------------------------------------------------------------- memory
@@ -331,7 +438,9 @@ def test_memory_of_the_cache_is_flat_in_length_with_a_window(causal, text):
 
 
 def test_all_memory_of_a_run_is_flat_in_length_with_a_window(causal, text, monkeypatch):
-    """Every tensor there is beyond those before the run, the frames made so far not counted: they are the result."""
+    """Every tensor there is beyond those before the run, the frames made so far not counted: they
+    are the result.
+    """
     model = with_settings(causal, FRAMES)
     after = stream_run.Screen.after_block
 
@@ -379,15 +488,21 @@ def test_the_host_is_asked_for_room_for_the_cache_and_for_decoding(causal, text,
     models, more = asked[-1]
     assert vae.patcher in models
     block = causal.model.memory_required([1, 16, 1, SIDE, SIDE])
-    assert more["minimum_memory_required"] >= block + report["cache_bytes"] + vae.memory_used_decode((1, 16, 1, SIDE, SIDE), vae.vae_dtype)
+    assert more["minimum_memory_required"] >= block + report[
+        "cache_bytes"
+    ] + vae.memory_used_decode((1, 16, 1, SIDE, SIDE), vae.vae_dtype)
 
 
 # ---------------------------------------------------------------- decoding
 
 
-@pytest.mark.parametrize(("record", "frames"), [(CHUNKS, 9), (FRAMES, 6), (FRAMES, 1)], ids=["chunks", "frames", "one"])
+@pytest.mark.parametrize(
+    ("record", "frames"), [(CHUNKS, 9), (FRAMES, 6), (FRAMES, 1)], ids=["chunks", "frames", "one"]
+)
 def test_decoding_block_by_block_equals_decoding_the_whole(causal, text, vae, record, frames):
-    latent, images, report = run(with_settings(causal, record), text, video(frames, batch=2), vae=vae)
+    latent, images, report = run(
+        with_settings(causal, record), text, video(frames, batch=2), vae=vae
+    )
     with torch.inference_mode():
         whole = vae.decode(latent)
     assert images.shape == (2 * (4 * frames - 3), 8 * SIDE, 8 * SIDE, 3)
@@ -396,7 +511,9 @@ def test_decoding_block_by_block_equals_decoding_the_whole(causal, text, vae, re
 
 
 def test_a_start_is_decoded_with_the_clip(causal, text, vae):
-    latent, images, _ = run(with_settings(causal, FRAMES), text, video(5), vae=vae, start_latent=clip_of(2))
+    latent, images, _ = run(
+        with_settings(causal, FRAMES), text, video(5), vae=vae, start_latent=clip_of(2)
+    )
     with torch.inference_mode():
         assert torch.allclose(images, vae.decode(latent).flatten(0, 1), atol=1e-4)
 
@@ -416,7 +533,9 @@ def test_a_vae_that_cannot_decode_in_pieces_decodes_at_the_end_and_says_so(causa
     assert "Identity cannot decode a clip in pieces" in report["notes"][0]
 
 
-def test_where_decoding_does_not_fit_beside_the_model_the_clip_is_decoded_at_the_end(causal, text, vae, monkeypatch):
+def test_where_decoding_does_not_fit_beside_the_model_the_clip_is_decoded_at_the_end(
+    causal, text, vae, monkeypatch
+):
     def out_of_memory(self, latent):
         raise comfy.model_management.OOM_EXCEPTION("none left")
 
@@ -424,7 +543,9 @@ def test_where_decoding_does_not_fit_beside_the_model_the_clip_is_decoded_at_the
     latent, images, report = run(with_settings(causal, FRAMES), text, video(3), vae=vae)
     with torch.inference_mode():
         assert torch.allclose(images, vae.decode(latent).flatten(0, 1), atol=1e-4)
-    assert report["decoded"] == "whole, at the end" and "did not fit into memory" in report["notes"][0]
+    assert (
+        report["decoded"] == "whole, at the end" and "did not fit into memory" in report["notes"][0]
+    )
 
 
 def test_without_a_vae_images_say_why_they_are_missing(causal, text):
@@ -439,7 +560,11 @@ def test_without_a_vae_images_say_why_they_are_missing(causal, text):
 def shown(monkeypatch):
     """Every (value, total, preview) that goes to the host's progress hook."""
     seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total, preview)))
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: seen.append((value, total, preview)),
+    )
     return seen
 
 
@@ -450,7 +575,11 @@ def test_a_picture_is_shown_after_every_decoded_frame(causal, text, vae, shown):
     assert [(value, total) for value, total, _ in previews] == [(4, 9)] * 3 + [(9, 9)] * 3
     kind, picture, _ = previews[-1][2]
     corner = (images[-1, 0, 0] * 255).to(torch.uint8)
-    assert kind == "JPEG" and picture.size == (8 * SIDE, 8 * SIDE) and picture.getpixel((0, 0)) == tuple(corner.tolist())
+    assert (
+        kind == "JPEG"
+        and picture.size == (8 * SIDE, 8 * SIDE)
+        and picture.getpixel((0, 0)) == tuple(corner.tolist())
+    )
 
 
 def test_without_a_vae_progress_is_the_samplers(causal, text, shown):
@@ -484,7 +613,11 @@ def test_an_interruption_keeps_the_finished_blocks(causal, text, vae, monkeypatc
         latent, images, report = run(model, text, video(12), vae=vae)
     assert latent.shape[2] == 6 and torch.equal(latent, whole[:, :, :6])
     assert images.shape[0] == 21 and torch.equal(images, pictures[:21])
-    assert report["interrupted"] and "2 of 4 blocks" in report["notes"][0] and "after 2 of 4 blocks" in report["summary"]
+    assert (
+        report["interrupted"]
+        and "2 of 4 blocks" in report["notes"][0]
+        and "after 2 of 4 blocks" in report["summary"]
+    )
     assert torch.equal(run(model, text, video(12), vae=vae)[0], whole)
 
 
@@ -529,31 +662,57 @@ def changed(text, **more):
     return [[text[0][0], {**text[0][1], **more}]]
 
 
-@pytest.mark.parametrize(("inputs", "message"), [
-    ({"latent": {"samples": torch.zeros(3, 16, SIDE, SIDE)}}, "a tensor of 4 dimensions"),
-    ({"latent": video(4)}, "no whole number of blocks of 3"),
-    ({"latent": video(6, noise_mask=torch.ones(1, 1, SIDE, SIDE))}, "noise mask"),
-    ({"latent": {"samples": torch.zeros(1, 16, 6, 7, 8)}}, "is 64 x 56 pixels, .* patches of 16 x 16. Set the height to 48 or 64"),
-    ({"latent": {"samples": torch.zeros(1, 16, 6, 8, 9)}}, "is 72 x 64 pixels, .* Set the width to 64 or 80"),
-    ({"latent": clip_of(6)}, "latent_image is not empty, .* Frames to keep go into the Streaming Sampler's start_latent"),
-    ({"window": 2}, "window_frames is 2; it must hold the block"),
-    ({"sink": 1}, "sink_frames is 1 and window_frames is 0"),
-    ({"block": 1}, "distilled to make 3 latent frames at a time, not 1"),
-    ({"start_latent": clip_of(6)}, "nothing is left to be made"),
-    ({"start_latent": {"samples": torch.zeros(1, 16, 3, 4, 4)}}, r"start_latent is \[1, 16, 3, 4, 4\] and the clip \[1, 16, 6, 8, 8\]"),
-    ({"start_latent": clip_of(3, batch=2)}, "or its batch be 1"),
-    ({"start_latent": {"samples": torch.zeros(1, 16, SIDE, SIDE)}}, "all but the frames must agree"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"latent": {"samples": torch.zeros(3, 16, SIDE, SIDE)}}, "a tensor of 4 dimensions"),
+        ({"latent": video(4)}, "no whole number of blocks of 3"),
+        ({"latent": video(6, noise_mask=torch.ones(1, 1, SIDE, SIDE))}, "noise mask"),
+        (
+            {"latent": {"samples": torch.zeros(1, 16, 6, 7, 8)}},
+            "is 64 x 56 pixels, .* patches of 16 x 16. Set the height to 48 or 64",
+        ),
+        (
+            {"latent": {"samples": torch.zeros(1, 16, 6, 8, 9)}},
+            "is 72 x 64 pixels, .* Set the width to 64 or 80",
+        ),
+        (
+            {"latent": clip_of(6)},
+            (
+                "latent_image is not empty, .* Frames to keep go into the Streaming Sampler's"
+                " start_latent"
+            ),
+        ),
+        ({"window": 2}, "window_frames is 2; it must hold the block"),
+        ({"sink": 1}, "sink_frames is 1 and window_frames is 0"),
+        ({"block": 1}, "distilled to make 3 latent frames at a time, not 1"),
+        ({"start_latent": clip_of(6)}, "nothing is left to be made"),
+        (
+            {"start_latent": {"samples": torch.zeros(1, 16, 3, 4, 4)}},
+            r"start_latent is \[1, 16, 3, 4, 4\] and the clip \[1, 16, 6, 8, 8\]",
+        ),
+        ({"start_latent": clip_of(3, batch=2)}, "or its batch be 1"),
+        (
+            {"start_latent": {"samples": torch.zeros(1, 16, SIDE, SIDE)}},
+            "all but the frames must agree",
+        ),
+    ],
+)
 def test_bad_input_is_refused_in_words(causal, text, inputs, message):
     inputs = {"latent": video(6), **inputs}
     with pytest.raises(PlanError, match=message):
         run(with_settings(causal, CHUNKS), text, inputs.pop("latent"), **inputs)
 
 
-@pytest.mark.parametrize(("more", "message"), [
-    ({"area": (4, 4, 0, 0)}, "an area"), ({"mask": torch.ones(1, 8, 8)}, "a mask"), ({"start_percent": 0.1}, "a start and end"),
-    ({"concat_latent_image": torch.zeros(1)}, "connect it to start_latent"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"area": (4, 4, 0, 0)}, "an area"),
+        ({"mask": torch.ones(1, 8, 8)}, "a mask"),
+        ({"start_percent": 0.1}, "a start and end"),
+        ({"concat_latent_image": torch.zeros(1)}, "connect it to start_latent"),
+    ],
+)
 def test_a_prompt_that_changes_from_place_to_place_is_refused(causal, text, more, message):
     with pytest.raises(PlanError, match=message):
         run(with_settings(causal, CHUNKS), changed(text, **more), video(6))
@@ -571,8 +730,12 @@ def test_a_vae_for_pictures_is_refused(causal, text):
 
 
 def test_an_ordinary_wan_is_refused_and_the_message_says_how_to_load_a_causal_one(models, text):
-    ordinary = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors"))
-    with pytest.raises(PlanError, match="loaded as Wan 2.1/2.2 text-to-video.*Few-Step Sampler.*mark_causal.py"):
+    ordinary = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors")
+    )
+    with pytest.raises(
+        PlanError, match="loaded as Wan 2.1/2.2 text-to-video.*Few-Step Sampler.*mark_causal.py"
+    ):
         run(with_settings(ordinary, CATALOG["wan21-t2v-lightx2v-4step"]), text, video(6))
 
 
@@ -583,7 +746,9 @@ def test_a_causal_model_without_an_accelerator_is_refused(causal, text):
 
 def test_a_host_without_causal_wan_is_named(causal, text, monkeypatch):
     monkeypatch.delattr(comfy.supported_models, "WAN21_CausalAR_T2V")
-    with pytest.raises(PlanError, match=f"This ComfyUI \\({host.version()}\\) has no causal Wan models"):
+    with pytest.raises(
+        PlanError, match=f"This ComfyUI \\({host.version()}\\) has no causal Wan models"
+    ):
         run(with_settings(causal, CHUNKS), text, video(6))
 
 
@@ -595,12 +760,17 @@ def test_the_few_step_sampler_points_here(causal, text):
 # ---------------------------------------------------------------- LoRAs for ordinary Wan
 
 
-@pytest.mark.parametrize(("name", "id"), [
-    ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", "causvid-14b-8step-lora"),
-    ("Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", "causvid-1-3b-8step-lora"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", "causvid-14b-8step-lora"),
+        ("Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", "causvid-1-3b-8step-lora"),
+    ],
+)
 def test_a_causvid_lora_runs_on_ordinary_wan_under_the_few_step_sampler(models, text, name, id):
-    ordinary = small_models.load_model(small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors"))
+    ordinary = small_models.load_model(
+        small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors")
+    )
     write_lora(models / "loras" / name, ordinary, "native", rank=4)
     fast, _ = accelerator.attach(ordinary, name, accelerator.AUTO, 1.0)
     output = FewStepSampler.execute(fast, text, video(3), 1, 0, 1.0)
@@ -617,7 +787,13 @@ def test_a_causal_file_without_the_mark_is_named_and_runs_once_marked(models, te
 
     plain = small_models.write_wan(models / "diffusion_models" / "self_forcing_dmd.safetensors")
     for choice in ("auto", "self-forcing-dmd"):
-        with pytest.raises(ValueError, match="loaded as Wan 2.1/2.2 text-to-video, and self-forcing-dmd is a causal model.*mark_causal.py"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                "loaded as Wan 2.1/2.2 text-to-video, and self-forcing-dmd is a causal"
+                " model.*mark_causal.py"
+            ),
+        ):
             accelerator.attach_distilled(small_models.load_model(plain), choice)
     marked = models / "diffusion_models" / "self_forcing_dmd_marked.safetensors"
     mark_causal.mark(plain, marked)

@@ -1,4 +1,6 @@
-"""The Streaming Sampler in a real server: previews arrive while the clip is made, and an interruption leaves what is finished."""
+"""The Streaming Sampler in a real server: previews arrive while the clip is made, and an
+interruption leaves what is finished.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,30 @@ def clip_prompt(length=21, with_vae=True, **more):
     """A small frame-wise clip, its latent and its pictures into the history."""
     prompt = {
         "file": node("UNETLoader", unet_name="wan21_causal.safetensors", weight_dtype="default"),
-        "model": node("FewStepAccelerator", model=["file", 0], lora_name="none", accelerator="causal-forcing-framewise", strength=1.0),
+        "model": node(
+            "FewStepAccelerator",
+            model=["file", 0],
+            lora_name="none",
+            accelerator="causal-forcing-framewise",
+            strength=1.0,
+        ),
         "text": node("TestConditioning", width=4096, length=6, seed=0),
         "size": node("EmptyHunyuanLatentVideo", width=64, height=64, length=length, batch_size=1),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
-        "clip": node("FewStepStream", **{"model": ["model", 0], "positive": ["text", 0], "latent_image": ["size", 0], "seed": 1,
-                                         "frames_per_block": 0, "window_frames": 4, "sink_frames": 1, "vae": ["vae", 0], **more}),
+        "clip": node(
+            "FewStepStream",
+            **{
+                "model": ["model", 0],
+                "positive": ["text", 0],
+                "latent_image": ["size", 0],
+                "seed": 1,
+                "frames_per_block": 0,
+                "window_frames": 4,
+                "sink_frames": 1,
+                "vae": ["vae", 0],
+                **more,
+            },
+        ),
         "latent": node("TestLatentReport", samples=["clip", 0]),
         "pictures": node("PreviewImage", images=["clip", 1]),
     }
@@ -42,7 +62,9 @@ def clip_prompt(length=21, with_vae=True, **more):
 
 
 class Listener(WebSocket):
-    """Hears previews too: ("preview", bytes of the picture) beside (type, data) of the server's messages."""
+    """Hears previews too: ("preview", bytes of the picture) beside (type, data) of the server's
+    messages.
+    """
 
     def hear(self, seconds):
         deadline = time.monotonic() + seconds
@@ -65,7 +87,10 @@ def follow(server, prompt, on_preview=lambda count: None, timeout=300):
     with contextlib.closing(Listener(server.client.url, "/ws?clientId=stream-test")) as events:
         id = server.client.queue(prompt, "stream-test")
         deadline = time.monotonic() + timeout
-        while not any(kind in ("execution_success", "execution_error", "execution_interrupted") for kind, _ in heard):
+        while not any(
+            kind in ("execution_success", "execution_error", "execution_interrupted")
+            for kind, _ in heard
+        ):
             assert time.monotonic() < deadline, "the run did not end"
             for kind, data in events.hear(0.2):
                 heard.append((kind, data))
@@ -76,33 +101,50 @@ def follow(server, prompt, on_preview=lambda count: None, timeout=300):
 
 
 def report_of(entry):
-    return next(report for report in outputs(entry, "fewstep_report") if report["node"] == "Streaming Sampler")
+    return next(
+        report
+        for report in outputs(entry, "fewstep_report")
+        if report["node"] == "Streaming Sampler"
+    )
 
 
 def test_previews_arrive_block_by_block_before_the_clip_is_finished(server):
     entry, heard = follow(server, clip_prompt())
     kinds = [kind for kind, _ in heard]
-    finished = next(i for i, (kind, data) in enumerate(heard) if kind == "executed" and data["node"] == "clip")
+    finished = next(
+        i for i, (kind, data) in enumerate(heard) if kind == "executed" and data["node"] == "clip"
+    )
     previews = [i for i, kind in enumerate(kinds) if kind == "preview"]
     # Six latent frames, a block each: a picture after every one, evaluations between any two.
     assert len(previews) == 6 and previews[-1] < finished
-    assert all("progress" in kinds[a:b] or "progress_state" in kinds[a:b] for a, b in zip(previews, previews[1:]))
+    assert all(
+        "progress" in kinds[a:b] or "progress_state" in kinds[a:b]
+        for a, b in zip(previews, previews[1:])
+    )
     pictures = {heard[i][1] for i in previews}
     assert len(pictures) == 6 and all(b"JFIF" in picture for picture in pictures)
     report = report_of(entry)
     assert report["frames"] == 21 and report["evaluations"] == 6 * 5 - 1
-    assert outputs(entry, "test_latent")[0]["shape"] == [1, 16, 6, 8, 8] and len(outputs(entry, "images")) == 21
+    assert (
+        outputs(entry, "test_latent")[0]["shape"] == [1, 16, 6, 8, 8]
+        and len(outputs(entry, "images")) == 21
+    )
 
 
 def test_interrupting_half_way_keeps_the_finished_blocks_and_the_next_run_is_whole(server):
     prompt = clip_prompt(length=81, seed=2, model=["fault", 0])
     # Five evaluations a block: the run waits for the interrupt in the twelfth.
     prompt["fault"] = node("TestFault", model=["model", 0], kind="wait", evaluation=58, run=0)
-    entry, _ = follow(server, prompt, lambda count: server.client.interrupt() if count == 10 else None)
+    entry, _ = follow(
+        server, prompt, lambda count: server.client.interrupt() if count == 10 else None
+    )
     report = report_of(entry)
     blocks = report["blocks"]
     assert report["interrupted"] and 9 <= blocks <= 11
-    assert outputs(entry, "test_latent")[0]["shape"][2] == blocks and len(outputs(entry, "images")) == 4 * blocks - 3
+    assert (
+        outputs(entry, "test_latent")[0]["shape"][2] == blocks
+        and len(outputs(entry, "images")) == 4 * blocks - 3
+    )
     assert any("Interrupted" in note for note in report["notes"])
     # The same graph again: nothing of it has changed, and the clip is whole all the same.
     (go := server.base / "input" / "go.txt").touch()
@@ -121,9 +163,13 @@ def test_without_a_vae_only_a_graph_that_asks_for_images_fails(server):
     assert outputs(server.client.run(prompt), "test_latent")[0]["shape"][2] == 3
 
 
-@pytest.mark.parametrize(("more", "message"), [
-    ({"frames_per_block": 3}, "distilled to make 1 latent frame at a time, not 3"), ({"window_frames": 1}, "the 1 of sink_frames"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"frames_per_block": 3}, "distilled to make 1 latent frame at a time, not 3"),
+        ({"window_frames": 1}, "the 1 of sink_frames"),
+    ],
+)
 def test_bad_input_fails_with_words_and_the_server_goes_on(server, more, message):
     with pytest.raises(JobFailed, match=message):
         server.client.run(clip_prompt(**more))

@@ -1,4 +1,5 @@
-"""Every shipped API workflow on a real server: accepted as it is, and run to the end on small models.
+"""Every shipped API workflow on a real server: accepted as it is, and run to the end on small
+models.
 
 A few of them run every time. For all, which takes minutes:
 
@@ -37,14 +38,22 @@ def prompt_of(slug: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("slug", GRAPHS)
-def test_converter_of_comfy_cli_makes_the_same_prompt(host: Host, server: Server, slug: str) -> None:
-    """The command-line tool converts editor files without a browser; so do people who drive a server with it."""
+def test_converter_of_comfy_cli_makes_the_same_prompt(
+    host: Host, server: Server, slug: str
+) -> None:
+    """The command-line tool converts editor files without a browser; so do people who drive a
+    server with it.
+    """
     if host.version != DEFAULT_VERSION:
-        pytest.skip("core's nodes have other inputs in another ComfyUI; it drops those it does not know")
+        pytest.skip(
+            "core's nodes have other inputs in another ComfyUI; it drops those it does not know"
+        )
     converter = pytest.importorskip("comfy_cli.workflow_to_api")
     editor_file = API.parent / f"{GRAPHS[slug].title}.json"
     workflow = json.loads(editor_file.read_text(encoding="utf-8"))
-    assert converter.convert_ui_to_api(workflow, server.client.get("/object_info")) == prompt_of(slug)
+    assert converter.convert_ui_to_api(workflow, server.client.get("/object_info")) == prompt_of(
+        slug
+    )
 
 
 @pytest.mark.parametrize("slug", FAMILIES if os.environ.get("FEWSTEP_ALL_WORKFLOWS") else QUICK)
@@ -59,8 +68,16 @@ def test_workflow_runs_to_the_end_on_small_models(server: Server, slug: str) -> 
     if any(node["class_type"] == "SaveVideo" for node in prompt.values()):
         assert server.client.file(saved[0])[4:8] == b"ftyp", "an MP4 begins with its type"
     # A number, or a link from Step Budget.
-    asked = {str(node["inputs"]["steps"]) for node in prompt.values() if node["class_type"] == "FewStepSampler"}
-    reports = [report for report in outputs(entry, "fewstep_report") if report["node"] == "Few-Step Sampler"]
+    asked = {
+        str(node["inputs"]["steps"])
+        for node in prompt.values()
+        if node["class_type"] == "FewStepSampler"
+    }
+    reports = [
+        report
+        for report in outputs(entry, "fewstep_report")
+        if report["node"] == "Few-Step Sampler"
+    ]
     assert [report["evaluations"] for report in reports] == [report["steps"] for report in reports]
     if asked == {"0"}:
         assert {report["steps"] for report in reports} == {GRAPHS[slug].steps}
@@ -76,21 +93,28 @@ def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
         pytest.skip("this ComfyUI has no causal Wan")
     prompt = prompt_of(slug)
     for node in prompt.values():
-        if "seed" in node["inputs"]:  # one of its own, or the server hands out what an equal sampler made for another test
+        if (
+            "seed" in node["inputs"]
+        ):  # one of its own, or the server hands out what an equal sampler made for another test
             node["inputs"]["seed"] += 100 + DEMOS.index(slug)
     entry = server.client.run(prompt)
-    (video, *_) = [item for item in outputs(entry, "images") if item["type"] == "output"]
+    video, *_ = [item for item in outputs(entry, "images") if item["type"] == "output"]
     assert server.client.file(video)
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
     if slug == "demo_stream":
-        # 33 frames are 9 latent ones, each of 4 steps (the first of 8) and a context pass, which the last does not need.
+        # 33 frames are 9 latent ones, each of 4 steps (the first of 8) and a context pass, which
+        # the last does not need.
         assert reports["Streaming Sampler"]["evaluations"] == 9 * 5 + 4 - 1
     else:
-        assert reports["Few-Step Sampler"]["evaluations"] == reports["Few-Step Sampler"]["steps"] == 4
+        assert (
+            reports["Few-Step Sampler"]["evaluations"] == reports["Few-Step Sampler"]["steps"] == 4
+        )
 
 
 def test_no_workflow_reached_for_another_machine(server: Server) -> None:
-    """The last of this file and of the session: until here all shipped workflows ran, and most other tests."""
+    """The last of this file and of the session: until here all shipped workflows ran, and most
+    other tests.
+    """
     log = server.base / "network.log"
     assert not log.exists(), log.read_text(encoding="utf-8")
     # The guard works: a name is refused like an address, and both are written down.
@@ -104,7 +128,10 @@ def test_no_workflow_reached_for_another_machine(server: Server) -> None:
 def skip_where_the_host_is_too_old(prompt: dict[str, Any], family: Family) -> None:
     if family is WAN_CAUSAL and not HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
-    if any(node["class_type"] == "FewStepMotion" for node in prompt.values()) and not host_patches_layers():
+    if (
+        any(node["class_type"] == "FewStepMotion" for node in prompt.values())
+        and not host_patches_layers()
+    ):
         pytest.skip("this ComfyUI is too old for motion modules")
 
 
@@ -113,4 +140,6 @@ def place_pictures(server: Server, prompt: dict[str, Any]) -> None:
 
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
-            Image.new("RGB", (64, 64), "#4080c0").save(server.base / "input" / node["inputs"]["image"])
+            Image.new("RGB", (64, 64), "#4080c0").save(
+                server.base / "input" / node["inputs"]["image"]
+            )

@@ -1,4 +1,6 @@
-"""Nodes for the tests' own server: small models and random conditioning, which no shipped node can provide."""
+"""Nodes for the tests' own server: small models and random conditioning, which no shipped node can
+provide.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,35 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 # A run that waits longer than this for its test goes on, and the test fails.
 PATIENCE_SECONDS = 300
 
-# Keys of small_models.UNETS and more_models.SMALL, which cannot be imported before the server has set its device.
+# Keys of small_models.UNETS and more_models.SMALL, which cannot be imported before the server has
+# set its device.
 UNETS = ("sd15", "sdxl", "ssd1b")
-TRANSFORMERS = ("Flux", "FluxSchnell", "Flux2", "QwenImage", "ZImage", "HunyuanVideo15", "LTXAV", "MiniMaxH3")
+TRANSFORMERS = (
+    "Flux",
+    "FluxSchnell",
+    "Flux2",
+    "QwenImage",
+    "ZImage",
+    "HunyuanVideo15",
+    "LTXAV",
+    "MiniMaxH3",
+)
 
 
 class TestModel(io.ComfyNode):
-    """A MODEL with random weights at small width: the host detects these architectures at full width only."""
+    """A MODEL with random weights at small width: the host detects these architectures at full
+    width only.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TestModel",
             category="few-step/test",
-            inputs=[io.Combo.Input("architecture", options=[*UNETS, *TRANSFORMERS]), io.Int.Input("seed", default=0)],
+            inputs=[
+                io.Combo.Input("architecture", options=[*UNETS, *TRANSFORMERS]),
+                io.Int.Input("seed", default=0),
+            ],
             outputs=[io.Model.Output()],
         )
 
@@ -41,7 +58,9 @@ class TestModel(io.ComfyNode):
         from more_models import small_patcher
         from small_models import unet_patcher
 
-        return io.NodeOutput((unet_patcher if architecture in UNETS else small_patcher)(architecture, seed))
+        return io.NodeOutput(
+            (unet_patcher if architecture in UNETS else small_patcher)(architecture, seed)
+        )
 
 
 class TestConditioning(io.ComfyNode):
@@ -72,7 +91,12 @@ class TestAudioLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestAudioLatent", category="few-step/test", inputs=[], outputs=[io.Latent.Output()])
+        return io.Schema(
+            node_id="TestAudioLatent",
+            category="few-step/test",
+            inputs=[],
+            outputs=[io.Latent.Output()],
+        )
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
@@ -99,7 +123,10 @@ class TestPrompt(io.ComfyNode):
         return io.Schema(
             node_id="TestPrompt",
             category="few-step/test",
-            inputs=[io.String.Input("text", multiline=True), io.Int.Input("width", default=4096, min=1, max=8192)],
+            inputs=[
+                io.String.Input("text", multiline=True),
+                io.Int.Input("width", default=4096, min=1, max=8192),
+            ],
             outputs=[io.Conditioning.Output()],
         )
 
@@ -117,7 +144,9 @@ class TestPrompt(io.ComfyNode):
 
 
 class TestLatentReport(io.ComfyNode):
-    """Puts what a LATENT holds into the history: shape, mean, deviation and a hash that only equal bits share."""
+    """Puts what a LATENT holds into the history: shape, mean, deviation and a hash that only equal
+    bits share.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -142,7 +171,9 @@ class TestLatentReport(io.ComfyNode):
 
 
 class TestNetwork(io.ComfyNode):
-    """Tries to reach another machine, as no node of the pack ever should. The address is one that is set aside for examples."""
+    """Tries to reach another machine, as no node of the pack ever should. The address is one that
+    is set aside for examples.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -161,10 +192,11 @@ class TestNetwork(io.ComfyNode):
 
 
 class TestFault(io.ComfyNode):
-    """A model whose evaluation of this number, from 1, goes wrong. Another `run` is another model, whatever the server remembers.
+    """A model whose evaluation of this number, from 1, goes wrong. Another `run` is another model,
+    whatever the server remembers.
 
-    "wait" lets it wait until the run is interrupted: however fast the machine and slow the client, the interrupt comes in the middle.
-    Where input/go.txt is, it waits for nothing.
+    "wait" lets it wait until the run is interrupted: however fast the machine and slow the client,
+    the interrupt comes in the middle. Where input/go.txt is, it waits for nothing.
     """
 
     @classmethod
@@ -194,7 +226,11 @@ class TestFault(io.ComfyNode):
             if is_the_one and kind == "wait":
                 wait_while(lambda: not processing_interrupted() and not go.exists())
             elif is_the_one:
-                raise torch.OutOfMemoryError("tried to allocate 20 GiB") if kind == "out of memory" else RuntimeError("the network broke")
+                raise (
+                    torch.OutOfMemoryError("tried to allocate 20 GiB")
+                    if kind == "out of memory"
+                    else RuntimeError("the network broke")
+                )
             return apply_model(args["input"], args["timestep"], **args["c"])
 
         patched = model.clone()
@@ -203,12 +239,19 @@ class TestFault(io.ComfyNode):
 
 
 class TestMemory(io.ComfyNode):
-    """What is alive in the server once every model is unloaded: bytes of tensors, and MODELs. Another `run` looks again."""
+    """What is alive in the server once every model is unloaded: bytes of tensors, and MODELs.
+    Another `run` looks again.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestMemory", category="few-step/test", inputs=[io.Int.Input("run", default=0)], outputs=[],
-                         is_output_node=True)
+        return io.Schema(
+            node_id="TestMemory",
+            category="few-step/test",
+            inputs=[io.Int.Input("run", default=0)],
+            outputs=[],
+            is_output_node=True,
+        )
 
     @classmethod
     def execute(cls, run: int) -> io.NodeOutput:
@@ -227,7 +270,16 @@ class TestMemory(io.ComfyNode):
 
 class TestSupport(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestModel, TestConditioning, TestPrompt, TestAudioLatent, TestLatentReport, TestNetwork, TestFault, TestMemory]
+        return [
+            TestModel,
+            TestConditioning,
+            TestPrompt,
+            TestAudioLatent,
+            TestLatentReport,
+            TestNetwork,
+            TestFault,
+            TestMemory,
+        ]
 
 
 async def comfy_entrypoint() -> TestSupport:
