@@ -24,9 +24,11 @@ in_host.enter()
 
 import torch  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
-from comfyui_fewstep.nodes import accelerator, budget, demo, host  # noqa: E402
+from comfyui_fewstep.nodes import accelerator, budget, demo  # noqa: E402
+from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
+from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
+from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip  # noqa: E402
 from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
-from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip  # noqa: E402
 from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
 from comfyui_fewstep.samplers.budget import Method, allowance_of, candidates, choose  # noqa: E402
 from comfyui_fewstep.samplers.skip.run import Settings  # noqa: E402
@@ -56,12 +58,12 @@ def cases(folder: Path) -> list[Case]:
     wan = load_model(write_wan(folder / "wan.safetensors", "wan21_t2v"))
     clip, image = {"samples": torch.zeros(1, 16, 5, 24, 24)}, {"samples": torch.zeros(1, 4, 64, 64)}
     record = CATALOG["wan21-t2v-lightx2v-4step"]
-    fast_wan = host.with_record(host.with_model_sampling(wan, record), record)
+    fast_wan = with_record(with_model_sampling(wan, record), record)
     unet, lightning = unet_patcher("sdxl"), CATALOG["sdxl-lightning-8step-lora"]
-    fast_unet = host.with_record(host.with_model_sampling(unet, lightning), lightning)
+    fast_unet = with_record(with_model_sampling(unet, lightning), lightning)
     streaming = CATALOG["self-forcing-dmd"]
     causal = load_model(write_wan(folder / "causal.safetensors", "wan21_causal"))
-    causal = host.with_record(host.with_model_sampling(causal, streaming), streaming)
+    causal = with_record(with_model_sampling(causal, streaming), streaming)
     texts = prompts(wan, 512)
     return [
         Case("small Wan, LightX2V 4 steps", fast_wan, clip, 5, texts),

@@ -33,7 +33,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_fewstep.nodes import demo, host
+from comfyui_fewstep.nodes import demo
+from comfyui_fewstep.nodes.host.attach import attach_lora
+from comfyui_fewstep.nodes.host.files import load_tensors, load_vae
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.quality.figure import new_figure
@@ -128,12 +130,12 @@ class Bench:
 
     def __init__(self, prompts: int):
         self.sentences = evaluate.prompts(prompts)
-        tensors, metadata = host.load_tensors(str(demo.FOLDER / demo.BASE))
+        tensors, metadata = load_tensors(str(demo.FOLDER / demo.BASE))
         text = json.loads(metadata["fewstep_demo"])
         self.embeddings = torch.cat(
             [demo.embed(sentence, tensors[demo.WORDS], text) for sentence in (*self.sentences, "")]
         )
-        self.vae = host.load_vae(str(demo.FOLDER / demo.VAE))
+        self.vae = load_vae(str(demo.FOLDER / demo.VAE))
         self.reference: Tensor | None = None
         self.reference_features: list[Tensor] = []
 
@@ -198,8 +200,8 @@ def load(way: Way):
     """The host's MODEL of a way."""
     model = demo.load_model(way.variant)
     if way.lora:
-        tensors, _ = host.load_tensors(str(demo.LORAS / way.lora))
-        model, coverage = host.attach_lora(model, tensors, 1.0)
+        tensors, _ = load_tensors(str(demo.LORAS / way.lora))
+        model, coverage = attach_lora(model, tensors, 1.0)
         assert not coverage.lost and not coverage.misfit
     if way.skip:
         model = FewStepSkip.execute(model, "forecast", way.skip, 0.2, 0.15, 0.95, 3, "auto").args[0]

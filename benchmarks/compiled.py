@@ -25,7 +25,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict  # noqa: E402
 from comfyui_fewstep.motion.keys import Architecture  # noqa: E402
 from comfyui_fewstep.motion.module import MotionModule  # noqa: E402
-from comfyui_fewstep.nodes import motion_patch  # noqa: E402
+from comfyui_fewstep.nodes.host import motion as motion_patch  # noqa: E402
 from sampling import LIGHTX2V, Call, clip, few_step, ksampler, with_settings  # noqa: E402
 from skip import step_skip  # noqa: E402
 from stream import by_ar_video, causal_model, streamed  # noqa: E402

@@ -27,7 +27,7 @@ import comfy.model_management  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
-from comfyui_fewstep.nodes import host  # noqa: E402
+from comfyui_fewstep.nodes.host.model import accelerator_of  # noqa: E402
 from sampling import (  # noqa: E402
     EXPERTS,
     LIGHTX2V,
@@ -273,7 +273,7 @@ def measured(subject: Subject, dtype: torch.dtype, rounds: int) -> Iterator[obje
 
 def plan_of(model) -> tuple[str, int]:
     """(sampler, steps) of the accelerator on a model."""
-    record = host.accelerator_of(model)
+    record = accelerator_of(model)
     return record.solver.value, record.default_steps
 
 

@@ -14,13 +14,15 @@ import in_host
 
 in_host.enter()
 
+import folder_paths  # noqa: E402
 import memory  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from comfyui_fewstep.motion.keys import Architecture  # noqa: E402
 from comfyui_fewstep.motion.module import MotionModule  # noqa: E402
-from comfyui_fewstep.nodes import host, motion, motion_patch  # noqa: E402
+from comfyui_fewstep.nodes import motion  # noqa: E402
+from comfyui_fewstep.nodes.host import motion as motion_patch  # noqa: E402
 from motion_files import FULL_WIDTHS, animatediff_keys, motion_adapter, save  # noqa: E402
 from sampling import ksampler  # noqa: E402
 from tables import Table, main_of  # noqa: E402
@@ -72,8 +74,8 @@ def tables(rounds: int, folder: Path) -> list[Table]:
 
 def models(folder: Path) -> tuple:
     """(the plain UNet, the same with the module)."""
-    host.folder_paths.add_model_folder_path(motion.FOLDER, str(folder / motion.FOLDER))
-    host.folder_paths.filename_list_cache.clear()
+    folder_paths.add_model_folder_path(motion.FOLDER, str(folder / motion.FOLDER))
+    folder_paths.filename_list_cache.clear()
     still = unet_patcher("sd15")
     return still, motion.attach(still, FILE, FRAMES)[0]
 

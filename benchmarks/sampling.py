@@ -26,7 +26,9 @@ from comfy_extras.nodes_custom_sampler import (  # noqa: E402
 )
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.fingerprint import read_header, recognise  # noqa: E402
-from comfyui_fewstep.nodes import accelerator, demo, host  # noqa: E402
+from comfyui_fewstep.nodes import accelerator, demo  # noqa: E402
+from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
+from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule  # noqa: E402
 from tables import Table, at_least, at_most, main_of  # noqa: E402
 
@@ -71,7 +73,7 @@ def with_settings(model, name: str):
     """The model as the loader leaves it, without the LoRA: what a weight is does not change what it
     costs.
     """
-    return host.with_record(host.with_model_sampling(model, CATALOG[name]), CATALOG[name])
+    return with_record(with_model_sampling(model, CATALOG[name]), CATALOG[name])
 
 
 def clip(frames: int = 9, side: int = 24, batch: int = 1) -> dict:

@@ -449,7 +449,7 @@ def kinds_on(client: Client) -> list[str]:
 
 def missing_on(known: dict[str, Any]) -> set[str]:
     """What a host is too old for."""
-    from comfyui_fewstep.nodes.motion_patch import host_patches_layers
+    from comfyui_fewstep.nodes.host.motion import host_patches_layers
 
     return ({"motion"} if not host_patches_layers() else set()) | (
         {"stream"} if "SamplerARVideo" not in known else set()

@@ -21,9 +21,11 @@ import comfy.utils  # noqa: E402
 import memory  # noqa: E402
 import torch  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
-from comfyui_fewstep.nodes import host  # noqa: E402
+from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
+from comfyui_fewstep.nodes.host.files import load_vae  # noqa: E402
+from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
+from comfyui_fewstep.nodes.host.stream import FrameDecoder, run_stream  # noqa: E402
 from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
-from comfyui_fewstep.nodes.stream_run import FrameDecoder, run_stream  # noqa: E402
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan  # noqa: E402
 from tables import Table, at_most, main_of  # noqa: E402
 
@@ -199,7 +201,7 @@ def streaming(frames: str, folder: str) -> Callable[[], object]:
 def causal_model(folder: Path, layers: int = 4):
     path = folder / f"causal{layers}.safetensors"
     loaded = load_model(path if path.exists() else write_wan(path, "wan21_causal", layers=layers))
-    return host.with_record(host.with_model_sampling(loaded, RECORD), RECORD)
+    return with_record(with_model_sampling(loaded, RECORD), RECORD)
 
 
 def tables(rounds: int, folder: Path) -> list[Table]:
@@ -218,7 +220,7 @@ def tables(rounds: int, folder: Path) -> list[Table]:
         rounds,
         6,
         12,
-        host.load_vae(str(write_wan_vae(folder / "vae.safetensors"))),
+        load_vae(str(write_wan_vae(folder / "vae.safetensors"))),
     )
     add_memory(table, folder)
     return [table]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -437,3 +437,13 @@ def has_steps(schedule: Schedule, steps: int) -> bool:
     if isinstance(schedule, ConsistencyGrid):
         return steps <= schedule.original_steps
     return True
+
+
+def bases_in_words(bases: Iterable[Base]) -> str:
+    """SDXL or SSD-1B."""
+    return " or ".join(base.value for base in bases)
+
+
+def ids_in_words(records: Iterable[Accelerator], joint: str = ", ") -> str:
+    """The ids of several records, as a list or with another word between them."""
+    return joint.join(record.id for record in records)

@@ -11,44 +11,47 @@ import re
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Base, Expert, Kind, Solver
+from ..loras.accelerator import (
+    Accelerator,
+    Base,
+    Expert,
+    Kind,
+    Solver,
+    bases_in_words,
+    ids_in_words,
+)
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import (
-    ENDINGS,
     FileProblem,
     Header,
     Recognition,
-    alpha_in,
     fitting,
-    is_titled_as_published,
-    lora_fingerprint,
     read_header,
-    read_metadata,
     recognise,
-    recognise_lora,
-    recognise_model,
     short_name,
 )
 from ..loras.repair import repair
 from ..loras.words import counted
-from . import declared, host
-from .report import Report
+from .host import declared
+from .host.attach import Coverage, attach_lora, with_record
+from .host.files import load_tensors, missing_file, model_path
+from .host.model import accelerator_of, base_of, file_of, with_model_sampling
+from .host.recognise import (
+    UNMARKED,
+    foreign_notes,
+    recognise_distilled,
+    recognised_loras,
+    refuse_foreign_accelerator,
+    refuse_look_alike,
+    refuse_other_base,
+)
+from .host.report import Report
 
 LORAS = "loras"
 NONE = "none"
 AUTO = "auto"
-
-RecognisedLora = tuple[host.ForeignLora, Recognition]
-
-# Causal Wan has the tensors of ordinary Wan, and ComfyUI tells them apart by the file's metadata
-# alone.
-UNMARKED = (
-    "If its file is a causal model, it lacks the mark by which ComfyUI knows one. Run"
-    " scripts/mark_causal.py of this pack's repository, python mark_causal.py IN OUT.safetensors,"
-    " which also converts .pt files, and load OUT."
-)
 
 
 class FewStepAccelerator(io.ComfyNode):
@@ -121,13 +124,13 @@ class FewStepAccelerator(io.ComfyNode):
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         return (
             lora_name in (None, NONE)
-            or host.model_path(LORAS, lora_name) is not None
-            or host.missing_file(LORAS, lora_name)
+            or model_path(LORAS, lora_name) is not None
+            or missing_file(LORAS, lora_name)
         )
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **inputs) -> str:
-        path = host.model_path(LORAS, lora_name) if lora_name not in (None, NONE) else None
+        path = model_path(LORAS, lora_name) if lora_name not in (None, NONE) else None
         stamps = [path] if path else []
         return " ".join(
             f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}"
@@ -136,7 +139,7 @@ class FewStepAccelerator(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
-        carried = host.accelerator_of(model)
+        carried = accelerator_of(model)
         if carried is not None:
             advice = (
                 "an LCM LoRA, which its record takes the place of, goes on the model in front of"
@@ -163,9 +166,9 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     """(accelerated model, Report). Raises ValueError naming what was expected, what was found and
     what to do.
     """
-    path = host.model_path(LORAS, lora_name)
+    path = model_path(LORAS, lora_name)
     if path is None:
-        raise FileProblem(host.missing_file(LORAS, lora_name))
+        raise FileProblem(missing_file(LORAS, lora_name))
     if not math.isfinite(strength):
         raise ValueError(
             f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was"
@@ -181,11 +184,11 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     refuse_foreign_accelerator(foreign, record)
     refuse_damaged(path, header)
 
-    tensors, metadata = host.load_tensors(path)
+    tensors, metadata = load_tensors(path)
     repaired = repair(tensors, metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
-    prepared = host.with_record(host.with_model_sampling(model, record), record)
-    patched, coverage = host.attach_lora(prepared, repaired.tensors, record.strength * strength)
+    prepared = with_record(with_model_sampling(model, record), record)
+    patched, coverage = attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
     more = (
         *repaired.notes,
@@ -237,7 +240,7 @@ def identify(
     raise ValueError(
         f"{lora_name} cannot be told apart by its contents ({'; '.join(found.evidence)}) and its"
         " name does not say. If it is an accelerator, choose which in accelerator:"
-        f" {_ids(recognition.candidates)}."
+        f" {ids_in_words(recognition.candidates)}."
     )
 
 
@@ -260,8 +263,8 @@ def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name
         )
     if found.bases and not set(found.bases) & set(record.bases) and not record.only_by_choice:
         raise ValueError(
-            f"{lora_name} is a LoRA for {_bases(found.bases)}, and {record.id} is one for"
-            f" {_bases(record.bases)}. Set accelerator to auto, or choose the file that belongs"
+            f"{lora_name} is a LoRA for {bases_in_words(found.bases)}, and {record.id} is one for"
+            f" {bases_in_words(record.bases)}. Set accelerator to auto, or choose the file that belongs"
             " to it."
         )
     refuse_other_size(record, found.width, lora_name)
@@ -274,36 +277,9 @@ def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None
     published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
     if record.width and width in published - {record.width}:
         raise ValueError(
-            f"{record.id} is for the size of {_bases(record.bases)} that is {record.width} wide,"
+            f"{record.id} is for the size of {bases_in_words(record.bases)} that is {record.width} wide,"
             f" and {name} is for the one that is {width}. Choose what is of one size."
         )
-
-
-def refuse_other_base(model, record: Accelerator, lora_name: str, known: declared.Known) -> None:
-    base = host.base_of(model)
-    if base in record.bases:
-        return
-    found = (
-        base.value
-        if base
-        else f"a {type(model.model.model_config).__name__} model, which no accelerator here is for"
-    )
-    recipes = [
-        other
-        for other in known.records.values()
-        if other.only_by_choice
-        and base in other.bases
-        and {file.name for file in other.files} & {file.name for file in record.files}
-    ]
-    advice = (
-        f"To run it on this model all the same, choose {_ids(recipes, ' or ')} in accelerator."
-        if recipes
-        else "Connect a model of that kind, or choose an accelerator made for this one."
-    )
-    raise ValueError(
-        f"{lora_name} ({record.id}) is for {_bases(record.bases)}; the connected model is {found}."
-        f" {advice}"
-    )
 
 
 def refuse_distilled_model(
@@ -312,7 +288,7 @@ def refuse_distilled_model(
     """Raise where the model's own file says that it is distilled already, unless the LoRA is made
     for such a model.
     """
-    name, _ = host.file_of(model)
+    name, _ = file_of(model)
     already = recognise_distilled(model, known)
     if already.record is None or already.record.id in record.for_distilled:
         return
@@ -329,7 +305,7 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
 
     The two have the same tensors, so the names are all there is.
     """
-    name = host.file_of(model)[0]
+    name = file_of(model)[0]
     words = set(re.findall(r"[a-z]+", name.lower()))
     named = {
         expert
@@ -368,7 +344,7 @@ def strength_notes(strength: float) -> tuple[str, ...]:
     )
 
 
-def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) -> None:
+def refuse_misfit(coverage: Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
         unknown = len(coverage.lost) + len(coverage.not_needed)
         misfit = (
@@ -395,48 +371,7 @@ def refuse_misfit(coverage: host.Coverage, lora_name: str, record: Accelerator) 
         )
 
 
-def refuse_foreign_accelerator(foreign: list[RecognisedLora], record: Accelerator) -> None:
-    """Raise where a LoRA of another loader is an accelerator, and `record` is one itself. Styles
-    may be there, any number.
-    """
-    found = next((found for lora, found in foreign if is_beyond_doubt(lora, found)), None)
-    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
-    if found is None or (
-        record.kind is Kind.MOTION_MODULE and record.family == found.record.family
-    ):
-        return
-    carried = (
-        f"This model already carries {found.record.id}, which another loader put on it"
-        f" ({'; '.join(found.evidence)})"
-    )
-    if record.id in found.record.for_distilled:
-        raise ValueError(
-            f"{carried}. It is made to go on {record.id} and has settings of its own: choose its"
-            " file in the Accelerator Loader's lora_name, on the model as it comes from its"
-            " loader."
-        )
-    raise ValueError(
-        f"{carried}, and {record.id} is an accelerator itself. Two accelerators on one model spoil"
-        " each other: take one of them out."
-    )
-
-
 # ---------------------------------------------------------------- a model that is itself distilled
-
-
-def recognise_distilled(model, known: declared.Known, base: Base | None = None) -> Recognition:
-    """What the connected model is, by its architecture, its size, its file's name and the file's
-    own title.
-
-    base: what to take its architecture for, where the host's word for it is not the last.
-    """
-    name, path = host.file_of(model)
-    metadata = {}
-    if path is not None and path.lower().endswith(ENDINGS) and os.path.isfile(path):
-        metadata = read_metadata(path)
-    return recognise_model(
-        base or host.base_of(model), host.width_of(model), metadata, name, known.records.values()
-    )
 
 
 def attach_distilled(model, accelerator: str):
@@ -445,14 +380,14 @@ def attach_distilled(model, accelerator: str):
     """
     known = declared.known()
     recognition = recognise_distilled(model, known)
-    name = host.file_of(model)[0] or "The connected model"
+    name = file_of(model)[0] or "The connected model"
     refuse_left_out(name)
     record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
     if record is None:
         refuse_look_alike(recognition, name)
         refuse_unmarked(model, recognise_distilled(model, known, Base.WAN_CAUSAL).record, name)
         width = recognition.fingerprint.width
-        candidates = _ids(
+        candidates = ids_in_words(
             other
             for other in fitting(recognition.fingerprint, known.records.values())
             if other.width in (None, width)
@@ -470,7 +405,7 @@ def attach_distilled(model, accelerator: str):
     refuse_other_model(record, recognition, name)
     foreign = recognised_loras(model, known)
     refuse_foreign_accelerator(foreign, record)
-    patched = host.with_record(host.with_model_sampling(model, record), record)
+    patched = with_record(with_model_sampling(model, record), record)
     more = (
         *look_alike_notes(recognition, name),
         *size_notes(record, recognition, name),
@@ -478,13 +413,6 @@ def attach_distilled(model, accelerator: str):
         *known.problems,
     )
     return patched, describe(record, recognition, None, more, name, 1.0)
-
-
-def refuse_look_alike(recognition: Recognition, name: str) -> None:
-    if recognition.look_alike is not None:
-        raise ValueError(
-            f"{name} only looks like a few-step model: {recognition.look_alike.reason}."
-        )
 
 
 def look_alike_notes(recognition: Recognition, name: str) -> tuple[str, ...]:
@@ -517,7 +445,7 @@ def size_notes(record: Accelerator, recognition: Recognition, name: str) -> tupl
 
 def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
     """Raise for a causal model that the host could not know as one and loaded as ordinary Wan."""
-    if record is not None and record.causal is not None and host.base_of(model) is Base.WAN_T2V:
+    if record is not None and record.causal is not None and base_of(model) is Base.WAN_T2V:
         raise ValueError(
             f"{name} was loaded as {Base.WAN_T2V.value}, and {record.id} is a causal model."
             f" {UNMARKED}"
@@ -536,8 +464,8 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
     found = recognition.fingerprint
     if not set(found.bases) & set(record.bases):
         raise ValueError(
-            f"{record.id} is a {_bases(record.bases)} model, and {name} is"
-            f" {_bases(found.bases) or 'of no base known here'}. Connect that model, or set"
+            f"{record.id} is a {bases_in_words(record.bases)} model, and {name} is"
+            f" {bases_in_words(found.bases) or 'of no base known here'}. Connect that model, or set"
             " accelerator to auto."
         )
     refuse_other_size(record, found.width, name)
@@ -546,124 +474,13 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 # ---------------------------------------------------------------- what other loaders patched
 
 
-def recognised_loras(model, known: declared.Known | None = None) -> list[RecognisedLora]:
-    """What each of the LoRAs is that other loaders left on a MODEL. known: read here where it is
-    not given and there are any.
-    """
-    loras = host.foreign_loras(model)
-    if loras and known is None:
-        known = declared.known()
-    return [(lora, recognise_patches(lora, known)) for lora in loras]
-
-
-def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
-    """What accelerator another loader left on a MODEL, and what to tell about it; None where
-    nothing there can be one.
-
-    The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets
-    the file's name. Raises ValueError for what would run otherwise than it was distilled.
-    """
-    known = declared.known()
-    distilled, foreign = recognise_distilled(model, known), recognised_loras(model, known)
-    if distilled.record is not None and not any(
-        found.record is not None and distilled.record.id in found.record.for_distilled
-        for _, found in foreign
-    ):
-        refuse_foreign_accelerator(foreign, distilled.record)
-        # A distilled model needs no LoRA: those on it are the user's own styles.
-        return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    if not foreign:
-        refuse_look_alike(distilled, host.file_of(model)[0])
-        return None, ()
-    lora, recognition = foreign[0] if len(foreign) == 1 else the_accelerator_among(foreign)
-    record = recognition.record
-    if record is None:
-        return recognition, ()
-    refuse_other_base(model, record, "The LoRA that another loader put on the model", known)
-    refuse_unscaled(lora, record)
-    notes = [
-        "Recognised from what another loader left on the model; its file was not seen, so nothing"
-        " in it could be repaired."
-    ]
-    if lora.strengths != (record.strength,):
-        strengths = ", ".join(f"{strength:g}" for strength in lora.strengths)
-        notes.append(
-            f"It was attached at strength {strengths}; {record.id} was released at"
-            f" {record.strength:g}."
-        )
-    return recognition, tuple(notes)
-
-
-def the_accelerator_among(foreign: list[RecognisedLora]) -> RecognisedLora:
-    """The one of several LoRAs of other loaders that is an accelerator beyond doubt. Raises
-    ValueError where no one alone is.
-    """
-    sure = [(lora, found) for lora, found in foreign if is_beyond_doubt(lora, found)]
-    # Where the contents of one decide, the title that all of them share is its own.
-    decided = [(lora, found) for lora, found in sure if found.is_certain] or sure
-    if len(decided) == 1 and len({found.record.id for _, found in sure}) == 1:
-        return decided[0]
-    raise ValueError(
-        "No accelerator is attached to this model, and several LoRAs of other loaders are on it,"
-        " whose names ComfyUI does not keep: which of them is the accelerator is not sure. Load the"
-        " accelerator's LoRA with the Accelerator Loader, the others as before."
-    )
-
-
-def foreign_notes(foreign: list[RecognisedLora]) -> tuple[str, ...]:
-    """What to tell of LoRAs that have only the words of an accelerator in their title, and so are
-    let pass.
-    """
-    suspected = {
-        found.record.id: found
-        for lora, found in foreign
-        if found.record is not None and not is_beyond_doubt(lora, found)
-    }
-    return tuple(
-        f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as its"
-        f" title may mean ({found.evidence[-1]}), take it out."
-        for id, found in suspected.items()
-    )
-
-
-def is_beyond_doubt(lora: host.ForeignLora, found: Recognition) -> bool:
-    """Whether a LoRA is an accelerator by its contents or a published name. The words of a title
-    may be a style's as well.
-    """
-    return found.record is not None and (
-        found.is_certain or is_titled_as_published(found.record, lora.metadata)
-    )
-
-
-def recognise_patches(lora: host.ForeignLora, known: declared.Known) -> Recognition:
-    """What another loader's LoRA is. Of several the host keeps one file's title alone, and not
-    whose: it speaks for each.
-    """
-    found = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
-    return recognise_lora(found, lora.metadata, "", 0, known.records.values())
-
-
-def refuse_unscaled(lora: host.ForeignLora, record: Accelerator) -> None:
-    """Raise where the release's alpha is not among the tensors, so that the other loader took the
-    rank for it.
-    """
-    stated = alpha_in(lora.metadata)
-    alpha = record.missing_alpha if stated is None else stated
-    if alpha is not None and lora.alpha == "absent" and lora.ranks != (alpha,):
-        raise ValueError(
-            f"The LoRA that another loader put on the model is {record.id}, whose file has no alpha"
-            f" among its tensors: that loader took its rank for alpha, which is {alpha:g}. Load it"
-            f" with the Accelerator Loader, which takes {alpha:g}."
-        )
-
-
 # ---------------------------------------------------------------- words
 
 
 def describe(
     record: Accelerator,
     recognition: Recognition,
-    coverage: host.Coverage | None,
+    coverage: Coverage | None,
     more: tuple[str, ...],
     name: str,
     strength: float,
@@ -734,7 +551,7 @@ def describe(
     )
 
 
-def _coverage_notes(coverage: host.Coverage) -> list[str]:
+def _coverage_notes(coverage: Coverage) -> list[str]:
     """What became of the layers that were not applied, one sentence for each fate."""
     # What is said of one layer, and of several.
     fates = (
@@ -760,14 +577,6 @@ def _coverage_notes(coverage: host.Coverage) -> list[str]:
         for layers, one, several in fates
         if layers
     ]
-
-
-def _bases(bases) -> str:
-    return " or ".join(base.value for base in bases)
-
-
-def _ids(records, joint: str = ", ") -> str:
-    return joint.join(record.id for record in records)
 
 
 def _steps(record: Accelerator) -> str:

@@ -44,11 +44,21 @@ from ..samplers.budget import (
     seconds_in_words,
     streaming_cost,
 )
-from . import declared, host
-from .accelerator import recognise_foreign
-from .measure import is_guidance_distilled, measure, measure_blocks
-from .report import Report, in_figures
-from .stream import refuse_not_causal
+from .host import declared
+from .host.foreign import negative_branch_forced
+from .host.measure import is_guidance_distilled, measure, measure_blocks
+from .host.model import (
+    MOTION_KEY,
+    accelerator_of,
+    base_of,
+    facts_of,
+    fitted_latent,
+    frames_per_latent_frame,
+    width_of,
+)
+from .host.recognise import recognise_foreign
+from .host.report import Report, in_figures
+from .host.stream import refuse_not_causal
 
 # Frames a second at which a family's clips play, where the model was trained for one; 24 for the
 # others.
@@ -228,25 +238,25 @@ class Subject:
 
 
 def look_at(model: ModelPatcher, latent: Mapping[str, Tensor]) -> Subject:
-    base = host.base_of(model)
+    base = base_of(model)
     record, notes = carried_by(model)
     return Subject(
         model,
         base,
-        host.width_of(model),
+        width_of(model),
         record,
         catalogue_of(model),
         full_run_of(base, is_guidance_distilled(model)),
         work_of(model, latent),
         machine_of(model),
-        host.negative_branch_forced(model),
+        negative_branch_forced(model),
         notes,
     )
 
 
 def catalogue_of(model) -> tuple[Accelerator, ...]:
     """Every accelerator known here. The demo model's are for it alone, and it has no others."""
-    is_demo = host.facts_of(model) is not None
+    is_demo = facts_of(model) is not None
     return tuple(
         record
         for record in declared.known().records.values()
@@ -258,7 +268,7 @@ def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
     """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by
     another loader.
     """
-    record = host.accelerator_of(model)
+    record = accelerator_of(model)
     if record is not None:
         return record, ()
     try:
@@ -279,15 +289,15 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are
     its batch.
     """
-    samples = host.fitted_latent(model, latent)
+    samples = fitted_latent(model, latent)
     first = samples.unbind()[0] if samples.is_nested else samples
-    if model.get_attachment(host.MOTION_KEY) is not None:
+    if model.get_attachment(MOTION_KEY) is not None:
         return Work(1, clip_seconds=first.shape[0] / ANIMATEDIFF_FRAME_RATE)
     frames = first.shape[2] if first.ndim == 5 else 1
     if frames == 1:
         return Work(first.shape[0])
-    played, facts = (frames - 1) * host.frames_per_latent_frame(model) + 1, host.facts_of(model)
-    rate = facts.frame_rate if facts else FRAME_RATES.get(host.base_of(model), OTHER_FRAME_RATE)
+    played, facts = (frames - 1) * frames_per_latent_frame(model) + 1, facts_of(model)
+    rate = facts.frame_rate if facts else FRAME_RATES.get(base_of(model), OTHER_FRAME_RATE)
     return Work(first.shape[0], frames, played / rate)
 
 

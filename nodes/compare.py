@@ -11,7 +11,7 @@ from comfy_api.v0_0_2 import io
 from ..loras.words import counted
 from ..quality.metrics import Quality, compare, lpips_missing
 from ..quality.sheet import contact_sheet
-from .report import Report
+from .host.report import Report
 
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator
 from ..loras.catalog import CATALOG
-from . import host
+from .host.attach import attach_lora, with_record
+from .host.files import load_diffusion_model, load_tensors, load_vae
+from .host.model import FACTS_KEY, ModelFacts, with_shift
+from .host.stream import require_causal_wan
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 LORAS = FOLDER / "loras"
@@ -115,7 +118,7 @@ class FewStepDemo(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt: str, frames: int, variant: str) -> io.NodeOutput:
-        tensors, metadata = host.load_tensors(str(FOLDER / BASE))
+        tensors, metadata = load_tensors(str(FOLDER / BASE))
         text = json.loads(metadata["fewstep_demo"])
         positive, negative = (embed(words, tensors[WORDS], text) for words in (prompt, ""))
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
@@ -123,7 +126,7 @@ class FewStepDemo(io.ComfyNode):
             load_model(variant),
             [[positive, {}]],
             [[negative, {}]],
-            host.load_vae(str(FOLDER / VAE)),
+            load_vae(str(FOLDER / VAE)),
             {"samples": latent},
         )
 
@@ -164,20 +167,20 @@ def load_model(variant: str, disable_dynamic: bool = False):
     where it needs to.
     """
     chosen = VARIANTS[variant]
-    tensors, metadata = host.load_tensors(str(FOLDER / BASE))
+    tensors, metadata = load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)
-    facts = host.ModelFacts(json.loads(metadata["fewstep_demo"])["sentence_length"], FRAME_RATE)
+    facts = ModelFacts(json.loads(metadata["fewstep_demo"])["sentence_length"], FRAME_RATE)
     if chosen.config:
-        host.require_causal_wan()
+        require_causal_wan()
         metadata = {**metadata, "config": json.dumps(chosen.config)}
-    model = host.load_diffusion_model(tensors, metadata, disable_dynamic)
+    model = load_diffusion_model(tensors, metadata, disable_dynamic)
     model.cached_patcher_init = (load_model, (variant,))
-    model.set_attachments(host.FACTS_KEY, facts)
-    model = host.with_shift(model, SHIFT)
+    model.set_attachments(FACTS_KEY, facts)
+    model = with_shift(model, SHIFT)
     if chosen.delta:
-        delta, _ = host.load_tensors(str(FOLDER / chosen.delta))
-        model, _ = host.attach_lora(model, delta, 1.0)
-    return model if chosen.record is None else host.with_record(model, chosen.record)
+        delta, _ = load_tensors(str(FOLDER / chosen.delta))
+        model, _ = attach_lora(model, delta, 1.0)
+    return model if chosen.record is None else with_record(model, chosen.record)
 
 
 NODES = [FewStepDemo]

@@ -20,12 +20,14 @@ from ..loras.fingerprint import (
     recognise_lora,
 )
 from ..motion.keys import MotionFile, Version, inspect
-from . import host
-from .motion_patch import Windows, load_network, motion_of, widths_of, windows_of, with_motion
-from .report import Report
+from .host.attach import with_record
+from .host.files import add_model_folder, load_tensors, missing_file, model_files, model_path
+from .host.model import accelerator_of, base_of, with_linear_betas, with_model_sampling
+from .host.motion import Windows, load_network, motion_of, widths_of, windows_of, with_motion
+from .host.report import Report
 
 FOLDER = "animatediff_models"
-host.add_model_folder(FOLDER)
+add_model_folder(FOLDER)
 
 
 class FewStepMotion(io.ComfyNode):
@@ -58,7 +60,7 @@ class FewStepMotion(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "motion_name",
-                    options=host.model_files(FOLDER),
+                    options=model_files(FOLDER),
                     tooltip=(
                         "The motion module in models/animatediff_models. AnimateDiff-Lightning"
                         " files bring their step count with them; the others need an ordinary"
@@ -97,13 +99,13 @@ class FewStepMotion(io.ComfyNode):
     def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
         return (
             motion_name is None
-            or host.model_path(FOLDER, motion_name) is not None
-            or host.missing_file(FOLDER, motion_name)
+            or model_path(FOLDER, motion_name) is not None
+            or missing_file(FOLDER, motion_name)
         )
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str | None = None, **inputs) -> str:
-        path = host.model_path(FOLDER, motion_name) if motion_name is not None else None
+        path = model_path(FOLDER, motion_name) if motion_name is not None else None
         if path is None:
             return ""
         stat = os.stat(path)
@@ -119,24 +121,24 @@ def attach(model, motion_name: str, frames: int):
     """(model with motion, Report). Raises ValueError naming what was expected, what was found and
     what to do.
     """
-    path = host.model_path(FOLDER, motion_name)
+    path = model_path(FOLDER, motion_name)
     if path is None:
-        raise FileProblem(host.missing_file(FOLDER, motion_name))
+        raise FileProblem(missing_file(FOLDER, motion_name))
     refuse_pickle(motion_name)
     header = read_header(path)
     file = inspect(header.shapes, motion_name)
     refuse_model(model, file, motion_name)
     record, evidence = record_of(file, header, motion_name)
-    refuse_second_accelerator(host.accelerator_of(model), record)
+    refuse_second_accelerator(accelerator_of(model), record)
     refuse_damaged(path, header)
 
-    tensors, _ = host.load_tensors(path)
+    tensors, _ = load_tensors(path)
     patched = with_motion(
         model, load_network(model, file.architecture, tensors), motion_name, frames
     )
     if record is not None:
-        patched = host.with_record(host.with_model_sampling(patched, record), record)
-    patched = host.with_linear_betas(patched)
+        patched = with_record(with_model_sampling(patched, record), record)
+    patched = with_linear_betas(patched)
     return patched, describe(patched, file, evidence)
 
 
@@ -155,7 +157,7 @@ def refuse_pickle(motion_name: str) -> None:
 
 
 def refuse_model(model, file: MotionFile, motion_name: str) -> None:
-    if host.base_of(model) is not Base.SD15:
+    if base_of(model) is not Base.SD15:
         raise ValueError(
             f"{motion_name} is a motion module for SD 1.5; the connected model is "
             f"{type(model.model.model_config).__name__}. Connect an SD 1.5 checkpoint."
@@ -220,7 +222,7 @@ def record_of(
 
 
 def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
-    motion, record = motion_of(patched), host.accelerator_of(patched)
+    motion, record = motion_of(patched), accelerator_of(patched)
     windows = windows_of(patched)
     seen = (
         f"in {windows.count} windows of {windows.length}, {windows.overlap} of them shared"
@@ -261,7 +263,7 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
 
 
 def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, ...]:
-    motion, record = motion_of(patched), host.accelerator_of(patched)
+    motion, record = motion_of(patched), accelerator_of(patched)
     notes = list(record.notes) if record else []
     if windows:
         work = windows.count * windows.length / motion.frames

@@ -7,13 +7,24 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Parameterization, TwoClockFlow
-from ..loras.fingerprint import Recognition
 from ..samplers.causal import in_frames
-from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan, refuse_other_cfg
-from . import host
-from .accelerator import recognise_foreign, recognised_loras, refuse_foreign_accelerator
-from .report import Report, in_figures
-from .sample_run import Run, evaluations_per_sample, host_sampler, sample, sigmas_tensor
+from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
+from .host.foreign import has_self_attention_guidance, negative_branch_forced
+from .host.model import (
+    embedded_guidance,
+    image_tokens,
+    sigma_of,
+)
+from .host.recognise import accelerated
+from .host.report import Report, in_figures
+from .host.run import (
+    Run,
+    evaluations_per_sample,
+    host_sampler,
+    refuse_cfg_sent,
+    sample,
+    sigmas_tensor,
+)
 
 STEPS_TOOLTIP = (
     "0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps"
@@ -114,11 +125,11 @@ class FewStepSampler(io.ComfyNode):
         refuse_causal(records[0])
         plan = plan_of(models, records, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
-        is_forced = any(host.negative_branch_forced(one) for one in models)
+        is_forced = any(negative_branch_forced(one) for one in models)
         found = (*found, *notes_on_negative(models, plan, negative is not None, is_forced))
         run = sample(models, plan, positive, negative, latent_image, seed)
         report = describe(
-            plan, run, is_forced and negative is not None, found, host.embedded_guidance(positive)
+            plan, run, is_forced and negative is not None, found, embedded_guidance(positive)
         )
         latent = {
             key: value
@@ -202,7 +213,7 @@ def notes_on_negative(
             f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG"
             f" {plan.cfg:g}: connect a negative prompt (an empty one will do)."
         )
-    if any(host.has_self_attention_guidance(one) for one in models):
+    if any(has_self_attention_guidance(one) for one in models):
         raise PlanError(
             "Self-Attention Guidance on the model reads the negative prompt at every step, and"
             " there is none: connect one to negative (an empty one will do), or take Self-Attention"
@@ -216,40 +227,6 @@ def notes_on_negative(
             ),
         )
     return ()
-
-
-def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
-    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked
-    up in the prompt itself.
-    """
-    if hidden is None or not hidden.prompt:
-        return
-    sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
-    if "cfg" in sent:
-        refuse_other_cfg(plan, sent["cfg"])
-
-
-def accelerated(
-    model, model_low_noise
-) -> tuple[tuple, tuple[Accelerator | None, ...], tuple[str, ...]]:
-    """(models, their records, what to tell): as attached, or recognised from what another loader
-    left on them.
-    """
-    models, records, notes = [], [], []
-    for one in (model,) if model_low_noise is None else (model, model_low_noise):
-        record = host.accelerator_of(one)
-        if record is None:
-            recognition, told = recognise_foreign(one)
-            if recognition is not None and recognition.record is None:
-                raise PlanError(refusal(recognition))
-            record = recognition.record if recognition else None
-            one = host.with_model_sampling(one, record) if record else one
-            notes += [*told, *(recognition.evidence if record else ())]
-        else:
-            refuse_foreign_accelerator(recognised_loras(one), record)
-        models.append(one)
-        records.append(record)
-    return tuple(models), tuple(records), tuple(notes)
 
 
 def refuse_causal(record: Accelerator | None) -> None:
@@ -291,27 +268,12 @@ def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
         )
 
 
-def refusal(recognition: Recognition) -> str:
-    """Why a LoRA of another loader is not taken for an accelerator."""
-    candidates = ", ".join(record.id for record in recognition.candidates)
-    return (
-        "No accelerator is attached, and the LoRA another loader put on the model cannot be told"
-        f" ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader, which sees the"
-        " file and its name"
-        + (
-            f"; it may be one of {candidates}."
-            if candidates
-            else ", or use the core KSampler for an ordinary LoRA."
-        )
-    )
-
-
 def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> SamplingPlan:
-    sigma_of = host.sigma_of(models[0])
+    sigma = sigma_of(models[0])
     if len(models) == 2:
-        return make_expert_plan(*records, steps, denoise, sigma_of)
-    tokens = None if latent_image is None else host.image_tokens(models[0], latent_image)
-    return make_plan(records[0], steps, denoise, sigma_of, tokens)
+        return make_expert_plan(*records, steps, denoise, sigma)
+    tokens = None if latent_image is None else image_tokens(models[0], latent_image)
+    return make_plan(records[0], steps, denoise, sigma, tokens)
 
 
 def describe(

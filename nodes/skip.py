@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..samplers.skip import METHODS
 from ..samplers.skip.run import LEAST_EVALUATIONS, Settings
-from .skip_patch import SkipConfig, with_skip
+from .host.skip import SkipConfig, with_skip
 
 
 class FewStepSkip(io.ComfyNode):

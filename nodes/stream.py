@@ -16,17 +16,17 @@ from ..samplers.causal import (
     Window,
     in_frames,
     make_stream_plan,
-    refuse_partial_patches,
     video_frames,
 )
 from ..samplers.plan import PlanError, make_plan
-from . import host
-from .accelerator import UNMARKED
-from .report import Report, in_figures
-from .sampler import accelerated, refuse_cfg_sent
-from .skip_patch import another_skip_node
-from .stream_decode import can_decode_frames
-from .stream_run import StreamRun, run_stream
+from .host.model import sigma_of, start_picture
+from .host.recognise import accelerated
+from .host.report import Report, in_figures
+from .host.run import refuse_cfg_sent
+from .host.server import drop_cached_results, show_on_node
+from .host.skip import another_skip_node
+from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
+from .host.stream_decode import can_decode_frames
 
 # image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
 # of video.
@@ -179,7 +179,7 @@ class FewStepStream(io.ComfyNode):
         refuse_not_causal(model)
         models, records, found = accelerated(model, None)
         shape = shape_of(models[0], latent_image)
-        picture = host.start_picture(models[0])
+        picture = start_picture(models[0])
         start = start_of(start_latent, picture, shape)
         plan = plan_of(
             models[0],
@@ -189,7 +189,7 @@ class FewStepStream(io.ComfyNode):
             frames_per_block,
             Window(window_frames, sink_frames),
         )
-        refuse_cfg_sent(cls.hidden, make_plan(records[0], 0, 1.0, host.sigma_of(models[0])))
+        refuse_cfg_sent(cls.hidden, make_plan(records[0], 0, 1.0, sigma_of(models[0])))
         refuse_prompt(positive)
         refuse_patches(models[0])
         if vae is not None:
@@ -204,12 +204,12 @@ class FewStepStream(io.ComfyNode):
             seed,
             start,
             vae,
-            lambda text: host.show_on_node(text, node_id_of(cls.hidden)),
+            lambda text: show_on_node(text, node_id_of(cls.hidden)),
         )
         if run.is_interrupted:
             # The same graph again asks for the whole clip, and must not be handed this one from the
             # host's cache.
-            host.drop_cached_results()
+            drop_cached_results()
         report = describe(plan, run, vae, (*found, *notes_on_start(start_latent, picture)))
         latent = {
             key: value
@@ -239,39 +239,6 @@ def asks_for_images(hidden) -> bool:
     link = [node_id_of(hidden), 1]
     nodes = (getattr(hidden, "prompt", None) or {}).values()
     return any(value == link for node in nodes for value in node.get("inputs", {}).values())
-
-
-def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
-    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip
-    of.
-    """
-    samples = latent["samples"]
-    if samples.is_nested or samples.ndim != 5:
-        found = (
-            "several tensors at once"
-            if samples.is_nested
-            else f"a tensor of {samples.ndim} dimensions {list(samples.shape)}"
-        )
-        raise PlanError(
-            "latent_image should be a video latent (batch, channels, frames, height, width), and"
-            f" it is {found}. Use Empty HunyuanVideo Latent, or Empty AR Video Latent."
-        )
-    if latent.get("noise_mask") is not None:
-        raise PlanError(
-            "latent_image carries a noise mask, and a causal model makes whole frames. Remove the"
-            " mask; frames that are to stay go into start_latent."
-        )
-    if samples.any():
-        raise PlanError(
-            "latent_image is not empty, and a causal model makes its frames from noise alone:"
-            " nothing of it would be seen. Connect an empty one (Empty HunyuanVideo Latent). Frames"
-            " to keep go into the Streaming Sampler's start_latent; a clip to make over goes into"
-            " the Few-Step Sampler, with an ordinary Wan model and denoise below 1."
-        )
-    shape = host.fitted_latent(model, latent).shape
-    pixels = model.get_model_object("latent_format").spacial_downscale_ratio
-    refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
-    return shape
 
 
 def start_of(
@@ -318,24 +285,10 @@ def plan_of(
     window: Window,
 ) -> StreamPlan:
     given = 0 if start is None else start.shape[2]
-    return make_stream_plan(record, shape[2], host.sigma_of(model), given, frames_per_block, window)
+    return make_stream_plan(record, shape[2], sigma_of(model), given, frames_per_block, window)
 
 
 # ---------------------------------------------------------------- what is refused
-
-
-def refuse_not_causal(model) -> None:
-    """Raise where the network looks at all frames at once, or the host has no causal networks yet."""
-    host.require_causal_wan()
-    if hasattr(model.model.diffusion_model, "init_kv_caches"):
-        return
-    base = host.base_of(model)
-    name = base.value if base else type(model.model.model_config).__name__
-    raise PlanError(
-        "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"
-        f" the connected model was loaded as {name}, which makes all frames at once: use the"
-        f" Few-Step Sampler for it. {UNMARKED}"
-    )
 
 
 def refuse_prompt(positive) -> None:

@@ -13,7 +13,9 @@ from comfyui_fewstep.loras.accelerator import Parameterization, ShiftedFlow
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import read_header
 from comfyui_fewstep.loras.repair import repair
-from comfyui_fewstep.nodes import accelerator, host
+from comfyui_fewstep.nodes import accelerator
+from comfyui_fewstep.nodes.host.attach import Coverage, attach_lora, with_record
+from comfyui_fewstep.nodes.host.model import accelerator_of
 from processor_time import processor_seconds_below
 from safetensors.torch import save_file
 
@@ -121,18 +123,18 @@ def test_unet_loras_change_the_weights_as_their_formula_says(
     model = unets[architecture]
     written = write_lora(models / "loras" / file, model, layout, rank=4, **alpha, only=UNET_LAYERS)
     attached, report = accelerator.attach(model, file, accelerator.AUTO, strength=0.7)
-    record = host.accelerator_of(attached)
+    record = accelerator_of(attached)
     assert record.id == id
     assert report.data["layers_lost"] == 0
     assert_weights_are_the_reference(model, attached, written, 0.7 * record.strength)
-    assert host.accelerator_of(model) is None
+    assert accelerator_of(model) is None
 
 
 @pytest.mark.parametrize("architecture", ["sd15", "sdxl", "ssd1b"])
 @pytest.mark.parametrize("layout", UNET_LAYOUTS)
 def test_every_layer_of_every_published_layout_finds_its_place(unets, models, architecture, layout):
     written = write_lora(models / "loras" / "all.safetensors", unets[architecture], layout, rank=1)
-    _, coverage = host.attach_lora(unets[architecture], repair(written.tensors, {}).tensors, 1.0)
+    _, coverage = attach_lora(unets[architecture], repair(written.tensors, {}).tensors, 1.0)
     assert coverage.applied == len(written.changed) and not (
         coverage.lost or coverage.misfit or coverage.not_needed
     )
@@ -148,7 +150,7 @@ def test_wan_loras_change_the_weights_as_their_formula_says(
         models / "loras" / file, wans[variant], layout, rank=4, **alpha, differences=True
     )
     attached, report = accelerator.attach(wans[variant], file, accelerator.AUTO, strength=1.0)
-    assert host.accelerator_of(attached).id == id
+    assert accelerator_of(attached).id == id
     assert report.data["layers_lost"] == 0
     assert any("modulation" in note for note in report.notes), (
         "the repaired .diff_m keys are reported"
@@ -176,7 +178,7 @@ def test_the_record_survives_clones_and_other_patches(unets, models):
     attached, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
     other = attached.clone()
     other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
-    assert host.accelerator_of(other.clone()).id == "lcm-lora-sd15"
+    assert accelerator_of(other.clone()).id == "lcm-lora-sd15"
 
 
 def test_image_branch_layers_do_not_matter_to_a_model_without_one(wans, models):
@@ -185,7 +187,7 @@ def test_image_branch_layers_do_not_matter_to_a_model_without_one(wans, models):
     written = write_lora(
         models / "loras" / "i2v.safetensors", wans["wan21_i2v"], "native", only="attn"
     )
-    _, coverage = host.attach_lora(wans["wan22_i2v"], written.tensors, 1.0)
+    _, coverage = attach_lora(wans["wan22_i2v"], written.tensors, 1.0)
     assert coverage.applied > 0 and not coverage.lost
     assert (
         all("k_img" in layer or "v_img" in layer for layer in coverage.not_needed)
@@ -202,7 +204,7 @@ def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
         tensors[f"diffusion_model.blocks.99.self_attn.q.{end}"] = tensors[
             f"diffusion_model.blocks.0.self_attn.q.{end}"
         ]
-    _, coverage = host.attach_lora(wans["wan21_t2v"], tensors, 1.0)
+    _, coverage = attach_lora(wans["wan21_t2v"], tensors, 1.0)
     assert coverage.lost == ("diffusion_model.blocks.99.self_attn.q",)
     assert not coverage.not_needed
 
@@ -214,7 +216,7 @@ def test_a_layer_that_the_host_has_a_name_for_and_the_model_no_weight_is_lost(un
         f"{shortcut}.lora_down.weight": torch.ones(1, 8, 1, 1),
         f"{shortcut}.lora_up.weight": torch.ones(8, 1, 1, 1),
     }
-    _, coverage = host.attach_lora(unets["sd15"], tensors, 1.0)
+    _, coverage = attach_lora(unets["sd15"], tensors, 1.0)
     assert (coverage.applied, coverage.lost) == (0, (shortcut,))
 
 
@@ -249,7 +251,7 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
 
 
 def test_the_fates_of_several_layers_are_told_in_the_plural():
-    coverage = host.Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
+    coverage = Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
     assert accelerator._coverage_notes(coverage) == [
         "2 layers of real weight were lost: the model has no place for c, d.",
         "2 layers were lost: their width is not the model's (e, f).",
@@ -436,7 +438,7 @@ def test_an_lcm_lora_behind_animatelcm_is_told_its_place(unets, models):
         ValueError, match="already carries animatelcm-sd15.*in front of the Motion Module Loader"
     ):
         accelerator.FewStepAccelerator.execute(
-            host.with_record(unets["sd15"], CATALOG["animatelcm-sd15"]),
+            with_record(unets["sd15"], CATALOG["animatelcm-sd15"]),
             "lcm_sd15.safetensors",
             accelerator.AUTO,
             1.0,

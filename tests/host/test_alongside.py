@@ -17,7 +17,10 @@ import comfy.sd
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, host, motion, motion_patch
+from comfyui_fewstep.nodes import accelerator, motion
+from comfyui_fewstep.nodes.host import motion as motion_patch
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.model import width_of, with_linear_betas, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from torch import Tensor
@@ -94,7 +97,7 @@ def test_the_picture_is_the_one_core_makes_with_both_patches_in_either_order(
     by_core = core.LoraLoaderModelOnly().load_lora_model_only(
         others[name](sd15, seen_by_core), LCM, 1.0
     )[0]
-    expected = core_sampled(host.with_model_sampling(by_core, CATALOG["lcm-lora-sd15"]), texts)
+    expected = core_sampled(with_model_sampling(by_core, CATALOG["lcm-lora-sd15"]), texts)
     alone, _ = ours(lcm(sd15), texts)
     assert not torch.allclose(expected, alone, atol=1e-3), "the other node changes the picture"
     seen: list = []
@@ -220,7 +223,7 @@ def test_a_motion_module_and_another_node_both_work_in_either_order(
     torch.testing.assert_close(clips[0], clips[1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(clips[0], alone, atol=1e-3), "the other node changes the clip"
     still = others[name](
-        host.with_record(host.with_linear_betas(sd15), CATALOG["animatediff-lightning-4step"]), []
+        with_record(with_linear_betas(sd15), CATALOG["animatediff-lightning-4step"]), []
     )
     assert not torch.allclose(clips[0], ours(still, texts, FRAMES)[0], atol=1e-3), (
         "and so does the motion"
@@ -243,13 +246,11 @@ def test_packed_weights_take_an_accelerator_as_from_cores_loader(models):
 
     packed = load_packed(whole)
     attached, _ = accelerator.attach(packed, name, record, 1.0)
-    assert type(attached) is type(packed) and host.width_of(packed) == small_models.WAN_SMALL["dim"]
+    assert type(attached) is type(packed) and width_of(packed) == small_models.WAN_SMALL["dim"]
     by_core = core.LoraLoaderModelOnly().load_lora_model_only(load_packed(whole), name, 1.0)[0]
-    by_core = host.with_record(host.with_model_sampling(by_core, CATALOG[record]), CATALOG[record])
+    by_core = with_record(with_model_sampling(by_core, CATALOG[record]), CATALOG[record])
     assert torch.equal(made(attached), made(by_core))
     # Near the same LoRA on whole weights, and far from none at all.
     reference = made(accelerator.attach(small_models.load_model(whole), name, record, 1.0)[0])
-    without = made(
-        host.with_record(host.with_model_sampling(packed, CATALOG[record]), CATALOG[record])
-    )
+    without = made(with_record(with_model_sampling(packed, CATALOG[record]), CATALOG[record]))
     assert (made(attached) - reference).norm() < 0.3 * (without - reference).norm()

@@ -22,7 +22,8 @@ import comfy.utils
 import pytest
 import torch
 from comfyui_fewstep.loras.fingerprint import FileProblem
-from comfyui_fewstep.nodes import accelerator, host, motion
+from comfyui_fewstep.nodes import accelerator, motion
+from comfyui_fewstep.nodes.host.files import model_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -146,7 +147,7 @@ def ways_to(path: Path) -> list[str]:
 @pytest.mark.parametrize("way", range(8))
 def test_no_name_leads_out_of_the_models_folders(models, unets, outside, way):
     name = ways_to(outside)[way]
-    assert host.model_path("loras", name) is None and host.model_path(motion.FOLDER, name) is None
+    assert model_path("loras", name) is None and model_path(motion.FOLDER, name) is None
     for load in (
         lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0),
         lambda: motion.attach(unets["sd15"], name, 4),

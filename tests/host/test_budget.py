@@ -17,10 +17,14 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import budget, host, measure, sample_run
+from comfyui_fewstep.nodes import budget
 from comfyui_fewstep.nodes.budget import FewStepBudget
 from comfyui_fewstep.nodes.demo import FewStepDemo
-from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip
+from comfyui_fewstep.nodes.host import measure
+from comfyui_fewstep.nodes.host import run as sample_run
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.model import base_of, with_model_sampling
+from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.budget import BlockCost, BudgetError, Choice, Cost, Method
 from comfyui_fewstep.samplers.plan import PlanError
@@ -185,7 +189,7 @@ def clip_of(frames: int) -> dict[str, torch.Tensor]:
 def self_forcing(folder):
     record = CATALOG["self-forcing-dmd"]
     causal = load_model(write_wan(folder / "causal.safetensors", "wan21_causal"))
-    return host.with_record(host.with_model_sampling(causal, record), record)
+    return with_record(with_model_sampling(causal, record), record)
 
 
 @needs_causal_wan
@@ -260,7 +264,7 @@ def assert_predicted(clock: Timepiece, model, positive, latent) -> None:
 def test_a_streaming_accelerator_on_a_model_that_is_not_causal_is_refused(tmp_path) -> None:
     wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
     with pytest.raises(PlanError, match="needs a causal model"):
-        run(host.with_record(wan, CATALOG["self-forcing-dmd"]), VIDEO)
+        run(with_record(wan, CATALOG["self-forcing-dmd"]), VIDEO)
 
 
 @needs_causal_wan
@@ -425,7 +429,7 @@ def build(name: str):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures_are_measured_with_an_empty_prompt(name) -> None:
     model = build(name)
-    assert host.base_of(model) in measure.TEXT_INPUTS
+    assert base_of(model) in measure.TEXT_INPUTS
     assert measure.measure(model, {"samples": torch.zeros(OTHERS[name][1])}).evaluation > 0
 
 
@@ -444,7 +448,7 @@ def test_measured_mode_gives_steps_a_report_and_a_chart(unets) -> None:
 
 
 def test_the_costs_are_rows_of_their_own(unets) -> None:
-    model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
+    model = with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
     rows = (
         run(model, IMAGE, seconds=5.0, evaluation=0.5, price=3.6)[2].split("\n\n")[1].splitlines()
     )
@@ -471,7 +475,7 @@ def test_the_costs_are_rows_of_their_own(unets) -> None:
 
 
 def test_the_accelerator_decides_which_steps_there_are(unets) -> None:
-    model = host.with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
+    model = with_record(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
     # At half a second an evaluation, 5 s are 10 steps: LCM was distilled for 8 at most. 2.2 s are
     # 4, 0.1 s are none.
     assert [
@@ -511,7 +515,7 @@ def test_the_table_says_what_every_way_costs(unets) -> None:
         "full steps and guidance + Step Skip 2x": (50, 50, 25.0),
     }
     for record in CATALOG.values():
-        if host.base_of(unets["sdxl"]) in record.bases:
+        if base_of(unets["sdxl"]) in record.bases:
             evaluations = record.default_steps * (1 if record.cfg == 1.0 else 2)
             expected[record.id] = (record.default_steps, evaluations, evaluations * 0.5)
     assert table.keys() == expected.keys()
@@ -583,7 +587,7 @@ def test_a_causal_model_streams(tmp_path) -> None:
     with pytest.raises(BudgetError, match="Accelerator Loader"):
         run(causal, VIDEO, evaluation=0.5)
     steps, _, report, _, data = run(
-        host.with_record(causal, CATALOG["self-forcing-dmd"]), VIDEO, "live", evaluation=0.1
+        with_record(causal, CATALOG["self-forcing-dmd"]), VIDEO, "live", evaluation=0.1
     )
     assert steps == 4
     assert (
@@ -648,7 +652,7 @@ def test_without_matplotlib_it_says_what_to_install(unets, monkeypatch) -> None:
 
 
 def test_a_forced_negative_branch_doubles_the_prediction(unets) -> None:
-    model = host.with_record(unets["sdxl"].clone(), CATALOG["sdxl-lightning-4step-lora"])
+    model = with_record(unets["sdxl"].clone(), CATALOG["sdxl-lightning-4step-lora"])
     model.model_options["disable_cfg1_optimization"] = True
     data = run(model, IMAGE, evaluation=0.5)[-1]
     assert (data["evaluations"], data["predicted_seconds"]) == (8, 4.0)

@@ -21,7 +21,10 @@ from comfy_extras.nodes_flux import Flux2Scheduler
 from comfyui_fewstep.loras.accelerator import Base, HostSpacedFlow, Kind, ShiftedFlow, Solver
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
-from comfyui_fewstep.nodes import accelerator, host, sample_run, sampler
+from comfyui_fewstep.nodes import accelerator, sampler
+from comfyui_fewstep.nodes.host import run as sample_run
+from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
+from comfyui_fewstep.nodes.host.model import BASES, accelerator_of, base_of, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
 
@@ -57,7 +60,7 @@ def distilled(models):
 
 def carrying(model, id):
     record = CATALOG[id]
-    return host.with_record(host.with_model_sampling(model, record), record)
+    return with_record(with_model_sampling(model, record), record)
 
 
 def run(model, conditioning, samples, *, steps=0, denoise=1.0, seed=3, negative=None):
@@ -74,11 +77,11 @@ def run(model, conditioning, samples, *, steps=0, denoise=1.0, seed=3, negative=
 def test_a_distilled_model_is_recognised_by_its_file_and_runs(distilled):
     output = accelerator.FewStepAccelerator.execute(distilled, "none", "auto", 1.0)
     model, report = output.args
-    assert host.accelerator_of(model).id == "wan21-t2v-lightx2v-4step-model"
+    assert accelerator_of(model).id == "wan21-t2v-lightx2v-4step-model"
     assert model.get_model_object("model_sampling").shift == 5.0
     assert (
         distilled.get_model_object("model_sampling").shift == 8.0
-        and host.accelerator_of(distilled) is None
+        and accelerator_of(distilled) is None
     )
     assert (
         "nothing: the model itself is distilled" in report
@@ -112,7 +115,7 @@ def test_a_model_that_nothing_says_is_distilled_is_refused(models):
     ):
         accelerator.attach_distilled(model, "auto")  # no release is as small
     attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")
-    assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
+    assert accelerator_of(attached).id == "wan21-t2v-lightx2v-4step-model"
     assert (
         "as chosen" in report.markdown
         and "wan21-t2v-lightx2v-4step-model is 5120 wide, and " in report.notes[0]
@@ -141,7 +144,7 @@ def test_lcm_is_refused_on_a_model_that_predicts_v(unets):
         ),
     ):
         carrying(model, "lcm-lora-sdxl")
-    assert host.accelerator_of(carrying(model, "sdxl-lightning-4step-lora")) is not None
+    assert accelerator_of(carrying(model, "sdxl-lightning-4step-lora")) is not None
 
 
 def test_the_schedule_of_what_needs_more_than_sigmas_asks_for_the_loader(unets):
@@ -205,7 +208,7 @@ LOOKING_DISTILLED = {
 
 
 def test_every_look_alike_family_is_tried():
-    bases = {host.BASES[name] for name, _, _ in LOOKING_DISTILLED.values()}
+    bases = {BASES[name] for name, _, _ in LOOKING_DISTILLED.values()}
     assert bases == {base for other in LOOK_ALIKES for base in other.bases}
 
 
@@ -222,9 +225,7 @@ def test_a_look_alike_is_refused_with_the_reason_unless_its_record_is_chosen(sma
             model, text_conditioning(name), {"samples": torch.zeros(1, 16, 8, 8)}, 1, 0, 1.0
         )
     chosen, report = accelerator.attach_distilled(model, id)
-    assert host.accelerator_of(chosen).id == id, (
-        "a name may mislead: what is chosen by hand is taken"
-    )
+    assert accelerator_of(chosen).id == id, "a name may mislead: what is chosen by hand is taken"
     assert any(
         reason in note and note.startswith(f"Chosen by hand, though {file} only looks like")
         for note in report.notes
@@ -250,7 +251,7 @@ def test_a_lora_with_anothers_published_name_is_refused_naming_both(unets, model
     ):
         accelerator.attach(unets["sdxl"], file, "auto", 1.0)
     attached, _ = accelerator.attach(unets["sdxl"], file, "hyper-sdxl-8step-lora", 1.0)
-    assert host.accelerator_of(attached).id == "hyper-sdxl-8step-lora"
+    assert accelerator_of(attached).id == "hyper-sdxl-8step-lora"
 
 
 def test_the_sampler_recognises_a_distilled_model_without_a_loader(distilled):
@@ -280,7 +281,7 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
     ]
     known = accelerator.declared.known()
     for model in models:
-        if host.base_of(model) in record.bases:
+        if base_of(model) in record.bases:
             accelerator.refuse_other_base(model, record, "x.safetensors", known)
             continue
         with pytest.raises(ValueError, match="is for .*; the connected model is "):
@@ -316,11 +317,7 @@ def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_thi
     )
     tried = 0
     for record in CATALOG.values():
-        if (
-            record.kind is not Kind.LORA
-            or record.only_by_choice
-            or host.base_of(model) in record.bases
-        ):
+        if record.kind is not Kind.LORA or record.only_by_choice or base_of(model) in record.bases:
             continue
         for file in record.files:
             link = folder / (file.name or "nothing.safetensors")
@@ -337,7 +334,7 @@ def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_thi
 def test_a_model_of_one_base_under_the_name_of_another_is_never_accepted_as_a_third(by_name, name):
     if name not in by_name:
         pytest.skip(f"this ComfyUI has no {name}")
-    base, tried = host.base_of(by_name[name]), 0
+    base, tried = base_of(by_name[name]), 0
     for record in CATALOG.values():
         if record.kind is not Kind.MODEL or base in record.bases:
             continue
@@ -357,8 +354,8 @@ def test_a_model_of_one_base_under_the_name_of_another_is_never_accepted_as_a_th
 def test_every_base_is_one_the_newest_host_detects():
     if comfyui_version.__version__ != DEFAULT_VERSION:
         pytest.skip("an older ComfyUI knows fewer")
-    assert set(host.BASES.values()) | {Base.WAN_T2V, Base.WAN22_I2V} == set(Base)
-    assert all(hasattr(comfy.supported_models, name) for name in host.BASES)
+    assert set(BASES.values()) | {Base.WAN_T2V, Base.WAN22_I2V} == set(Base)
+    assert all(hasattr(comfy.supported_models, name) for name in BASES)
 
 
 # ---------------------------------------------------------------- schedules as the host's own nodes
@@ -460,7 +457,7 @@ def test_x0_prediction_is_set_for_the_one_step_lightning(unets):
 @pytest.mark.parametrize("solver", [solver for solver in Solver if solver is not Solver.TCD])
 def test_a_solver_of_the_host_makes_one_evaluation_a_step(small, solver):
     record = dataclasses.replace(CATALOG["flux1-schnell"], id="any", solver=solver)
-    model = host.with_record(small["FluxSchnell"], record)
+    model = with_record(small["FluxSchnell"], record)
     for steps in record.steps:
         samples, data = run(
             model, text_conditioning("FluxSchnell"), torch.zeros(1, 16, 8, 8), steps=steps
@@ -546,7 +543,7 @@ def test_two_clocks_are_the_hosts_own(small):
         "comfy_extras.nodes_minimax_h3", reason="this ComfyUI has no MiniMax-H3"
     ).MiniMaxH3SigmaShift
     record = CATALOG["minimax-h3-fl2v-4step-768p-lora"]
-    ours = host.with_model_sampling(small["MiniMaxH3"], record)
+    ours = with_model_sampling(small["MiniMaxH3"], record)
     theirs = shift.execute(small["MiniMaxH3"], 6.0, 3.0).args[0]
     for key in ("minimax_h3_sigma_shift_video", "minimax_h3_sigma_shift_audio"):
         assert (
@@ -588,7 +585,7 @@ def test_a_causal_model_is_not_sampled_all_at_once(models):
         small_models.write_wan(models / "diffusion_models" / name, "wan21_causal")
     )
     attached, _ = accelerator.attach_distilled(model, "auto")
-    assert host.accelerator_of(attached).id == "causal-forcing-framewise"
+    assert accelerator_of(attached).id == "causal-forcing-framewise"
     with pytest.raises(
         plans.PlanError, match="is causal: it makes 1 latent frame at a time.*Streaming Sampler"
     ):
@@ -641,7 +638,7 @@ def test_alphas_alone_are_no_applied_layers(unets, models):
         )
         for name in names
     }
-    patched, coverage = host.attach_lora(unets["sd15"], alphas, 1.0)
+    patched, coverage = attach_lora(unets["sd15"], alphas, 1.0)
     assert (
         len(alphas) == 2 and coverage.applied == 0 and patched.patches == {} and coverage.lost == ()
     )
@@ -664,9 +661,7 @@ def test_a_bias_alone_is_an_applied_layer(unets):
     layer = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".bias").replace(
         ".", "_"
     )
-    patched, coverage = host.attach_lora(
-        unets["sd15"], {f"{layer}.diff_b": torch.ones_like(bias)}, 1.0
-    )
+    patched, coverage = attach_lora(unets["sd15"], {f"{layer}.diff_b": torch.ones_like(bias)}, 1.0)
     assert coverage.applied == 1 and list(patched.patches) == [name]
 
 
@@ -690,7 +685,7 @@ def test_an_alpha_the_file_lacks_is_the_releases_own(small, models):
     file = "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors"
     written = write_lora(models / "loras" / file, model, "native", rank=16, only="attn", size=1.0)
     attached, report = accelerator.attach(model, file, "auto", 1.0)
-    assert host.accelerator_of(attached).id == "minimax-h3-fl2v-8step-lora"
+    assert accelerator_of(attached).id == "minimax-h3-fl2v-8step-lora"
     assert any("alpha 8 taken" in note and "the release's own" in note for note in report.notes)
     name = "blocks.0.attn.qkv_proj.weight"
     before = model.model.diffusion_model.state_dict()[name].float()
@@ -709,7 +704,7 @@ def test_a_release_strength_is_its_own(small, models, name, id, strength):
     write_lora(models / "loras" / file, small[name], "native", only="attn")
     attached, report = accelerator.attach(small[name], file, "auto", 2.0)
     assert (
-        host.accelerator_of(attached).id == id
+        accelerator_of(attached).id == id
         and report.data["layers_lost"] == 0
         and report.data["layers_applied"] > 0
     )
@@ -726,7 +721,7 @@ def test_the_wan21_recipe_is_chosen_by_hand_at_its_two_strengths(models):
     file = "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
     write_lora(models / "loras" / file, t2v, "native", only="self_attn")
     assert (
-        host.accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id
+        accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id
         == "wan21-t2v-lightx2v-4step"
     )
     high, report = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-high", 1.0)
@@ -759,7 +754,7 @@ def test_the_one_experts_lora_on_the_others_model_is_refused(models):
     ):
         accelerator.attach(low, file.format("high"), "auto", 1.0)
     assert (
-        host.accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id
+        accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id
         == "wan22-t2v-lightning-low"
     )
 
@@ -783,7 +778,7 @@ def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
     ):
         accelerator.attach(i2v, file, "auto", 1.0)
     attached, report = accelerator.attach(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
-    assert host.accelerator_of(attached).strength == 1.0
+    assert accelerator_of(attached).strength == 1.0
     assert report.data["layers_not_needed"] > 0 and report.data["layers_lost"] == 0
 
 

@@ -17,7 +17,9 @@ import folder_paths
 import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
-from comfyui_fewstep.nodes import accelerator, host, sampler
+from comfyui_fewstep.nodes import accelerator, sampler
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, width_of, with_model_sampling
 from safetensors.torch import load_file, save_file
 
 import small_models
@@ -131,11 +133,11 @@ def run(model):
 @pytest.mark.parametrize("form", ["fp8 plain", "scaled fp8", *QUANT_ALGOS])
 def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, form):
     model = load(form)
-    assert host.base_of(model).name == "WAN_T2V"
+    assert base_of(model).name == "WAN_T2V"
     # The width is the model's, though a packed format stores fewer numbers.
-    assert host.width_of(model) == small_models.WAN_SMALL["dim"]
+    assert width_of(model) == small_models.WAN_SMALL["dim"]
     attached, report = accelerator.attach(model, FILE, "auto", 1.0)
-    assert host.accelerator_of(attached).id == "wan21-t2v-lightx2v-4step"
+    assert accelerator_of(attached).id == "wan21-t2v-lightx2v-4step"
     assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
 
     samples, data = run(attached)
@@ -144,9 +146,9 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
     # without.
     reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
     without, _ = run(
-        host.with_record(
-            host.with_model_sampling(model, host.accelerator_of(attached)),
-            host.accelerator_of(attached),
+        with_record(
+            with_model_sampling(model, accelerator_of(attached)),
+            accelerator_of(attached),
         )
     )
     near, far = (
@@ -245,15 +247,15 @@ def test_gguf_takes_an_accelerator_where_its_loader_is_installed(models, whole, 
     ):
         step()
     model = loader.load_unet("wan.gguf")[0]
-    assert host.width_of(model) == small_models.WAN_SMALL["dim"]
+    assert width_of(model) == small_models.WAN_SMALL["dim"]
     attached, report = accelerator.attach(model, FILE, "auto", 1.0)
     assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
     samples, data = run(attached)
     reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
     without, _ = run(
-        host.with_record(
-            host.with_model_sampling(model, host.accelerator_of(attached)),
-            host.accelerator_of(attached),
+        with_record(
+            with_model_sampling(model, accelerator_of(attached)),
+            accelerator_of(attached),
         )
     )
     assert data["evaluations"] == 4

@@ -20,9 +20,9 @@ import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import sampler, stream
 from comfyui_fewstep.nodes.compare import FewStepCompare, number_of, rows_of, speedup
-from comfyui_fewstep.nodes.report import Report
-from comfyui_fewstep.nodes.sample_run import Run, RunLog
-from comfyui_fewstep.nodes.stream_run import StreamRun
+from comfyui_fewstep.nodes.host.report import Report
+from comfyui_fewstep.nodes.host.run import Run, RunLog
+from comfyui_fewstep.nodes.host.stream import StreamRun
 from comfyui_fewstep.samplers.causal import make_stream_plan
 from comfyui_fewstep.samplers.plan import make_plan
 

@@ -9,8 +9,11 @@ import json
 import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Base
-from comfyui_fewstep.nodes import demo, host
+from comfyui_fewstep.nodes import demo
 from comfyui_fewstep.nodes.demo import FewStepDemo
+from comfyui_fewstep.nodes.host.attach import attach_lora
+from comfyui_fewstep.nodes.host.files import load_tensors
+from comfyui_fewstep.nodes.host.model import ModelFacts, accelerator_of, base_of, facts_of, width_of
 
 import nodes as core
 from small_models import HAS_CAUSAL_WAN
@@ -25,7 +28,7 @@ def red_circle():
 def test_the_host_detects_it_as_wan_21_text_to_video(red_circle):
     model = red_circle[0]
     assert type(model.model.model_config).__name__ == "WAN21_T2V"
-    assert host.width_of(model) == 256
+    assert width_of(model) == 256
     assert model.get_model_object("model_sampling").shift == demo.SHIFT
 
 
@@ -34,13 +37,13 @@ def test_the_host_detects_the_causal_variant_as_its_causal_wan():
     model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]
     assert type(model.model.model_config).__name__ == "WAN21_CausalAR_T2V"
     assert hasattr(model.model.diffusion_model, "init_kv_caches")
-    assert host.base_of(model) is Base.WAN_CAUSAL
-    assert host.accelerator_of(model).id == "fewstep-demo-causal"
+    assert base_of(model) is Base.WAN_CAUSAL
+    assert accelerator_of(model).id == "fewstep-demo-causal"
 
 
 def test_every_layer_of_the_causal_delta_finds_its_place():
-    delta, _ = host.load_tensors(str(demo.FOLDER / demo.VARIANTS["causal"].delta))
-    _, coverage = host.attach_lora(demo.load_model("base"), delta, 1.0)
+    delta, _ = load_tensors(str(demo.FOLDER / demo.VARIANTS["causal"].delta))
+    _, coverage = attach_lora(demo.load_model("base"), delta, 1.0)
     assert coverage.applied > 0 and not coverage.lost and not coverage.misfit
 
 
@@ -74,10 +77,8 @@ def test_its_clips_play_as_fast_in_every_workflow_with_it():
 
 
 def test_what_the_host_cannot_tell_travels_with_the_model(red_circle):
-    facts = host.facts_of(red_circle[0].clone())
-    assert facts == host.ModelFacts(
-        text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE
-    )
+    facts = facts_of(red_circle[0].clone())
+    assert facts == ModelFacts(text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE)
 
 
 def test_an_unknown_word_is_refused_with_the_vocabulary():

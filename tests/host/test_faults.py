@@ -18,7 +18,12 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, demo, host, measure, motion, motion_patch
+from comfyui_fewstep.nodes import accelerator, demo, motion
+from comfyui_fewstep.nodes.host import measure
+from comfyui_fewstep.nodes.host import motion as motion_patch
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.files import load_vae
+from comfyui_fewstep.nodes.host.model import with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -88,7 +93,7 @@ def two_experts(folder: Path) -> Scene:
     for seed, id in ((1, "wan22-t2v-lightning-high"), (2, "wan22-t2v-lightning-low")):
         path = folder / "diffusion_models" / f"faults_wan_{seed}.safetensors"
         model = small_models.load_model(small_models.write_wan(path, seed=seed))
-        models.append(host.with_record(host.with_model_sampling(model, CATALOG[id]), CATALOG[id]))
+        models.append(with_record(with_model_sampling(model, CATALOG[id]), CATALOG[id]))
     text = small_models.conditioning(length=6)
     return Scene(tuple(models), lambda: sampled(models, text, (1, 16, 2, 4, 4)))
 
@@ -204,10 +209,10 @@ def streaming(folder: Path, is_decoded: bool) -> Scene:
     path = folder / "diffusion_models" / "faults_causal.safetensors"
     record = CATALOG["self-forcing-dmd"]
     model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
-    model = host.with_record(host.with_model_sampling(model, record), record)
+    model = with_record(with_model_sampling(model, record), record)
     text = small_models.conditioning(length=6)
     vae = (
-        host.load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors")))
+        load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors")))
         if is_decoded
         else None
     )

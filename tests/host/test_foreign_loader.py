@@ -10,7 +10,10 @@ import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Base
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, declared, host, sampler
+from comfyui_fewstep.nodes import accelerator, sampler
+from comfyui_fewstep.nodes.host import declared
+from comfyui_fewstep.nodes.host.foreign import ForeignLora, foreign_loras
+from comfyui_fewstep.nodes.host.model import accelerator_of
 from comfyui_fewstep.samplers.plan import PlanError
 from published_headers import WIDTHS, layers_of
 
@@ -80,7 +83,7 @@ def test_the_model_sampling_follows_what_was_recognised(unets, models):
     assert data["accelerators"] == ["lcm-lora-sd15"] and data["sampler"] == "lcm"
     sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(model, 8, 1.0).args
     assert (cfg, steps, len(sigmas)) == (1.0, 8, 9)
-    assert host.accelerator_of(model) is None, "the model given is as it was"
+    assert accelerator_of(model) is None, "the model given is as it was"
 
 
 def test_patches_without_a_title_are_refused_with_the_candidates(sdxl, models):
@@ -118,7 +121,7 @@ def boogu_lora(rank, differences, title):
         name: (outputs, inputs)
         for name, outputs, inputs in layers_of(Base.BOOGU, WIDTHS.get(Base.BOOGU, 0))
     }
-    return host.ForeignLora(
+    return ForeignLora(
         layers, (rank,), "absent", differences, (1.0,), {"title": title} if title else {}
     )
 
@@ -337,7 +340,7 @@ def test_a_lora_made_for_the_model_that_the_loader_distilled_belongs_into_the_lo
     with pytest.raises(ValueError, match="It is made to go on krea2-turbo"):
         accelerator.attach_distilled(core_loaded(krea, "k3.safetensors"), "auto")
     ours, _ = accelerator.attach(krea, "k3.safetensors", "auto", 1.0)
-    assert host.accelerator_of(ours).id == "krea2-turbo-4step-lora", "as the message says"
+    assert accelerator_of(ours).id == "krea2-turbo-4step-lora", "as the message says"
 
 
 # The words of a release, in the title of a style.
@@ -363,16 +366,14 @@ def test_words_in_a_title_are_no_second_accelerator(unets, models, architecture,
     )
     styled_base = core_loaded(base, "n1.safetensors")
     assert (
-        accelerator.recognise_patches(
-            host.foreign_loras(styled_base)[0], declared.known()
-        ).record.id
+        accelerator.recognise_patches(foreign_loras(styled_base)[0], declared.known()).record.id
         == id
     ), "the words do say so"
     ours, report = accelerator.attach(styled_base, file, "auto", 1.0)
     assert any(f"If it is {id}" in note and title in note for note in report.notes)
-    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][
-        0
-    ] is host.accelerator_of(ours)
+    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][0] is accelerator_of(
+        ours
+    )
 
 
 @keeps_titles
@@ -406,7 +407,7 @@ def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, m
     _, data = run(styled(under, styles), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
     assert data["accelerators"] == ["sdxl-lightning-4step-lora"]
     turbo, _ = accelerator.attach_distilled(as_sdxl_turbo(styled(sdxl, styles)), "auto")
-    assert host.accelerator_of(turbo).id == "sdxl-turbo"
+    assert accelerator_of(turbo).id == "sdxl-turbo"
     _, data = run(
         as_sdxl_turbo(styled(sdxl, styles)),
         small_models.conditioning(sdxl),
@@ -425,8 +426,8 @@ def test_loras_are_told_apart_and_our_own_is_none_of_them(sdxl, styles, models):
         differences=True,
     )
     ours, _ = accelerator.attach(sdxl, f"{LIGHTNING}.safetensors", "auto", 1.0)
-    assert host.foreign_loras(ours) == () and host.foreign_loras(sdxl) == ()
-    found = host.foreign_loras(styled(ours.clone(), styles))
+    assert foreign_loras(ours) == () and foreign_loras(sdxl) == ()
+    found = foreign_loras(styled(ours.clone(), styles))
     assert len(found) == 3 and {lora.ranks for lora in found} == {(4,)}, "the one of rank 8 is ours"
     assert [lora.has_differences for lora in found] == [False, False, True]
 
@@ -524,7 +525,7 @@ def test_a_declaration_beside_the_lora_is_an_accelerator_like_the_others(sdxl, m
         models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle"
     )
     model, report = accelerator.attach(sdxl, "mine.safetensors", "auto", 1.0)
-    assert host.accelerator_of(model).id == "my-own" and report.data["strength"] == 0.5
+    assert accelerator_of(model).id == "my-own" and report.data["strength"] == 0.5
     assert "my own (NON-COMMERCIAL)" in report.markdown
     assert (
         run(model, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[1]["evaluations"] == 3
@@ -535,9 +536,9 @@ def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, 
     name = "sdxl_lightning_4step_lora.safetensors"
     declare({**DECLARED, "file": name}, "three.fewstep.json")
     write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
-    assert host.accelerator_of(accelerator.attach(sdxl, name, "auto", 1.0)[0]).id == "three"
+    assert accelerator_of(accelerator.attach(sdxl, name, "auto", 1.0)[0]).id == "three"
     assert (
-        host.accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id
+        accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id
         == "sdxl-lightning-4step-lora"
     )
 
@@ -608,7 +609,7 @@ def test_a_declared_full_model_is_recognised(models, declare):
     )
     attached, _ = accelerator.attach_distilled(model, "auto")
     assert (
-        host.accelerator_of(attached).id == "my-own"
+        accelerator_of(attached).id == "my-own"
         and attached.get_model_object("model_sampling").shift == 7.0
     )
 

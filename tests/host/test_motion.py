@@ -26,7 +26,10 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfyui_fewstep.loras.accelerator import Kind
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, host, motion, motion_patch, sampler
+from comfyui_fewstep.nodes import accelerator, motion, sampler
+from comfyui_fewstep.nodes.host import motion as motion_patch
+from comfyui_fewstep.nodes.host.attach import attach_lora
+from comfyui_fewstep.nodes.host.model import accelerator_of
 from motion_files import animatediff_keys, motion_adapter, save
 
 from left_behind import live_bytes
@@ -257,7 +260,7 @@ def test_clones_and_other_patches_keep_the_motion(sd15, lightning):
     other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
     assert torch.equal(core_run(other), core_run(moving))
     assert motion_patch.motion_of(other).frames == FRAMES
-    assert host.accelerator_of(other).id == "animatediff-lightning-4step"
+    assert accelerator_of(other).id == "animatediff-lightning-4step"
 
 
 # --- samplers
@@ -426,14 +429,14 @@ def test_a_replaced_attention_is_replaced_before_the_motion(sd15, lightning):
 
 def test_a_lora_on_the_base_is_the_merged_base(sd15, lightning, models):
     written = write_lora(models / "loras" / "style.safetensors", sd15, "kohya-diffusers", rank=4)
-    styled, _ = host.attach_lora(sd15, written.tensors, 1.0)
+    styled, _ = attach_lora(sd15, written.tensors, 1.0)
     merged = unet_patcher("sd15")
     for name, weight in merged.model.diffusion_model.state_dict().items():
         if name in written.changed:
             weight += written.change(name)
     expected = core_run(with_lightning(merged))
     assert_same_clip(core_run(with_lightning(styled)), expected)
-    after, _ = host.attach_lora(with_lightning(sd15), written.tensors, 1.0)
+    after, _ = attach_lora(with_lightning(sd15), written.tensors, 1.0)
     assert_same_clip(core_run(after), expected)
 
 
@@ -471,7 +474,7 @@ def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
         1.0,
     )
     for model in (lora_first, motion_first):
-        assert host.accelerator_of(model).id == "lcm-lora-sd15"
+        assert accelerator_of(model).id == "lcm-lora-sd15"
         sampling = model.get_model_object("model_sampling")
         assert len(sampling.sigmas) == 50, "the LCM grid"
         assert float(sampling.sigma_max) == pytest.approx(25.1, abs=0.1), "on AnimateDiff's betas"
@@ -834,7 +837,7 @@ def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned
     name = "AnimateLCM_sd15_t2v.safetensors" if is_lcm else record.files[0].name
     save(models / "animatediff_models" / name, tensors)
     moving, report = motion.attach(sd15, name, FRAMES)
-    assert host.accelerator_of(moving) is record
+    assert accelerator_of(moving) is record
     assert report.data["accelerator"] == record.id and record.id in report.markdown
     _, data = run(moving)
     assert data["evaluations"] == record.default_steps
@@ -848,7 +851,7 @@ def test_animatelcm_in_diffusers_layout_is_recognised_by_its_name(sd15, models, 
         motion_adapter(positions=positions, size=0.3).state_dict(),
     )
     assert (
-        host.accelerator_of(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors")).id
+        accelerator_of(with_lightning(sd15, "AnimateLCM_sd15_t2v.safetensors")).id
         == "animatelcm-sd15"
     )
 
@@ -874,7 +877,7 @@ def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, ve
         ),
     )
     moving, report = motion.attach(sd15, name, FRAMES)
-    assert host.accelerator_of(moving) is None and report.data["version"] == version
+    assert accelerator_of(moving) is None and report.data["version"] == version
     assert any("no accelerator" in note for note in report.notes)
     assert torch.isfinite(core_run(moving, cfg=3.0)).all()
 

@@ -16,7 +16,8 @@ from comfy.ldm.modules.attention import optimized_attention
 
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from comfyui_fewstep.nodes import motion, motion_patch, sampler
+from comfyui_fewstep.nodes import motion, sampler
+from comfyui_fewstep.nodes.host import motion as motion_patch
 from diffusers import AnimateDiffPipeline, EulerDiscreteScheduler, LCMScheduler
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from motion_files import animatediff_keys, motion_adapter, save

@@ -15,7 +15,7 @@ from small_models import RandomWeights, shapes_of
 
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from comfyui_fewstep.nodes.motion_patch import host_patches_layers
+from comfyui_fewstep.nodes.host.motion import host_patches_layers
 from motion_files import FULL_WIDTHS, animatediff_keys, motion_adapter, save
 
 pytestmark = pytest.mark.skipif(

@@ -35,7 +35,9 @@ from comfyui_fewstep.loras.accelerator import (
     Trailing,
 )
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, host
+from comfyui_fewstep.nodes import accelerator
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.model import sigma_of, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
 from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan
 from comfyui_fewstep.samplers.solvers import seeded_noise
@@ -60,7 +62,7 @@ def with_settings(model, id: str):
     """The model as the loader leaves it, without the LoRA: what the sampler does does not depend on
     the weights.
     """
-    return host.with_record(host.with_model_sampling(model, CATALOG[id]), CATALOG[id])
+    return with_record(with_model_sampling(model, CATALOG[id]), CATALOG[id])
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ def test_one_model_as_both_experts_is_one_run(small, wan_text, id):
     pair = [with_settings(model, record.id) for record in (high, low)]
     split, report = run(pair[0], wan_text, video(), model_low_noise=pair[1])
     single = replace(high, expert=None, boundary=None)
-    whole, _ = run(host.with_record(pair[0], single), wan_text, video())
+    whole, _ = run(with_record(pair[0], single), wan_text, video())
     assert report["switch_step"] not in (0, report["steps"])
     assert_within(split, whole, 1e-5)
 
@@ -366,7 +368,7 @@ def test_the_schedule_node_gives_the_sigmas_of_diffusers(small, record, steps):
 def test_two_experts_run_on_the_sigmas_of_diffusers(small, high, low):
     model = with_settings(small[high.bases[0]], high.id)
     for steps in high.steps:
-        plan = make_expert_plan(high, low, steps, 1.0, host.sigma_of(model))
+        plan = make_expert_plan(high, low, steps, 1.0, sigma_of(model))
         expected = sigmas_of_scheduler(scheduler_of(high.schedule, steps))
         assert plan.sigmas == pytest.approx(expected, rel=0, abs=1e-5)
 

@@ -30,11 +30,13 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import host, skip_patch
-from comfyui_fewstep.nodes.report import Report
+from comfyui_fewstep.nodes.host import skip as skip_patch
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.model import with_model_sampling
+from comfyui_fewstep.nodes.host.report import Report
+from comfyui_fewstep.nodes.host.skip import KEY
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
-from comfyui_fewstep.nodes.skip_patch import KEY
 from comfyui_fewstep.samplers.skip import run as skip_run
 from comfyui_fewstep.samplers.skip.solver import LAST_SHARES, solver_of
 from torch import Tensor
@@ -413,7 +415,7 @@ def test_controlnet_is_not_run_on_a_skip_and_its_range_is_respected(flux, report
 
 
 def test_hook_keyframes_force_evaluations(flux):
-    from comfyui_fewstep.nodes.skip_patch import boundaries
+    from comfyui_fewstep.nodes.host.skip import boundaries
 
     group = comfy.hooks.HookKeyframeGroup()
     for percent in (0.0, 0.5):
@@ -713,7 +715,7 @@ def test_report_holds_what_was_done(flux, reports, monkeypatch):
 
 def test_few_step_sampler_shows_it_in_its_own_report(unets):
     record = CATALOG["lcm-lora-sd15"]
-    model = skip(host.with_record(host.with_model_sampling(unets["sd15"], record), record))
+    model = skip(with_record(with_model_sampling(unets["sd15"], record), record))
     text = small_models.conditioning(unets["sd15"], length=8)
     output = FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 4, 8, 8)}, 0, 0, 1.0)
     entry = output.ui["fewstep_report"][0]["entries"][0]

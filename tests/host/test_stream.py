@@ -16,9 +16,14 @@ import comfy.utils
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator, host, stream_run
+from comfyui_fewstep.nodes import accelerator
+from comfyui_fewstep.nodes.host import stream as stream_run
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.files import load_vae
+from comfyui_fewstep.nodes.host.model import with_model_sampling
+from comfyui_fewstep.nodes.host.server import version
+from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.sampler import FewStepSampler
-from comfyui_fewstep.nodes.skip_patch import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
 from comfyui_fewstep.samplers.plan import PlanError
@@ -43,7 +48,7 @@ def with_settings(model, record):
     """The model as the loader leaves it. The small one is narrower than any release, which the
     record does not mind here.
     """
-    return host.with_record(host.with_model_sampling(model, record), record)
+    return with_record(with_model_sampling(model, record), record)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def causal(models):
 
 @pytest.fixture(scope="module")
 def vae(models):
-    return host.load_vae(str(small_models.write_wan_vae(models / "vae" / "wan_vae.safetensors")))
+    return load_vae(str(small_models.write_wan_vae(models / "vae" / "wan_vae.safetensors")))
 
 
 @pytest.fixture(scope="module")
@@ -746,9 +751,7 @@ def test_a_causal_model_without_an_accelerator_is_refused(causal, text):
 
 def test_a_host_without_causal_wan_is_named(causal, text, monkeypatch):
     monkeypatch.delattr(comfy.supported_models, "WAN21_CausalAR_T2V")
-    with pytest.raises(
-        PlanError, match=f"This ComfyUI \\({host.version()}\\) has no causal Wan models"
-    ):
+    with pytest.raises(PlanError, match=f"This ComfyUI \\({version()}\\) has no causal Wan models"):
         run(with_settings(causal, CHUNKS), text, video(6))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_fewstep.nodes.motion_patch import host_patches_layers
+from comfyui_fewstep.nodes.host.motion import host_patches_layers
 
 import node_schema
 from comfy_client import JobFailed, outputs

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..loras.accelerator import Accelerator
-from ..loras.catalog import CATALOG
-from ..loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
-from ..loras.fingerprint import short_name
-from . import host
+from ...loras.accelerator import Accelerator
+from ...loras.catalog import CATALOG
+from ...loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
+from ...loras.fingerprint import short_name
+from .files import declaration_names, model_path
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ class Known:
 
 def files() -> dict[str, str]:
     """Declarations by name: in models/fewstep, and beside the LoRAs."""
-    paths = {name: host.model_path("fewstep", name) for name in host.declaration_names(SUFFIX)}
+    paths = {name: model_path("fewstep", name) for name in declaration_names(SUFFIX)}
     return {name: path for name, path in paths.items() if path is not None}
 
 
 def ids() -> list[str]:
     """The ids that the declarations' names spell, without reading them."""
-    return sorted({id_of(name) for name in host.declaration_names(SUFFIX)} - {"", *CATALOG})
+    return sorted({id_of(name) for name in declaration_names(SUFFIX)} - {"", *CATALOG})
 
 
 def paths() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,19 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..samplers.causal import Block, StreamPlan, seeded_draw, unroll, video_frames
-from . import host
-from .sample_run import RunLog, guider_for
+from ...samplers.causal import (
+    Block,
+    StreamPlan,
+    refuse_partial_patches,
+    seeded_draw,
+    unroll,
+    video_frames,
+)
+from ...samplers.plan import PlanError
+from .model import base_of, between_nodes, fitted_latent
+from .recognise import UNMARKED
+from .run import RunLog, guider_for
+from .server import version
 from .stream_decode import FrameDecoder, can_decode_frames
 
 KEY = "fewstep.stream"
@@ -135,7 +145,7 @@ def run_stream(
         empty, empty, comfy.samplers.KSAMPLER(sample_stream), sigmas, disable_pbar=True, seed=seed
     )
     run.seconds = time.perf_counter() - started
-    run.samples = samples.to(**host.between_nodes())
+    run.samples = samples.to(**between_nodes())
     if vae is not None:
         run.images = (
             decoder.pictures(run.samples.shape[2])
@@ -344,3 +354,59 @@ class Screen:
             f"{there} of {all_of_them} frames after {seconds:.1f} s, the first after"
             f" {run.first_seconds:.1f} s"
         )
+
+
+def require_causal_wan() -> None:
+    """Raise PlanError where this ComfyUI has no causal Wan models yet."""
+    if not hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+        raise PlanError(
+            f"This ComfyUI ({version()}) has no causal Wan models, which the Streaming Sampler"
+            " runs. Update ComfyUI."
+        )
+
+
+def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
+    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip
+    of.
+    """
+    samples = latent["samples"]
+    if samples.is_nested or samples.ndim != 5:
+        found = (
+            "several tensors at once"
+            if samples.is_nested
+            else f"a tensor of {samples.ndim} dimensions {list(samples.shape)}"
+        )
+        raise PlanError(
+            "latent_image should be a video latent (batch, channels, frames, height, width), and"
+            f" it is {found}. Use Empty HunyuanVideo Latent, or Empty AR Video Latent."
+        )
+    if latent.get("noise_mask") is not None:
+        raise PlanError(
+            "latent_image carries a noise mask, and a causal model makes whole frames. Remove the"
+            " mask; frames that are to stay go into start_latent."
+        )
+    if samples.any():
+        raise PlanError(
+            "latent_image is not empty, and a causal model makes its frames from noise alone:"
+            " nothing of it would be seen. Connect an empty one (Empty HunyuanVideo Latent). Frames"
+            " to keep go into the Streaming Sampler's start_latent; a clip to make over goes into"
+            " the Few-Step Sampler, with an ordinary Wan model and denoise below 1."
+        )
+    shape = fitted_latent(model, latent).shape
+    pixels = model.get_model_object("latent_format").spacial_downscale_ratio
+    refuse_partial_patches(*shape[3:], model.model.diffusion_model.patch_size, pixels)
+    return shape
+
+
+def refuse_not_causal(model) -> None:
+    """Raise where the network looks at all frames at once, or the host has no causal networks yet."""
+    require_causal_wan()
+    if hasattr(model.model.diffusion_model, "init_kv_caches"):
+        return
+    base = base_of(model)
+    name = base.value if base else type(model.model.model_config).__name__
+    raise PlanError(
+        "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"
+        f" the connected model was loaded as {name}, which makes all frames at once: use the"
+        f" Few-Step Sampler for it. {UNMARKED}"
+    )

@@ -29,9 +29,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 )
 from torch import Tensor
 
-from ..motion.keys import renamed
-from ..motion.module import Architecture, MotionModule, TemporalTransformer
-from .host import MOTION_KEY, with_linear_betas
+from ...motion.keys import renamed
+from ...motion.module import Architecture, MotionModule, TemporalTransformer
+from .model import MOTION_KEY, with_linear_betas
 
 # The length of the clips AnimateDiff was trained on (sample_n_frames in its training
 # configuration), and the overlap that ComfyUI's own context windows propose for it.

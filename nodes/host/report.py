@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import host
+from .server import show_on_node
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Report:
         a graph.
         """
         log.info("%s: %s", self.node, self.summary)
-        host.show_on_node(self.summary, getattr(hidden, "unique_id", None))
+        show_on_node(self.summary, getattr(hidden, "unique_id", None))
         return {
             "fewstep_report": [
                 {"node": self.node, "summary": self.summary, "notes": list(self.notes), **self.data}

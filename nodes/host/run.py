@@ -23,10 +23,10 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..loras.accelerator import Solver
-from ..samplers.plan import SamplingPlan
-from ..samplers.solvers import sample_tcd
-from .host import between_nodes, fitted_latent
+from ...loras.accelerator import Solver
+from ...samplers.plan import SamplingPlan, refuse_other_cfg
+from ...samplers.solvers import sample_tcd
+from .model import between_nodes, fitted_latent
 
 RUN_KEY = "fewstep.run"
 
@@ -235,3 +235,14 @@ def evaluations_per_sample(run: Run) -> float:
         else run.samples.shape[0]
     )
     return run.log.rows / rows
+
+
+def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
+    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked
+    up in the prompt itself.
+    """
+    if hidden is None or not hidden.prompt:
+        return
+    sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
+    if "cfg" in sent:
+        refuse_other_cfg(plan, sent["cfg"])

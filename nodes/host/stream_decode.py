@@ -14,7 +14,7 @@ import comfy.ldm.wan.vae
 import torch
 from torch import Tensor
 
-from . import host
+from .model import between_nodes
 
 
 def can_decode_frames(vae) -> bool:
@@ -69,9 +69,7 @@ class FrameDecoder:
         decoded = module.decoder(x, feat_cache=self.features, feat_idx=[0])
         self._complete(before)
         decoded = torch.cat(decoded, dim=2) if isinstance(decoded, list) else decoded
-        pictures = decoded.to(
-            device=vae.output_device, dtype=host.between_nodes()["dtype"], copy=True
-        )
+        pictures = decoded.to(device=vae.output_device, dtype=between_nodes()["dtype"], copy=True)
         vae.process_output(pictures)
         return pictures.movedim(1, -1)
 

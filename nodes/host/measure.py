@@ -19,13 +19,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..loras.accelerator import Accelerator, Base
-from ..samplers.budget import BlockCost, BudgetError, Cost
-from ..samplers.causal import Block, StreamPlan, Window
-from . import host
-from .sample_run import RunLog, guider_for
-from .stream import shape_of
-from .stream_run import CachedFrames, add_to_loading
+from ...loras.accelerator import Accelerator, Base
+from ...samplers.budget import BlockCost, BudgetError, Cost
+from ...samplers.causal import Block, StreamPlan, Window
+from .model import base_of, facts_of, fitted_latent
+from .run import RunLog, guider_for
+from .stream import CachedFrames, add_to_loading, shape_of
 
 TIMED = 5
 # A warm-up this slow says that the next evaluations will be long too: two of them are enough.
@@ -85,7 +84,7 @@ def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Co
     Raises BudgetError where the model cannot be evaluated without more than a prompt.
     """
     prompt = empty_prompt(model)
-    samples = host.fitted_latent(model, latent)
+    samples = fitted_latent(model, latent)
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
     evaluation = _seconds(model, samples, prompt, None, progress, clock)
     is_busy = evaluation > BUSY_SECONDS or is_guidance_distilled(model)
@@ -175,7 +174,7 @@ def empty_prompt(model) -> list:
     """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model
     whose shape is not known here.
     """
-    base = host.base_of(model)
+    base = base_of(model)
     text, network = TEXT_INPUTS.get(base), model.model.diffusion_model
     if text is None:
         name = base.value if base else type(model.model.model_config).__name__
@@ -189,7 +188,7 @@ def empty_prompt(model) -> list:
         if text.layer
         else model.model.model_config.unet_config["context_dim"]
     )
-    facts = host.facts_of(model)
+    facts = facts_of(model)
     tokens = text.tokens if facts is None else facts.text_tokens
     pooled = _pooled_width(model)
     beside = {"pooled_output": None if pooled is None else torch.zeros(1, pooled)}
@@ -199,7 +198,7 @@ def empty_prompt(model) -> list:
 
 
 def _pooled_width(model) -> int | None:
-    if model.model.adm_channels and host.base_of(model) in (Base.SDXL, Base.SSD1B):
+    if model.model.adm_channels and base_of(model) in (Base.SDXL, Base.SSD1B):
         return SDXL_POOLED
     modules = dict(model.model.diffusion_model.named_modules())
     return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)

@@ -21,14 +21,14 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ..samplers.skip import METHODS
-from ..samplers.skip.forecast import STOCHASTIC_RUN, STOCHASTIC_SPEEDUP, STOCHASTIC_START, Forecast
-from ..samplers.skip.run import Method, Settings, SkipRun, Tally
-from ..samplers.skip.schedule import Schedule
-from ..samplers.skip.solver import Solver, solver_of
-from ..samplers.skip.teacache import IDENTITY, POLYNOMIALS, wan_polynomial
+from ...samplers.skip import METHODS
+from ...samplers.skip.forecast import STOCHASTIC_RUN, STOCHASTIC_SPEEDUP, STOCHASTIC_START, Forecast
+from ...samplers.skip.run import Method, Settings, SkipRun, Tally
+from ...samplers.skip.schedule import Schedule
+from ...samplers.skip.solver import Solver, solver_of
+from ...samplers.skip.teacache import IDENTITY, POLYNOMIALS, wan_polynomial
 from .report import Report
-from .sample_run import run_log
+from .run import run_log
 
 KEY = "fewstep.skip"
 NAME = "Step Skip"

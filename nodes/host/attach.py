@@ -1,0 +1,144 @@
+"""A LoRA and its record onto a MODEL, by the host's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import torch
+from torch import Tensor
+
+from ...loras.accelerator import (
+    Accelerator,
+)
+from ...loras.fingerprint import layer_of
+from ...loras.fit import misfits
+from .model import RECORD_KEY, shapes_of
+
+# The patches that this pack put on a MODEL, to tell them from those of other loaders.
+PATCHES_KEY = "fewstep.patches"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What became of a LoRA's layers on one model. applied: layers that change a weight or a bias.
+    The tuples hold layer names.
+    """
+
+    applied: int
+    not_needed: tuple[str, ...]
+    lost: tuple[str, ...]
+    misfit: tuple[str, ...]
+
+
+def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
+    """(model with the LoRA on it, Coverage). The host's own code reads and applies it; the model
+    given is not changed.
+    """
+    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
+    lora = comfy.lora_convert.convert_lora(dict(tensors))
+    shapes = shapes_of(model.model)
+    misfit = misfits(
+        {key: tuple(tensor.shape) for key, tensor in lora.items()},
+        lambda layer: _weight_shape(key_map.get(layer), shapes),
+    )
+    fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
+    layers = set(fitting.values())
+    # The host tries every name a weight may have in a file, in a dozen formats: only those that are
+    # in this one are asked for. It also has names for places that not every model has, such as the
+    # shortcut of a block that keeps its width.
+    present = {
+        layer: target
+        for layer, target in key_map.items()
+        if layer in layers and _weight_of(target) in shapes
+    }
+    unknown = sorted(layers - present.keys())
+    not_needed = tuple(
+        layer for layer in unknown if _is_not_needed(layer, model.model.diffusion_model)
+    )
+
+    patched = model.clone()
+    patches = comfy.lora.load_lora(
+        {key: lora[key] for key, layer in fitting.items() if layer in present}, present
+    )
+    bare = _bare_parameters(shapes) & set(patches)
+    patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
+    for key in bare:
+        patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
+    patched.set_attachments(
+        PATCHES_KEY, (*(model.get_attachment(PATCHES_KEY) or ()), *patches.values())
+    )
+    lost = tuple(layer for layer in unknown if layer not in not_needed)
+    return patched, Coverage(
+        sum(_is_patched(target, patches) for target in present.values()),
+        not_needed,
+        lost,
+        tuple(sorted(misfit)),
+    )
+
+
+def _is_patched(target: Any, patches: Mapping[Any, Any]) -> bool:
+    """Whether the host made a patch of a layer: of its weight, or of the bias beside it. A layer of
+    nothing but an alpha has none.
+    """
+    return target in patches or f"{_weight_of(target).removesuffix('.weight')}.bias" in patches
+
+
+def _weight_of(target: Any) -> str:
+    """The name of the weight a layer goes on. The host names part of a fused one by a tuple: the
+    whole and where in it.
+    """
+    return target if isinstance(target, str) else target[0]
+
+
+def _bare_parameters(names: Iterable[str]) -> set[str]:
+    """Of all parameters, those held directly by a module that has others below it, such as the
+    modulation of a Wan block.
+
+    The host takes weight patches for them and never applies them: its loading visits leaf modules
+    only.
+    """
+    holders = {name: name.rpartition(".")[0] for name in names}
+    above = {""}
+    for path in set(holders.values()):
+        while (path := path.rpartition(".")[0]) not in above:
+            above.add(path)
+    return {name for name, holder in holders.items() if holder in above}
+
+
+def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn.Parameter:
+    """The parameter as the host's own patch arithmetic leaves it, to stand in for the model's while
+    it is loaded.
+    """
+    weight = model.get_model_object(key)
+    changed = comfy.lora.calculate_weight(
+        [(strength, patch, 1.0, None, None)], weight.detach().float().clone(), key
+    )
+    return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
+
+
+def _weight_shape(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Shape of the weight a layer goes on. None for part of a fused one, which the host names by a
+    tuple, and where it has none.
+    """
+    return shapes.get(target) if isinstance(target, str) else None
+
+
+def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
+    """Whether leaving this layer out changes nothing: text encoder layers, and an image branch the
+    model does not have.
+    """
+    if layer.startswith(("lora_te", "text_encoder", "lora_prior_te")):
+        return True
+    is_image_branch = any(part in layer for part in ("k_img", "v_img", "img_emb"))
+    return is_image_branch and getattr(network, "img_emb", None) is None
+
+
+def with_record(model, record: Accelerator):
+    """The model carrying the record, for samplers downstream and through every clone."""
+    patched = model.clone()
+    patched.set_attachments(RECORD_KEY, record)
+    return patched

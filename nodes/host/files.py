@@ -1,0 +1,75 @@
+"""Model files: where the host keeps them, and how it reads them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+from torch import Tensor
+
+
+def add_model_folder(name: str) -> None:
+    """Make models/<name> known to the host, beside the places its own configuration may already
+    name for it.
+    """
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+
+
+def declaration_names(suffix: str) -> list[str]:
+    """JSON files with this ending in models/fewstep and beside the LoRAs; listed, and the list
+    remembered, by the host.
+    """
+    for root in (
+        os.path.join(folder_paths.models_dir, "fewstep"),
+        *folder_paths.get_folder_paths("loras"),
+    ):
+        folder_paths.add_model_folder_path("fewstep", root)
+    folder_paths.folder_names_and_paths["fewstep"][1].add(".json")
+    return [name for name in folder_paths.get_filename_list("fewstep") if name.endswith(suffix)]
+
+
+def model_files(folder: str) -> list[str]:
+    return [
+        name
+        for name in folder_paths.get_filename_list(folder)
+        if name.lower().endswith(tuple(folder_paths.supported_pt_extensions))
+    ]
+
+
+def model_path(folder: str, name: str) -> str | None:
+    return folder_paths.get_full_path(folder, name)
+
+
+def missing_file(folder: str, name: str) -> str:
+    """What to say of a name that no file in models/<folder> has."""
+    near = difflib.get_close_matches(name, model_files(folder), n=3, cutoff=0.4)
+    return (
+        f"{name} is not in models/{folder}. "
+        + (f"The nearest files there: {', '.join(near)}. " if near else "")
+        + "Put the file there, or choose another."
+    )
+
+
+def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file through the host's loader."""
+    tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    return tensors, metadata or {}
+
+
+def load_diffusion_model(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str], disable_dynamic: bool = False
+):
+    """The MODEL of a diffusion model's tensors, detected by the host."""
+    return comfy.sd.load_diffusion_model_state_dict(
+        tensors, metadata=dict(metadata), disable_dynamic=disable_dynamic
+    )
+
+
+def load_vae(path: str):
+    """The VAE of a file."""
+    tensors, metadata = load_tensors(path)
+    return comfy.sd.VAE(sd=tensors, metadata=metadata)

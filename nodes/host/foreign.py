@@ -1,0 +1,96 @@
+"""What other nodes and loaders left on a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.weight_adapter
+
+from ...loras.fingerprint import DIFFERENCE_ENDINGS
+from .attach import PATCHES_KEY
+
+
+@dataclass(frozen=True)
+class ForeignLora:
+    """A LoRA that some other loader put on a MODEL, as far as the MODEL tells. layers: as in
+    fingerprint.layers_of.
+    """
+
+    layers: Mapping[str, tuple[int, int]]
+    ranks: tuple[int, ...]
+    alpha: str
+    has_differences: bool
+    strengths: tuple[float, ...]
+    metadata: Mapping[str, str]
+
+
+def foreign_loras(model) -> tuple[ForeignLora, ...]:
+    """The LoRAs that other loaders left among a MODEL's patches, in no order.
+
+    The host gives all pairs of one file one set of the keys it read, and so tells the files apart.
+    What is no pair, such as a merge of models or a file of whole differences, comes as a LoRA
+    without layers where it is all there is.
+    """
+    own = {id(patch) for patch in model.get_attachment(PATCHES_KEY) or ()}
+    foreign = [
+        (key, patch)
+        for key, patches in model.patches.items()
+        for patch in patches
+        if id(patch[1]) not in own
+    ]
+    files: dict[int, list[tuple[str, Any]]] = {}
+    for key, patch in foreign:
+        if isinstance(patch[1], comfy.weight_adapter.LoRAAdapter):
+            files.setdefault(id(patch[1].loaded_keys), []).append((key, patch))
+    metadata = model.get_attachment("lora_metadata") or {}
+    if foreign and not files:
+        return (
+            ForeignLora(
+                {}, (), "absent", True, tuple(sorted({patch[0] for _, patch in foreign})), metadata
+            ),
+        )
+    return tuple(_foreign_lora(pairs, metadata) for pairs in files.values())
+
+
+def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> ForeignLora:
+    """pairs: (name of the model's weight, the host's patch) of one file. metadata: of the file
+    loaded last, perhaps another.
+    """
+    layers: dict[str, tuple[int, int]] = {}
+    ranks, has_alpha = set(), False
+    for key, patch in pairs:
+        up, down, alpha = patch[1].weights[:3]
+        layer = key.removesuffix(".weight")
+        # Pairs for the parts of one fused weight add up to it.
+        layers[layer] = (layers.get(layer, (0, 0))[0] + up.shape[0], down.shape[1])
+        ranks.add(down.shape[0])
+        has_alpha |= alpha is not None
+    return ForeignLora(
+        layers=layers,
+        ranks=tuple(sorted(ranks)),
+        alpha="tensors" if has_alpha else "absent",
+        has_differences=any(key.endswith(DIFFERENCE_ENDINGS) for key in pairs[0][1][1].loaded_keys),
+        strengths=tuple(sorted({patch[0] for _, patch in pairs})),
+        metadata=metadata,
+    )
+
+
+def negative_branch_forced(model) -> bool:
+    """Whether another patch makes the host evaluate the negative prompt at CFG 1 too (NAG, SAG,
+    CFG++).
+    """
+    return bool(model.model_options.get("disable_cfg1_optimization", False))
+
+
+def has_self_attention_guidance(model) -> bool:
+    """Whether core's SAG is on the model, which ends in an error without a negative prompt; NAG
+    only does nothing then.
+
+    A server names the modules of core's extra nodes by their path.
+    """
+    functions = model.model_options.get("sampler_post_cfg_function", [])
+    return any(
+        str(getattr(function, "__module__", "")).endswith("nodes_sag") for function in functions
+    )
