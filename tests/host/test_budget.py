@@ -318,7 +318,7 @@ def test_a_node_that_answers_in_place_of_the_network_is_named(unets) -> None:
 
 
 def test_a_model_that_takes_more_than_text_is_refused_with_what_to_do(unets, monkeypatch) -> None:
-    monkeypatch.setattr(measure.host, "base_of", lambda model: None)
+    monkeypatch.setattr(measure, "base_of", lambda model: None)
     with pytest.raises(BudgetError, match="seconds_per_evaluation"):
         measure.measure(unets["sd15"], IMAGE)
 
