@@ -30,7 +30,8 @@ from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip  # noqa: E402
 from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
 from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
-from comfyui_fewstep.samplers.budget import Method, allowance_of, candidates, choose  # noqa: E402
+from comfyui_fewstep.samplers.budget.cost import allowance_of  # noqa: E402
+from comfyui_fewstep.samplers.budget.ways import Route, candidates, choose  # noqa: E402
 from comfyui_fewstep.samplers.skip.run import Settings  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
@@ -124,7 +125,7 @@ def run_of(case: Case, way) -> Callable[[], object]:
     was counted on.
     """
     positive, negative = case.prompts
-    if way.method is Method.STREAM:
+    if way.route is Route.STREAM:
         return lambda: FewStepStream.execute(case.model, positive, case.latent, 1, 0, 0, 0)
     if way.records:
         return lambda: FewStepSampler.execute(case.model, positive, case.latent, 1, way.steps, 1.0)

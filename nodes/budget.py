@@ -22,27 +22,27 @@ from ..loras.accelerator import Accelerator, Base
 from ..loras.fingerprint import FileProblem, read_header, recognise
 from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
-from ..samplers.budget import (
+from ..samplers.budget.advice import Machine, levers, pitfalls
+from ..samplers.budget.cost import (
     EXPERIENCES,
-    MOST_SPEEDUP,
-    Choice,
     Cost,
-    Machine,
-    Method,
-    StepRange,
-    Way,
     Work,
     allowance_of,
+    given_blocks,
+    seconds_in_words,
+    streaming_cost,
+)
+from ..samplers.budget.ways import (
+    MOST_SPEEDUP,
+    Choice,
+    Route,
+    StepRange,
+    Way,
     block_sizes,
     candidates,
     choose,
     full_run_of,
-    given_blocks,
     known_ways,
-    levers,
-    pitfalls,
-    seconds_in_words,
-    streaming_cost,
 )
 from .host import declared
 from .host.foreign import negative_branch_forced
@@ -495,7 +495,7 @@ def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
         "misses": choice.misses,
         "ways": [
             {
-                "method": one.method.value,
+                "method": one.route.value,
                 "accelerators": [record.id for record in one.records],
                 "steps": one.steps,
                 "evaluations": one.evaluations,
@@ -538,7 +538,7 @@ def table(
         "factor",
         "fits",
     ]
-    full = next((way.seconds for way in ways if way.method is Method.FULL), None)
+    full = next((way.seconds for way in ways if way.route is Route.FULL), None)
     rows = []
     for way in ways:
         cost = [f"{way.price(price_per_hour, subject.work):.4g}"] if price_per_hour else []
@@ -564,7 +564,7 @@ def _identity(way: Way, subject: Subject, found: Mapping[str, str]) -> list[str]
         guided = " and guidance" if subject.full_run.is_guided else ""
         return [
             f"full steps{guided}"
-            + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.method is Method.SKIP else ""),
+            + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.route is Route.SKIP else ""),
             "",
             "",
             "",
@@ -584,7 +584,7 @@ def _identity(way: Way, subject: Subject, found: Mapping[str, str]) -> list[str]
     made_for = (
         f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
     )
-    what = "streaming" if way.method is Method.STREAM else way.records[0].kind.value
+    what = "streaming" if way.route is Route.STREAM else way.records[0].kind.value
     return [
         f"{' + '.join(names)}{made_for}, {what}",
         " + ".join(files),
@@ -605,10 +605,10 @@ def _cells(row: Sequence[str]) -> list[str]:
 
 
 COLOURS = {
-    Method.FULL: "#5b6770",
-    Method.SKIP: "#2a7fba",
-    Method.ACCELERATOR: "#2e9e5b",
-    Method.STREAM: "#8a55b5",
+    Route.FULL: "#5b6770",
+    Route.SKIP: "#2a7fba",
+    Route.ACCELERATOR: "#2e9e5b",
+    Route.STREAM: "#8a55b5",
 }
 
 
@@ -627,16 +627,14 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
         zorder=1,
         label=f"{cost.evaluation:.3g} s an evaluation, one prompt",
     )
-    for method, colour in COLOURS.items():
-        drawn = sorted(
-            {(way.evaluations, way.seconds) for way in everything if way.method is method}
-        )
+    for route, colour in COLOURS.items():
+        drawn = sorted({(way.evaluations, way.seconds) for way in everything if way.route is route})
         if drawn:
-            axes.scatter(*zip(*drawn), s=70, color=colour, zorder=3, label=method.value)
-        points = Counter((way.evaluations, way.seconds) for way in ways if way.method is method)
+            axes.scatter(*zip(*drawn), s=70, color=colour, zorder=3, label=route.value)
+        points = Counter((way.evaluations, way.seconds) for way in ways if way.route is route)
         for (evaluations, seconds), count in points.items():
             axes.annotate(
-                _point_name(method, count),
+                _point_name(route, count),
                 (evaluations, seconds),
                 (8, -11),
                 textcoords="offset points",
@@ -687,10 +685,10 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
     return figure
 
 
-def _point_name(method: Method, count: int) -> str:
-    if method in (Method.ACCELERATOR, Method.STREAM):
+def _point_name(route: Route, count: int) -> str:
+    if route in (Route.ACCELERATOR, Route.STREAM):
         return counted(count, "accelerator")
-    return "full" if method is Method.FULL else "skip"
+    return "full" if route is Route.FULL else "skip"
 
 
 NODES = [FewStepBudget]

@@ -10,30 +10,30 @@ from dataclasses import replace
 import pytest
 from comfyui_fewstep.loras.accelerator import Base, Causal
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.samplers.budget import (
+from comfyui_fewstep.samplers.budget.advice import Machine, levers, pitfalls
+from comfyui_fewstep.samplers.budget.cost import (
     EXPERIENCES,
-    MOST_SPEEDUP,
-    STEP_RANGES,
     BlockCost,
     BudgetError,
-    Choice,
     Cost,
-    Machine,
-    Method,
-    StepRange,
     Work,
-    accelerated_way,
     allowance_of,
+    given_blocks,
+    seconds_in_words,
+    streaming_cost,
+)
+from comfyui_fewstep.samplers.budget.ways import (
+    MOST_SPEEDUP,
+    STEP_RANGES,
+    Choice,
+    Route,
+    StepRange,
+    accelerated_way,
     candidates,
     choose,
     full_run_of,
     full_way,
-    given_blocks,
     known_ways,
-    levers,
-    pitfalls,
-    seconds_in_words,
-    streaming_cost,
 )
 from comfyui_fewstep.samplers.causal import make_stream_plan
 
@@ -371,7 +371,7 @@ SKIP_LEVERS = [
         "Skip: nothing to gain at 1 step; it pays above 10.",
     ),
     (
-        replace(FULL_RUN, method=Method.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
+        replace(FULL_RUN, route=Route.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
         "Skip: not with an accelerator; it was distilled to make every one of its 12 steps.",
     ),
     (
@@ -434,11 +434,11 @@ def test_pitfalls_are_those_of_the_choice() -> None:
     assert "needs a causal model" not in told and "window_frames 0" in told
 
 
-def test_the_method_is_named_after_what_is_done() -> None:
+def test_the_route_is_named_after_what_is_done() -> None:
     ways = known_ways(Base.WAN_CAUSAL, 1536, None, RECORDS, COST, CLIP)
-    assert {way.method for way in ways} == {Method.STREAM}
+    assert {way.route for way in ways} == {Route.STREAM}
     first, second = known_ways(Base.SD15, None, StepRange(), [], COST, PICTURE)
-    assert (first.method, second.method) == (Method.FULL, Method.SKIP)
+    assert (first.route, second.route) == (Route.FULL, Route.SKIP)
 
 
 @pytest.mark.parametrize(

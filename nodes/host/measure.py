@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Base
-from ...samplers.budget import BlockCost, BudgetError, Cost
+from ...samplers.budget.cost import BlockCost, BudgetError, Cost
 from ...samplers.causal import Block, StreamPlan, Window
 from .model import base_of, facts_of, fitted_latent
 from .run import RunLog, guider_for

@@ -26,7 +26,8 @@ from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import base_of, with_model_sampling
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
-from comfyui_fewstep.samplers.budget import BlockCost, BudgetError, Choice, Cost, Method
+from comfyui_fewstep.samplers.budget.cost import BlockCost, BudgetError, Cost
+from comfyui_fewstep.samplers.budget.ways import Choice, Route
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.run import Settings
 
@@ -594,7 +595,7 @@ def test_a_causal_model_streams(tmp_path) -> None:
         data["evaluations"] == 4
     )  # one block of three frames: four steps, and no later block that needs its keys
     assert "first block of the stream" in report
-    assert {way["method"] for way in data["ways"]} == {Method.STREAM.value}
+    assert {way["method"] for way in data["ways"]} == {Route.STREAM.value}
     assert "a stream's seconds are rough" in report
 
 
@@ -679,17 +680,17 @@ def test_the_chart_draws_the_time_allowed_and_rings_the_choice(unets) -> None:
 
 def test_the_chart_has_a_point_for_every_way_and_for_the_choice(unets) -> None:
     ways, choice, axes = chart(unets["sd15"], 6.0)
-    for method in (Method.FULL, Method.SKIP, Method.ACCELERATOR):
+    for route in (Route.FULL, Route.SKIP, Route.ACCELERATOR):
         drawn = sorted(
-            {(way.evaluations, way.seconds) for way in [*ways, choice.way] if way.method is method}
+            {(way.evaluations, way.seconds) for way in [*ways, choice.way] if way.route is route}
         )
-        assert drawn and points_of(axes, method.value) == drawn
+        assert drawn and points_of(axes, route.value) == drawn
     # The choice has a dot and a name of its own: it is neither the full run nor the one at 2x.
     names = [text.get_text() for text in axes.texts]
     assert names.count("full") == 1 and names.count("skip") == 1
-    assert names.count("50 steps at 1.65x") == 1 and len(points_of(axes, Method.SKIP.value)) == 2
+    assert names.count("50 steps at 1.65x") == 1 and len(points_of(axes, Route.SKIP.value)) == 2
     counts = [int(name.split()[0]) for name in names if "accelerator" in name]
-    assert sum(counts) == sum(way.method is Method.ACCELERATOR for way in ways)
+    assert sum(counts) == sum(way.route is Route.ACCELERATOR for way in ways)
 
 
 def test_the_chart_says_when_any_time_is_allowed(unets) -> None:

@@ -1,0 +1,287 @@
+"""The ways to run a model, what each is predicted to cost, and which to take.
+
+A budget is a choice among step counts, and the counts that may be chosen are those of the
+accelerator on the model, or the step range of a model that has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ...loras.accelerator import Accelerator, Base, Expert
+from ..skip.run import LEAST_EVALUATIONS
+from .cost import BudgetError, Cost, Work, seconds_in_words
+
+# Step Skip up to here was measured to be nearer to the full run than as many plain steps are
+# (benchmarks/skip.py).
+MOST_SPEEDUP = 2.0
+SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
+
+# ---------------------------------------------------------------- the undistilled run
+
+
+@dataclass(frozen=True)
+class StepRange:
+    """Steps an undistilled model is run with."""
+
+    least: int = 25  # still gives the model's picture
+    most: int = 50  # more add nothing
+    is_guided: bool = True  # each step evaluates both prompts
+
+
+# The least is what ComfyUI's own workflow templates run (version 0.11.27), the most the authors'
+# default where it is known.
+STEP_RANGES = {
+    Base.SD3: StepRange(20, 40),
+    Base.FLUX: StepRange(20, 50),
+    Base.FLUX2: StepRange(20, 50),
+    Base.QWEN_IMAGE: StepRange(20, 50),
+    Base.ERNIE_IMAGE: StepRange(20, 50),
+    Base.ANIMA: StepRange(30, 50),
+    Base.LENS: StepRange(20, 50),
+    Base.MAGE_FLOW: StepRange(30, 50),
+    Base.HIDREAM: StepRange(28, 50),
+    Base.HIDREAM_O1: StepRange(40, 50),
+    Base.ACE_STEP15: StepRange(30, 50),
+    Base.WAN_T2V: StepRange(20, 50),
+    Base.WAN21_I2V: StepRange(20, 40),
+    Base.WAN22_I2V: StepRange(20, 40),
+    Base.WAN22_TI2V: StepRange(20, 50),
+    Base.WAN_VACE: StepRange(20, 50),
+    Base.HUNYUAN_VIDEO: StepRange(20, 50),
+    Base.HUNYUAN15: StepRange(20, 50),
+    Base.LTXV: StepRange(30, 40),
+    Base.LTXAV: StepRange(20, 40),
+    Base.MINIMAX_H3: StepRange(20, 50, is_guided=False),
+}
+# Published distilled only: there is no slow run to compare with or to fall back on.
+WITHOUT_FULL_RUN = frozenset({Base.FLUX_SCHNELL, Base.PID, Base.WAN_CAUSAL, Base.HUNYUAN15_SR})
+
+
+def full_run_of(base: Base | None, is_guidance_distilled: bool) -> StepRange | None:
+    """The undistilled run of an architecture, None where there is none. is_guidance_distilled:
+    guidance is an input of the network.
+    """
+    if base in WITHOUT_FULL_RUN:
+        return None
+    steps = STEP_RANGES.get(base, StepRange()) if base is not None else StepRange()
+    return StepRange(steps.least, steps.most, steps.is_guided and not is_guidance_distilled)
+
+
+# ---------------------------------------------------------------- ways to run
+
+
+class Route(Enum):
+    """What makes a run cheaper, if anything does."""
+
+    FULL = "full steps"
+    SKIP = "full steps with Step Skip"
+    ACCELERATOR = "accelerator"
+    STREAM = "streaming"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a model and what it is predicted to cost."""
+
+    route: Route
+    steps: int
+    evaluations: int  # for each sample
+    seconds: float  # of the whole run
+    target_speedup: float = 1.0  # of Step Skip; 1 leaves nothing out
+    records: tuple[Accelerator, ...] = ()  # the accelerator, or those of the two experts
+    first_block: float | None = None  # seconds until a stream's first block is there
+
+    def price(self, price_per_hour: float, work: Work) -> float:
+        """Of one picture or clip, in the currency of the price."""
+        return self.seconds * price_per_hour / 3600 / work.samples
+
+
+def full_way(run: StepRange, steps: int, target_speedup: float, cost: Cost) -> Way:
+    """The undistilled run at a step count, without the steps that Step Skip leaves out."""
+    made = steps if steps < LEAST_EVALUATIONS else round(steps / target_speedup)
+    return Way(
+        Route.FULL if made == steps else Route.SKIP,
+        steps,
+        made * (2 if run.is_guided else 1),
+        made * cost.step(run.is_guided),
+        target_speedup,
+    )
+
+
+def accelerated_way(
+    records: tuple[Accelerator, ...],
+    steps: int,
+    cost: Cost,
+    work: Work,
+    is_negative_forced: bool = False,
+) -> Way:
+    """An accelerator at one of its step counts. is_negative_forced: a patch has the negative prompt
+    evaluated at CFG 1 too.
+    """
+    record = records[0]
+    if steps not in record.steps:
+        raise BudgetError(f"{record.id} was distilled for {list(record.steps)} steps, not {steps}.")
+    if record.causal is not None:
+        return _streaming_way(record, steps, cost, work)
+    is_guided = record.is_guided or is_negative_forced
+    evaluations = steps * (2 if is_guided else 1)
+    return Way(Route.ACCELERATOR, steps, evaluations, steps * cost.step(is_guided), records=records)
+
+
+def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
+    """A causal model, block by block: each but the last is evaluated once more for the memory of
+    the blocks after it.
+    """
+    causal = record.causal
+    assert causal is not None
+    block = cost.blocks[causal.frames_per_block]
+    blocks = math.ceil(work.latent_frames / causal.frames_per_block)
+    first = causal.first_block_steps or steps
+    counts = [first, *[steps] * (blocks - 1)]
+    seconds = sum(
+        (count + (n < blocks - 1)) * block.at(n, blocks) for n, count in enumerate(counts)
+    )
+    return Way(
+        Route.STREAM,
+        steps,
+        sum(counts) + blocks - 1,
+        seconds,
+        records=(record,),
+        first_block=first * block.first,
+    )
+
+
+def block_sizes(records: Iterable[Accelerator]) -> set[int]:
+    """Latent frames that the causal ones among these make at a time."""
+    return {record.causal.frames_per_block for record in records if record.causal is not None}
+
+
+def candidates(
+    record: Accelerator | None,
+    run: StepRange | None,
+    cost: Cost,
+    work: Work,
+    is_negative_forced: bool = False,
+) -> list[Way]:
+    """What the connected model can do, from the most faithful to the cheapest. record: the
+    accelerator it carries, if any.
+    """
+    if record is not None:
+        return [
+            accelerated_way((record,), steps, cost, work, is_negative_forced)
+            for steps in reversed(record.steps)
+        ]
+    if run is None:
+        raise BudgetError(
+            "This architecture is published distilled only, and the model carries no accelerator,"
+            " so its step counts are not known. Put an Accelerator Loader in front of this node:"
+            " lora_name none, and its record in accelerator if it is not recognised."
+        )
+    # Skipping comes before fewer steps: at equal evaluations it stays nearer to the full run.
+    speedups = [
+        1.0 + SPEEDUP_STEP * n for n in range(1 + round((MOST_SPEEDUP - 1.0) / SPEEDUP_STEP))
+    ]
+    skipping = [full_way(run, run.most, round(speedup, 2), cost) for speedup in speedups]
+    return skipping + [
+        full_way(run, steps, MOST_SPEEDUP, cost) for steps in range(run.most - 1, run.least - 1, -1)
+    ]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way to take."""
+
+    way: Way
+    allowance: float  # seconds; infinite where nobody waits
+
+    @property
+    def misses(self) -> float:
+        """Seconds by which even the cheapest honest way is too slow; 0 where it fits."""
+        return max(0.0, self.way.seconds - self.allowance)
+
+    def __str__(self) -> str:
+        """Whether it fits, in words."""
+        if self.misses:
+            return (
+                f"misses the allowance of {seconds_in_words(self.allowance)} by"
+                f" {seconds_in_words(self.misses)}"
+            )
+        if math.isinf(self.allowance):
+            return "any time is allowed"
+        return f"fits {seconds_in_words(self.allowance)}"
+
+
+def choose(ways: Sequence[Way], allowance: float) -> Choice:
+    """The first that fits, of ways from the most faithful to the cheapest; else the cheapest, and
+    by how much it misses.
+
+    Of several that cost the same and do not fit, the one of fewest steps: 20 steps and 21 at 2x
+    both make ten evaluations.
+    """
+    fitting = (way for way in ways if way.seconds <= allowance)
+    return Choice(next(fitting, min(ways, key=lambda way: (way.seconds, way.steps))), allowance)
+
+
+def known_ways(
+    base: Base | None,
+    width: int | None,
+    run: StepRange | None,
+    catalogue: Iterable[Accelerator],
+    cost: Cost,
+    work: Work,
+    is_negative_forced: bool = False,
+    carried: Accelerator | None = None,
+) -> list[Way]:
+    """Every way to run a model of this base and size, the slowest first. Accelerators at their own
+    step count.
+
+    carried: the accelerator on the model, listed whatever its size is said to be. A stream is left
+    out where its blocks have no cost.
+    """
+    records = {
+        record.id: record
+        for record in catalogue
+        if base in record.bases
+        and _is_size(record, width)
+        and block_sizes((record,)) <= cost.blocks.keys()
+    }
+    if carried is not None:
+        records[carried.id] = carried
+    full = (
+        []
+        if run is None
+        else [full_way(run, run.most, 1.0, cost), full_way(run, run.most, MOST_SPEEDUP, cost)]
+    )
+    pairs = [
+        _with_partner(record, records)
+        for record in records.values()
+        if not _is_second(record, records)
+    ]
+    accelerated = [
+        accelerated_way(pair, pair[0].default_steps, cost, work, is_negative_forced)
+        for pair in pairs
+    ]
+    return full + sorted(accelerated, key=lambda way: (-way.seconds, way.records[0].id))
+
+
+def _is_size(record: Accelerator, width: int | None) -> bool:
+    return record.width is None or width is None or record.width == width
+
+
+def _partner_id(record: Accelerator) -> str:
+    """The id of the other expert's record: Wan 2.2's come in pairs that differ in one word."""
+    words = {"high": "low", "low": "high"}
+    return "-".join(words.get(word, word) for word in record.id.split("-"))
+
+
+def _with_partner(record: Accelerator, records: dict[str, Accelerator]) -> tuple[Accelerator, ...]:
+    partner = records.get(_partner_id(record)) if record.expert is not None else None
+    return (record,) if partner is None else (record, partner)
+
+
+def _is_second(record: Accelerator, records: dict[str, Accelerator]) -> bool:
+    return record.expert is Expert.LOW_NOISE and _partner_id(record) in records
