@@ -65,4 +65,5 @@ if PACK not in sys.modules:
     load_pack()
 # At the end, so that nothing in it can hide a module of ComfyUI's.
 sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "scripts" / "build"))
 sys.path.append(str(ROOT / "tests"))

@@ -22,7 +22,6 @@ import atheris
 
 import conftest  # noqa: F401  loads the pack's root alone
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 with atheris.instrument_imports(include=["comfyui_fewstep", "batch"]):
     import test_bad_workflows
     import test_declarations

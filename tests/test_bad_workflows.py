@@ -5,7 +5,6 @@ lead elsewhere.
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,12 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import batch
+from comfy_client import Client
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import batch  # noqa: E402
-
-from comfy_client import Client  # noqa: E402
 
 SHIPPED = json.loads((ROOT / "workflows" / "api" / "sd15_lcm.json").read_text(encoding="utf-8"))
 FUZZ = settings(max_examples=1500)

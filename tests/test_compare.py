@@ -28,14 +28,12 @@ from comfyui_fewstep.quality import metrics, sheet
 from comfyui_fewstep.quality.metrics import Quality, compare, temporal_difference
 from PIL import Image
 
+import batch
+import compare as program
+import report_page
+from comfy_client import Client
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-
-import batch  # noqa: E402
-import compare as program  # noqa: E402
-import report_page  # noqa: E402
-
-from comfy_client import Client  # noqa: E402
 
 IMAGE = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
 CLIP = torch.rand(5, 48, 64, 3, generator=torch.Generator().manual_seed(1))
@@ -582,7 +580,7 @@ def test_a_python_without_torch_is_told_before_anything_runs(tmp_path) -> None:
     command = [
         sys.executable,
         "-S",
-        str(ROOT / "benchmarks" / "compare.py"),
+        str(ROOT / "scripts" / "compare.py"),
         "--server",
         "http://127.0.0.1:9",
     ]

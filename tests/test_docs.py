@@ -13,13 +13,13 @@ import build_docs
 
 def test_the_page_of_accelerators_is_current():
     assert build_docs.TARGET.read_text(encoding="utf-8") == build_docs.document(), (
-        "run python scripts/build_docs.py"
+        "run python scripts/build/build_docs.py"
     )
 
 
 def test_the_table_of_the_readme_is_current_and_has_every_family():
     page = build_docs.README.read_text(encoding="utf-8")
-    assert page == build_docs.readme(), "run python scripts/build_docs.py"
+    assert page == build_docs.readme(), "run python scripts/build/build_docs.py"
     assert [
         family
         for family in {record.family for record in CATALOG.values()}

@@ -25,7 +25,9 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 def memory_of(language: str) -> dict[str, str]:
     return json.loads(
-        (ROOT / "scripts" / "translations" / f"{language}.json").read_text(encoding="utf-8")
+        (ROOT / "scripts" / "build" / "translations" / f"{language}.json").read_text(
+            encoding="utf-8"
+        )
     )
 
 
@@ -49,7 +51,7 @@ def test_english_covers_every_node_input_and_output() -> None:
 def test_every_text_is_translated(language: str) -> None:
     memory = memory_of(language)
     missing = sorted(set(locale_texts.every_text(ENGLISH)) - set(memory))
-    assert missing == [], f"scripts/translations/{language}.json lacks these"
+    assert missing == [], f"scripts/build/translations/{language}.json lacks these"
     same = [text for text, words in memory.items() if text == words and text not in SAME_WORD]
     assert [text for text in same if " " in text] == []
 
@@ -124,7 +126,7 @@ def test_locale_file_is_built_from_the_translations(language: str) -> None:
     for name in ("nodeDefs.json", "main.json"):
         path = ROOT / "locales" / language / name
         assert path.read_text(encoding="utf-8") == built[path], (
-            "run python scripts/build_workflows.py"
+            "run python scripts/build/build_workflows.py"
         )
     translated = json.loads(
         (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")

@@ -53,7 +53,7 @@ def api_file(graph: Graph) -> dict[str, Any]:
 
 def test_every_file_is_what_its_description_makes() -> None:
     stale = build_workflows.stale_files(build_workflows.built_files(SCHEMA))
-    assert stale == [], "run python scripts/build_workflows.py"
+    assert stale == [], "run python scripts/build/build_workflows.py"
 
 
 @each_graph
@@ -221,7 +221,9 @@ def test_note_is_short(graph: Graph) -> None:
 @each_graph
 def test_template_browser_has_a_picture(graph: Graph) -> None:
     picture = FOLDER / f"{graph.title}.jpg"
-    assert picture.read_bytes().startswith(b"\xff\xd8"), "run python scripts/draw_thumbnails.py"
+    assert picture.read_bytes().startswith(b"\xff\xd8"), (
+        "run python scripts/build/draw_thumbnails.py"
+    )
     assert picture.stat().st_size < 80_000
 
 

@@ -26,15 +26,13 @@ from comfyui_fewstep.nodes.host.stream import StreamRun
 from comfyui_fewstep.samplers.causal import make_stream_plan
 from comfyui_fewstep.samplers.plan import make_plan
 
+import batch
+import compare as program
 from comfy_client import outputs
 from comfy_server import Server, free_port, running_server
 from small_models import write_wan, write_wan_vae
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import batch  # noqa: E402
-import compare as program  # noqa: E402
 
 
 def sampled(evaluations: int, seconds: str, cfg: str) -> str:
@@ -228,7 +226,7 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running_server(host, base, port=port, packs=packs))
         client = stack.enter_context(
-            subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "compare.py"), *arguments])
+            subprocess.Popen([sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments])
         )
         stack.callback(client.kill)
         wait_for(lambda: len(results(out)) >= 4)

@@ -1,7 +1,7 @@
 """What the running server says of our nodes is what saved graphs rely on: ids, input names, order,
 types, defaults.
 
-After a wanted change: python scripts/build_workflows.py --host, and read the difference in
+After a wanted change: python scripts/build/build_workflows.py --host, and read the difference in
 tests/object_info.json.
 """
 
@@ -50,5 +50,5 @@ def test_snapshot_knows_every_node_of_ours(live: node_schema.Schema) -> None:
 def test_english_texts_are_what_the_nodes_say(server: Server) -> None:
     built = english(server.client.get("/object_info"))
     assert json.loads((LOCALES / "en" / "nodeDefs.json").read_text(encoding="utf-8")) == built, (
-        "run python scripts/build_workflows.py --host, and translate what changed"
+        "run python scripts/build/build_workflows.py --host, and translate what changed"
     )

@@ -1,15 +1,15 @@
 """Build what the editor shows: workflows/*.json, workflows/api/*.json, subgraphs/*.json and
 locales/.
 
-The workflows are described in scripts/shipped_workflows.py, the translations in
-scripts/translations/.
+The workflows are described in scripts/build/shipped_workflows.py, the translations in
+scripts/build/translations/.
 
-    python scripts/build_workflows.py            build from the node schema in
-    tests/object_info.json python scripts/build_workflows.py --host     first take the schema and
+    python scripts/build/build_workflows.py            build from the node schema in
+    tests/object_info.json python scripts/build/build_workflows.py --host     first take the schema and
     the English texts from the pinned ComfyUI, after a
                                                  node has changed
-    python scripts/build_workflows.py --server URL   the same from a ComfyUI that is running with
-    this pack python scripts/build_workflows.py --check    write nothing; say which files are out of
+    python scripts/build/build_workflows.py --server URL   the same from a ComfyUI that is running with
+    this pack python scripts/build/build_workflows.py --check    write nothing; say which files are out of
     date
 """
 
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import node_schema
 from comfy_client import Client
 from comfy_server import running_server
@@ -34,7 +36,7 @@ from pack import project_value
 from shipped_workflows import all_graphs, blueprints
 from workflow_graph import OUR_PREFIX, Converted, Graph, Model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EDITOR = ROOT / "workflows"
 API = EDITOR / "api"
 BLUEPRINTS = ROOT / "subgraphs"
@@ -44,7 +46,7 @@ LINE = 110
 OVERVIEW_HEAD = """# The shipped workflows
 
 Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this pack: models that are missing are
-offered for download. The files of the third column are the same graphs for `POST /prompt`. Built by scripts/build_workflows.py.
+offered for download. The files of the third column are the same graphs for `POST /prompt`. Built by scripts/build/build_workflows.py.
 
 | Workflow | Steps | API | Model files |
 |---|---|---|---|

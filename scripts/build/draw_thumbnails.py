@@ -1,8 +1,8 @@
 """Draw workflows/*.jpg, the pictures of the template browser: a scene that comes out of the noise
 in as many strips as steps.
 
-    python scripts/draw_thumbnails.py            draw those that are missing
-    python scripts/draw_thumbnails.py --all      draw all of them again
+    python scripts/build/draw_thumbnails.py            draw those that are missing
+    python scripts/build/draw_thumbnails.py --all      draw all of them again
 
 Needs numpy and Pillow, which every ComfyUI brings.
 """
@@ -12,17 +12,20 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import node_schema
 from shipped_workflows import all_graphs
 from workflow_graph import Graph
 
-FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 SIZE = 360
 GRAIN = 3
 BAND = 112

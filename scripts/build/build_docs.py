@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 import pack  # noqa: F401  makes comfyui_fewstep importable
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "accelerators.md"
 README = ROOT / "README.md"
 
 HEAD = """# Accelerators
 
 Every accelerator the Accelerator Loader knows, with the settings it was distilled for. Written by
-`python scripts/build_docs.py` from `loras/catalog/`; edit that, not this.
+`python scripts/build/build_docs.py` from `loras/catalog/`; edit that, not this.
 
 Sigmas are those of the default step count, for sizes that matter at 1024 x 1024. CFG 1 makes one evaluation a step; any other
 value makes two. Strength is the release's own and multiplies the node's. What could not be confirmed is said at the end of each
@@ -205,7 +206,7 @@ def main() -> int:
             if not path.is_file() or path.read_text(encoding="utf-8") != page
         ]
         print(
-            f"{', '.join(map(str, stale))} not current: run python scripts/build_docs.py"
+            f"{', '.join(map(str, stale))} not current: run python scripts/build/build_docs.py"
             if stale
             else "all current"
         )

@@ -1,6 +1,6 @@
 """locales/<language>/nodeDefs.json: every text of our nodes that a person reads.
 
-The English ones come from the running server's /object_info. scripts/translations/<language>.json
+The English ones come from the running server's /object_info. scripts/build/translations/<language>.json
 says each of them in another language, English text -> translation, so that a changed text asks for
 a new translation: tests/test_locales.py fails until it is there.
 """
@@ -15,9 +15,9 @@ from typing import Any
 from node_schema import Node, node_of
 from workflow_graph import OUR_PREFIX
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
-TRANSLATIONS = ROOT / "scripts" / "translations"
+TRANSLATIONS = ROOT / "scripts" / "build" / "translations"
 CATEGORY = "few-step"
 
 # An accelerator's id is its name in every language; only the words beside them are translated.

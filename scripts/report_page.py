@@ -23,12 +23,13 @@ import pack  # noqa: F401  makes comfyui_fewstep importable
 # isort: split
 
 import torch
-from batch import Job, Outcome, Result, Store
 from comfyui_fewstep.quality.figure import new_figure
 from comfyui_fewstep.quality.metrics import Quality, compare, lpips_missing
 from comfyui_fewstep.quality.sheet import draw_sheet, plain
 from PIL import Image, ImageSequence
 from torch import Tensor
+
+from batch import Job, Outcome, Result, Store
 
 CLIPS = frozenset({".mp4", ".webm"})
 COLUMNS = (

@@ -1,7 +1,7 @@
 """Workflows against each other over many prompts and seeds, on one or several running ComfyUI
 servers.
 
-    python benchmarks/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow
+    python scripts/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow
         fast.json \\ --prompts prompts.txt --seeds 4 --out report/
 
 The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that
@@ -22,10 +22,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "scripts"))
+import batch
 
-import batch  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 # What the report cannot be made without, asked for before a server works for nothing.
 NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL")

@@ -1,6 +1,6 @@
 """Take the pictures of the help pages and of the README in the real editor.
 
-    python scripts/take_pictures.py [--only NAME ...]
+    python scripts/build/take_pictures.py [--only NAME ...]
 
 Needs Chromium and playwright (tests/requirements.txt). Writes web/docs/images/<node id>.png and
 docs/images/graph.png.
@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "browser"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "scripts"), str(ROOT / "tests" / "browser")]
 
 from editor import Editor, open_editor  # noqa: E402
 from stand_ins import prepare_base  # noqa: E402
