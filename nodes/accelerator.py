@@ -8,7 +8,6 @@ import math
 import os
 import re
 
-import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import (
@@ -34,9 +33,9 @@ from ..loras.fingerprint import (
 )
 from ..loras.repair import repair
 from ..loras.words import counted
-from .host import declared
 from .host.attach import Coverage, attach_lora, with_record
-from .host.files import load_tensors, missing_file, model_path
+from .host.declared import Known, declaration_paths, declared_ids, known_accelerators
+from .host.files import listed_files, load_tensors, missing_file, model_path
 from .host.model import accelerator_of, base_of, file_of, with_model_sampling
 from .host.recognise import (
     UNMARKED,
@@ -80,7 +79,7 @@ class FewStepAccelerator(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model the accelerator was made for."),
                 io.Combo.Input(
                     "lora_name",
-                    options=[NONE, *folder_paths.get_filename_list(LORAS)],
+                    options=[NONE, *listed_files(LORAS)],
                     tooltip=(
                         "The accelerator's file in models/loras; none for a model that is itself"
                         " distilled."
@@ -88,7 +87,7 @@ class FewStepAccelerator(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "accelerator",
-                    options=[AUTO, *CATALOG, *declared.ids()],
+                    options=[AUTO, *CATALOG, *declared_ids()],
                     default=AUTO,
                     tooltip=(
                         "auto recognises the file from its contents, its name last. Choose one by"
@@ -134,7 +133,7 @@ class FewStepAccelerator(io.ComfyNode):
         stamps = [path] if path else []
         return " ".join(
             f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}"
-            for file in (*stamps, *declared.paths())
+            for file in (*stamps, *declaration_paths())
         )
 
     @classmethod
@@ -174,7 +173,7 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
             f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was"
             " released at."
         )
-    known = declared.known()
+    known = known_accelerators()
     header = read_header(path)
     record, recognition = identify(header, lora_name, accelerator, known)
     refuse_other_base(model, record, lora_name, known)
@@ -201,12 +200,12 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
 
 
 def identify(
-    header: Header, lora_name: str, accelerator: str, known: declared.Known | None = None
+    header: Header, lora_name: str, accelerator: str, known: Known | None = None
 ) -> tuple[Accelerator, Recognition]:
     """The record of a file: the one chosen by hand if the header allows it, else the one the
     evidence leaves.
     """
-    known = known or declared.known()
+    known = known or known_accelerators()
     refuse_left_out(lora_name)
     recognition = recognise(header, lora_name, known.for_file(lora_name) or known.records.values())
     found = recognition.fingerprint
@@ -282,9 +281,7 @@ def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None
         )
 
 
-def refuse_distilled_model(
-    model, record: Accelerator, lora_name: str, known: declared.Known
-) -> None:
+def refuse_distilled_model(model, record: Accelerator, lora_name: str, known: Known) -> None:
     """Raise where the model's own file says that it is distilled already, unless the LoRA is made
     for such a model.
     """
@@ -378,7 +375,7 @@ def attach_distilled(model, accelerator: str):
     """(the distilled model with its record, Report). Raises ValueError for one that is not
     distilled or not known.
     """
-    known = declared.known()
+    known = known_accelerators()
     recognition = recognise_distilled(model, known)
     name = file_of(model)[0] or "The connected model"
     refuse_left_out(name)

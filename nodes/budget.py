@@ -5,21 +5,16 @@ model, at this size.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
-import folder_paths
-from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator, Base
-from ..loras.fingerprint import FileProblem, read_header, recognise
 from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
 from ..samplers.budget.advice import Machine, levers, pitfalls
@@ -44,9 +39,10 @@ from ..samplers.budget.ways import (
     full_run_of,
     known_ways,
 )
-from .host import declared
+from .host.at_hand import files_at_hand
+from .host.declared import Known, known_accelerators
 from .host.foreign import negative_branch_forced
-from .host.measure import is_guidance_distilled, measure, measure_blocks
+from .host.measure import device_name, is_guidance_distilled, machine_of, measure, measure_blocks
 from .host.model import (
     MOTION_KEY,
     accelerator_of,
@@ -225,7 +221,7 @@ class Subject:
     notes: how the accelerator was recognised, or why it was not.
     """
 
-    model: ModelPatcher
+    model: Any
     base: Base | None
     width: int | None
     record: Accelerator | None
@@ -234,37 +230,37 @@ class Subject:
     work: Work
     machine: Machine
     is_negative_forced: bool
+    known: Known
     notes: tuple[str, ...]
 
 
-def look_at(model: ModelPatcher, latent: Mapping[str, Tensor]) -> Subject:
-    base = base_of(model)
-    record, notes = carried_by(model)
+def look_at(model, latent: Mapping[str, Tensor]) -> Subject:
+    base, known = base_of(model), known_accelerators()
+    record, notes = carried_by(model, known)
     return Subject(
         model,
         base,
         width_of(model),
         record,
-        catalogue_of(model),
+        catalogue_of(model, known),
         full_run_of(base, is_guidance_distilled(model)),
         work_of(model, latent),
         machine_of(model),
         negative_branch_forced(model),
+        known,
         notes,
     )
 
 
-def catalogue_of(model) -> tuple[Accelerator, ...]:
+def catalogue_of(model, known: Known) -> tuple[Accelerator, ...]:
     """Every accelerator known here. The demo model's are for it alone, and it has no others."""
     is_demo = facts_of(model) is not None
     return tuple(
-        record
-        for record in declared.known().records.values()
-        if (record.family == DEMO_FAMILY) == is_demo
+        record for record in known.records.values() if (record.family == DEMO_FAMILY) == is_demo
     )
 
 
-def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
+def carried_by(model, known: Known) -> tuple[Accelerator | None, tuple[str, ...]]:
     """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by
     another loader.
     """
@@ -272,7 +268,7 @@ def carried_by(model) -> tuple[Accelerator | None, tuple[str, ...]]:
     if record is not None:
         return record, ()
     try:
-        recognition, notes = recognise_foreign(model)
+        recognition, notes = recognise_foreign(model, known)
     except ValueError as error:
         return None, (f"Taken for a model without an accelerator: {error}",)
     if recognition is None or recognition.record is not None:
@@ -326,63 +322,6 @@ def cost_of(
     return streaming_cost(blocks, size)
 
 
-def machine_of(model) -> Machine:
-    """Bits of a weight as they lie in memory, packed formats included, and the low precision that
-    the device computes faster in.
-    """
-    weights = list(model.model.diffusion_model.parameters())
-    bits = 8 * sum(weight.nbytes for weight in weights) / sum(weight.numel() for weight in weights)
-    management, device = comfy.model_management, model.load_device
-    faster = (
-        "NVFP4"
-        if management.supports_nvfp4_compute(device)
-        else "FP8"
-        if management.supports_fp8_compute(device)
-        else ""
-    )
-    return Machine(round(bits), faster)
-
-
-def found_files(ways: Sequence[Way]) -> dict[str, str]:
-    """Accelerator id -> the name under which one of its files lies in its model folder.
-
-    A name that several releases share says nothing; such a LoRA is recognised by its header.
-    """
-    records = [record for way in ways for record in way.records]
-    uses = Counter(
-        name
-        for record in declared.known().records.values()
-        if not record.only_by_choice
-        for name in {file.name for file in record.files}
-    )
-    found = {}
-    for record in records:
-        places = {
-            (file.folder, file.name)
-            for file in record.files
-            if file.name and file.folder in folder_paths.folder_names_and_paths
-        }
-        for folder, published in sorted(places):
-            for name in folder_paths.get_filename_list(folder):
-                if os.path.basename(name) == published and (
-                    uses[published] <= 1 or is_of(record, folder, name)
-                ):
-                    found[record.id] = name
-    return found
-
-
-def is_of(record: Accelerator, folder: str, name: str) -> bool:
-    """Whether the file at hand is this release's, by its contents and its path."""
-    path = folder_paths.get_full_path(folder, name)
-    if path is None or not name.endswith(".safetensors"):
-        return False
-    try:
-        recognition = recognise(read_header(path), name, declared.known().records.values())
-    except FileProblem:
-        return False
-    return recognition.record is not None and recognition.record.id == record.id
-
-
 # ---------------------------------------------------------------- what is told
 
 
@@ -395,7 +334,8 @@ def describe(
     price_per_hour: float,
     is_measured: bool,
 ) -> BudgetReport:
-    way, files = choice.way, found_files(ways)
+    way = choice.way
+    files = files_at_hand((record for way in ways for record in way.records), subject.known)
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     price = way.price(price_per_hour, subject.work)
     name = (
@@ -464,11 +404,7 @@ def describe(
 
 def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     """The figures that the predictions rest on, and where they come from."""
-    origin = (
-        f"measured now on {comfy.model_management.get_torch_device_name(subject.model.load_device)}"
-        if is_measured
-        else "as given"
-    )
+    origin = f"measured now on {device_name(subject.model)}" if is_measured else "as given"
     if subject.record is None or subject.record.causal is None:
         return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"
     block = cost.blocks[subject.record.causal.frames_per_block]
@@ -524,7 +460,7 @@ def table(
     allowance: float,
     price_per_hour: float,
 ) -> str:
-    """Every way to run the model, a line each. files: as found_files says."""
+    """Every way to run the model, a line each. files: as files_at_hand says."""
     price = [f"price per {subject.work.noun}"] if price_per_hour else []
     head = [
         "way",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from ..loras.accelerator import Accelerator
 from ..loras.catalog import CATALOG
 from .host.attach import attach_lora, with_record
-from .host.files import load_diffusion_model, load_tensors, load_vae
+from .host.files import add_to_folder, load_diffusion_model, load_tensors, load_vae
 from .host.model import FACTS_KEY, ModelFacts, with_shift
 from .host.stream import require_causal_wan
 
@@ -133,7 +132,7 @@ class FewStepDemo(io.ComfyNode):
 
 def offer_loras() -> None:
     """Put the demo's accelerators into the list of every LoRA loader, beside the user's own files."""
-    folder_paths.add_model_folder_path("loras", str(LORAS))
+    add_to_folder("loras", str(LORAS))
 
 
 def embed(prompt: str, table: Tensor, text: dict) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from comfy_api.v0_0_2 import io
-from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
@@ -23,7 +22,7 @@ from .host.model import sigma_of, start_picture
 from .host.recognise import accelerated
 from .host.report import Report, in_figures
 from .host.run import refuse_cfg_sent
-from .host.server import drop_cached_results, show_on_node
+from .host.server import drop_cached_results, missing_output, show_on_node
 from .host.skip import another_skip_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
 from .host.stream_decode import can_decode_frames
@@ -218,7 +217,7 @@ class FewStepStream(io.ComfyNode):
         }
         # For what is connected to it in ways that a prompt does not show, such as a node that makes
         # nodes.
-        images = ExecutionBlocker(NO_VAE) if run.images is None else run.images.flatten(0, 1)
+        images = missing_output(NO_VAE) if run.images is None else run.images.flatten(0, 1)
         return io.NodeOutput(
             {**latent, "samples": run.samples},
             images,

@@ -30,10 +30,10 @@ SHIPPED = sorted(
 
 HOST_MODULES = {
     "comfy",
-    "comfy_api",
     "comfy_extras",
     "comfy_execution",
     "comfy_config",
+    "comfyui_version",
     "folder_paths",
     "server",
     "execution",
@@ -41,6 +41,11 @@ HOST_MODULES = {
     "latent_preview",
     "app",
 }
+# What the host offers for schemas: node files know it too.
+HOST_API = "comfy_api"
+HOST_LAYER = "nodes/host"
+# The one file that names them all to the host.
+NODE_TABLE = Path("nodes/__init__.py")
 # The names of our packages and folders: imported absolutely, they are the host's, or somebody
 # else's.
 OWN_NAMES = {*PACKAGES, "scripts", "tests", "demo", "benchmarks", "utils"}
@@ -104,6 +109,20 @@ BAD_SNIPPETS = [
         "def f():\n    from folder_paths import x",
         "imports the host's folder_paths",
     ),
+    ("nodes/x.py", "import comfy.samplers", "imports the host's comfy outside nodes/host"),
+    ("nodes/x.py", "import folder_paths", "imports the host's folder_paths outside nodes/host"),
+    (
+        "nodes/x.py",
+        "from comfy_execution.graph_utils import ExecutionBlocker",
+        "imports the host's comfy_execution outside nodes/host",
+    ),
+    ("nodes/x.py", "import server", "imports the host's server outside nodes/host"),
+    ("samplers/x.py", "from comfy_api.v0_0_2 import io", "imports comfy_api outside nodes/"),
+    ("nodes/x.py", "from .sampler import describe", "imports the node file sampler"),
+    ("nodes/x.py", "from . import sampler", "imports the node file sampler"),
+    ("nodes/x.py", "from ..nodes.sampler import describe", "imports the node file sampler"),
+    ("nodes/host/x.py", "from ..sampler import describe", "imports the node file sampler"),
+    ("nodes/host/x.py", "from .. import sampler", "imports the node file sampler"),
     ("nodes/x.py", "from samplers import plan", "imports samplers absolutely"),
     ("nodes/x.py", "import nodes", "imports nodes absolutely"),
     ("loras/x.py", "import numpy", "imports numpy"),
@@ -128,8 +147,14 @@ def test_a_bad_file_is_caught(path: str, code: str, expected: str) -> None:
 
 
 def test_a_good_file_is_let_through() -> None:
-    host_layer = "import comfy.samplers\nfrom ..samplers.plan import x\nfrom . import host"
-    assert violations(host_layer, Path("nodes/x.py")) == []
+    host_layer = "import comfy.samplers\nfrom ...samplers.plan import x\nfrom .model import y"
+    assert violations(host_layer, Path("nodes/host/x.py")) == []
+    node = (
+        "from comfy_api.v0_0_2 import io\nfrom ..quality import x\nfrom .host.model import y\n"
+        "from .host import report"
+    )
+    assert violations(node, Path("nodes/x.py")) == []
+    assert violations("from . import accelerator, host", NODE_TABLE) == []
     assert (
         violations("import math\nimport torch\nfrom ..loras import catalog", Path("samplers/x.py"))
         == []
@@ -169,20 +194,23 @@ def import_violations(tree: ast.AST, path: Path) -> Iterator[str]:
             wrong = (
                 relative_problem(name, level, path, package)
                 if level
-                else absolute_problem(name, package)
+                else absolute_problem(name, path, package)
             )
             if wrong:
                 yield f"line {node.lineno}: {wrong}"
 
 
-def absolute_problem(name: str, package: str) -> str | None:
+def absolute_problem(name: str, path: Path, package: str) -> str | None:
     top = name.split(".")[0]
     if top in OWN_NAMES:
         return f"imports {top} absolutely, which is the host's"
     if top in FORBIDDEN_MODULES:
         return f"imports {top}, which shipped code must not"
     if top in HOST_MODULES:
-        return None if package == "nodes" else f"imports the host's {top} outside nodes/"
+        is_host_layer = path.parent.as_posix() == HOST_LAYER
+        return None if is_host_layer else f"imports the host's {top} outside {HOST_LAYER}/"
+    if top == HOST_API:
+        return None if package == "nodes" else f"imports {HOST_API} outside nodes/"
     allowed = ALLOWED_IN_QUALITY if package == "quality" else ALLOWED_IN_PURE
     if package in PURE and top not in allowed and not is_standard(top):
         return (
@@ -197,14 +225,15 @@ def relative_problem(name: str, level: int, path: Path, package: str) -> str | N
     depth = len(path.parts) - level
     if depth < 0:
         return f"leaves the pack with {'.' * level}{name}"
-    target = path.parts[0] if depth >= 1 else name.split(".")[0]
+    reached = (*path.parts[:depth], *name.split("."))
+    target = reached[0]
     if package == "" or target not in PACKAGES:
         return None
-    return (
-        None
-        if target == package or target in PACKAGES[package]
-        else f"{package} may not import {target}"
-    )
+    if target != package and target not in PACKAGES[package]:
+        return f"{package} may not import {target}"
+    if target == "nodes" and len(reached) > 1 and reached[1] != "host" and path != NODE_TABLE:
+        return f"imports the node file {reached[1]}: what two nodes use lies in a room below them"
+    return None
 
 
 def call_violations(tree: ast.AST) -> Iterator[str]:

@@ -51,29 +51,29 @@ class Known:
         )
 
 
-def files() -> dict[str, str]:
+def declarations() -> dict[str, str]:
     """Declarations by name: in models/fewstep, and beside the LoRAs."""
     paths = {name: model_path("fewstep", name) for name in declaration_names(SUFFIX)}
     return {name: path for name, path in paths.items() if path is not None}
 
 
-def ids() -> list[str]:
+def declared_ids() -> list[str]:
     """The ids that the declarations' names spell, without reading them."""
     return sorted({id_of(name) for name in declaration_names(SUFFIX)} - {"", *CATALOG})
 
 
-def paths() -> list[str]:
-    return list(files().values())
+def declaration_paths() -> list[str]:
+    return list(declarations().values())
 
 
-def known() -> Known:
+def known_accelerators() -> Known:
     """Every accelerator there is now. A declaration that is wrong is logged, and named where
     somebody asks for it.
     """
     records, own, problems = dict(CATALOG), [], []
-    for name, path in files().items():
+    for name, path in declarations().items():
         try:
-            record = read(name, Path(path))
+            record = read_declaration(name, Path(path))
             if record.id in records:
                 raise DeclarationError(
                     f"{name}: its name spells {record.id}, which is taken. Rename the file."
@@ -87,7 +87,7 @@ def known() -> Known:
     return Known(records, tuple(own), tuple(problems))
 
 
-def read(name: str, path: Path) -> Accelerator:
+def read_declaration(name: str, path: Path) -> Accelerator:
     """The accelerator of one file. Raises DeclarationError."""
     try:
         with path.open("rb") as file:

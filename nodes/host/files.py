@@ -19,6 +19,11 @@ def add_model_folder(name: str) -> None:
     folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
+def add_to_folder(name: str, path: str) -> None:
+    """Have the host list the files in a folder of ours beside those of models/<name>."""
+    folder_paths.add_model_folder_path(name, path)
+
+
 def declaration_names(suffix: str) -> list[str]:
     """JSON files with this ending in models/fewstep and beside the LoRAs; listed, and the list
     remembered, by the host.
@@ -32,10 +37,21 @@ def declaration_names(suffix: str) -> list[str]:
     return [name for name in folder_paths.get_filename_list("fewstep") if name.endswith(suffix)]
 
 
+def is_folder(name: str) -> bool:
+    """Whether the host knows a model folder of this name: packs bring some of their own."""
+    return name in folder_paths.folder_names_and_paths
+
+
+def listed_files(folder: str) -> list[str]:
+    """The files of models/<folder> as the host lists them, by the endings it knows for it."""
+    return folder_paths.get_filename_list(folder)
+
+
 def model_files(folder: str) -> list[str]:
+    """Those that are model files, of a folder for which the host knows no endings."""
     return [
         name
-        for name in folder_paths.get_filename_list(folder)
+        for name in listed_files(folder)
         if name.lower().endswith(tuple(folder_paths.supported_pt_extensions))
     ]
 

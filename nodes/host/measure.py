@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import comfy.model_management
 import comfy.nested_tensor
 import comfy.samplers
 import comfy.utils
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Base
+from ...samplers.budget.advice import Machine
 from ...samplers.budget.cost import BlockCost, BudgetError, Cost
 from ...samplers.causal import Block, StreamPlan, Window
 from .model import base_of, facts_of, fitted_latent
@@ -159,6 +161,28 @@ def _block_cost(
         seed=0,
     )
     return BlockCost(medians[0], max(medians))
+
+
+def machine_of(model) -> Machine:
+    """Bits of a weight as they lie in memory, packed formats included, and the low precision that
+    the device computes faster in.
+    """
+    weights = list(model.model.diffusion_model.parameters())
+    bits = 8 * sum(weight.nbytes for weight in weights) / sum(weight.numel() for weight in weights)
+    management, device = comfy.model_management, model.load_device
+    faster = (
+        "NVFP4"
+        if management.supports_nvfp4_compute(device)
+        else "FP8"
+        if management.supports_fp8_compute(device)
+        else ""
+    )
+    return Machine(round(bits), faster)
+
+
+def device_name(model) -> str:
+    """What the host calls the device that the model runs on."""
+    return comfy.model_management.get_torch_device_name(model.load_device)
 
 
 def is_guidance_distilled(model) -> bool:

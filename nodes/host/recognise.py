@@ -16,7 +16,7 @@ from ...loras.fingerprint import (
     recognise_model,
 )
 from ...samplers.plan import PlanError
-from . import declared
+from .declared import Known, known_accelerators
 from .foreign import ForeignLora, foreign_loras
 from .model import accelerator_of, base_of, file_of, width_of, with_model_sampling
 
@@ -32,7 +32,7 @@ UNMARKED = (
 )
 
 
-def refuse_other_base(model, record: Accelerator, lora_name: str, known: declared.Known) -> None:
+def refuse_other_base(model, record: Accelerator, lora_name: str, known: Known) -> None:
     base = base_of(model)
     if base in record.bases:
         return
@@ -85,7 +85,7 @@ def refuse_foreign_accelerator(foreign: list[RecognisedLora], record: Accelerato
     )
 
 
-def recognise_distilled(model, known: declared.Known, base: Base | None = None) -> Recognition:
+def recognise_distilled(model, known: Known, base: Base | None = None) -> Recognition:
     """What the connected model is, by its architecture, its size, its file's name and the file's
     own title.
 
@@ -107,24 +107,23 @@ def refuse_look_alike(recognition: Recognition, name: str) -> None:
         )
 
 
-def recognised_loras(model, known: declared.Known | None = None) -> list[RecognisedLora]:
+def recognised_loras(model, known: Known | None = None) -> list[RecognisedLora]:
     """What each of the LoRAs is that other loaders left on a MODEL. known: read here where it is
     not given and there are any.
     """
     loras = foreign_loras(model)
     if loras and known is None:
-        known = declared.known()
+        known = known_accelerators()
     return [(lora, recognise_patches(lora, known)) for lora in loras]
 
 
-def recognise_foreign(model) -> tuple[Recognition | None, tuple[str, ...]]:
+def recognise_foreign(model, known: Known) -> tuple[Recognition | None, tuple[str, ...]]:
     """What accelerator another loader left on a MODEL, and what to tell about it; None where
     nothing there can be one.
 
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets
     the file's name. Raises ValueError for what would run otherwise than it was distilled.
     """
-    known = declared.known()
     distilled, foreign = recognise_distilled(model, known), recognised_loras(model, known)
     if distilled.record is not None and not any(
         found.record is not None and distilled.record.id in found.record.for_distilled
@@ -196,7 +195,7 @@ def is_beyond_doubt(lora: ForeignLora, found: Recognition) -> bool:
     )
 
 
-def recognise_patches(lora: ForeignLora, known: declared.Known) -> Recognition:
+def recognise_patches(lora: ForeignLora, known: Known) -> Recognition:
     """What another loader's LoRA is. Of several the host keeps one file's title alone, and not
     whose: it speaks for each.
     """
@@ -225,10 +224,12 @@ def accelerated(
     left on them.
     """
     models, records, notes = [], [], []
+    known: Known | None = None
     for one in (model,) if model_low_noise is None else (model, model_low_noise):
         record = accelerator_of(one)
         if record is None:
-            recognition, told = recognise_foreign(one)
+            known = known or known_accelerators()
+            recognition, told = recognise_foreign(one, known)
             if recognition is not None and recognition.record is None:
                 raise PlanError(refusal(recognition))
             record = recognition.record if recognition else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from comfy_execution.graph_utils import ExecutionBlocker
+
 
 def version() -> str:
     """ComfyUI's own version."""
@@ -29,6 +31,13 @@ def drop_cached_results() -> None:
     if queue is not None:
         queue.set_flag("unload_models", False)
         queue.set_flag("free_memory", True)
+
+
+def missing_output(reason: str) -> ExecutionBlocker:
+    """What to return for an output that there is nothing for: nodes connected to it fail with the
+    reason, the others run.
+    """
+    return ExecutionBlocker(reason)
 
 
 def show_on_node(text: str, node_id: str | None) -> None:

@@ -644,6 +644,17 @@ def test_an_ordinary_lora_of_another_loader_changes_nothing_but_is_told(unets) -
     assert "Taken for a model without an accelerator" in report
 
 
+def test_a_wrong_declaration_is_read_and_warned_of_once(unets, models, caplog) -> None:
+    path = models / "loras" / "broken.fewstep.json"
+    path.write_text("{", encoding="utf-8")
+    try:
+        run(unets["sd15"], IMAGE, evaluation=0.5)
+    finally:
+        path.unlink()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("broken.fewstep.json" in message for message in warnings) == 1
+
+
 def test_without_matplotlib_it_says_what_to_install(unets, monkeypatch) -> None:
     import sys
 
@@ -660,7 +671,7 @@ def test_a_forced_negative_branch_doubles_the_prediction(unets) -> None:
 
 
 def test_weights_are_measured_as_they_lie_in_memory(unets) -> None:
-    assert budget.machine_of(unets["sd15"]).weight_bits == 32
+    assert measure.machine_of(unets["sd15"]).weight_bits == 32
 
 
 def test_the_chart_draws_the_time_allowed_and_rings_the_choice(unets) -> None:

@@ -24,6 +24,7 @@ from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
 from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
+from comfyui_fewstep.nodes.host.declared import known_accelerators
 from comfyui_fewstep.nodes.host.model import BASES, accelerator_of, base_of, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
@@ -279,7 +280,7 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
         *(small[name] for name in SMALL if hasattr(comfy.supported_models, name)),
         distilled,
     ]
-    known = accelerator.declared.known()
+    known = known_accelerators()
     for model in models:
         if base_of(model) in record.bases:
             accelerator.refuse_other_base(model, record, "x.safetensors", known)

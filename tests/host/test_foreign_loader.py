@@ -11,7 +11,8 @@ import torch
 from comfyui_fewstep.loras.accelerator import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, sampler
-from comfyui_fewstep.nodes.host import declared, recognise
+from comfyui_fewstep.nodes.host import recognise
+from comfyui_fewstep.nodes.host.declared import declared_ids, known_accelerators
 from comfyui_fewstep.nodes.host.foreign import ForeignLora, foreign_loras
 from comfyui_fewstep.nodes.host.model import accelerator_of
 from comfyui_fewstep.samplers.plan import PlanError
@@ -129,7 +130,9 @@ def boogu_lora(rank, differences, title):
 @pytest.mark.parametrize("title", ["", "my style", CATALOG["boogu-turbo-lora"].files[0].name])
 def test_of_several_the_one_whose_contents_decide_is_taken(title):
     loras = [boogu_lora(4, False, title), boogu_lora(128, True, title), boogu_lora(8, False, title)]
-    recognitions = [(lora, recognise.recognise_patches(lora, declared.known())) for lora in loras]
+    recognitions = [
+        (lora, recognise.recognise_patches(lora, known_accelerators())) for lora in loras
+    ]
     lora, found = recognise.the_accelerator_among(recognitions)
     assert lora is loras[1] and found.record.id == "boogu-turbo-lora" and found.is_certain
     for others in (recognitions[::2], [recognitions[1]] * 2):
@@ -141,7 +144,9 @@ def test_of_several_the_one_whose_contents_decide_is_taken(title):
 def test_a_published_title_that_two_loras_share_tells_neither(styles, accelerated_by_core):
     # The style has no title of its own in its file, and so leaves the accelerator's.
     with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
-        recognise.recognise_foreign(core_loaded(accelerated_by_core, styles[0]))
+        recognise.recognise_foreign(
+            core_loaded(accelerated_by_core, styles[0]), known_accelerators()
+        )
 
 
 def test_a_style_beside_an_accelerator_of_ours_changes_nothing(sdxl, models):
@@ -305,7 +310,10 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
         None,
         ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
     )
-    assert recognise.recognise_foreign(turbo)[0].record.id == "krea2-turbo-4step-lora"
+    assert (
+        recognise.recognise_foreign(turbo, known_accelerators())[0].record.id
+        == "krea2-turbo-4step-lora"
+    )
     write_lora(
         models / "loras" / "k2.safetensors",
         krea,
@@ -318,7 +326,7 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
     with pytest.raises(
         ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"
     ):
-        recognise.recognise_foreign(twice)
+        recognise.recognise_foreign(twice, known_accelerators())
 
 
 @keeps_titles
@@ -366,7 +374,8 @@ def test_words_in_a_title_are_no_second_accelerator(unets, models, architecture,
     )
     styled_base = core_loaded(base, "n1.safetensors")
     assert (
-        recognise.recognise_patches(foreign_loras(styled_base)[0], declared.known()).record.id == id
+        recognise.recognise_patches(foreign_loras(styled_base)[0], known_accelerators()).record.id
+        == id
     ), "the words do say so"
     ours, report = accelerator.attach(styled_base, file, "auto", 1.0)
     assert any(f"If it is {id}" in note and title in note for note in report.notes)
@@ -390,7 +399,7 @@ def test_a_style_titled_after_the_distilled_model_it_is_for_is_let_pass(models):
         ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
     )
     turbo = core_loaded(krea, "n2.safetensors")
-    assert recognise.recognise_foreign(turbo)[0].record.id == "krea2-turbo"
+    assert recognise.recognise_foreign(turbo, known_accelerators())[0].record.id == "krea2-turbo"
     _, report = accelerator.attach_distilled(turbo, "auto")
     assert any("If it is krea2-turbo-lora" in note for note in report.notes)
 
@@ -454,9 +463,12 @@ def test_an_alpha_that_the_release_lacks_is_not_the_rank(models, alpha):
             ValueError,
             match="minimax-h3-fl2v-8step-lora, whose file has no alpha .*is 8. Load it with",
         ):
-            recognise.recognise_foreign(by_core)
+            recognise.recognise_foreign(by_core, known_accelerators())
     else:
-        assert recognise.recognise_foreign(by_core)[0].record.id == "minimax-h3-fl2v-8step-lora"
+        assert (
+            recognise.recognise_foreign(by_core, known_accelerators())[0].record.id
+            == "minimax-h3-fl2v-8step-lora"
+        )
 
 
 @keeps_titles
@@ -475,10 +487,12 @@ def test_an_alpha_in_the_metadata_is_not_the_rank(sdxl, models):
     with pytest.raises(
         ValueError, match="took its rank for alpha, which is 1. Load it with the Accelerator Loader"
     ):
-        recognise.recognise_foreign(core_loaded(sdxl, "i1.safetensors"))
+        recognise.recognise_foreign(core_loaded(sdxl, "i1.safetensors"), known_accelerators())
     # An alpha that is the rank changes nothing.
     assert (
-        recognise.recognise_foreign(core_loaded(sdxl, "i2.safetensors"))[0].record.id
+        recognise.recognise_foreign(core_loaded(sdxl, "i2.safetensors"), known_accelerators())[
+            0
+        ].record.id
         == "sdxl-lightning-4step-lora"
     )
 
@@ -515,7 +529,7 @@ def declare(models):
 
 def test_a_declaration_beside_the_lora_is_an_accelerator_like_the_others(sdxl, models, declare):
     declare(DECLARED)
-    assert "my-own" in declared.ids()
+    assert "my-own" in declared_ids()
     options = next(
         i for i in accelerator.FewStepAccelerator.define_schema().inputs if i.id == "accelerator"
     ).options
@@ -565,7 +579,7 @@ def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(
     sdxl, models, declare, text, name, message
 ):
     declare(text, name)
-    known = declared.known()
+    known = known_accelerators()
     assert (
         set(CATALOG) <= set(known.records)
         and len(known.problems) == 1
@@ -587,9 +601,9 @@ def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(
 def test_a_declaration_that_changes_is_read_again(declare):
     path = declare(DECLARED)
     before = accelerator.FewStepAccelerator.fingerprint_inputs("none")
-    assert declared.known().records["my-own"].steps == (3,)
+    assert known_accelerators().records["my-own"].steps == (3,)
     path.write_text(json.dumps({**DECLARED, "steps": [5, 6, 7]}), encoding="utf-8")
-    assert declared.known().records["my-own"].steps == (5, 6, 7)
+    assert known_accelerators().records["my-own"].steps == (5, 6, 7)
     assert accelerator.FewStepAccelerator.fingerprint_inputs("none") != before
 
 
