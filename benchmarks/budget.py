@@ -32,7 +32,7 @@ from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
 from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
 from comfyui_fewstep.samplers.budget.cost import allowance_of  # noqa: E402
 from comfyui_fewstep.samplers.budget.ways import Route, candidates, choose  # noqa: E402
-from comfyui_fewstep.samplers.skip.run import Settings  # noqa: E402
+from comfyui_fewstep.samplers.skip.method import Settings  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
 import nodes as core  # noqa: E402

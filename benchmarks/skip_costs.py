@@ -19,9 +19,10 @@ in_host.enter()
 import skip  # noqa: E402
 import torch  # noqa: E402
 from comfyui_fewstep.samplers.skip.forecast import Forecast  # noqa: E402
-from comfyui_fewstep.samplers.skip.run import Settings, SkipRun  # noqa: E402
-from comfyui_fewstep.samplers.skip.schedule import Schedule  # noqa: E402
-from comfyui_fewstep.samplers.skip.solver import solver_of  # noqa: E402
+from comfyui_fewstep.samplers.skip.method import Settings  # noqa: E402
+from comfyui_fewstep.samplers.skip.run import SkipRun  # noqa: E402
+from comfyui_fewstep.samplers.skip.schedule import RunSchedule  # noqa: E402
+from comfyui_fewstep.samplers.skip.traits import traits_of  # noqa: E402
 from sampling import clip, ksampler, small_wan  # noqa: E402
 from tables import Table, Target, at_most, main_of  # noqa: E402
 
@@ -94,8 +95,8 @@ def bookkeeping(shape: tuple[int, ...], runs: int = 20) -> tuple[float, int]:
     answer is there already.
     """
     schedule, euler = (
-        Schedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True),
-        solver_of("sample_euler", {}),
+        RunSchedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True),
+        traits_of("sample_euler", {}),
     )
     x, answer, sigmas = (
         torch.randn(shape),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..samplers.skip import METHODS
-from ..samplers.skip.run import LEAST_EVALUATIONS, Settings
+from ..samplers.skip.method import Settings
+from ..samplers.skip.run import LEAST_EVALUATIONS
 from .host.skip import SkipConfig, with_skip
 
 
@@ -41,11 +42,7 @@ class FewStepSkip(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="forecast",
-                    tooltip=(
-                        "forecast extrapolates along the noise level and keeps to target_speedup."
-                        " teacache repeats the last result until the model's signal has changed by"
-                        " threshold, for those who know its numbers."
-                    ),
+                    tooltip=" ".join(f"{name} {method.does}" for name, method in METHODS.items()),
                 ),
                 io.Float.Input(
                     "target_speedup",
@@ -53,11 +50,7 @@ class FewStepSkip(io.ComfyNode):
                     min=1.0,
                     max=4.0,
                     step=0.05,
-                    tooltip=(
-                        "forecast: evaluations without the node divided by evaluations with it."
-                        " Higher is faster and less faithful; 1 changes nothing. The warm-up and"
-                        " the last step bound what can be reached."
-                    ),
+                    tooltip=_by_method("about_target_speedup"),
                 ),
                 io.Float.Input(
                     "threshold",
@@ -65,12 +58,7 @@ class FewStepSkip(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.01,
-                    tooltip=(
-                        "forecast: the relative error to be expected, from the last forecast"
-                        " checked, above which an evaluation is made after all; lower is safer and"
-                        " slower. teacache: how much change may add up; higher is faster and less"
-                        " faithful."
-                    ),
+                    tooltip=_by_method("about_threshold"),
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -157,6 +145,12 @@ class FewStepSkip(io.ComfyNode):
                 cls.hidden,
             )
         )
+
+
+def _by_method(attribute: str) -> str:
+    """What each method has to say about a setting, of those that read it."""
+    said = {name: getattr(method, attribute) for name, method in METHODS.items()}
+    return " ".join(f"{name}: {words}" for name, words in said.items() if words)
 
 
 NODES = [FewStepSkip]

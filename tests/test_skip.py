@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,18 @@ from comfyui_fewstep.samplers.skip.history import (
     newton_weights,
     parabola_weights,
 )
-from comfyui_fewstep.samplers.skip.run import Settings, SkipRun
-from comfyui_fewstep.samplers.skip.schedule import Schedule
-from comfyui_fewstep.samplers.skip.solver import REFUSALS, Solver, solver_of
+from comfyui_fewstep.samplers.skip.method import (
+    Decision,
+    ModelSignals,
+    Moment,
+    RunFacts,
+    Settings,
+    SkipMethod,
+    WanShape,
+)
+from comfyui_fewstep.samplers.skip.run import SkipRun
+from comfyui_fewstep.samplers.skip.schedule import RunSchedule
+from comfyui_fewstep.samplers.skip.tally import Tally
 from comfyui_fewstep.samplers.skip.teacache import (
     IDENTITY,
     POLYNOMIALS,
@@ -29,21 +39,22 @@ from comfyui_fewstep.samplers.skip.teacache import (
     evaluate_polynomial,
     wan_polynomial,
 )
+from comfyui_fewstep.samplers.skip.traits import REFUSALS, SamplerTraits, traits_of
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-EULER = solver_of("sample_euler", {})
+EULER = traits_of("sample_euler", {})
 SHAPE = (2, 4, 3, 3)
 
 
-def linear_schedule(steps: int) -> Schedule:
+def linear_schedule(steps: int) -> RunSchedule:
     """sigma falls evenly from 1 to 0, as a flow model's with shift 1."""
-    return Schedule(tuple(1 - step / steps for step in range(steps + 1)), is_flow=True)
+    return RunSchedule(tuple(1 - step / steps for step in range(steps + 1)), is_flow=True)
 
 
-def exponential_schedule(steps: int) -> Schedule:
+def exponential_schedule(steps: int) -> RunSchedule:
     """sigma halves at every step; the level of step i is i·ln 2 - ln 16."""
-    return Schedule((*(16.0 * 0.5**step for step in range(steps)), 0.0), is_flow=False)
+    return RunSchedule((*(16.0 * 0.5**step for step in range(steps)), 0.0), is_flow=False)
 
 
 def noise(seed: int = 0) -> Tensor:
@@ -57,7 +68,11 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
 
 
 def euler(
-    run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor, calls: list[float] | None = None
+    run: SkipRun | None,
+    schedule: RunSchedule,
+    denoiser,
+    x: Tensor,
+    calls: list[float] | None = None,
 ) -> Tensor:
     """Euler's method with the denoiser, through a run if there is one. calls collects the sigmas of
     real evaluations.
@@ -79,13 +94,13 @@ def euler(
 
 
 def forecast_run(
-    schedule: Schedule, solver: Solver = EULER, regime_of=lambda sigma: None, **settings
+    schedule: RunSchedule, solver: SamplerTraits = EULER, regime_of=lambda sigma: None, **settings
 ) -> SkipRun:
     options = Settings(**{"threshold": math.inf, **settings})
     return SkipRun(schedule, solver, Forecast(schedule, options, solver), regime_of=regime_of)
 
 
-def teacache_run(schedule: Schedule, signal_of, polynomial=IDENTITY, **settings) -> SkipRun:
+def teacache_run(schedule: RunSchedule, signal_of, polynomial=IDENTITY, **settings) -> SkipRun:
     return SkipRun(
         schedule, EULER, TeaCache(schedule, Settings(**settings), EULER, signal_of, polynomial)
     )
@@ -108,6 +123,8 @@ def test_level_is_half_the_logarithm_of_the_signal_to_noise_ratio():
     assert linear_schedule(10).level(0.25) == pytest.approx(math.log(3))
     assert exponential_schedule(5).level(16.0) == pytest.approx(-math.log(16))
     assert math.isfinite(linear_schedule(10).level(1.0))
+    # No noise is left at 0.
+    assert linear_schedule(10).level(0.0) == exponential_schedule(5).level(0.0) == math.inf
 
 
 @pytest.mark.parametrize(("steps", "warm_up"), [(10, 3), (20, 3), (21, 4), (30, 5), (50, 8)])
@@ -126,7 +143,7 @@ def test_window_closes_steps_before_start_and_after_end():
         (0.55, 0.95, 11, 18),
         (0.0, 1.0, 3, 18),
     ):  # both ends belong to the window
-        schedule = Schedule(linear_schedule(20).sigmas, True, start, end)
+        schedule = RunSchedule(linear_schedule(20).sigmas, True, start, end)
         assert [
             i for i, sigma in enumerate(schedule.sigmas[:-1]) if schedule.is_open(sigma)
         ] == list(range(first, last + 1))
@@ -290,7 +307,7 @@ def test_evaluations_are_counted_not_steps_for_samplers_that_make_two_a_step():
     # for 3 steps, so 8 steps stand for round(5 / 3 * 8) = 13 evaluations, which is worth it;
     # Euler's 8 are not.
     schedule = linear_schedule(8)
-    run = forecast_run(schedule, Solver("heun"), target_speedup=2.0)
+    run = forecast_run(schedule, SamplerTraits("heun"), target_speedup=2.0)
     x = noise()
     for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
         for level in (sigma, sigma_next) if sigma_next else (sigma,):
@@ -300,7 +317,7 @@ def test_evaluations_are_counted_not_steps_for_samplers_that_make_two_a_step():
 
 def test_heun_gives_away_the_second_evaluation_at_a_level_first():
     schedule = linear_schedule(20)
-    run = forecast_run(schedule, Solver("heun"), target_speedup=20 / 13)
+    run = forecast_run(schedule, SamplerTraits("heun"), target_speedup=20 / 13)
     x, calls = noise(), []
     for sigma, sigma_next in zip(schedule.sigmas, schedule.sigmas[1:]):
         for kind, level in (
@@ -352,7 +369,9 @@ def test_forecast_is_exact_where_the_derivative_is_linear_in_the_level():
     assert run.finish().skipped > 5
 
 
-def solve(solver: Solver, run: SkipRun | None, schedule: Schedule, denoiser, x: Tensor) -> Tensor:
+def solve(
+    solver: SamplerTraits, run: SkipRun | None, schedule: RunSchedule, denoiser, x: Tensor
+) -> Tensor:
     """The solver's own method with the denoiser, through a run if there is one, from what it is
     said to make of each evaluation.
     """
@@ -376,7 +395,7 @@ def solve(solver: Solver, run: SkipRun | None, schedule: Schedule, denoiser, x: 
 def test_solvers_reply_as_worked_out_by_hand():
     sigmas = (8.0, 4.0, 1.0, 0.0)
     euler, multistep, exponential = (
-        solver_of(f"sample_{name}", {}) for name in ("euler", "dpmpp_2m", "res_multistep")
+        traits_of(f"sample_{name}", {}) for name in ("euler", "dpmpp_2m", "res_multistep")
     )
     assert euler.reply(sigmas, 1) == (0.75, 0.0)
     for solver in (euler, multistep, exponential):
@@ -389,10 +408,10 @@ def test_solvers_reply_as_worked_out_by_hand():
     assert exponential.reply(sigmas, 1) == pytest.approx((0.75 * (1 - share), 0.75 * share))
 
 
-def shifted_schedule(steps: int, shift: float = 5.0) -> Schedule:
+def shifted_schedule(steps: int, shift: float = 5.0) -> RunSchedule:
     """A flow schedule whose steps in ln sigma grow towards the end."""
     even = [1 - step / steps for step in range(steps + 1)]
-    return Schedule(
+    return RunSchedule(
         tuple(shift * sigma / (1 + (shift - 1) * sigma) for sigma in even), is_flow=True
     )
 
@@ -412,14 +431,14 @@ def test_what_follows_a_skip_makes_good_for_it_where_the_solver_is_known(
     ) -> Tensor:  # a parabola in the level: no straight line forecasts it
         return x - sigma * schedule.level(sigma) ** 2
 
-    x, known = noise() * schedule.sigmas[0], solver_of(f"sample_{name}", {})
+    x, known = noise() * schedule.sigmas[0], traits_of(f"sample_{name}", {})
     exact = solve(known, None, schedule, denoiser, x)
 
-    def error(solver: Solver) -> float:
+    def error(solver: SamplerTraits) -> float:
         run = forecast_run(schedule, solver, target_speedup=1.5)
         return (solve(known, run, schedule, denoiser, x) - exact).abs().max().item()
 
-    assert error(known) < 0.005 * error(Solver(f"another {name}"))
+    assert error(known) < 0.005 * error(SamplerTraits(f"another {name}"))
 
 
 def test_long_runs_of_noise_prediction_models_believe_in_some_of_the_bend():
@@ -459,15 +478,71 @@ def test_skipping_half_stays_closer_to_the_full_run_than_half_the_steps():
 def test_samplers_that_inject_noise_get_late_skips_short_runs_and_no_more_than_was_measured():
     schedule = linear_schedule(20)
     method = Forecast(
-        schedule, Settings(target_speedup=3.0), Solver("euler_ancestral", is_stochastic=True)
+        schedule, Settings(target_speedup=3.0), SamplerTraits("euler_ancestral", is_stochastic=True)
     )
     assert (method.longest_run, method.keeps_denoised) == (2, True)
     assert method.shares[:5] == (0.0,) * 5 and all(method.shares[5:18])
     assert sum(method.shares) == pytest.approx(8)  # 20 / 1.6 is 12.5, of which round() makes 12
     alone = Forecast(
-        schedule, Settings(max_consecutive=1), Solver("euler_ancestral", is_stochastic=True)
+        schedule, Settings(max_consecutive=1), SamplerTraits("euler_ancestral", is_stochastic=True)
     )
     assert alone.longest_run == 1
+
+
+# --- a method of one's own ---
+
+
+class Repeat(SkipMethod):
+    """Every second step repeats the derivative of the evaluation before it."""
+
+    does = "repeats every second step."
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision.SKIP if moment.step % 2 else Decision.EVALUATE
+
+    def predict(self, x: Tensor, moment: Moment, entries, run_length: int) -> Tensor:
+        return entries[-1].derivative.to(x.device, copy=True)
+
+
+def test_a_new_method_is_one_class_and_one_entry():
+    methods = {**METHODS, "repeat": Repeat}
+    schedule = linear_schedule(20)
+    method = methods["repeat"].for_run(RunFacts(schedule, Settings(), EULER))
+    run, calls = SkipRun(schedule, EULER, method), []
+    repeated = euler(run, schedule, gaussian, noise(), calls)
+    # The first three steps and the last are made anyway; of the others every odd one is repeated.
+    assert run.finish().steps_skipped == [3, 5, 7, 9, 11, 13, 15, 17]
+    assert (run.tally.asked, run.tally.made, len(calls)) == (20, 12, 12)
+    assert method.notes(run.tally) == () and run.refusal is None
+    # Two derivatives are what it may look at, and nothing else is remembered.
+    assert method.latents_kept == 2 and run.tally.history_bytes == 2 * 4 * math.prod(SHAPE)
+    exact = euler(None, schedule, gaussian, noise())
+    assert 0 < (repeated - exact).norm() < 0.2 * exact.norm()
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_a_method_says_what_it_does_and_which_settings_it_reads(method):
+    assert issubclass(method, SkipMethod) and method.does.endswith(".")
+    assert method.about_target_speedup or method.about_threshold
+
+
+def test_teacache_takes_the_signal_that_the_model_offers():
+    schedule = linear_schedule(14)
+
+    def of(signals: ModelSignals) -> TeaCache:
+        return TeaCache.for_run(RunFacts(schedule, Settings(), EULER, signals))
+
+    x, sigma = noise(), torch.tensor(0.5)
+    plain = of(ModelSignals(model_input=lambda sigma, x: x / 2))
+    assert torch.equal(plain.signal_of(sigma, x), x / 2) and plain.polynomial == IDENTITY
+    assert plain.notes(Tally()) == ("signal: the model input, not rescaled",)
+    known = WanShape(1536, 16, False)
+    wan = of(ModelSignals(time_embedding=lambda sigma: 3 * sigma, wan=known, latent_pixels=6240))
+    assert wan.signal_of(sigma, x) == 1.5 and wan.polynomial == POLYNOMIALS["Wan2.1 T2V 1.3B"]
+    assert wan.notes(Tally()) == ("signal: the time embedding, rescaled for Wan2.1 T2V 1.3B",)
+    small = of(ModelSignals(time_embedding=lambda sigma: sigma, wan=replace(known, dim=256)))
+    assert small.polynomial == IDENTITY
+    assert small.notes(Tally()) == ("signal: the time embedding, not rescaled",)
 
 
 # --- state ---
@@ -502,7 +577,7 @@ def test_nothing_skipped_changes_nothing_bit_for_bit(method):
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-@pytest.mark.parametrize("solver", [EULER, Solver("euler_ancestral", is_stochastic=True)])
+@pytest.mark.parametrize("solver", [EULER, SamplerTraits("euler_ancestral", is_stochastic=True)])
 def test_no_tensor_it_was_given_is_changed(method, solver):
     schedule = linear_schedule(20)
     run = SkipRun(schedule, solver, METHODS[method](schedule, Settings(2.0, 5.0), solver))
@@ -552,7 +627,7 @@ def test_a_change_of_prompt_forces_evaluations_and_forgets():
 def test_several_outputs_are_forecast_together():
     # CFG++ needs the unconditional prediction beside the guided one.
     schedule = exponential_schedule(20)
-    run = forecast_run(schedule, Solver("euler_cfg_pp"), target_speedup=1.5)
+    run = forecast_run(schedule, SamplerTraits("euler_cfg_pp"), target_speedup=1.5)
     for sigma in schedule.sigmas[:-1]:
         x = noise(3)
 
@@ -578,7 +653,7 @@ def test_an_evaluation_at_sigma_0_is_made(schedule):
 
 
 def test_schedules_that_do_not_descend_pass_through():
-    schedule = Schedule(tuple(reversed(linear_schedule(20).sigmas)), is_flow=True)
+    schedule = RunSchedule(tuple(reversed(linear_schedule(20).sigmas)), is_flow=True)
     run = forecast_run(schedule, target_speedup=2.0)
     assert run.refusal == "the noise levels do not descend"
 
@@ -674,7 +749,7 @@ def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, n
     ],
 )
 def test_samplers_are_known_by_name(function, options, known, stochastic, refused):
-    solver = solver_of(function, options)
+    solver = traits_of(function, options)
     assert (solver.is_known, solver.is_stochastic, solver.refusal is not None) == (
         known,
         stochastic,

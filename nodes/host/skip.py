@@ -22,11 +22,11 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...samplers.skip import METHODS
-from ...samplers.skip.forecast import STOCHASTIC_RUN, STOCHASTIC_SPEEDUP, STOCHASTIC_START, Forecast
-from ...samplers.skip.run import Method, Settings, SkipRun, Tally
-from ...samplers.skip.schedule import Schedule
-from ...samplers.skip.solver import Solver, solver_of
-from ...samplers.skip.teacache import IDENTITY, POLYNOMIALS, wan_polynomial
+from ...samplers.skip.method import ModelSignals, RunFacts, Settings, SkipMethod, WanShape
+from ...samplers.skip.run import SkipRun
+from ...samplers.skip.schedule import RunSchedule
+from ...samplers.skip.tally import Tally
+from ...samplers.skip.traits import SamplerTraits, traits_of
 from .report import Report
 from .run import run_log
 
@@ -39,13 +39,13 @@ FREE_MEMORY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class SkipConfig:
-    """The node's settings. method: a key of METHODS. cache_device: auto, model or cpu."""
+    """The node's settings."""
 
-    method: str
+    method: str  # a key of METHODS
     settings: Settings
-    start_percent: float
+    start_percent: float  # shares of the steps between which evaluations may be skipped
     end_percent: float
-    cache_device: str
+    cache_device: str  # auto, model or cpu
 
 
 def with_skip(model, config: SkipConfig, hidden=None):
@@ -146,9 +146,8 @@ class GuidedRun:
         ):  # how other packs hand over options; it has no name of its own
             function, options = function.func, {**function.keywords, **options}
         name = getattr(function, "__name__", type(function).__name__)
-        self.solver: Solver = solver_of(name, options)
+        self.traits = traits_of(name, options)
         self.run: SkipRun | None = None
-        self.notes: list[str] = []
 
     def predict(
         self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
@@ -186,7 +185,9 @@ class GuidedRun:
             }
             denoised = executor(x, timestep, options, seed)
             if seen.get("uncond_denoised") is None:
-                self.run.refusal = "the sampler reads predictions that this guider does not show"
+                self.run.pass_through(
+                    "the sampler reads predictions that this guider does not show"
+                )
                 return denoised
             return torch.stack([denoised, seen["uncond_denoised"], seen["cond_denoised"]])
 
@@ -215,38 +216,25 @@ class GuidedRun:
         """outputs: how many predictions of x's size are kept of each evaluation."""
         sampling = self.guider.inner_model.model_sampling
         is_flow = isinstance(sampling, comfy.model_sampling.CONST)
-        schedule = Schedule(
+        schedule = RunSchedule(
             self.sigmas, is_flow, self.config.start_percent, self.config.end_percent
         )
-        method = self._method(schedule, x)
+        facts = RunFacts(
+            schedule, self.config.settings, self.traits, signals_of(self.guider.inner_model, x)
+        )
+        method = METHODS[self.config.method].for_run(facts)
         return SkipRun(
             schedule,
-            self.solver,
+            self.traits,
             method,
             device=self._history_device(x, outputs, method),
             regime_of=self._regime_of(),
         )
 
-    def _method(self, schedule: Schedule, x: Tensor) -> Method:
-        make, settings = METHODS[self.config.method], self.config.settings
-        if make is Forecast:
-            return Forecast(schedule, settings, self.solver)
-        signal_of, polynomial = teacache_signal(self.guider.inner_model, x)
-        self.notes.append(
-            f"signal: {'the time embedding' if polynomial else 'the model input'}, "
-            f"{'rescaled for ' + polynomial if polynomial in POLYNOMIALS else 'not rescaled'}"
-        )
-        return make(
-            schedule, settings, self.solver, signal_of, POLYNOMIALS.get(polynomial, IDENTITY)
-        )
-
-    def _history_device(self, x: Tensor, outputs: int, method: Method) -> torch.device | None:
+    def _history_device(self, x: Tensor, outputs: int, method: SkipMethod) -> torch.device | None:
         if self.config.cache_device == "cpu":
             return torch.device("cpu")
-        latents = outputs * (
-            method.keeps * (2 if method.keeps_denoised else 1) + method.keeps_excess
-        )
-        needed = latents * 4 * x.numel()  # float32
+        needed = outputs * method.latents_kept * 4 * x.numel()  # float32
         is_tight = needed > FREE_MEMORY_SHARE * comfy.model_management.get_free_memory(x.device)
         return torch.device("cpu") if self.config.cache_device == "auto" and is_tight else None
 
@@ -261,14 +249,10 @@ class GuidedRun:
         )
 
     def report(self) -> Report:
-        tally = self.run.finish() if self.run is not None else Tally()
-        return describe(
-            self.config,
-            self.solver,
-            tally,
-            self.run.refusal if self.run is not None else "nothing was sampled",
-            self.notes,
-        )
+        if self.run is None:
+            return describe(self.config, self.traits, Tally(refusal="nothing was sampled"), ())
+        tally = self.run.finish()
+        return describe(self.config, self.traits, tally, self.run.method.notes(tally))
 
 
 def boundaries(conds) -> tuple[list[float], list[float]]:
@@ -300,60 +284,39 @@ def _as_float32(levels) -> list[float]:
     )
 
 
-def teacache_signal(model, x: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
-    """(what TeaCache compares between evaluations, name of its polynomial).
-
-    The name is empty where the signal is the model's input, and no key of POLYNOMIALS where none is
-    published for this Wan.
-    """
+def signals_of(model, x: Tensor) -> ModelSignals:
+    """What a method may read off this model. The time embedding is known how to be had of Wan."""
     network, sampling = model.diffusion_model, model.model_sampling
+
+    def model_input(sigma: Tensor, latent: Tensor) -> Tensor:
+        return sampling.calculate_input(sigma.reshape(1), latent)
+
     if not (hasattr(network, "time_embedding") and hasattr(network, "freq_dim")):
-        return lambda sigma, latent: sampling.calculate_input(sigma.reshape(1), latent), ""
+        return ModelSignals(model_input)
     dtype = model.get_dtype_inference()
 
-    def time_embedding(sigma: Tensor, latent: Tensor) -> Tensor:
+    def time_embedding(sigma: Tensor) -> Tensor:
         frequencies = comfy.ldm.wan.model.sinusoidal_embedding_1d(
             network.freq_dim, sampling.timestep(sigma.reshape(1)).float()
         )
         return network.time_embedding(frequencies.to(dtype))
 
-    config = model.model_config.unet_config
-    name = wan_polynomial(
+    shape = WanShape(
         network.dim,
-        config.get("in_dim", 0),
-        hasattr(network, "img_emb") and network.img_emb is not None,
-        math.prod(x.shape[-2:]),
+        model.model_config.unet_config.get("in_dim", 0),
+        getattr(network, "img_emb", None) is not None,
     )
-    return time_embedding, name or "unpublished"
+    return ModelSignals(model_input, time_embedding, shape, math.prod(x.shape[-2:]))
 
 
 def describe(
-    config: SkipConfig, solver: Solver, tally: Tally, refusal: str | None, notes: list[str]
+    config: SkipConfig, traits: SamplerTraits, tally: Tally, notes: tuple[str, ...]
 ) -> Report:
     steps = [step + 1 for step in tally.steps_skipped]
     error = max(tally.errors, default=None)
-    measured = tally.measured_speedup
+    measured, refusal = tally.measured_speedup, tally.refusal
     if refusal is not None:
-        notes = [*notes, f"passed through: {refusal}"]
-    elif (
-        config.method == "forecast"
-        and tally.estimated_speedup < 0.95 * config.settings.target_speedup
-    ):
-        noise = (
-            f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most,"
-            f" {STOCHASTIC_RUN} skips in a row and none in the first {STOCHASTIC_START:.0%} of the"
-            " steps, "
-            if solver.is_stochastic
-            else ""
-        )
-        notes = [
-            *notes,
-            (
-                f"{config.settings.target_speedup:g}x was asked for: {noise}the warm-up, the window"
-                f" and max_consecutive{f' and {tally.vetoes} vetoes' if tally.vetoes else ''} allow"
-                f" {tally.estimated_speedup:.2f}x"
-            ),
-        ]
+        notes = (*notes, f"passed through: {refusal}")
     speed = f"{tally.estimated_speedup:.2f}x by count" + (
         f", {measured:.2f}x by the clock" if measured else ""
     )
@@ -374,7 +337,7 @@ def describe(
             ("vetoes", str(tally.vetoes)),
             ("history", f"{tally.history_bytes:,} bytes"),
         ),
-        notes=tuple(notes),
+        notes=notes,
         data={
             "method": config.method,
             "evaluations_asked": tally.asked,
@@ -385,7 +348,7 @@ def describe(
             "largest_forecast_error": error,
             "vetoes": tally.vetoes,
             "history_bytes": tally.history_bytes,
-            "sampler": solver.name,
+            "sampler": traits.name,
             "passed_through": refusal,
         },
     )

@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .history import Entry, Weights, combine, parabola_weights
-from .schedule import Schedule
-from .solver import Solver
+from .schedule import RunSchedule
+from .traits import SamplerTraits
 
 
 @dataclass(frozen=True)
 class Missed:
-    """A forecast that stood in for an evaluation. weights: its weights of the entries then in the
-    history.
-    """
+    """A forecast that stood in for an evaluation."""
 
     step: int
     level: float
-    weights: Weights
+    weights: Weights  # of the entries that were in the history then
 
 
 class Corrector:
@@ -38,8 +36,8 @@ class Corrector:
     between the modes of the data.
     """
 
-    def __init__(self, schedule: Schedule, solver: Solver, response: float):
-        self.schedule, self.solver, self.response = schedule, solver, response
+    def __init__(self, schedule: RunSchedule, traits: SamplerTraits, response: float):
+        self.schedule, self.traits, self.response = schedule, traits, response
         self.missed: list[Missed] = []
         # By how much the denoised latent of the last step was too much: a multistep solver will use
         # it once more.
@@ -70,10 +68,9 @@ class Corrector:
             return echo
         correction, excess = self._correction(step, level, missed, entries)
         tensors = [*(entry.derivative for entry in entries), derivative]
-        if self.solver.looks_back:
-            kept = combine(
-                tensors, excess, entries[-1].derivative.device
-            )  # where the history is kept
+        if self.traits.looks_back:
+            where_history_is = entries[-1].derivative.device
+            kept = combine(tensors, excess, where_history_is)
             self._remember(step, kept if echo is None else kept + echo)
         added = combine(tensors, correction, derivative.device)
         return added if echo is None else added + echo.to(added.device)
@@ -91,7 +88,7 @@ class Corrector:
         sigmas = self.schedule.sigmas
         levels = (entries[-2].level, entries[-1].level, level)
         lag = [0.0] * (len(entries) + 1)  # by how much x falls short
-        short = lag  # and the denoised latent of the step before
+        short = lag  # by how much the denoised latent of the step before does
         for forecast in missed:
             truth = (*[0.0] * (len(entries) - 2), *parabola_weights(levels, forecast.level))
             sigma = sigmas[forecast.step]
@@ -99,13 +96,13 @@ class Corrector:
                 self.response * x + sigma * (said - true)
                 for x, said, true in zip(lag, (*forecast.weights, 0.0), truth)
             ]
-            now, before = self.solver.reply(sigmas, forecast.step)
+            now, before = self.traits.reply(sigmas, forecast.step)
             lag = [
                 (1 - now - before) * x + now * new + before * old
                 for x, new, old in zip(lag, shorter, short)
             ]
             short = shorter
-        now, before = self.solver.reply(sigmas, step)
+        now, before = self.traits.reply(sigmas, step)
         followed = [self.response * x for x in lag]
         correction = [
             x + ((1 - now - before) * far + before * old) / now
@@ -119,7 +116,7 @@ class Corrector:
         """
         if self.excess is None or self.excess_step != step - 1:
             return None
-        now, before = self.solver.reply(self.schedule.sigmas, step)
+        now, before = self.traits.reply(self.schedule.sigmas, step)
         return self.excess * (-before / now) if before else None
 
     def _remember(self, step: int, excess: Tensor | None) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .corrector import Corrector, Missed
 from .history import Entry, Weights, combine, newton_weights
-from .run import Decision, Moment, Settings
-from .schedule import Schedule
-from .solver import Solver
+from .method import Decision, Moment, Settings, SkipMethod
+from .schedule import RunSchedule
+from .tally import Tally
+from .traits import SamplerTraits
 
 # How much of the line's slope to believe in the first, second and third forecast in a row, on flow
 # models. Noise-prediction models did better with all of it.
@@ -51,43 +52,48 @@ FIRST_CREDIT = 0.5
 MOST_CREDIT = 2.0
 
 
-class Forecast:
-    """settings.threshold: the largest error to be expected of a forecast at which it may stand in
-    for an evaluation.
+# A target is as good as reached from this share of it on: whole steps cannot do better.
+REACHED = 0.95
+
+
+class Forecast(SkipMethod):
+    """Keeps to settings.target_speedup, but makes an evaluation where the error to be expected of
+    its forecast is larger than settings.threshold.
     """
 
-    def __init__(self, schedule: Schedule, settings: Settings, solver: Solver):
-        self.schedule, self.threshold, self.solver = schedule, settings.threshold, solver
-        self.keeps_denoised, self.keeps_excess = solver.is_stochastic, solver.looks_back
-        is_curved = not schedule.is_flow and not solver.is_stochastic and schedule.steps >= LONG_RUN
+    does = "extrapolates along the noise level and keeps to target_speedup."
+    about_target_speedup = (
+        "evaluations without the node divided by evaluations with it. Higher is faster and less"
+        " faithful; 1 changes nothing. The warm-up and the last step bound what can be reached."
+    )
+    about_threshold = (
+        "the relative error to be expected, from the last forecast checked, above which an"
+        " evaluation is made after all; lower is safer and slower."
+    )
+
+    def __init__(self, schedule: RunSchedule, settings: Settings, traits: SamplerTraits):
+        super().__init__(schedule, settings, traits)
+        self.keeps_denoised, self.extra_latents = traits.is_stochastic, int(traits.looks_back)
+        is_curved = not schedule.is_flow and not traits.is_stochastic and schedule.steps >= LONG_RUN
         self.curvature = CURVATURE if is_curved else 0.0
         self.keeps = 3 if is_curved else 2
-        speedup, self.longest_run = settings.target_speedup, settings.max_consecutive
-        if solver.is_stochastic:
+        speedup = settings.target_speedup
+        if traits.is_stochastic:
             schedule = replace(schedule, start=max(schedule.start, STOCHASTIC_START))
-            speedup, self.longest_run = (
-                min(speedup, STOCHASTIC_SPEEDUP),
-                min(self.longest_run, STOCHASTIC_RUN),
-            )
+            speedup = min(speedup, STOCHASTIC_SPEEDUP)
+            self.longest_run = min(self.longest_run, STOCHASTIC_RUN)
         self.shares = skip_shares(schedule, speedup, self.longest_run)
-        self.refusal = (
-            None
-            if any(self.shares)
-            else f"a speed-up of {speedup:g} leaves none of the open steps out"
-        )
+        if not any(self.shares):
+            self.refusal = f"a speed-up of {speedup:g} leaves none of the open steps out"
         self.credit = FIRST_CREDIT
-        self.corrector = (
-            Corrector(schedule, solver, MULTISTEP_RESPONSE if solver.looks_back else RESPONSE)
-            if solver.is_known
-            else None
-        )
+        self.corrector = None
+        if traits.is_known:
+            response = MULTISTEP_RESPONSE if traits.looks_back else RESPONSE
+            self.corrector = Corrector(schedule, traits, response)
 
     @property
     def bytes(self) -> int:
         return 0 if self.corrector is None else self.corrector.bytes
-
-    def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
-        return None
 
     def decide(self, moment: Moment) -> Decision:
         """Every evaluation earns its step's share of one; a whole one is spent on leaving one out.
@@ -102,7 +108,8 @@ class Forecast:
         price = 0.5 if moment.is_repeat else 1.5 if moment.has_repeats else 1.0
         if self.credit < price - 1e-9:  # the credit is a sum of rounded numbers
             return Decision.EVALUATE
-        too_wrong = moment.expected_error is not None and moment.expected_error > self.threshold
+        expected = moment.expected_error
+        too_wrong = expected is not None and expected > self.settings.threshold
         return Decision.VETO if too_wrong else Decision.SKIP
 
     def predict(
@@ -123,13 +130,13 @@ class Forecast:
         return newton_weights(entries, moment.level, self._damping(run_length), self.curvature)
 
     def _damping(self, run_length: int) -> float:
-        if self.solver.is_stochastic:
+        if self.traits.is_stochastic:
             return STOCHASTIC_DAMPING
         if not self.schedule.is_flow:
             return 1.0
         return (
             MULTISTEP_DAMPING
-            if self.solver.looks_back
+            if self.traits.looks_back
             else DAMPING[min(run_length, len(DAMPING)) - 1]
         )
 
@@ -150,8 +157,28 @@ class Forecast:
             return None
         return self.corrector.computed(moment.step, moment.level, derivative, entries)
 
+    def notes(self, tally: Tally) -> tuple[str, ...]:
+        """What kept it from the target, where something did."""
+        target = self.settings.target_speedup
+        if tally.refusal is not None or tally.estimated_speedup >= REACHED * target:
+            return ()
+        noise = (
+            f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most,"
+            f" {STOCHASTIC_RUN} skips in a row and none in the first {STOCHASTIC_START:.0%} of the"
+            " steps, "
+            if self.traits.is_stochastic
+            else ""
+        )
+        vetoes = f" and {tally.vetoes} vetoes" if tally.vetoes else ""
+        return (
+            f"{target:g}x was asked for: {noise}the warm-up, the window and max_consecutive{vetoes}"
+            f" allow {tally.estimated_speedup:.2f}x",
+        )
 
-def skip_shares(schedule: Schedule, target_speedup: float, longest_run: int) -> tuple[float, ...]:
+
+def skip_shares(
+    schedule: RunSchedule, target_speedup: float, longest_run: int
+) -> tuple[float, ...]:
     """For each step, the share of its evaluations to leave out, so that the whole run reaches the
     speed-up as far as runs allow.
 

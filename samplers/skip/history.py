@@ -20,9 +20,7 @@ Weights = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """One real evaluation. derivative, denoised: (B, ...) or, with several outputs, (K, B, ...),
-    float32.
-    """
+    """One real evaluation. Tensors are float32, (B, ...) or, of several outputs, (K, B, ...)."""
 
     sigma: float
     level: float
@@ -38,10 +36,10 @@ class Entry:
 
 @dataclass
 class History:
-    """At most `length` entries of descending sigma, kept on `device` (None: where they were made)."""
+    """The last entries of a run, of descending sigma."""
 
-    length: int = 2
-    device: torch.device | None = None
+    length: int = 2  # entries kept, at most
+    device: torch.device | None = None  # where they are kept; None: where they were made
     entries: list[Entry] = field(default_factory=list)
 
     def record(self, entry: Entry) -> None:

@@ -5,19 +5,18 @@ for each run.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .history import Entry, History, reach
-from .schedule import Schedule, is_same_sigma
-from .solver import Solver
+from .method import Decision, Moment, SkipMethod
+from .schedule import RunSchedule, is_same_sigma
+from .tally import Tally
+from .traits import SamplerTraits
 
 # Below this, running fewer steps gives the better picture: measured on trained models, break-even
 # lies at 10 to 12.
@@ -25,137 +24,12 @@ LEAST_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the user asked for. target_speedup: evaluations asked / made. threshold: see each
-    method.
-    """
-
-    target_speedup: float = 1.5
-    threshold: float = 0.2
-    max_consecutive: int = 3
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One evaluation that a sampler asks for.
-
-    expected_error: of a forecast made now, judged by the last one that could be checked. signal:
-    the method's number. Both are None where there is nothing to go by yet.
-    """
-
-    sigma: float
-    level: float
-    step: int
-    width: float  # from sigma to the end of the step, positive
-    is_repeat: bool  # of the noise level of the last real evaluation
-    has_repeats: bool  # this sampler has evaluated twice at one noise level in this run
-    expected_error: float | None
-    signal: float | None
-
-
-class Decision(Enum):
-    EVALUATE = "evaluate"
-    SKIP = "skip"
-    VETO = "veto"  # due to be left out, but the last forecast was too wrong
-
-
-class Method(Protocol):
-    """How a method decides and what it puts in place of an evaluation. One object per run.
-
-    keeps: how many evaluations predict looks at. keeps_denoised: whether it needs their denoised
-    latents too. keeps_excess: whether it keeps one latent more, to make good for forecasts.
-    longest_run: evaluations left out in a row, at most. refusal: why it leaves nothing out in this
-    run, if so.
-    """
-
-    keeps: int
-    keeps_denoised: bool
-    keeps_excess: bool
-    longest_run: int
-    refusal: str | None
-
-    @property
-    def bytes(self) -> int:
-        """What it remembers beside the history."""
-
-    def signal(self, x: Tensor, sigma: Tensor) -> Tensor | None:
-        """A number (0-dim, on x's device) that the decision needs, if it needs one from the
-        tensors.
-        """
-
-    def decide(self, moment: Moment) -> Decision:
-        """Called once for every evaluation that may be left out."""
-
-    def predict(
-        self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
-    ) -> Tensor:
-        """The derivative in place of the `run_length`-th evaluation left out in a row, a new
-        tensor.
-        """
-
-    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
-        """It was left out. A tensor returned is added to the denoised latent that the sampler gets,
-        as in computed.
-        """
-
-    def computed(
-        self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
-    ) -> Tensor | None:
-        """It was made. A tensor returned is added to the denoised latent that the sampler gets,
-        making good for earlier forecasts.
-        """
-
-
-@dataclass
-class Tally:
-    """What a run did.
-
-    errors: for each real evaluation that a forecast could be checked against, how far off one step
-    on the forecast would have put the latent, relative to the latent. history_bytes: the most
-    remembered at once, by the method too. starts: (seconds, left out) of each evaluation, taken
-    when the device had finished all before.
-    """
-
-    asked: int = 0
-    made: int = 0
-    steps_skipped: list[int] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    vetoes: int = 0
-    history_bytes: int = 0
-    starts: list[tuple[float, bool]] = field(default_factory=list)
-
-    @property
-    def skipped(self) -> int:
-        return self.asked - self.made
-
-    @property
-    def estimated_speedup(self) -> float:
-        return self.asked / self.made if self.made else 1.0
-
-    @property
-    def measured_speedup(self) -> float | None:
-        """Time this run would have taken with every evaluation made, divided by the time it took."""
-        spans = [
-            (after - before, left_out)
-            for (before, left_out), (after, _) in zip(self.starts, self.starts[1:])
-        ]
-        made = [seconds for seconds, left_out in spans if not left_out]
-        if not made or len(made) == len(spans):
-            return None
-        usual = statistics.median(made)
-        left_out = statistics.median(seconds for seconds, left_out in spans if left_out)
-        return usual * self.asked / (usual * self.made + left_out * self.skipped)
-
-
-@dataclass(frozen=True)
 class Check:
-    """A forecast held against the evaluation it would have stood in for. error: of its derivative,
-    relative to the latent; 0-dim.
-    """
+    """A forecast held against the evaluation it would have stood in for."""
 
-    reach: float
-    width: float
-    error: Tensor
+    reach: float  # history.reach of it
+    width: float  # Moment.width of it
+    error: Tensor  # of its derivative, relative to the latent; 0-dim
 
 
 class SkipRun:
@@ -165,9 +39,9 @@ class SkipRun:
 
     def __init__(
         self,
-        schedule: Schedule,
-        solver: Solver,
-        method: Method,
+        schedule: RunSchedule,
+        traits: SamplerTraits,
+        method: SkipMethod,
         *,
         device: torch.device | None = None,
         regime_of: Callable[[float], Hashable] = lambda sigma: None,
@@ -186,7 +60,17 @@ class SkipRun:
         self.error_per_reach: float | None = None
         self.is_worth_it = False
         self.has_repeats = False
-        self.refusal = solver.refusal or self._refusal_of_schedule() or method.refusal
+        self.tally.refusal = traits.refusal or self._refusal_of_schedule() or method.refusal
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the whole run passes through, if it does."""
+        return self.tally.refusal
+
+    def pass_through(self, reason: str) -> None:
+        """From now on every evaluation is made."""
+        self.tally.refusal = reason
+        self.history.clear()
 
     def _refusal_of_schedule(self) -> str | None:
         if not self.schedule.is_descending:
@@ -249,7 +133,7 @@ class SkipRun:
         width = max(level - self.schedule.sigmas[step + 1], 0.0)
         return Moment(
             sigma=level,
-            level=self.schedule.level(level) if level > 0 else math.inf,
+            level=self.schedule.level(level),
             step=step,
             width=width,
             is_repeat=is_repeat,
@@ -262,11 +146,11 @@ class SkipRun:
         """A straight line errs in proportion to its reach: the product of the distances to the two
         evaluations it goes through.
         """
-        if sigma <= 0:  # out of reach of any line: the level is infinite there
-            return None
         entries = self.history.usable(sigma)
         if not entries or self.error_per_reach is None:
             return None
+        if width == 0:  # as at sigma 0, out of reach of any line: it moves the latent nowhere
+            return 0.0
         return self.error_per_reach * reach(entries, self.schedule.level(sigma)) * width
 
     def _take_error(self, check: Check, error: float) -> None:
@@ -287,11 +171,10 @@ class SkipRun:
             # By now the warm-up has shown how many evaluations this sampler makes per step.
             expected = round((self.tally.asked - 1) / moment.step * self.schedule.steps)
             if expected < LEAST_EVALUATIONS:
-                self.refusal = (
+                self.pass_through(
                     f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain"
                     " steps give the better picture at the same cost"
                 )
-                self.history.clear()
                 return False
             self.is_worth_it = True
         decision = self.method.decide(moment)
@@ -326,8 +209,6 @@ class SkipRun:
             self.tally.history_bytes, self.history.bytes + self.method.bytes
         )
         self.run_length = 0
-        return (
-            denoised
-            if correction is None
-            else (denoised.float() + correction.to(x.device)).to(denoised.dtype)
-        )
+        if correction is None:
+            return denoised
+        return (denoised.float() + correction.to(x.device)).to(denoised.dtype)

@@ -14,16 +14,13 @@ SAME_SIGMA = 1e-5  # relative: samplers recompute sigmas in float32
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """One run's noise levels and the part of them in which evaluations may be skipped.
+class RunSchedule:
+    """One run's noise levels and the part of them in which evaluations may be skipped."""
 
-    sigmas: N + 1 values, descending. is_flow: x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n. start, end:
-    shares of the steps between which evaluations may be skipped, whatever the spacing: by noise
-    level, half of a Karras schedule would lie past 95 %.
-    """
-
-    sigmas: tuple[float, ...]
-    is_flow: bool
+    sigmas: tuple[float, ...]  # N + 1 values, descending
+    is_flow: bool  # x = (1 - σ)·x0 + σ·n, else x = x0 + σ·n
+    # Shares of the steps between which evaluations may be skipped, whatever the spacing: by noise
+    # level, half of a Karras schedule would lie past 95 %.
     start: float = 0.0
     end: float = 1.0
 
@@ -44,11 +41,13 @@ class Schedule:
 
     def level(self, sigma: float) -> float:
         """Half the logarithm of the signal-to-noise ratio: the time in which a model's output
-        changes most evenly.
+        changes most evenly. Infinite at sigma 0, where no noise is left.
 
         The variable of DPM-Solver (Lu et al. 2022, arXiv 2206.00927). In sigma itself, a forecast
         over the long last steps of a flow schedule goes wrong.
         """
+        if sigma <= 0:
+            return math.inf
         signal = max(1 - sigma, LEAST_SIGNAL) if self.is_flow else 1.0
         return math.log(signal / sigma)
 

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from .history import Entry
-from .run import Decision, Moment, Settings
-from .schedule import Schedule
-from .solver import Solver
+from .method import Decision, ModelSignals, Moment, RunFacts, Settings, SkipMethod
+from .schedule import RunSchedule
+from .tally import Tally
+from .traits import SamplerTraits
 
 Polynomial = tuple[float, ...]  # highest power first
 IDENTITY: Polynomial = (1.0, 0.0)
@@ -90,6 +91,14 @@ def wan_polynomial(dim: int, in_dim: int, has_image_branch: bool, latent_pixels:
     }.get((dim, in_dim))
 
 
+def polynomial_name(signals: ModelSignals) -> str | None:
+    """The entry of POLYNOMIALS for the model; None where none is published for it."""
+    wan = signals.wan
+    if wan is None:
+        return None
+    return wan_polynomial(wan.dim, wan.in_dim, wan.has_image_branch, signals.latent_pixels)
+
+
 def evaluate_polynomial(polynomial: Polynomial, value: float) -> float:
     total = 0.0
     for coefficient in polynomial:
@@ -102,29 +111,52 @@ def relative_l1(now: Tensor, before: Tensor) -> Tensor:
     return (now - before).abs().mean() / before.abs().mean()
 
 
-class TeaCache:
+class TeaCache(SkipMethod):
     """settings.threshold: how much rescaled change may add up before the model is evaluated again.
+    settings.target_speedup is not read.
 
     signal_of: (sigma, x) -> what is compared between evaluations. polynomial: rescales its change.
-    target_speedup is not used.
     """
 
-    keeps = 2
-    keeps_denoised = keeps_excess = False
-    refusal = None
+    does = (
+        "repeats the last result until the model's signal has changed by threshold, for those who"
+        " know its numbers."
+    )
+    about_threshold = "how much change may add up; higher is faster and less faithful."
 
     def __init__(
         self,
-        schedule: Schedule,
+        schedule: RunSchedule,
         settings: Settings,
-        solver: Solver,
+        traits: SamplerTraits,
         signal_of: Callable[[Tensor, Tensor], Tensor] = lambda sigma, x: x,
         polynomial: Polynomial = IDENTITY,
+        note: str = "",
     ):
-        self.threshold, self.longest_run = settings.threshold, settings.max_consecutive
-        self.signal_of, self.polynomial = signal_of, polynomial
+        super().__init__(schedule, settings, traits)
+        self.signal_of, self.polynomial, self.note = signal_of, polynomial, note
         self.sum = 0.0
         self.before: Tensor | None = None
+
+    @classmethod
+    def for_run(cls, facts: RunFacts) -> TeaCache:
+        signals = facts.signals
+        name, signal_of, what = None, signals.model_input, "the model input"
+        if signals.time_embedding is not None:
+            name, signal_of, what = (
+                polynomial_name(signals),
+                lambda sigma, x: signals.time_embedding(sigma),
+                "the time embedding",
+            )
+        rescaled = "not rescaled" if name is None else f"rescaled for {name}"
+        return cls(
+            facts.schedule,
+            facts.settings,
+            facts.traits,
+            signal_of,
+            IDENTITY if name is None else POLYNOMIALS[name],
+            f"signal: {what}, {rescaled}",
+        )
 
     @property
     def bytes(self) -> int:
@@ -140,18 +172,18 @@ class TeaCache:
         if moment.signal is None:
             return Decision.EVALUATE
         self.sum += evaluate_polynomial(self.polynomial, moment.signal)
-        return Decision.SKIP if self.sum < self.threshold else Decision.EVALUATE
+        return Decision.SKIP if self.sum < self.settings.threshold else Decision.EVALUATE
 
     def predict(
         self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
     ) -> Tensor:
         return entries[-1].derivative.to(x.device, copy=True)
 
-    def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
-        return None
-
     def computed(
         self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
     ) -> Tensor | None:
         self.sum = 0.0
         return None
+
+    def notes(self, tally: Tally) -> tuple[str, ...]:
+        return (self.note,) if self.note else ()

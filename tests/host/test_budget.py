@@ -29,7 +29,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.budget.cost import BlockCost, BudgetError, Cost
 from comfyui_fewstep.samplers.budget.ways import Choice, Route
 from comfyui_fewstep.samplers.plan import PlanError
-from comfyui_fewstep.samplers.skip.run import Settings
+from comfyui_fewstep.samplers.skip.method import Settings
 
 from small_loras import write_lora
 from small_models import (

@@ -30,6 +30,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import skip as skip_node
 from comfyui_fewstep.nodes.host import skip as skip_patch
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import with_model_sampling
@@ -37,8 +38,11 @@ from comfyui_fewstep.nodes.host.report import Report
 from comfyui_fewstep.nodes.host.skip import KEY
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
+from comfyui_fewstep.samplers.skip import METHODS
 from comfyui_fewstep.samplers.skip import run as skip_run
-from comfyui_fewstep.samplers.skip.solver import LAST_SHARES, solver_of
+from comfyui_fewstep.samplers.skip.method import Decision, Moment, SkipMethod
+from comfyui_fewstep.samplers.skip.tally import Tally
+from comfyui_fewstep.samplers.skip.traits import LAST_SHARES, traits_of
 from torch import Tensor
 
 import nodes as core
@@ -235,7 +239,7 @@ def test_known_solvers_do_what_the_corrector_takes_them_to_do(flux, sampler):
             seed=0,
         ).mean()
 
-    solver = solver_of(f"sample_{sampler}", {})
+    solver = traits_of(f"sample_{sampler}", {})
     expected = []
     for told in steps:
         x = 0.0
@@ -695,6 +699,41 @@ def test_teacache_on_wan_listens_to_the_time_embedding(wan, reports):
         **{**options, "seed": 77, "positive": small_models.conditioning(length=6, seed=9)},
     )
     assert reports[3].data["steps_skipped"] == reports[1].data["steps_skipped"]
+
+
+class Repeat(SkipMethod):
+    """Every second step repeats the derivative of the evaluation before it."""
+
+    does = "repeats every second step."
+    about_threshold = "not more than 1."
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision.SKIP if moment.step % 2 else Decision.EVALUATE
+
+    def predict(self, x: Tensor, moment: Moment, entries, run_length: int) -> Tensor:
+        return entries[-1].derivative.to(x.device, copy=True)
+
+    def notes(self, tally: Tally) -> tuple[str, ...]:
+        return (f"repeated {tally.skipped} steps",)
+
+
+def test_a_new_method_is_one_class_and_one_entry(flux, reports, monkeypatch):
+    methods = {**METHODS, "repeat": Repeat}
+    for module in (skip_node, skip_patch):
+        monkeypatch.setattr(module, "METHODS", methods)
+    inputs = {one.id: one for one in FewStepSkip.define_schema().inputs}
+    assert inputs["method"].options == ["forecast", "teacache", "repeat"]
+    assert inputs["method"].tooltip.endswith("repeat repeats every second step.")
+    assert inputs["threshold"].tooltip.endswith("repeat: not more than 1.")
+    assert "repeat" not in inputs["target_speedup"].tooltip
+    model, rows = counted(skip(flux, "repeat"))
+    sample(model, steps=20)
+    # Steps are told from 1: of 20, the first three and the last are made anyway.
+    assert reports[0].data["steps_skipped"] == [4, 6, 8, 10, 12, 14, 16, 18] and len(rows) == 12
+    assert reports[0].data["method"] == "repeat" and reports[0].notes == ("repeated 8 steps",)
+    assert reports[0].summary.startswith("repeat: 12 of 20 evaluations made")
+    # Two latents, as the memory was reckoned with.
+    assert reports[0].data["history_bytes"] == 2 * 4 * 16 * 8 * 8
 
 
 def test_report_holds_what_was_done(flux, reports, monkeypatch):

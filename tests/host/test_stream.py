@@ -27,7 +27,7 @@ from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
 from comfyui_fewstep.samplers.plan import PlanError
-from comfyui_fewstep.samplers.skip.run import Settings
+from comfyui_fewstep.samplers.skip.method import Settings
 from torch import Tensor
 
 import nodes as core

@@ -1,4 +1,4 @@
-"""What a sampler does with the evaluations it asks for, as far as leaving some out depends on it."""
+"""What a sampler does with the evaluations that it asks for, as far as skipping depends on it."""
 
 from __future__ import annotations
 
@@ -42,15 +42,13 @@ LAST_SHARES: dict[str, Callable[[float, float], float]] = {
 
 
 @dataclass(frozen=True)
-class Solver:
-    """last_share: of LAST_SHARES, None where the steps are not known. refusal: why nothing may be
-    skipped.
-    """
+class SamplerTraits:
+    """What is known of a sampler by its name and options."""
 
     name: str
-    last_share: Callable[[float, float], float] | None = None
-    is_stochastic: bool = False
-    refusal: str | None = None
+    last_share: Callable[[float, float], float] | None = None  # of LAST_SHARES; None: not known
+    is_stochastic: bool = False  # it injects noise on the way
+    refusal: str | None = None  # why nothing may be skipped, if so
 
     @property
     def is_known(self) -> bool:
@@ -68,9 +66,8 @@ class Solver:
         assert self.last_share is not None
         sigma, sigma_next = sigmas[step : step + 2]
         whole = 1 - sigma_next / sigma
-        if (
-            step == 0 or sigma_next == 0
-        ):  # nothing to look back at, or the jump to the end, which is Euler's in all of them
+        # Nothing to look back at, or the jump to the end, which is Euler's in all of them.
+        if step == 0 or sigma_next == 0:
             return whole, 0.0
         last = whole * self.last_share(
             math.log(sigma / sigma_next), math.log(sigmas[step - 1] / sigma)
@@ -78,12 +75,14 @@ class Solver:
         return whole - last, last
 
 
-def solver_of(function_name: str, options: Mapping[str, Any]) -> Solver:
-    """Traits of a k-diffusion style sampler function from its name and its options (s_churn, eta)."""
+def traits_of(function_name: str, options: Mapping[str, Any]) -> SamplerTraits:
+    """Of a k-diffusion style sampler function, from its name and its options (s_churn, eta)."""
     name = function_name.removeprefix("sample_").removesuffix("_function")
     refusal = next((reason for part, reason in REFUSALS.items() if part in name), None)
     churns = float(options.get("s_churn", 0) or 0) > 0
     # CFG++ variants without "ancestral" in their name call the ancestral code with eta 0.
     named_stochastic = any(part in name for part in STOCHASTIC_NAMES) and options.get("eta", 1) != 0
     last_share = None if churns else LAST_SHARES.get(name)
-    return Solver(name, last_share, is_stochastic=churns or named_stochastic, refusal=refusal)
+    return SamplerTraits(
+        name, last_share, is_stochastic=churns or named_stochastic, refusal=refusal
+    )
