@@ -17,9 +17,11 @@ from torch import Tensor
 from ..loras.accelerator import Accelerator, Base
 from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
+from ..quality.libraries import matplotlib_missing
 from ..samplers.budget.advice import Machine, levers, pitfalls
 from ..samplers.budget.cost import (
     EXPERIENCES,
+    BudgetError,
     Cost,
     Work,
     allowance_of,
@@ -54,6 +56,7 @@ from .host.model import (
 )
 from .host.recognise import recognise_foreign
 from .host.report import Report, in_figures
+from .host.server import is_connected, missing_output
 from .host.stream import refuse_not_causal
 
 # Frames a second at which a family's clips play, where the model was trained for one; 24 for the
@@ -65,6 +68,7 @@ FRAME_RATES = {
 OTHER_FRAME_RATE = 24.0
 DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
+CHART = 3  # which output it is
 
 
 class FewStepBudget(io.ComfyNode):
@@ -165,7 +169,7 @@ class FewStepBudget(io.ComfyNode):
                     ),
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -178,6 +182,9 @@ class FewStepBudget(io.ComfyNode):
         seconds_per_evaluation: float,
         price_per_hour: float,
     ) -> io.NodeOutput:
+        no_chart = why_no_chart()
+        if no_chart and is_connected(cls.hidden, CHART):
+            raise BudgetError(no_chart)
         subject = look_at(model, latent_image)
         allowance = allowance_of(experience, seconds, subject.work)
         cost = cost_of(subject, latent_image, seconds_per_evaluation)
@@ -200,7 +207,9 @@ class FewStepBudget(io.ComfyNode):
             price_per_hour,
             is_measured=seconds_per_evaluation == 0,
         )
-        chart = as_image(draw(cost, choice, ways, subject))
+        chart = (
+            missing_output(no_chart) if no_chart else as_image(draw(cost, choice, ways, subject))
+        )
         return io.NodeOutput(
             choice.way.steps,
             choice.way.target_speedup,
@@ -208,6 +217,15 @@ class FewStepBudget(io.ComfyNode):
             chart,
             ui=report.publish(cls.hidden),
         )
+
+
+def why_no_chart() -> str:
+    """Why the chart cannot be drawn here, and what to do; empty where it can."""
+    why = matplotlib_missing()
+    return why and (
+        f"Step Budget cannot draw its chart: {why} Or disconnect chart; the other outputs do"
+        " without."
+    )
 
 
 # ---------------------------------------------------------------- what is connected

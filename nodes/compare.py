@@ -9,10 +9,13 @@ import re
 from comfy_api.v0_0_2 import io
 
 from ..loras.words import counted
+from ..quality.libraries import matplotlib_missing, torchmetrics_missing
 from ..quality.metrics import Quality, compare, lpips_missing
 from ..quality.sheet import contact_sheet
 from .host.report import Report
+from .host.server import is_connected, missing_output
 
+SHEET = 0  # which output it is
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
 ROW = re.compile(r"^- (?P<name>[^:\n]+): (?P<value>.*)$", re.MULTILINE)
@@ -77,18 +80,34 @@ class FewStepCompare(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="The figures and both costs."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(
         cls, reference, candidate, reference_report: str, candidate_report: str
     ) -> io.NodeOutput:
+        if why := torchmetrics_missing():
+            raise ValueError(f"Speed-Quality Compare cannot measure: {why}")
+        no_sheet = why_no_sheet()
+        if no_sheet and is_connected(cls.hidden, SHEET):
+            raise ValueError(no_sheet)
         quality = compare(reference, candidate)
         costs = rows_of(reference_report), rows_of(candidate_report)
         report = describe(quality, len(reference), with_price(*costs), with_price(*reversed(costs)))
-        sheet = contact_sheet(reference, candidate, quality)
+        sheet = (
+            missing_output(no_sheet) if no_sheet else contact_sheet(reference, candidate, quality)
+        )
         return io.NodeOutput(sheet, report.markdown, ui=report.publish(cls.hidden))
+
+
+def why_no_sheet() -> str:
+    """Why the sheet cannot be drawn here, and what to do; empty where it can."""
+    why = matplotlib_missing()
+    return why and (
+        f"Speed-Quality Compare cannot draw its sheet: {why} Or disconnect sheet; the report does"
+        " without."
+    )
 
 
 def rows_of(report: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from .host.model import sigma_of, start_picture
 from .host.recognise import accelerated
 from .host.report import Report, in_figures
 from .host.run import refuse_cfg_sent
-from .host.server import drop_cached_results, missing_output, show_on_node
+from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.skip import another_skip_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
 from .host.stream_decode import can_decode_frames
@@ -42,6 +42,7 @@ REFUSED_IN_PROMPT = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
+IMAGES = 1  # which output it is
 NO_VAE = (
     "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or"
     " decode its latent output."
@@ -193,7 +194,7 @@ class FewStepStream(io.ComfyNode):
         refuse_patches(models[0])
         if vae is not None:
             refuse_vae(vae, shape)
-        elif asks_for_images(cls.hidden):
+        elif is_connected(cls.hidden, IMAGES):
             raise PlanError(NO_VAE)
         run = run_stream(
             models[0],
@@ -215,8 +216,6 @@ class FewStepStream(io.ComfyNode):
             for key, value in latent_image.items()
             if not key.startswith("downscale_ratio")
         }
-        # For what is connected to it in ways that a prompt does not show, such as a node that makes
-        # nodes.
         images = missing_output(NO_VAE) if run.images is None else run.images.flatten(0, 1)
         return io.NodeOutput(
             {**latent, "samples": run.samples},
@@ -224,20 +223,6 @@ class FewStepStream(io.ComfyNode):
             report.markdown,
             ui=report.publish(cls.hidden),
         )
-
-
-def node_id_of(hidden) -> str:
-    """The node's id in the graph; empty where it is called from Python."""
-    return str(getattr(hidden, "unique_id", None) or "")
-
-
-def asks_for_images(hidden) -> bool:
-    """Whether something in the graph is connected to the images output. False where there is no
-    graph to look at.
-    """
-    link = [node_id_of(hidden), 1]
-    nodes = (getattr(hidden, "prompt", None) or {}).values()
-    return any(value == link for node in nodes for value in node.get("inputs", {}).values())
 
 
 def start_of(

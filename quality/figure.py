@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .libraries import matplotlib_missing
+
 DOTS_PER_INCH = 100
 
 
@@ -18,11 +20,11 @@ def new_figure(width: int, height: int) -> Any:
     """An empty matplotlib Figure of this many pixels. Raises ValueError with what to do where
     matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(missing("matplotlib", "this node draws with it")) from error
+    if why := matplotlib_missing():
+        raise ValueError(f"Nothing can be drawn: {why}")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(
         figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH),
         dpi=DOTS_PER_INCH,
@@ -38,11 +40,3 @@ def as_image(figure: Any) -> Tensor:
     pixels = torch.frombuffer(bytearray(figure.canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = figure.canvas.get_width_height()
     return (pixels.view(height, width, 4)[..., :3].float() / 255).unsqueeze(0)
-
-
-def missing(package: str, purpose: str) -> str:
-    """What to tell where one of requirements.txt is not installed."""
-    return (
-        f"{package} is not installed in ComfyUI's Python, and {purpose}. Install it there: python"
-        f" -m pip install {package}, or let ComfyUI-Manager install this pack's requirements.txt."
-    )

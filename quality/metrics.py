@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .figure import missing
+from .libraries import torchmetrics_missing, torchvision_missing
 
 # SSIM's window is 11 pixels wide and is reflected at the edges; LPIPS' network halves a picture
 # five times.
@@ -53,15 +53,13 @@ def compare(reference: Tensor, candidate: Tensor) -> Quality:
     ValueError where they are not alike.
     """
     refuse_unlike(reference, candidate)
-    try:
-        from torchmetrics.functional.image import (
-            peak_signal_noise_ratio,
-            structural_similarity_index_measure,
-        )
-    except ImportError as error:
-        raise ValueError(
-            missing("torchmetrics", "its figures are what this compares with")
-        ) from error
+    if why := torchmetrics_missing():
+        raise ValueError(f"Nothing can be measured: {why}")
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     pairs = list(_frames(reference, candidate))
     noise = torch.stack([(a - b).square().mean() for a, b in pairs])
     if float(noise.max()) == 0.0:
@@ -121,6 +119,8 @@ def lpips_missing() -> str:
     """Why LPIPS cannot be measured, empty where it can: its network's weights are used if they are
     there and never downloaded.
     """
+    if why := torchvision_missing():
+        return why
     path = lpips_weights()
     return (
         ""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_client import Client
-from host import ROOT, Host
+from host import ROOT, Host, pack_requirements_missing, say
 
 PACK_NAME = "ComfyUI-FewStep"
 START_SECONDS = 300
@@ -64,7 +64,11 @@ def running_server(
 ) -> Iterator[Server]:
     """A server that answers, with the pack and any further custom node folders linked in; killed on
     the way out.
+
+    What a user's own install lacks of the pack's requirements is said before the server is started.
     """
+    if missing := pack_requirements_missing(host):
+        say(f"Some nodes need {missing}")
     prepare_base(base, {PACK_NAME: ROOT, **(packs or {})})
     port = port or free_port()
     log = base / "server.log"
@@ -109,9 +113,9 @@ def unlink_folder(link: Path) -> None:
         link.rmdir()  # a junction
 
 
-def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
-    """Start main.py in a process group of its own, so that it can be ended with all its children."""
-    command = [
+def server_command(host: Host, base: Path, port: int) -> list[str]:
+    """What starts a ComfyUI that reads and writes under `base` alone."""
+    return [
         str(host.python),
         str(host.root / "main.py"),
         "--base-directory",
@@ -124,8 +128,12 @@ def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) 
         f"sqlite:///{base / 'user' / 'comfyui.db'}",
         "--disable-auto-launch",
         "--disable-api-nodes",
-        *extra_args,
     ]
+
+
+def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
+    """Start main.py in a process group of its own, so that it can be ended with all its children."""
+    command = [*server_command(host, base, port), *extra_args]
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

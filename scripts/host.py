@@ -3,8 +3,9 @@
     python scripts/host.py [--version 0.30.0] [--cache DIR]
 
 COMFYUI_PATH names an install you already have; it is used with its own Python and nothing in it is
-changed. Without it, a pinned ComfyUI is built in the user's cache directory, once per version, and
-reused. Only the standard library is used, because this runs before anything is installed.
+changed. Without it, a pinned ComfyUI is built in the user's cache directory, once per version, with
+this pack's requirements.txt as ComfyUI-Manager would install it, and reused. Only the standard
+library is used, because this runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
+PACK_REQUIREMENTS = ROOT / "requirements.txt"
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 
 DEFAULT_VERSION = "0.30.0"
@@ -49,7 +52,11 @@ TORCH_PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # portable build.
 PYTHON_FOLDERS = (".venv", "venv", "python_embeded", "python_embedded")
 
+# What is done is written down in the host's folder, a file for each part: a part that is missing is
+# added, and the others stay.
 MARKER = "complete.json"
+PACK_MARKER = "pack.json"
+TOOLS_MARKER = "test-tools.json"
 
 
 class HostError(RuntimeError):
@@ -90,14 +97,15 @@ def ensure_host(version: str = DEFAULT_VERSION, cache: Path | None = None) -> Ho
     folder = (cache or default_cache()) / f"comfyui-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     host = Host(folder / "ComfyUI", venv_python(folder / "venv"), version)
-    wanted = digest([version, SOURCE_RELEASES[version], *TORCH_PINS])
-    if read_marker(folder / MARKER) == wanted and runs_torch(host.python):
-        return host
-    with locked(folder / "build.lock"):
-        # Another process may have finished the work while this one waited for the lock.
-        if read_marker(folder / MARKER) != wanted or not runs_torch(host.python):
-            build_host(folder, host)
-            write_marker(folder / MARKER, wanted)
+    once(
+        folder / MARKER,
+        [version, SOURCE_RELEASES[version], *TORCH_PINS],
+        lambda: build_host(folder, host),
+        lambda: runs_torch(host.python),
+    )
+    install_once(
+        host, PACK_REQUIREMENTS, PACK_MARKER, "what the pack's nodes draw and measure with"
+    )
     return host
 
 
@@ -107,20 +115,44 @@ def ensure_test_tools(host: Host) -> None:
     An install of the user's own is never changed: what it lacks is an error that says how to add
     it.
     """
-    wanted = digest([TEST_REQUIREMENTS.read_text(encoding="utf-8"), *TORCH_PINS])
-    marker = host.root.parent / "test-tools.json"
-    if not host.owned:
-        return check_test_tools(host)
-    if read_marker(marker) == wanted:
-        return None
-    with locked(host.root.parent / "build.lock"):
-        if read_marker(marker) != wanted:
-            say("installing the test tools")
-            pip_install(
-                host.python, ["-r", str(TEST_REQUIREMENTS)], log=host.root.parent / "test-tools.log"
-            )
-            write_marker(marker, wanted)
-    return None
+    if host.owned:
+        install_once(host, TEST_REQUIREMENTS, TOOLS_MARKER, "the test tools")
+    else:
+        check_test_tools(host)
+
+
+def install_once(host: Host, requirements: Path, marker: str, words: str) -> None:
+    """Install a requirements file beside a host of our own, unless that was done already."""
+    folder = host.root.parent
+
+    def install() -> None:
+        say(f"installing {words}")
+        log = folder / f"{marker.removesuffix('.json')}.log"
+        pip_install(host.python, ["-r", str(requirements)], log=log)
+
+    once(folder / marker, [requirements.read_text(encoding="utf-8"), *TORCH_PINS], install)
+
+
+def once(
+    marker: Path,
+    asked: Sequence[str],
+    work: Callable[[], None],
+    is_whole: Callable[[], bool] = lambda: True,
+) -> None:
+    """Do the work, unless the marker says that it was done as it is asked for now and it is whole.
+
+    One process at a time: another one may finish the work while this one waits for the lock.
+    """
+    wanted = digest(asked)
+
+    def is_done() -> bool:
+        return read_marker(marker) == wanted and is_whole()
+
+    if not is_done():
+        with locked(marker.with_name("build.lock")):
+            if not is_done():
+                work()
+                write_marker(marker, wanted)
 
 
 # --- an install that is already there
@@ -158,19 +190,46 @@ def find_python(root: Path) -> Path:
 
 def check_test_tools(host: Host) -> None:
     """Raise if the tests cannot run in the user's own install for want of a package."""
+    if missing := lacking(host.python, ("pytest", "diffusers", "hypothesis")):
+        raise HostError(f"The tests need {how_to_add(host, missing, TEST_REQUIREMENTS)}")
+
+
+def pack_requirements_missing(host: Host) -> str:
+    """What a user's own install lacks of this pack's requirements, and the one command that adds
+    it; empty where nothing is missing, as in a host that was built here.
+    """
+    missing = () if host.owned else lacking(host.python, requirement_names(PACK_REQUIREMENTS))
+    return how_to_add(host, missing, PACK_REQUIREMENTS) if missing else ""
+
+
+def how_to_add(host: Host, missing: Sequence[str], requirements: Path) -> str:
+    """The end of a sentence that says what needs them."""
+    command = in_shell_words([host.python, "-m", "pip", "install", "-r", requirements])
+    return (
+        f"{', '.join(missing)}, which {host.python} lacks. COMFYUI_PATH is your own install, so"
+        f" nothing is installed into it unasked. This adds what is missing:\n    {command}"
+    )
+
+
+def lacking(python: Path, modules: Sequence[str]) -> list[str]:
+    """Those of these modules that a Python does not find."""
     probe = (
-        "import importlib.util, sys; print(*[n for n in sys.argv[1:] if not"
-        " importlib.util.find_spec(n)])"
+        "import importlib.util as i, sys; print(*(n for n in sys.argv[1:] if not i.find_spec(n)))"
     )
-    answer = subprocess.run(
-        [host.python, "-c", probe, "pytest", "diffusers", "hypothesis"], capture_output=True
-    )
-    if missing := answer.stdout.decode().split():
-        raise HostError(
-            f"the tests need {', '.join(missing)}, which {host.python} lacks. COMFYUI_PATH is your"
-            f" own install, so nothing is installed into it unasked: run\n    {host.python} -m pip"
-            f" install -r {TEST_REQUIREMENTS}"
-        )
+    answer = subprocess.run([python, "-c", probe, *modules], capture_output=True)
+    return answer.stdout.decode(errors="replace").split()
+
+
+def requirement_names(requirements: Path) -> tuple[str, ...]:
+    """The distributions that a requirements file names itself, in its order."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    return tuple(found[0] for line in lines if (found := re.match(r"[A-Za-z0-9][\w.-]*", line)))
+
+
+def in_shell_words(command: Sequence[object]) -> str:
+    """A command as it is typed on this system, with what has blanks in quotation marks."""
+    words = [str(word) for word in command]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def tree_version(root: Path) -> str | None:
@@ -204,6 +263,9 @@ def build_host(folder: Path, host: Host) -> None:
     say(f"building ComfyUI {host.version} in {folder} (about three minutes and 6 GB, once)")
     if not runs(host.python, "import pip"):
         say("making a virtual environment")
+        # What was installed later went with the old one.
+        for later in (PACK_MARKER, TOOLS_MARKER):
+            (folder / later).unlink(missing_ok=True)
         create_venv(folder / "venv")
     if tree_version(host.root) is None:
         say(f"downloading the source of ComfyUI {host.version}")
@@ -220,7 +282,10 @@ def create_venv(target: Path) -> None:
     """A virtual environment with pip, also where Debian leaves ensurepip out of `python3 -m venv`."""
     shutil.rmtree(target, ignore_errors=True)
     made = subprocess.run(
-        [sys.executable, "-m", "venv", str(target)], capture_output=True, text=True
+        [sys.executable, "-m", "venv", str(target)],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if made.returncode == 0 and runs(venv_python(target), "import pip"):
         return

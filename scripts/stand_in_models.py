@@ -34,7 +34,11 @@ def made_model(host: Host, kind: str, folder: Path) -> Path:
         say(f"making {path.name} (random weights)")
         environment = {**os.environ, "COMFYUI_PATH": str(host.root)}
         made = subprocess.run(
-            [host.python, MODEL_MAKER, kind, path], env=environment, capture_output=True, text=True
+            [host.python, MODEL_MAKER, kind, path],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         if made.returncode != 0:
             raise HostError(f"making {path.name} failed:\n{made.stderr[-3000:]}")

@@ -128,7 +128,7 @@ def test_lpips_is_measured_with_weights_on_disk(monkeypatch, tmp_path) -> None:
 
 
 def test_without_torchmetrics_it_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ValueError, match="pip install torchmetrics"):
         compare(IMAGE, IMAGE)
 

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -144,12 +145,108 @@ def test_finished_build_is_reused_and_an_outdated_one_is_not(
     monkeypatch.setattr(host, "runs_torch", lambda python: True)
     built: list[str] = []
     monkeypatch.setattr(host, "build_host", lambda folder, wanted: built.append(wanted.version))
+    monkeypatch.setattr(host, "pip_install", lambda *args, **kwargs: None)
     first = host.ensure_host("0.30.0", tmp_path)
     assert host.ensure_host("0.30.0", tmp_path) == first
     assert built == ["0.30.0"]
     (tmp_path / "comfyui-0.30.0" / host.MARKER).write_text(json.dumps({"asked": "something else"}))
     host.ensure_host("0.30.0", tmp_path)
     assert built == ["0.30.0", "0.30.0"]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done to a host in the cache, instead of doing it: "build", or a requirements file."""
+    done: list[str] = []
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(host, "runs_torch", lambda python: True)
+    monkeypatch.setattr(host, "build_host", lambda folder, wanted: done.append("build"))
+    monkeypatch.setattr(
+        host,
+        "pip_install",
+        lambda python, arguments, log: done.append(
+            Path(arguments[1]).relative_to(host.ROOT).as_posix()
+        ),
+    )
+    return done
+
+
+def test_a_host_has_the_packs_requirements_before_any_test_tools(
+    installed: list[str], tmp_path: Path
+) -> None:
+    built = host.ensure_host("0.30.0", tmp_path)
+    assert installed == ["build", "requirements.txt"]
+    host.ensure_test_tools(built)
+    assert installed == ["build", "requirements.txt", "tests/requirements.txt"]
+
+
+def test_a_host_of_an_earlier_version_of_the_pack_is_completed_and_not_rebuilt(
+    installed: list[str], tmp_path: Path
+) -> None:
+    host.ensure_host("0.30.0", tmp_path)
+    marker = tmp_path / "comfyui-0.30.0" / host.PACK_MARKER
+    marker.unlink()
+    host.ensure_host("0.30.0", tmp_path)
+    assert installed == ["build", "requirements.txt", "requirements.txt"]
+    host.write_marker(marker, host.digest(["matplotlib>=3.0", *host.TORCH_PINS]))
+    host.ensure_host("0.30.0", tmp_path)
+    host.ensure_host("0.30.0", tmp_path)
+    assert installed == ["build"] + 3 * ["requirements.txt"]
+
+
+def test_a_new_virtual_environment_has_nothing_of_what_was_in_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in (host.PACK_MARKER, host.TOOLS_MARKER):
+        host.write_marker(tmp_path / name, "done")
+
+    def fail(target: Path) -> None:
+        raise host.HostError("no space")
+
+    monkeypatch.setattr(host, "create_venv", fail)
+    with pytest.raises(host.HostError):
+        host.build_host(tmp_path, host.Host(tmp_path / "ComfyUI", tmp_path / "python", "0.30.0"))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def shell_python(folder: Path, prints: str) -> Path:
+    """A file that answers like a Python that prints this, whatever it is asked to run."""
+    if sys.platform == "win32":
+        pytest.skip("needs a shell script as Python")
+    python = folder / "own python"
+    python.write_text(f"#!/bin/sh\necho {prints}\n")
+    python.chmod(0o755)
+    return python
+
+
+def test_what_an_own_install_lacks_of_the_pack_is_told_with_the_command_that_adds_it(
+    tmp_path: Path,
+) -> None:
+    own = host.Host(tmp_path, shell_python(tmp_path, "torchmetrics"), "0.30.0", owned=False)
+    told = host.pack_requirements_missing(own)
+    assert told.startswith("torchmetrics, which ") and "nothing is installed" in told
+    command = shlex.split(told.splitlines()[-1])
+    assert command == [
+        str(own.python),
+        *("-m", "pip", "install", "-r", str(host.PACK_REQUIREMENTS)),
+    ]
+
+
+def test_nothing_is_told_of_an_own_install_that_lacks_nothing_nor_of_one_built_here(
+    tmp_path: Path,
+) -> None:
+    python = shell_python(tmp_path, "")
+    assert not host.pack_requirements_missing(host.Host(tmp_path, python, "0.30.0", owned=False))
+    nowhere = host.Host(tmp_path, tmp_path / "nowhere", "0.30.0")
+    assert not host.pack_requirements_missing(nowhere)
+
+
+def test_modules_that_this_python_lacks_are_found() -> None:
+    assert host.lacking(Path(sys.executable), ["json", "no_such_module"]) == ["no_such_module"]
+
+
+def test_requirements_are_named_without_their_versions_and_comments() -> None:
+    assert host.requirement_names(host.PACK_REQUIREMENTS) == ("matplotlib", "torchmetrics")
 
 
 def test_broken_off_build_leaves_no_marker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

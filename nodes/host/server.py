@@ -1,8 +1,9 @@
-"""The host's server: its version, its queue, and text under a node."""
+"""The host's server: its version, its queue, the graph it runs, and text under a node."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -33,9 +34,28 @@ def drop_cached_results() -> None:
         queue.set_flag("free_memory", True)
 
 
+def node_id_of(hidden: Any) -> str:
+    """The node's id in the graph; empty where it is called from Python."""
+    return str(getattr(hidden, "unique_id", None) or "")
+
+
+def is_connected(hidden: Any, output: int) -> bool:
+    """Whether something in the graph is connected to this output of the node, counted from 0.
+
+    hidden: with unique_id and prompt. False where there is no graph to look at, and for a node that
+    other nodes make while the graph runs: the prompt shows what was queued.
+    """
+    link = [node_id_of(hidden), output]
+    nodes = (getattr(hidden, "prompt", None) or {}).values()
+    return any(value == link for node in nodes for value in node.get("inputs", {}).values())
+
+
 def missing_output(reason: str) -> ExecutionBlocker:
-    """What to return for an output that there is nothing for: nodes connected to it fail with the
-    reason, the others run.
+    """The value of an output that was not made. Where nothing is connected it does no harm. A node
+    that gets it all the same does not run, and the editor is told why: by a connection that the
+    prompt does not show, or by one that was made when the result was in the host's cache already.
+
+    One value among a node's outputs, never instead of them: V3 then has no outputs at all.
     """
     return ExecutionBlocker(reason)
 

@@ -655,14 +655,6 @@ def test_a_wrong_declaration_is_read_and_warned_of_once(unets, models, caplog) -
     assert sum("broken.fewstep.json" in message for message in warnings) == 1
 
 
-def test_without_matplotlib_it_says_what_to_install(unets, monkeypatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match="pip install matplotlib"):
-        run(unets["sd15"], IMAGE, evaluation=0.5)
-
-
 def test_a_forced_negative_branch_doubles_the_prediction(unets) -> None:
     model = with_record(unets["sdxl"].clone(), CATALOG["sdxl-lightning-4step-lora"])
     model.model_options["disable_cfg1_optimization"] = True
