@@ -21,26 +21,28 @@ from typing import Any
 from .accelerator import (
     UNKNOWN_LICENCE,
     Accelerator,
-    Base,
-    ConsistencyGrid,
     Expert,
+    Kind,
+    Licence,
+    Parameterization,
+    PublishedFile,
+    Solver,
+)
+from .bases import Base
+from .refusal import Refusal
+from .schedules import (
+    ConsistencyGrid,
     FirstTimesteps,
     Flux2Flow,
     FluxFlow,
     HostSpacedFlow,
-    Kind,
-    Licence,
     LiteralSigmas,
-    Parameterization,
-    PublishedFile,
     Schedule,
     ShiftedFlow,
-    Solver,
     Trailing,
     TrigFlow,
     TwoClockFlow,
 )
-from .refusal import Refusal
 
 SUFFIX = ".fewstep.json"
 LARGEST_FILE = 64 * 1024

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from .accelerator import Accelerator, Base, Expert, Kind
+from .accelerator import Accelerator, Expert, Kind
 from .architecture import Layers, measure
+from .bases import Base, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 from .refusal import Refusal
 
@@ -381,7 +382,7 @@ def recognise_model(
     what its file is called.
     """
     bases = (base,) if base else ()
-    words = f"model: {base.value if base else 'an architecture that is not known here'}" + (
+    words = f"model: {base.label if base else 'an architecture that is not known here'}" + (
         f", width {width}" if width else ""
     )
     found = Fingerprint(Kind.MODEL, bases, width, (), "absent", False, (words,))
@@ -500,10 +501,7 @@ def _borrowed_name(
     return (
         ""
         if owner is None
-        else (
-            f"its name is that of {owner.id}, which is for"
-            f" {' or '.join(base.value for base in owner.bases)}"
-        )
+        else (f"its name is that of {owner.id}, which is for {bases_in_words(owner.bases)}")
         + (f", width {owner.width}" if owner.width else "")
     )
 

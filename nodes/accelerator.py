@@ -10,15 +10,8 @@ import re
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import (
-    Accelerator,
-    Base,
-    Expert,
-    Kind,
-    Solver,
-    bases_in_words,
-    ids_in_words,
-)
+from ..loras.accelerator import Accelerator, Expert, Kind, Solver, ids_in_words
+from ..loras.bases import Base, bases_in_words
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
@@ -444,7 +437,7 @@ def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
     """Raise for a causal model that the host could not know as one and loaded as ordinary Wan."""
     if record is not None and record.causal is not None and base_of(model) is Base.WAN_T2V:
         raise ValueError(
-            f"{name} was loaded as {Base.WAN_T2V.value}, and {record.id} is a causal model."
+            f"{name} was loaded as {Base.WAN_T2V.label}, and {record.id} is a causal model."
             f" {UNMARKED}"
         )
 

@@ -14,7 +14,8 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..loras.accelerator import Accelerator, Base
+from ..loras.accelerator import Accelerator
+from ..loras.bases import Base, StepRange
 from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
 from ..quality.libraries import matplotlib_missing
@@ -33,7 +34,6 @@ from ..samplers.budget.ways import (
     MOST_SPEEDUP,
     Choice,
     Route,
-    StepRange,
     Way,
     block_sizes,
     candidates,
@@ -59,13 +59,7 @@ from .host.report import Report, in_figures
 from .host.server import is_connected, missing_output
 from .host.stream import refuse_not_causal
 
-# Frames a second at which a family's clips play, where the model was trained for one; 24 for the
-# others.
-FRAME_RATES = {
-    base: 16.0
-    for base in (Base.WAN_T2V, Base.WAN21_I2V, Base.WAN22_I2V, Base.WAN_VACE, Base.WAN_CAUSAL)
-} | {Base.LTXV: 25.0}
-OTHER_FRAME_RATE = 24.0
+OTHER_FRAME_RATE = 24.0  # where the base is not known
 DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
 CHART = 3  # which output it is
@@ -310,9 +304,14 @@ def work_of(model, latent: Mapping[str, Tensor]) -> Work:
     frames = first.shape[2] if first.ndim == 5 else 1
     if frames == 1:
         return Work(first.shape[0])
-    played, facts = (frames - 1) * frames_per_latent_frame(model) + 1, facts_of(model)
-    rate = facts.frame_rate if facts else FRAME_RATES.get(base_of(model), OTHER_FRAME_RATE)
-    return Work(first.shape[0], frames, played / rate)
+    played = (frames - 1) * frames_per_latent_frame(model) + 1
+    return Work(first.shape[0], frames, played / _frame_rate(model))
+
+
+def _frame_rate(model) -> float:
+    """Frames a second at which this model's clips play."""
+    base, facts = base_of(model), facts_of(model)
+    return facts.frame_rate if facts else base.frame_rate if base else OTHER_FRAME_RATE
 
 
 def cost_of(
@@ -359,7 +358,7 @@ def describe(
     name = (
         way.records[0].id
         if way.records
-        else subject.base.value
+        else subject.base.label
         if subject.base
         else "not known here"
     )
@@ -629,7 +628,7 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
         xlim=span,
         ylabel="predicted seconds for one run",
         xlabel="evaluations for each sample; in a stream, each sees one block",
-        title=f"Step Budget: {subject.base.value if subject.base else 'connected model'}",
+        title=f"Step Budget: {subject.base.label if subject.base else 'connected model'}",
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -8,7 +8,8 @@ import os
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Base, Kind, Solver
+from ..loras.accelerator import Accelerator, Kind, Solver
+from ..loras.bases import Base
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Parameterization, TwoClockFlow
+from ..loras.accelerator import Accelerator, Parameterization
 from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
 from .host.foreign import has_self_attention_guidance, negative_branch_forced
@@ -259,7 +259,7 @@ def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
     """
     # It is another model only where a record was recognised.
     if accelerated is not model and (
-        isinstance(record.schedule, TwoClockFlow) or record.parameterization is Parameterization.X0
+        record.schedule.audio_shift is not None or record.parameterization is Parameterization.X0
     ):
         raise PlanError(
             f"{record.id} was recognised without an Accelerator Loader, and it needs settings on"

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
+from ..loras.schedules import SigmaOf
 from ..loras.words import counted
 from .plan import PlanError, make_plan
-from .schedule import SigmaOf, sigmas_of
 
 # Frames of video for each latent frame but the first, in every Wan VAE.
 TEMPORAL_FACTOR = 4
@@ -139,12 +139,8 @@ def make_stream_plan(
     ]
     if record.causal.first_block is not None:
         first = next(index for index, block in enumerate(blocks) if not block.is_given)
-        sigmas = sigmas_of(
-            record.causal.first_block,
-            record.causal.first_block_steps or ordinary.steps,
-            1.0,
-            sigma_of,
-        )
+        steps = record.causal.first_block_steps or ordinary.steps
+        sigmas = record.causal.first_block.sigmas(steps, 1.0, sigma_of)
         blocks[first] = Block(given, size, tuple(sigmas))
     return StreamPlan(record, frames, given, tuple(blocks), window)
 

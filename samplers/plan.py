@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..loras.accelerator import Accelerator, Expert, FirstTimesteps, Solver
+from ..loras.accelerator import Accelerator, Expert, Solver
+from ..loras.bases import bases_in_words
 from ..loras.refusal import Refusal
-from .schedule import SigmaOf, needs_size, sigmas_of, switch_step, tcd_sigmas_down
+from ..loras.schedules import ConsistencyGrid, Schedule, SigmaOf
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
 SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
@@ -23,23 +24,16 @@ class PlanError(Refusal):
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """One run, decided. sigmas: steps + 1, descending, last 0. switch_step: first step of the
-    low-noise expert, if any.
+    """One run, decided."""
 
-    sigmas_down: TCD's intermediate noise level of each step, empty for other solvers. noise_clip:
-    as in Accelerator.
-    starts_on_noise: the first sigma lies below the model's largest, and what it belongs to is noise
-    all the same.
-    """
-
-    accelerators: tuple[Accelerator, ...]
-    sigmas: tuple[float, ...]
+    accelerators: tuple[Accelerator, ...]  # one, or those of the two experts
+    sigmas: tuple[float, ...]  # steps + 1, descending, last 0
     solver: Solver
     cfg: float
-    sigmas_down: tuple[float, ...] = ()
-    switch_step: int | None = None
-    noise_clip: float = 0.0
-    starts_on_noise: bool = False
+    sigmas_down: tuple[float, ...] = ()  # TCD's level between two steps, empty for other solvers
+    switch_step: int | None = None  # first step of the low-noise expert, if any
+    noise_clip: float = 0.0  # as in Accelerator
+    starts_on_noise: bool = False  # the first sigma is the record's noise, below the model's own
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,14 +81,21 @@ def make_expert_plan(
         if getattr(high, name) != getattr(low, name):
             raise PlanError(
                 f"The two experts were distilled differently: {name} of {high.id} is"
-                f" {getattr(high, name)}, of {low.id} {getattr(low, name)}. Load a pair of one"
-                " release."
+                f" {_shown(getattr(high, name))}, of {low.id} {_shown(getattr(low, name))}. Load a"
+                " pair of one release."
             )
     plan = _plan(high, _steps_of((high, low), steps), denoise, sigma_of)
     assert high.boundary is not None
     return replace(
         plan, accelerators=(high, low), switch_step=switch_step(list(plan.sigmas), high.boundary)
     )
+
+
+def _shown(value: object) -> str:
+    """A setting of a record, for people."""
+    if isinstance(value, tuple):
+        return bases_in_words(value)
+    return value.value if isinstance(value, Solver) else str(value)
 
 
 def refuse_other_cfg(plan: SamplingPlan, cfg: object) -> None:
@@ -182,26 +183,22 @@ def _plan(
         raise PlanError(
             f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise)."
         )
-    if needs_size(record.schedule) and image_tokens is None:
+    schedule = record.schedule
+    if schedule.needs_size and image_tokens is None:
         raise PlanError(
             f"{record.id} has a schedule that depends on the size of the picture: connect"
             " latent_image."
         )
     try:
-        sigmas = sigmas_of(record.schedule, steps, denoise, sigma_of, image_tokens)
+        sigmas = schedule.sigmas(steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {steps} steps: {error}") from None
-    notes: tuple[str, ...] = ()
-    if len(sigmas) - 1 < steps:
-        which = (
-            f"{len(sigmas) - 1} of {steps} steps, all that it was distilled for there"
-            if isinstance(record.schedule, FirstTimesteps)
-            else f"the last {len(sigmas) - 1} of the {steps} distilled steps"
-        )
-        notes = (f"denoise {denoise:g}: {which}, from sigma {sigmas[0]:.4g}",)
-    down: list[float] = []
+    left, notes, down = len(sigmas) - 1, (), []
+    if left < steps:
+        cut = schedule.words_of_cut(left, steps)
+        notes = (f"denoise {denoise:g}: {cut}, from sigma {sigmas[0]:.4g}",)
     if record.solver is Solver.TCD:
-        down = tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[steps], sigma_of)
+        down = tcd_sigmas_down(schedule, steps, denoise, record.gamma[steps], sigma_of)
     return SamplingPlan(
         (record,),
         tuple(sigmas),
@@ -210,5 +207,25 @@ def _plan(
         tuple(down),
         notes=notes,
         noise_clip=record.noise_clip,
-        starts_on_noise=isinstance(record.schedule, FirstTimesteps) and math.isclose(denoise, 1.0),
+        starts_on_noise=schedule.starts_on_noise and math.isclose(denoise, 1.0),
     )
+
+
+def switch_step(sigmas: list[float], boundary: float) -> int:
+    """First step that the low-noise expert runs: the first whose sigma lies below the boundary."""
+    return sum(sigma >= boundary for sigma in sigmas[:-1])
+
+
+def tcd_sigmas_down(
+    schedule: Schedule, steps: int, denoise: float, gamma: float, sigma_of: SigmaOf
+) -> list[float]:
+    """The noise level each TCD step jumps to before it is re-noised to the next: sigma of floor((1
+    - gamma) · t_next).
+
+    The last is 0: the last step lands on x0. gamma 0 never re-noises, 1 always jumps to the first
+    timestep. Zheng et al. 2024, arXiv 2402.19159, algorithm 4 (strategic stochastic sampling).
+    """
+    if not isinstance(schedule, ConsistencyGrid):
+        raise TypeError(f"TCD needs a consistency grid, not {schedule}.")
+    timesteps = schedule.timesteps(steps, denoise)
+    return [*(sigma_of(math.floor((1.0 - gamma) * timestep)) for timestep in timesteps[1:]), 0.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from comfyui_fewstep.loras.accelerator import ConsistencyGrid, Schedule, ShiftedFlow, Trailing
+from comfyui_fewstep.loras.schedules import ConsistencyGrid, Schedule, ShiftedFlow, Trailing
 from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,

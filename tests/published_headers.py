@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from comfyui_fewstep.loras.accelerator import Accelerator, Base
+from comfyui_fewstep.loras.accelerator import Accelerator
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.fingerprint import Header
 
 Layer = tuple[str, int, int]  # name, outputs, inputs

@@ -8,7 +8,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from comfyui_fewstep.loras.accelerator import Base, Causal
+from comfyui_fewstep.loras.accelerator import Causal
+from comfyui_fewstep.loras.bases import Base, StepRange
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.samplers.budget.advice import Machine, levers, pitfalls
 from comfyui_fewstep.samplers.budget.cost import (
@@ -24,10 +25,8 @@ from comfyui_fewstep.samplers.budget.cost import (
 )
 from comfyui_fewstep.samplers.budget.ways import (
     MOST_SPEEDUP,
-    STEP_RANGES,
     Choice,
     Route,
-    StepRange,
     accelerated_way,
     candidates,
     choose,
@@ -427,7 +426,7 @@ def test_pitfalls_are_those_of_the_choice() -> None:
     assert "causal" not in told
     guided = choose(candidates(CATALOG["hyper-sdxl-8step-cfg-lora"], None, COST, PICTURE), 60)
     assert "CFG 1 and only there" not in " ".join(pitfalls(guided, "batch", PICTURE))
-    video = choose(candidates(None, STEP_RANGES[Base.WAN_T2V], COST, CLIP), 1.0)
+    video = choose(candidates(None, Base.WAN_T2V.full_run, COST, CLIP), 1.0)
     assert "needs a causal model" in " ".join(pitfalls(video, "live", CLIP))
     stream = choose(candidates(CATALOG["self-forcing-dmd"], None, COST, CLIP), 1.0)
     told = " ".join(pitfalls(stream, "live", CLIP))

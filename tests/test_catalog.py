@@ -10,27 +10,22 @@ import importlib.util
 import json
 import math
 import re
-import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_fewstep.loras.accelerator import (
-    WITH_TIMESTEPS,
-    Base,
-    Flux2Flow,
-    FluxFlow,
-    Kind,
-    LiteralSigmas,
-    Parameterization,
-    Schedule,
-    ShiftedFlow,
-    Solver,
-    TwoClockFlow,
-)
+from comfyui_fewstep.loras import schedules
+from comfyui_fewstep.loras.accelerator import Kind, Parameterization, Solver
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG, FAMILIES, index
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
-from comfyui_fewstep.samplers import schedule
+from comfyui_fewstep.loras.schedules import (
+    Flux2Flow,
+    FluxFlow,
+    LiteralSigmas,
+    ShiftedFlow,
+    TwoClockFlow,
+)
 from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan, make_plan
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
@@ -43,12 +38,12 @@ PUBLISHED = json.loads((DATA / "published_settings.json").read_text(encoding="ut
 # are for.
 TOKENS = 4096
 
-sd_sigma = functools.cache(schedule.scaled_linear_sigma)
+sd_sigma = functools.cache(schedules.scaled_linear_sigma)
 ALL = [pytest.param(record, id=record.id) for record in CATALOG.values()]
 
 
 def sigmas_of(record, steps):
-    return schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma, TOKENS)
+    return record.schedule.sigmas(steps, 1.0, sd_sigma, TOKENS)
 
 
 def plan_of(record, steps, denoise=1.0):
@@ -95,7 +90,7 @@ def test_every_record_plans_at_each_of_its_step_counts(record):
             plan.sigmas
         )
         assert plan.sigmas[-1] == 0.0 and plan.sigmas[0] <= (
-            15.0 if record.bases[0] in WITH_TIMESTEPS else 1.0
+            15.0 if record.bases[0].has_timesteps else 1.0
         )
         assert plan.evaluations == steps * (2 if record.is_guided else 1)
         assert plan.solver is record.solver and plan.cfg == record.cfg
@@ -427,17 +422,17 @@ def test_sigmas_are_the_published_list(row, record):
 
 def test_sd_turbo_takes_the_first_of_the_hundredths():
     # SDTurboScheduler of the host; sigma steps 0, 100, 200, 300 of 1000 in the authors' demo.
-    assert schedule.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 4) == [
+    assert schedules.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 4) == [
         999,
         899,
         799,
         699,
     ]
-    assert schedule.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 2, denoise=0.5) == [
+    assert schedules.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 2, denoise=0.5) == [
         499,
         399,
     ]
-    assert schedule.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 4, denoise=0.2) == [
+    assert schedules.first_timesteps(CATALOG["sd-turbo"].schedule.timesteps, 4, denoise=0.2) == [
         199,
         99,
     ]
@@ -467,8 +462,8 @@ def test_flux2_sigmas_equal_diffusers(size, steps):
     mu = compute_empirical_mu(tokens, steps)
     reference = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     reference.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist(), mu=mu)
-    assert schedule.flux2_mu(tokens, steps) == pytest.approx(mu, rel=1e-6)
-    assert schedule.sigmas_of(Flux2Flow(), steps, 1.0, sd_sigma, tokens) == pytest.approx(
+    assert schedules.flux2_mu(tokens, steps) == pytest.approx(mu, rel=1e-6)
+    assert Flux2Flow().sigmas(steps, 1.0, sd_sigma, tokens) == pytest.approx(
         reference.sigmas.tolist(), abs=1e-5
     )
 
@@ -479,7 +474,7 @@ def test_flux_sigmas_equal_diffusers(size):
     mu = calculate_shift(tokens, 256, 4096, 0.5, 1.15)
     reference = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     reference.set_timesteps(sigmas=np.linspace(1.0, 1.0 / 8, 8).tolist(), mu=mu)
-    assert schedule.sigmas_of(FluxFlow(), 8, 1.0, sd_sigma, tokens) == pytest.approx(
+    assert FluxFlow().sigmas(8, 1.0, sd_sigma, tokens) == pytest.approx(
         reference.sigmas.tolist(), abs=1e-5
     )
 
@@ -491,7 +486,7 @@ def test_ltx_sigmas_are_a_line_and_a_parabola():
 
     reference = [*linear_quadratic_schedule(8, 0.025), 0.0]
     assert sigmas_of(CATALOG["ltx2-19b-distilled"], 8) == pytest.approx(reference, abs=1e-5)
-    refining = schedule.sigmas_of(CATALOG["ltx2-19b-distilled"].schedule, 8, 0.375, sd_sigma)
+    refining = CATALOG["ltx2-19b-distilled"].schedule.sigmas(8, 0.375, sd_sigma)
     assert refining == pytest.approx([0.909375, 0.725, 0.421875, 0.0])
 
 
@@ -544,7 +539,7 @@ def test_two_clocks_walk_the_videos():
 def test_the_first_block_has_a_list_of_its_own():
     for steps in (1, 2):
         causal = CATALOG[f"causal-forcing-plus-framewise-{steps}step"].causal
-        first = schedule.sigmas_of(causal.first_block, causal.first_block_steps, 1.0, sd_sigma)
+        first = causal.first_block.sigmas(causal.first_block_steps, 1.0, sd_sigma)
         assert first == pytest.approx([1.0, 0.9375, 2.5 / 3, 0.625, 0.0])
         assert causal.frames_per_block == 1
     # 1000 and 500 of its config, warped by shift 5.
@@ -558,6 +553,6 @@ def test_a_size_that_is_needed_and_missing_is_refused():
         make_plan(CATALOG["flux2-klein-4b"], 4, 1.0, sd_sigma)
 
 
-@pytest.mark.parametrize("kind", typing.get_args(Schedule))
+@pytest.mark.parametrize("kind", schedules.SCHEDULES)
 def test_every_kind_of_schedule_is_in_use(kind):
     assert any(isinstance(record.schedule, kind) for record in CATALOG.values())

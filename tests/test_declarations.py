@@ -11,23 +11,13 @@ import string
 import pytest
 from comfyui_fewstep.loras.accelerator import (
     Accelerator,
-    Base,
-    ConsistencyGrid,
     Expert,
-    FirstTimesteps,
-    Flux2Flow,
-    FluxFlow,
-    HostSpacedFlow,
     Kind,
     Licence,
-    LiteralSigmas,
     Parameterization,
-    ShiftedFlow,
     Solver,
-    Trailing,
-    TrigFlow,
-    TwoClockFlow,
 )
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.declaration import (
     ENTRIES,
     LARGEST_FILE,
@@ -37,8 +27,20 @@ from comfyui_fewstep.loras.declaration import (
     id_of,
     parse_declaration,
 )
+from comfyui_fewstep.loras.schedules import (
+    ConsistencyGrid,
+    FirstTimesteps,
+    Flux2Flow,
+    FluxFlow,
+    HostSpacedFlow,
+    LiteralSigmas,
+    ShiftedFlow,
+    Trailing,
+    TrigFlow,
+    TwoClockFlow,
+    scaled_linear_sigma,
+)
 from comfyui_fewstep.samplers.plan import make_plan
-from comfyui_fewstep.samplers.schedule import scaled_linear_sigma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below

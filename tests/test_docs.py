@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from comfyui_fewstep.loras.accelerator import Base
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.declaration import ENTRIES, SCHEDULES, SOLVERS, parse_declaration
 

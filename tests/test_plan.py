@@ -8,8 +8,8 @@ import functools
 import pytest
 from comfyui_fewstep.loras.accelerator import Accelerator, Expert
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.schedules import scaled_linear_sigma
 from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan, make_plan, refuse_other_cfg
-from comfyui_fewstep.samplers.schedule import scaled_linear_sigma
 
 sd_sigma = functools.cache(scaled_linear_sigma)
 

@@ -8,8 +8,9 @@ import dataclasses
 
 import pytest
 from comfyui_fewstep.loras import fingerprint
-from comfyui_fewstep.loras.accelerator import Base, Kind, PublishedFile
+from comfyui_fewstep.loras.accelerator import Kind, PublishedFile
 from comfyui_fewstep.loras.architecture import flat
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import inspect, recognise, recognise_model
 from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
@@ -504,7 +505,7 @@ def test_a_lora_with_anothers_published_name_is_refused_naming_both(base, name, 
     found = recognise(header(layers_of(base, WIDTHS.get(base, 0))), name, RECORDS)
     assert found.record is None and not found.candidates
     assert (
-        base.value in found.evidence[0]
+        base.label in found.evidence[0]
         and f"its name is that of {owner}, which is for" in found.evidence[-1]
     )
 

@@ -9,13 +9,14 @@ import math
 
 import pytest
 import torch
-from comfyui_fewstep.loras.accelerator import ConsistencyGrid, ShiftedFlow, Trailing
+from comfyui_fewstep.loras import schedules
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.samplers import schedule
+from comfyui_fewstep.loras.schedules import ConsistencyGrid, ShiftedFlow, Trailing
+from comfyui_fewstep.samplers.plan import switch_step, tcd_sigmas_down
 from diffusers import LCMScheduler, TCDScheduler
 from diffusers_sigmas import STABLE_DIFFUSION, scheduler_of, sigmas_of_scheduler
 
-sd_sigma = functools.cache(schedule.scaled_linear_sigma)
+sd_sigma = functools.cache(schedules.scaled_linear_sigma)
 
 
 def cases(kind: type) -> list:
@@ -34,7 +35,7 @@ def assert_sigmas_are(ours: list[float], scheduler) -> None:
 @pytest.mark.parametrize(("record", "steps"), [*cases(Trailing), *cases(ShiftedFlow)])
 def test_trailing_and_flow_sigmas_equal_diffusers_euler(record, steps):
     assert_sigmas_are(
-        schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma),
+        record.schedule.sigmas(steps, 1.0, sd_sigma),
         scheduler_of(record.schedule, steps),
     )
 
@@ -43,7 +44,7 @@ def test_trailing_and_flow_sigmas_equal_diffusers_euler(record, steps):
 @pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
 def test_consistency_sigmas_equal_diffusers(record, steps, scheduler):
     assert_sigmas_are(
-        schedule.sigmas_of(record.schedule, steps, 1.0, sd_sigma),
+        record.schedule.sigmas(steps, 1.0, sd_sigma),
         scheduler_of(record.schedule, steps, scheduler),
     )
 
@@ -53,22 +54,22 @@ def test_consistency_sigmas_equal_diffusers(record, steps, scheduler):
 def test_consistency_img2img_equals_diffusers_strength(steps, denoise):
     reference = LCMScheduler(**STABLE_DIFFUSION)
     reference.set_timesteps(steps, strength=denoise)
-    assert schedule.consistency_timesteps(steps, 50, denoise) == reference.timesteps.tolist()
+    assert schedules.consistency_timesteps(steps, 50, denoise) == reference.timesteps.tolist()
 
 
 def test_known_timesteps():
     # The lists on the model cards and in the papers.
-    assert schedule.trailing_timesteps(4) == [999, 749, 499, 249]
-    assert schedule.trailing_timesteps(8) == [999, 874, 749, 624, 499, 374, 249, 124]
-    assert schedule.consistency_timesteps(4, 50) == [999, 759, 499, 259]
-    assert schedule.consistency_timesteps(8, 50) == [999, 879, 759, 639, 499, 379, 259, 139]
+    assert schedules.trailing_timesteps(4) == [999, 749, 499, 249]
+    assert schedules.trailing_timesteps(8) == [999, 874, 749, 624, 499, 374, 249, 124]
+    assert schedules.consistency_timesteps(4, 50) == [999, 759, 499, 259]
+    assert schedules.consistency_timesteps(8, 50) == [999, 879, 759, 639, 499, 379, 259, 139]
 
 
 def test_known_sigmas():
     assert sd_sigma(999) == pytest.approx(14.6146, abs=5e-5)
     assert sd_sigma(0) == pytest.approx(0.0292, abs=5e-5)
     # 5·.75 / (1 + 4·.75) = 3.75 / 4 = .9375;  5·.5 / 3 = .8333;  5·.25 / 2 = .625
-    assert schedule.sigmas_of(ShiftedFlow(5.0), 4, 1.0, sd_sigma) == pytest.approx(
+    assert ShiftedFlow(5.0).sigmas(4, 1.0, sd_sigma) == pytest.approx(
         [1, 0.9375, 2.5 / 3, 0.625, 0]
     )
 
@@ -76,7 +77,7 @@ def test_known_sigmas():
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 5.0, 12.0])
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_shifting_back_undoes_the_shift(shift, sigma):
-    assert schedule.shift_sigma(schedule.shift_sigma(sigma, shift), 1 / shift) == pytest.approx(
+    assert schedules.shift_sigma(schedules.shift_sigma(sigma, shift), 1 / shift) == pytest.approx(
         sigma
     )
 
@@ -85,7 +86,7 @@ def test_shifting_back_undoes_the_shift(shift, sigma):
 def test_shift_is_the_exponential_of_flux_mu(mu):
     t = 0.37
     flux = math.exp(mu) / (math.exp(mu) + (1 / t - 1))
-    assert schedule.shift_sigma(t, math.exp(mu)) == pytest.approx(flux)
+    assert schedules.shift_sigma(t, math.exp(mu)) == pytest.approx(flux)
 
 
 @pytest.mark.parametrize(
@@ -95,29 +96,29 @@ def test_shift_is_the_exponential_of_flux_mu(mu):
     [(4, 1.0, 4), (4, 0.75, 3), (4, 0.74, 2), (4, 0.5, 2), (4, 0.25, 1), (10, 0.7, 7), (1, 1.0, 1)],
 )
 def test_denoise_keeps_the_end_of_a_fixed_schedule(steps, denoise, kept):
-    whole = schedule.sigmas_of(ShiftedFlow(5.0), steps, 1.0, sd_sigma)
-    assert schedule.sigmas_of(ShiftedFlow(5.0), steps, denoise, sd_sigma) == whole[steps - kept :]
+    whole = ShiftedFlow(5.0).sigmas(steps, 1.0, sd_sigma)
+    assert ShiftedFlow(5.0).sigmas(steps, denoise, sd_sigma) == whole[steps - kept :]
 
 
 @pytest.mark.parametrize("kind", [Trailing(), ShiftedFlow(5.0), ConsistencyGrid(50)])
 def test_denoise_too_small_for_any_step_is_refused(kind):
     with pytest.raises(ValueError, match="denoise 0.01"):
-        schedule.sigmas_of(kind, 4, 0.01, sd_sigma)
+        kind.sigmas(4, 0.01, sd_sigma)
 
 
 def test_expert_switch_is_the_first_step_below_the_boundary():
     shift_5 = [1, 0.9375, 0.8333, 0.625, 0]
-    assert schedule.switch_step(shift_5, 0.875) == 2
-    assert schedule.switch_step(shift_5, 0.9) == 2
+    assert switch_step(shift_5, 0.875) == 2
+    assert switch_step(shift_5, 0.9) == 2
     # Shift 8: .8889 still belongs to the high-noise expert at 0.875 and not at 0.9.
-    assert schedule.switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.875) == 3
-    assert schedule.switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.9) == 2
+    assert switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.875) == 3
+    assert switch_step([1, 0.96, 0.8889, 0.7273, 0], 0.9) == 2
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 def test_tcd_jumps_to_the_timesteps_of_diffusers(gamma):
-    timesteps = schedule.consistency_timesteps(4, 50)
-    down = schedule.tcd_sigmas_down(ConsistencyGrid(50), 4, 1.0, gamma, sd_sigma)
+    timesteps = schedules.consistency_timesteps(4, 50)
+    down = tcd_sigmas_down(ConsistencyGrid(50), 4, 1.0, gamma, sd_sigma)
     # TCDScheduler.step: timestep_s = floor((1 - eta) · prev_timestep)
     expected = [sd_sigma(int(torch.floor(torch.tensor((1 - gamma) * t)))) for t in timesteps[1:]]
     assert down == pytest.approx([*expected, 0.0], rel=1e-6)

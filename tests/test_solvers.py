@@ -9,12 +9,13 @@ import math
 
 import pytest
 import torch
-from comfyui_fewstep.loras.accelerator import ConsistencyGrid
-from comfyui_fewstep.samplers import schedule
+from comfyui_fewstep.loras import schedules
+from comfyui_fewstep.loras.schedules import ConsistencyGrid
+from comfyui_fewstep.samplers.plan import tcd_sigmas_down
 from comfyui_fewstep.samplers.solvers import sample_tcd, seeded_noise
 from diffusers import TCDScheduler
 
-sd_sigma = functools.cache(schedule.scaled_linear_sigma)
+sd_sigma = functools.cache(schedules.scaled_linear_sigma)
 GRID = ConsistencyGrid(50)
 DATA_VARIANCE = 0.25
 
@@ -25,11 +26,11 @@ def gaussian_denoiser(x, sigma, **_):
 
 
 def run_tcd(steps, gamma, x, denoiser=gaussian_denoiser, seed=7, part=slice(None), **options):
-    sigmas = torch.tensor(schedule.sigmas_of(GRID, steps, 1.0, sd_sigma), dtype=torch.float64)
+    sigmas = torch.tensor(GRID.sigmas(steps, 1.0, sd_sigma), dtype=torch.float64)
     down = dict(
         zip(
             sigmas[1:].tolist(),
-            schedule.tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma),
+            tcd_sigmas_down(GRID, steps, 1.0, gamma, sd_sigma),
             strict=True,
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ..accelerator import Accelerator
+from ..accelerator import Accelerator, are_partners
 from . import (
     accvideo,
     animatediff,
@@ -63,14 +63,20 @@ FAMILIES = (
 
 
 def index(records: list[Accelerator]) -> dict[str, Accelerator]:
-    """Records by id. Raises ValueError on an id used twice: ids are permanent, saved graphs hold
-    them.
+    """Records by id. Raises ValueError on an id used twice (ids are permanent, saved graphs hold
+    them) and on a partner that is none.
     """
     by_id: dict[str, Accelerator] = {}
     for record in records:
         if record.id in by_id:
             raise ValueError(f"Accelerator id {record.id!r} is used by two records.")
         by_id[record.id] = record
+    for record in records:
+        if record.partner is not None and not are_partners(record, by_id.get(record.partner)):
+            raise ValueError(
+                f"Accelerator {record.id!r} names {record.partner!r} as its partner, which is no"
+                " record of the other expert that names it back."
+            )
     return by_id
 
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, Licence, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from .licences import HUNYUAN
 
 LICENCE = Licence(

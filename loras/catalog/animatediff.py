@@ -4,7 +4,9 @@ arXiv 2403.12706.
 
 from __future__ import annotations
 
-from ..accelerator import Accelerator, Base, Betas, Kind, Licence, PublishedFile, Trailing
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile
+from ..bases import Base
+from ..schedules import Trailing
 
 
 def lightning(steps: int) -> Accelerator:
@@ -15,7 +17,6 @@ def lightning(steps: int) -> Accelerator:
         bases=(Base.SD15,),
         steps=(steps,),
         schedule=Trailing(),
-        betas=Betas.LINEAR,
         licence=Licence("creativeml-openrail-m", True, "use restrictions"),
         files=(
             PublishedFile(

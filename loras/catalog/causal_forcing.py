@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Causal, Kind, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Causal, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from .licences import APACHE, CC_BY_NC_SA
 
 CONVERT = "a pickle: convert it to .safetensors"

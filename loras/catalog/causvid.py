@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    Causal,
-    Kind,
-    Licence,
-    LiteralSigmas,
-    PublishedFile,
-    ShiftedFlow,
-    Solver,
-)
+from ..accelerator import Accelerator, Causal, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import LiteralSigmas, ShiftedFlow
 from .licences import CC_BY_NC_SA
 
 DERIVED = Licence(CC_BY_NC_SA.name, False, "inferred from CausVid, which it is derived from")

@@ -6,16 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    Causal,
-    Kind,
-    Licence,
-    PublishedFile,
-    ShiftedFlow,
-    Solver,
-)
+from ..accelerator import Accelerator, Causal, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow
 
 OURS = "Comes with the pack, for its Demo Model alone."
 

@@ -6,16 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    FirstTimesteps,
-    Kind,
-    Licence,
-    PublishedFile,
-    Solver,
-    Trailing,
-)
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import FirstTimesteps, Trailing
 
 REPO = "tianweiy/DMD2"
 PICKLE = "a diffusers pickle: convert it to .safetensors"

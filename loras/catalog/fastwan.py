@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, LiteralSigmas, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import LiteralSigmas, ShiftedFlow
 from .licences import APACHE, UNKNOWN
 
 KIJAI = "Kijai/WanVideo_comfy"

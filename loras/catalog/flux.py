@@ -6,17 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    Flux2Flow,
-    FluxFlow,
-    Kind,
-    Licence,
-    LiteralSigmas,
-    PublishedFile,
-    ShiftedFlow,
-)
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile
+from ..bases import Base
+from ..schedules import Flux2Flow, FluxFlow, LiteralSigmas, ShiftedFlow
 from .licences import APACHE, FLUX1_DEV, secondary
 
 TEMPLATES = "comfyui-workflow-templates"

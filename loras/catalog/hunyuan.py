@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, PublishedFile, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from .licences import HUNYUAN, UNKNOWN
 
 TENCENT = "github Tencent-Hunyuan/HunyuanVideo-1.5 README"

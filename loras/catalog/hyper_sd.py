@@ -10,19 +10,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    ConsistencyGrid,
-    FirstTimesteps,
-    FluxFlow,
-    Kind,
-    Licence,
-    PublishedFile,
-    ShiftedFlow,
-    Solver,
-    Trailing,
-)
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ConsistencyGrid, FirstTimesteps, FluxFlow, ShiftedFlow, Trailing
 from .licences import FLUX1_DEV, UNKNOWN, secondary
 
 REPO = "ByteDance/Hyper-SD"

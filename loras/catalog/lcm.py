@@ -6,16 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    Betas,
-    ConsistencyGrid,
-    Kind,
-    Parameterization,
-    PublishedFile,
-    Solver,
-)
+from ..accelerator import Accelerator, Kind, Parameterization, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ConsistencyGrid
 from .licences import OPENRAIL, UNKNOWN, secondary
 
 RENAME = (
@@ -104,7 +97,6 @@ RECORDS = (
         id="animatelcm-sd15",
         kind=Kind.MOTION_MODULE,
         bases=(Base.SD15,),
-        betas=Betas.LINEAR,
         licence=UNKNOWN,
         files=(PublishedFile("wangfuyun/AnimateLCM", folder="animatediff_models"),),
         name_words=("animatelcm",),

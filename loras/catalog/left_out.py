@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..accelerator import Base
+from ..bases import Base
 
 
 @dataclass(frozen=True)

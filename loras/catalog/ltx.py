@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, LiteralSigmas, PublishedFile, Solver
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import LiteralSigmas
 from .licences import LTX, UNKNOWN
 
 EIGHT = LiteralSigmas(((1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875),))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, PublishedFile, TwoClockFlow
+from ..accelerator import Accelerator, Kind, PublishedFile
+from ..bases import Base
+from ..schedules import TwoClockFlow
 from .licences import UNKNOWN
 
 REPO = "lightx2v/Minimax-h3-Turbo"

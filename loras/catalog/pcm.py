@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, PublishedFile, ShiftedFlow, Solver, Trailing
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow, Trailing
 from .licences import UNKNOWN
 
 REPO = "wangfuyun/PCM_Weights"

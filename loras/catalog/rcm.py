@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Expert, Kind, PublishedFile, Solver, TrigFlow
+from ..accelerator import Accelerator, Expert, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import TrigFlow
 from .licences import APACHE, UNKNOWN
 
 KIJAI = "Kijai/WanVideo_comfy"
@@ -72,17 +74,20 @@ def rcm_lora_file(name: str, rank: int) -> PublishedFile:
     )
 
 
-def experts(word: str, side: Expert) -> list[Accelerator]:
+def experts(word: str, other: str, side: Expert) -> list[Accelerator]:
+    """word, other: of this expert and of its partner."""
     upper, strength = ("HIGH", "6_0") if side is Expert.HIGH_NOISE else ("LOW", "1_0")
     return [
         expert(
             id=f"rcm-wan22-i2v-{word}",
+            partner=f"rcm-wan22-i2v-{other}",
             expert=side,
             files=(whole("", f"Wan2.2-I2V-A14B-{word}-rCM-merged.pth", caution=CONVERT),),
             name_words=("rcm", word),
         ),
         expert(
             id=f"turbowan22-i2v-{word}",
+            partner=f"turbowan22-i2v-{other}",
             expert=side,
             licence=APACHE,
             files=tuple(
@@ -100,6 +105,7 @@ def experts(word: str, side: Expert) -> list[Accelerator]:
         ),
         lora(
             id=f"rcm-wan22-i2v-{word}-lora",
+            partner=f"rcm-wan22-i2v-{other}-lora",
             bases=(Base.WAN22_I2V,),
             width=5120,
             steps=(4,),
@@ -182,6 +188,6 @@ RECORDS = (
         ),
         unverified=("file names",),
     ),
-    *experts("high", Expert.HIGH_NOISE),
-    *experts("low", Expert.LOW_NOISE),
+    *experts("high", "low", Expert.HIGH_NOISE),
+    *experts("low", "high", Expert.LOW_NOISE),
 )

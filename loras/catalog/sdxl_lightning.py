@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, Parameterization, PublishedFile, Trailing
+from ..accelerator import Accelerator, Kind, Parameterization, PublishedFile
+from ..bases import Base
+from ..schedules import Trailing
 from .licences import OPENRAIL
 
 REPO = "ByteDance/SDXL-Lightning"

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from ..accelerator import Accelerator, Base, ConsistencyGrid, Kind, PublishedFile, Solver
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import ConsistencyGrid
 from .lcm import RENAME
 from .licences import MIT, secondary
 

@@ -10,17 +10,9 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    FluxFlow,
-    HostSpacedFlow,
-    Kind,
-    LiteralSigmas,
-    PublishedFile,
-    ShiftedFlow,
-    Solver,
-)
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import FluxFlow, HostSpacedFlow, LiteralSigmas, ShiftedFlow
 from .licences import MIT, UNKNOWN, secondary
 
 TEMPLATES = "comfyui-workflow-templates"

@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import (
-    Accelerator,
-    Base,
-    FirstTimesteps,
-    Kind,
-    Licence,
-    PublishedFile,
-    ShiftedFlow,
-    Solver,
-)
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
+from ..bases import Base
+from ..schedules import FirstTimesteps, ShiftedFlow
 from .licences import UNKNOWN
 
 STABILITY = "github Stability-AI/generative-models scripts/demo/turbo.py"

@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..accelerator import Accelerator, Base, Expert, Kind, PublishedFile, ShiftedFlow
+from ..accelerator import Accelerator, Expert, Kind, PublishedFile
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from . import wan21_lightx2v
 from .licences import APACHE
 
@@ -18,6 +20,7 @@ from .licences import APACHE
 # repository.
 BOUNDARY = {Base.WAN_T2V: 0.875, Base.WAN22_I2V: 0.900}
 WORD = {Expert.HIGH_NOISE: "high", Expert.LOW_NOISE: "low"}
+OTHER = {Expert.HIGH_NOISE: "low", Expert.LOW_NOISE: "high"}
 TASK = {Base.WAN_T2V: "t2v", Base.WAN22_I2V: "i2v"}
 LIGHTNING = "lightx2v/Wan2.2-Lightning"
 DISTILL_LORAS = "lightx2v/Wan2.2-Distill-Loras"
@@ -133,12 +136,15 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
     )
 
 
-def expert_record(id: str, base: Base, expert: Expert, **settings: Any) -> Accelerator:
+def expert_record(
+    id: str, base: Base, expert: Expert, is_alone: bool = False, **settings: Any
+) -> Accelerator:
     """A record of one expert. Every one shares the schedule, so that any high may meet any low of
-    its task.
+    its task. is_alone: nothing was published for the other expert.
     """
     return Accelerator(
         id=f"{id}-{WORD[expert]}",
+        partner=None if is_alone else f"{id}-{OTHER[expert]}",
         family="Wan2.2-Lightning",
         bases=(base,),
         width=5120,
@@ -178,6 +184,7 @@ def whole_expert(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -
         base,
         expert,
         kind=Kind.MODEL,
+        is_alone=base is Base.WAN_T2V,
         steps=(4,),
         files=files,
         name_words=(TASK[base], "lightning|lightx2v|seko|4step|4steps"),

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, ShiftedFlow, Solver
+from ..accelerator import Accelerator, Kind, Solver
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from . import wan21_lightx2v
 from .licences import APACHE
 

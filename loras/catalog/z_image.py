@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Base, Kind, PublishedFile, ShiftedFlow
+from ..accelerator import Accelerator, Kind, PublishedFile
+from ..bases import Base
+from ..schedules import ShiftedFlow
 from .licences import APACHE, UNKNOWN, secondary
 
 FUN = "alibaba-pai/Z-Image-Fun-Lora-Distill"

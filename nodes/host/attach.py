@@ -11,9 +11,7 @@ import comfy.lora_convert
 import torch
 from torch import Tensor
 
-from ...loras.accelerator import (
-    Accelerator,
-)
+from ...loras.accelerator import Accelerator
 from ...loras.fingerprint import layer_of
 from ...loras.fit import misfits
 from .model import RECORD_KEY, shapes_of

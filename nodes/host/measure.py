@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.nested_tensor
@@ -20,7 +19,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...loras.accelerator import Accelerator, Base
+from ...loras.accelerator import Accelerator
+from ...loras.bases import TextInput
 from ...samplers.budget.advice import Machine
 from ...samplers.budget.cost import BlockCost, BudgetError, Cost
 from ...samplers.causal import Block, StreamPlan, Window
@@ -36,47 +36,8 @@ TIMED_SLOW = 2
 BUSY_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class TextInput:
-    """Where a network's text comes in. layer: the first one, whose input is the text's width.
-    tokens: as long as the host's text encoder makes an ordinary prompt. has_mask: the encoder says
-    which tokens are text, and the network insists on it.
-    """
-
-    layer: str
-    tokens: int
-    has_mask: bool = False
-
-
-UNET = TextInput("", 77)  # its width is in the configuration
-WAN = TextInput("text_embedding.0", 512)
-TEXT_INPUTS = {
-    Base.SD15: UNET,
-    Base.SD21: UNET,
-    Base.SDXL: UNET,
-    Base.SSD1B: UNET,
-    Base.SD3: TextInput("context_embedder", 154),  # CLIP's 77 and T5's 77
-    Base.FLUX: TextInput("txt_in", 256),
-    Base.FLUX_SCHNELL: TextInput("txt_in", 256),
-    Base.FLUX2: TextInput("txt_in", 512),
-    Base.Z_IMAGE: TextInput("cap_embedder.1", 128),
-    Base.QWEN_IMAGE: TextInput("txt_in", 128),
-    Base.MAGE_FLOW: TextInput("txt_in", 128),
-    Base.ANIMA: TextInput("blocks.0.cross_attn.k_proj", 512),
-    Base.WAN_T2V: WAN,
-    Base.WAN21_I2V: WAN,
-    Base.WAN22_I2V: WAN,
-    Base.WAN22_TI2V: WAN,
-    Base.WAN_VACE: WAN,
-    Base.WAN_CAUSAL: WAN,
-    Base.HUNYUAN_VIDEO: TextInput("txt_in.input_embedder", 256),
-    Base.HUNYUAN15: TextInput("txt_in.input_embedder", 256),
-    Base.LTXV: TextInput("caption_projection.linear_1", 128, has_mask=True),
-}
-# The pooled text beside it: SD3's and FLUX.1's first layers for it. SDXL's width is the host's own
-# constant.
+# SD3's and FLUX.1's first layers for the pooled text beside a prompt.
 POOLED_LAYERS = ("y_embedder.mlp.0", "vector_in.in_layer")
-SDXL_POOLED = 1280
 
 
 def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Cost:
@@ -199,9 +160,9 @@ def empty_prompt(model) -> list:
     whose shape is not known here.
     """
     base = base_of(model)
-    text, network = TEXT_INPUTS.get(base), model.model.diffusion_model
+    text, network = base.text if base else None, model.model.diffusion_model
     if text is None:
-        name = base.value if base else type(model.model.model_config).__name__
+        name = base.label if base else type(model.model.model_config).__name__
         raise BudgetError(
             f"A {name} model takes more than a prompt, so it cannot be measured with an empty one."
             " Run it once, read the seconds per pass in the sampler's report or its it/s in the"
@@ -214,16 +175,16 @@ def empty_prompt(model) -> list:
     )
     facts = facts_of(model)
     tokens = text.tokens if facts is None else facts.text_tokens
-    pooled = _pooled_width(model)
+    pooled = _pooled_width(model, text)
     beside = {"pooled_output": None if pooled is None else torch.zeros(1, pooled)}
     if text.has_mask:
         beside["attention_mask"] = torch.ones(1, tokens, dtype=torch.long)
     return [[torch.zeros(1, tokens, width), beside]]
 
 
-def _pooled_width(model) -> int | None:
-    if model.model.adm_channels and base_of(model) in (Base.SDXL, Base.SSD1B):
-        return SDXL_POOLED
+def _pooled_width(model, text: TextInput) -> int | None:
+    if model.model.adm_channels and text.pooled:
+        return text.pooled
     modules = dict(model.model.diffusion_model.named_modules())
     return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)
 

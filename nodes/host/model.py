@@ -17,16 +17,11 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...loras.accelerator import (
-    Accelerator,
-    Base,
-    HostSpacedFlow,
-    Parameterization,
-    ShiftedFlow,
-    TwoClockFlow,
-)
+from ...loras.accelerator import Accelerator, Parameterization
 from ...loras.architecture import measure
+from ...loras.bases import Base, base_in_host
 from ...loras.fingerprint import weights_as_layers
+from ...loras.schedules import Schedule
 
 RECORD_KEY = "fewstep.accelerator"
 
@@ -35,44 +30,6 @@ MOTION_KEY = "fewstep.motion"
 
 
 FACTS_KEY = "fewstep.facts"
-
-
-# The host's detected architecture, by the name of its configuration class.
-BASES = {
-    "SD15": Base.SD15,
-    "SD20": Base.SD21,
-    "SDXL": Base.SDXL,
-    "SSD1B": Base.SSD1B,
-    "SD3": Base.SD3,
-    "Flux": Base.FLUX,
-    "FluxSchnell": Base.FLUX_SCHNELL,
-    "Flux2": Base.FLUX2,
-    "ZImage": Base.Z_IMAGE,
-    "QwenImage": Base.QWEN_IMAGE,
-    "Krea2": Base.KREA2,
-    "ErnieImage": Base.ERNIE_IMAGE,
-    "Anima": Base.ANIMA,
-    "Boogu": Base.BOOGU,
-    "Lens": Base.LENS,
-    "MageFlow": Base.MAGE_FLOW,
-    "HiDream": Base.HIDREAM,
-    "HiDreamO1": Base.HIDREAM_O1,
-    "PiD": Base.PID,
-    "ACEStep15": Base.ACE_STEP15,
-    "WAN21_I2V": Base.WAN21_I2V,
-    "WAN22_T2V": Base.WAN22_TI2V,
-    "WAN21_Vace": Base.WAN_VACE,
-    "WAN21_HuMo": Base.WAN_HUMO,
-    "WAN21_SCAIL2": Base.WAN_SCAIL2,
-    "WAN22_Camera": Base.WAN22_I2V,
-    "WAN21_CausalAR_T2V": Base.WAN_CAUSAL,
-    "HunyuanVideo": Base.HUNYUAN_VIDEO,
-    "HunyuanVideo15": Base.HUNYUAN15,
-    "HunyuanVideo15_SR_Distilled": Base.HUNYUAN15_SR,
-    "LTXV": Base.LTXV,
-    "LTXAV": Base.LTXAV,
-    "MiniMaxH3": Base.MINIMAX_H3,
-}
 
 
 def accelerator_of(model) -> Accelerator | None:
@@ -98,12 +55,7 @@ def facts_of(model) -> ModelFacts | None:
 def base_of(model) -> Base | None:
     """The base architecture of a loaded model, None for one that no accelerator is known for."""
     config = model.model.model_config
-    name = type(config).__name__
-    if name == "WAN21_T2V":
-        # Wan 2.2's image-to-video experts have no image branch, so the host sees text-to-video with
-        # more input channels than the noise has: 36, and still more for Fun's control signals.
-        return Base.WAN_T2V if config.unet_config.get("in_dim", 16) == 16 else Base.WAN22_I2V
-    return BASES.get(name)
+    return base_in_host(type(config).__name__, config.unet_config.get("in_dim", 16))
 
 
 def width_of(model) -> int | None:
@@ -186,7 +138,8 @@ def frames_per_latent_frame(model) -> int:
     say.
     """
     told = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", None)
-    return told or (8 if base_of(model) in (Base.LTXV, Base.LTXAV) else 4)
+    base = base_of(model)
+    return told or (4 if base is None else base.frames_per_latent_frame)
 
 
 def sigma_of(model) -> Callable[[float], float]:
@@ -208,20 +161,9 @@ def with_model_sampling(model, record: Accelerator):
     ValueError where it cannot have it.
     """
     schedule = record.schedule
-    if isinstance(schedule, TwoClockFlow):
-        patched = with_shift(model, schedule.video_shift)
-        # Where the host's model looks for the shifts that its two clocks share a grid by.
-        clocks = {
-            "minimax_h3_sigma_shift_video": schedule.video_shift,
-            "minimax_h3_sigma_shift_audio": schedule.audio_shift,
-        }
-        patched.model_options["transformer_options"] = {
-            **patched.model_options.get("transformer_options", {}),
-            **clocks,
-        }
-        return patched
-    if isinstance(schedule, ShiftedFlow | HostSpacedFlow):
-        return with_shift(model, schedule.shift)
+    if schedule.shift is not None:
+        patched = with_shift(model, schedule.shift)
+        return patched if schedule.audio_shift is None else with_two_clocks(patched, schedule)
     if record.parameterization is Parameterization.NATIVE:
         return model
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION):
@@ -237,6 +179,19 @@ def with_model_sampling(model, record: Accelerator):
     # The host builds the new schedule on the base's own betas; those of a motion module must
     # outlive it.
     return patched if model.get_attachment(MOTION_KEY) is None else with_linear_betas(patched)
+
+
+def with_two_clocks(model, schedule: Schedule):
+    """The model with the shifts that its two clocks share a grid by, where the host's looks for
+    them.
+    """
+    patched = model.clone()
+    patched.model_options["transformer_options"] = {
+        **patched.model_options.get("transformer_options", {}),
+        "minimax_h3_sigma_shift_video": schedule.shift,
+        "minimax_h3_sigma_shift_audio": schedule.audio_shift,
+    }
+    return patched
 
 
 def with_shift(model, shift: float):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ...loras.accelerator import Accelerator, Base, Kind, bases_in_words, ids_in_words
+from ...loras.accelerator import Accelerator, Kind, ids_in_words
+from ...loras.bases import Base, bases_in_words
 from ...loras.fingerprint import (
     ENDINGS,
     Recognition,
@@ -37,7 +38,7 @@ def refuse_other_base(model, record: Accelerator, lora_name: str, known: Known) 
     if base in record.bases:
         return
     found = (
-        base.value
+        base.label
         if base
         else f"a {type(model.model.model_config).__name__} model, which no accelerator here is for"
     )

@@ -404,7 +404,7 @@ def refuse_not_causal(model) -> None:
     if hasattr(model.model.diffusion_model, "init_kv_caches"):
         return
     base = base_of(model)
-    name = base.value if base else type(model.model.model_config).__name__
+    name = base.label if base else type(model.model.model_config).__name__
     raise PlanError(
         "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"
         f" the connected model was loaded as {name}, which makes all frames at once: use the"

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...loras.accelerator import Accelerator, Base, Expert
+from ...loras.accelerator import Accelerator, Expert
+from ...loras.bases import Base, StepRange
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import BudgetError, Cost, Work, seconds_in_words
 
@@ -23,51 +24,13 @@ SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
 # ---------------------------------------------------------------- the undistilled run
 
 
-@dataclass(frozen=True)
-class StepRange:
-    """Steps an undistilled model is run with."""
-
-    least: int = 25  # still gives the model's picture
-    most: int = 50  # more add nothing
-    is_guided: bool = True  # each step evaluates both prompts
-
-
-# The least is what ComfyUI's own workflow templates run (version 0.11.27), the most the authors'
-# default where it is known.
-STEP_RANGES = {
-    Base.SD3: StepRange(20, 40),
-    Base.FLUX: StepRange(20, 50),
-    Base.FLUX2: StepRange(20, 50),
-    Base.QWEN_IMAGE: StepRange(20, 50),
-    Base.ERNIE_IMAGE: StepRange(20, 50),
-    Base.ANIMA: StepRange(30, 50),
-    Base.LENS: StepRange(20, 50),
-    Base.MAGE_FLOW: StepRange(30, 50),
-    Base.HIDREAM: StepRange(28, 50),
-    Base.HIDREAM_O1: StepRange(40, 50),
-    Base.ACE_STEP15: StepRange(30, 50),
-    Base.WAN_T2V: StepRange(20, 50),
-    Base.WAN21_I2V: StepRange(20, 40),
-    Base.WAN22_I2V: StepRange(20, 40),
-    Base.WAN22_TI2V: StepRange(20, 50),
-    Base.WAN_VACE: StepRange(20, 50),
-    Base.HUNYUAN_VIDEO: StepRange(20, 50),
-    Base.HUNYUAN15: StepRange(20, 50),
-    Base.LTXV: StepRange(30, 40),
-    Base.LTXAV: StepRange(20, 40),
-    Base.MINIMAX_H3: StepRange(20, 50, is_guided=False),
-}
-# Published distilled only: there is no slow run to compare with or to fall back on.
-WITHOUT_FULL_RUN = frozenset({Base.FLUX_SCHNELL, Base.PID, Base.WAN_CAUSAL, Base.HUNYUAN15_SR})
-
-
 def full_run_of(base: Base | None, is_guidance_distilled: bool) -> StepRange | None:
     """The undistilled run of an architecture, None where there is none. is_guidance_distilled:
     guidance is an input of the network.
     """
-    if base in WITHOUT_FULL_RUN:
+    steps = StepRange() if base is None else base.full_run
+    if steps is None:
         return None
-    steps = STEP_RANGES.get(base, StepRange()) if base is not None else StepRange()
     return StepRange(steps.least, steps.most, steps.is_guided and not is_guidance_distilled)
 
 
@@ -272,16 +235,10 @@ def _is_size(record: Accelerator, width: int | None) -> bool:
     return record.width is None or width is None or record.width == width
 
 
-def _partner_id(record: Accelerator) -> str:
-    """The id of the other expert's record: Wan 2.2's come in pairs that differ in one word."""
-    words = {"high": "low", "low": "high"}
-    return "-".join(words.get(word, word) for word in record.id.split("-"))
-
-
 def _with_partner(record: Accelerator, records: dict[str, Accelerator]) -> tuple[Accelerator, ...]:
-    partner = records.get(_partner_id(record)) if record.expert is not None else None
+    partner = records.get(record.partner or "")
     return (record,) if partner is None else (record, partner)
 
 
 def _is_second(record: Accelerator, records: dict[str, Accelerator]) -> bool:
-    return record.expert is Expert.LOW_NOISE and _partner_id(record) in records
+    return record.expert is Expert.LOW_NOISE and record.partner in records

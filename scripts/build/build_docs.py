@@ -53,7 +53,7 @@ def document() -> str:
     parts += [
         OUTRO_ALIKE,
         *(
-            f"- {other.id} ({words(base.value for base in other.bases)}): {other.reason}."
+            f"- {other.id} ({words(base.label for base in other.bases)}): {other.reason}."
             for other in LOOK_ALIKES
         ),
         "",
@@ -99,7 +99,7 @@ def family_rows() -> Iterator[str]:
                         "the demo model"
                         if family == "Demo"
                         else ", ".join(
-                            dict.fromkeys(base.value for record in records for base in record.bases)
+                            dict.fromkeys(base.label for record in records for base in record.bases)
                         )
                     ),
                     f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
@@ -133,7 +133,7 @@ def row(record: Any) -> tuple[str, ...]:
         f"**{n}**" if n == record.default_steps and len(record.steps) > 1 else str(n)
         for n in record.steps
     )
-    bases = words(base.value for base in record.bases) + (
+    bases = words(base.label for base in record.bases) + (
         f" ({record.expert.value} expert)" if record.expert else ""
     )
     guidance = (
@@ -158,13 +158,13 @@ def row(record: Any) -> tuple[str, ...]:
 
 
 def sigma_words(record: Any) -> str:
-    from comfyui_fewstep.loras.accelerator import Betas
-    from comfyui_fewstep.samplers.schedule import scaled_linear_sigma, sigmas_of
+    from comfyui_fewstep.loras.accelerator import Kind
+    from comfyui_fewstep.loras.schedules import scaled_linear_sigma
 
-    if record.betas is Betas.LINEAR:
+    if record.kind is Kind.MOTION_MODULE:
         return "its own, on linear betas"
-    sigmas = sigmas_of(
-        record.schedule, record.default_steps, 1.0, scaled_linear_sigma, image_tokens=4096
+    sigmas = record.schedule.sigmas(
+        record.default_steps, 1.0, scaled_linear_sigma, image_tokens=4096
     )
     shown = [f"{sigma:.4g}" for sigma in sigmas]
     return ", ".join(shown if len(shown) <= 10 else [*shown[:4], "...", *shown[-3:]])

@@ -9,10 +9,11 @@ from dataclasses import replace
 import comfy.model_management
 import pytest
 import torch
-from comfyui_fewstep.loras.accelerator import Parameterization, ShiftedFlow
+from comfyui_fewstep.loras.accelerator import Parameterization
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import read_header
 from comfyui_fewstep.loras.repair import repair
+from comfyui_fewstep.loras.schedules import ShiftedFlow
 from comfyui_fewstep.nodes import accelerator
 from comfyui_fewstep.nodes.host.attach import Coverage, attach_lora, with_record
 from comfyui_fewstep.nodes.host.model import accelerator_of

@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from comfyui_fewstep.loras.accelerator import Base
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.nodes import demo
 from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.host.attach import attach_lora

@@ -8,7 +8,7 @@ import json
 import comfy.sd
 import pytest
 import torch
-from comfyui_fewstep.loras.accelerator import Base
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host import recognise

@@ -25,16 +25,10 @@ from comfy_extras.nodes_custom_sampler import (
     SplitSigmas,
 )
 from comfy_extras.nodes_nag import NAGuidance
-from comfyui_fewstep.loras.accelerator import (
-    Base,
-    ConsistencyGrid,
-    Expert,
-    Kind,
-    ShiftedFlow,
-    Solver,
-    Trailing,
-)
+from comfyui_fewstep.loras.accelerator import Expert, Kind, Solver
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.schedules import ConsistencyGrid, ShiftedFlow, Trailing
 from comfyui_fewstep.nodes import accelerator
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import sigma_of, with_model_sampling

@@ -1,0 +1,375 @@
+"""The schedules accelerators were distilled for: each gives its own noise levels. Plain floats;
+tensors are the host's business.
+
+A new schedule is one dataclass and one line in SCHEDULES. What most of them have in common, they
+have from Schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .bases import Base
+
+TRAINING_TIMESTEPS = 1000
+
+# Noise level of a training timestep, 0..999: the model's own table.
+SigmaOf = Callable[[float], float]
+
+
+class Schedule:
+    """The noise levels of a run, as a function of its step count.
+
+    Any student knows the few noise levels it was distilled at and no others, so denoise < 1 runs
+    the last int(steps · denoise) of them. Two kinds of schedule cut otherwise and say so.
+    """
+
+    # A formula has any step count from 1 up; a list has only those that were published.
+    is_formula: bool = True
+    # The shift that the model's own sampling is set to, so that the host reads these noise levels
+    # as they are meant. None: it is left as it is.
+    shift: float | None = None
+    # Of a second signal, sound, which keeps a shift of its own.
+    audio_shift: float | None = None
+    needs_size: bool = False  # the noise levels depend on the size of the picture
+    has_timesteps: bool = False  # they are training timesteps, so Stable Diffusion's alone
+    # The first one lies below the model's largest, and what it belongs to is noise all the same.
+    starts_on_noise: bool = False
+    lists: tuple[tuple[float, ...], ...] = ()  # the sigmas that are written out, without closing 0s
+
+    def has_steps(self, steps: int) -> bool:
+        """Whether it says what `steps` steps are."""
+        return True
+
+    def fits(self, base: Base) -> bool:
+        """Whether the base's noise levels are of this kind."""
+        return base.has_timesteps is self.has_timesteps
+
+    def sigmas(
+        self, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    ) -> list[float]:
+        """steps' worth of descending sigmas and the closing 0, N+1 in all; fewer where denoise < 1
+        cuts them short.
+
+        sigma_of: the model's sigma of a training timestep. image_tokens: 16 x 16 pixel patches of
+        the picture, for schedules that depend on its size. Raises ValueError when denoise leaves no
+        step, or the size is needed and missing.
+        """
+        if self.needs_size and image_tokens is None:
+            raise ValueError(
+                "the schedule depends on the size of the picture: connect latent_image."
+            )
+        whole = self._levels(steps, sigma_of, image_tokens or 0)
+        kept = truncated_steps(steps, denoise)
+        if kept == 0:
+            raise ValueError(
+                f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is"
+                f" {1 / steps:g}. Raise denoise, or take an accelerator with more steps."
+            )
+        return [*whole[steps - kept :], 0.0]
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        """All sigmas but the closing 0, at denoise 1."""
+        raise NotImplementedError
+
+    def words_of_cut(self, left: int, steps: int) -> str:
+        """What denoise < 1 left of a run, where it left fewer steps."""
+        return f"the last {left} of the {steps} distilled steps"
+
+
+# ---------------------------------------------------------------- Stable Diffusion's timesteps
+
+
+@dataclass(frozen=True)
+class Trailing(Schedule):
+    """Timesteps counted down from the last training one in equal strides: 999, 749, 499, 249 for 4
+    steps.
+
+    "Trailing" of Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps Are Flawed,
+    section 3.3.
+    """
+
+    has_timesteps = True
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return [sigma_of(timestep) for timestep in trailing_timesteps(steps)]
+
+
+@dataclass(frozen=True)
+class ConsistencyGrid(Schedule):
+    """An even choice from the `original_steps` timesteps a consistency model was distilled at: 999,
+    759, 499, 259.
+
+    Such a model knows its whole grid, so denoise < 1 spreads all its steps over the low end.
+    """
+
+    has_timesteps = True
+    original_steps: int = 50
+
+    def has_steps(self, steps: int) -> bool:
+        return steps <= self.original_steps
+
+    def timesteps(self, steps: int, denoise: float) -> list[int]:
+        return consistency_timesteps(steps, self.original_steps, denoise)
+
+    def sigmas(
+        self, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    ) -> list[float]:
+        return [*(sigma_of(timestep) for timestep in self.timesteps(steps, denoise)), 0.0]
+
+
+@dataclass(frozen=True)
+class FirstTimesteps(Schedule):
+    """The first timesteps of a list, as many as there are steps: 999, 899, 799, 699 of SD-Turbo,
+    800 of a 1-step UNet.
+
+    denoise < 1 takes them from the list's low end.
+    """
+
+    is_formula = False
+    has_timesteps = True
+    starts_on_noise = True
+    timesteps: tuple[int, ...]
+
+    def has_steps(self, steps: int) -> bool:
+        return steps <= len(self.timesteps)
+
+    def sigmas(
+        self, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
+    ) -> list[float]:
+        timesteps = first_timesteps(self.timesteps, steps, denoise)
+        return [*(sigma_of(timestep) for timestep in timesteps), 0.0]
+
+    def words_of_cut(self, left: int, steps: int) -> str:
+        return f"{left} of {steps} steps, all that it was distilled for there"
+
+
+# ---------------------------------------------------------------- flows
+
+
+@dataclass(frozen=True)
+class ShiftedFlow(Schedule):
+    """Even flow times 1, (N-1)/N, ... 1/N, shifted: 1, .9375, .8333, .625 for 4 steps at shift 5."""
+
+    shift: float = field()  # without a default: None is Schedule's
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return shifted_flow(steps, self.shift)
+
+
+@dataclass(frozen=True)
+class HostSpacedFlow(Schedule):
+    """A shifted flow spaced by the host's `normal` or `sgm_uniform` scheduler, where a release says
+    no more than that.
+    """
+
+    shift: float = field()
+    scheduler: str = field()
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return host_spaced_flow(steps, self.shift, self.scheduler)
+
+
+@dataclass(frozen=True)
+class FluxFlow(Schedule):
+    """Even flow times, shifted more for larger pictures: mu rises linearly from `base_shift` to
+    `max_shift`.
+    """
+
+    needs_size = True
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        mu = flux_mu(image_tokens, self.base_shift, self.max_shift)
+        return shifted_flow(steps, math.exp(mu))
+
+
+@dataclass(frozen=True)
+class Flux2Flow(Schedule):
+    """Even flow times, shifted by FLUX.2's empirical mu of picture size and step count."""
+
+    needs_size = True
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return shifted_flow(steps, math.exp(flux2_mu(image_tokens, steps)))
+
+
+@dataclass(frozen=True)
+class TwoClockFlow(Schedule):
+    """A shifted flow whose second signal, sound, keeps a shift of its own: MiniMax-H3. The sampler
+    walks the video's.
+    """
+
+    video_shift: float
+    audio_shift: float = field()
+
+    @property
+    def shift(self) -> float:  # type: ignore[override]
+        return self.video_shift
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return shifted_flow(steps, self.video_shift)
+
+
+@dataclass(frozen=True)
+class TrigFlow(Schedule):
+    """rCM: noise levels as angles, arctan(sigma_max) and then `angles`; sigma = sin / (sin + cos).
+    N steps take the first N.
+    """
+
+    is_formula = False
+    sigma_max: float
+    angles: tuple[float, ...] = (1.5, 1.4, 1.0)
+
+    def has_steps(self, steps: int) -> bool:
+        return steps <= 1 + len(self.angles)
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return [trig_sigma(angle) for angle in (math.atan(self.sigma_max), *self.angles)[:steps]]
+
+
+@dataclass(frozen=True)
+class LiteralSigmas(Schedule):
+    """Published lists that no formula gives, one for each step count, each without its closing 0."""
+
+    is_formula = False
+    lists: tuple[tuple[float, ...], ...] = field()
+
+    def has_steps(self, steps: int) -> bool:
+        return any(len(sigmas) == steps for sigmas in self.lists)
+
+    def fits(self, base: Base) -> bool:
+        return True  # whatever the kind of its noise levels, they are written out
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return list(next(sigmas for sigmas in self.lists if len(sigmas) == steps))
+
+
+SCHEDULES: tuple[type[Schedule], ...] = (
+    Trailing,
+    ConsistencyGrid,
+    FirstTimesteps,
+    ShiftedFlow,
+    HostSpacedFlow,
+    FluxFlow,
+    Flux2Flow,
+    TwoClockFlow,
+    TrigFlow,
+    LiteralSigmas,
+)
+
+# ---------------------------------------------------------------- formulas
+
+
+def truncated_steps(steps: int, denoise: float) -> int:
+    """How many of a student's steps lie at or below the noise that `denoise`, 0 to 1, asks for."""
+    # 0.7 * 10 is 6.999...: a hair's breadth must not cost a step.
+    return math.floor(steps * denoise + 1e-9)
+
+
+def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.012) -> float:
+    """Sigma of an integer timestep of Stable Diffusion's training schedule, variance-exploding
+    form.
+
+    Betas are linear in their square root (Rombach et al. 2022); sigma^2 = (1 - a) / a with a the
+    product of 1 - beta.
+    """
+    a = 1.0
+    for t in range(int(timestep) + 1):
+        root = math.sqrt(start) + (math.sqrt(end) - math.sqrt(start)) * t / (TRAINING_TIMESTEPS - 1)
+        a *= 1.0 - root * root
+    return math.sqrt((1.0 - a) / a)
+
+
+def trailing_timesteps(steps: int) -> list[int]:
+    """Equal strides down from the last training timestep; 4 steps: 999, 749, 499, 249."""
+    stride = TRAINING_TIMESTEPS / steps
+    return [round(TRAINING_TIMESTEPS - step * stride) - 1 for step in range(steps)]
+
+
+def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0) -> list[int]:
+    """An even choice of `steps` from the grid a consistency model knows; 4 of 50: 999, 759, 499,
+    259.
+
+    `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo
+    et al. 2023, section 4.3. Raises ValueError when the grid has fewer timesteps than steps.
+    """
+    stride = TRAINING_TIMESTEPS // original_steps
+    grid = [stride * (index + 1) - 1 for index in range(int(original_steps * denoise))][::-1]
+    if len(grid) < steps:
+        raise ValueError(
+            f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g}"
+            " leaves. Raise denoise" + (", or take fewer steps." if grid else ".")
+        )
+    return [grid[math.floor(step * len(grid) / steps)] for step in range(steps)]
+
+
+def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0) -> list[int]:
+    """The first `steps` of a list, or of its low end where `denoise` < 1; fewer where it ends
+    before.
+
+    Raises ValueError when denoise leaves none.
+    """
+    start = len(timesteps) - truncated_steps(len(timesteps), denoise)
+    if start == len(timesteps):
+        raise ValueError(
+            f"denoise {denoise:g} leaves none of the {len(timesteps)} timesteps it was distilled"
+            f" at. Raise it to {1 / len(timesteps):g} or more."
+        )
+    return list(timesteps[start : start + steps])
+
+
+def shift_sigma(sigma: float, shift: float) -> float:
+    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma), sigma in 0..1,
+    shift > 0.
+
+    FLUX writes the same with mu = ln(shift). Esser et al. 2024, Scaling Rectified Flow
+    Transformers, section 5.3.2.
+    """
+    return shift * sigma / (1.0 + (shift - 1.0) * sigma)
+
+
+def shifted_flow(steps: int, shift: float) -> list[float]:
+    """Even flow times 1, (N-1)/N, ... 1/N, shifted."""
+    return [shift_sigma(1.0 - step / steps, shift) for step in range(steps)]
+
+
+def host_spaced_flow(steps: int, shift: float, scheduler: str) -> list[float]:
+    """A shifted flow as the host's `normal` or `sgm_uniform` scheduler spaces it.
+
+    Both walk evenly from sigma 1 to the smallest sigma of the host's 1000-entry table and shift
+    what they meet, though that end is shifted already; `normal` runs to it, `sgm_uniform` stops one
+    stride before.
+    """
+    end = shift_sigma(1.0 / TRAINING_TIMESTEPS, shift)
+    strides = steps if scheduler == "sgm_uniform" else max(steps - 1, 1)
+    return [shift_sigma(1.0 + (end - 1.0) * step / strides, shift) for step in range(steps)]
+
+
+def flux_mu(image_tokens: int, base_shift: float, max_shift: float) -> float:
+    """FLUX.1's mu: linear from base_shift at 256 tokens (256 x 256 pixels) to max_shift at 4096
+    (1024 x 1024).
+    """
+    return base_shift + (max_shift - base_shift) * (image_tokens - 256) / (4096 - 256)
+
+
+def flux2_mu(image_tokens: int, steps: int) -> float:
+    """FLUX.2's empirical mu of picture size and step count; 2.2912 for 4 steps at 1024 x 1024.
+
+    Two lines in the number of 16 x 16 pixel tokens, fitted at 10 and at 200 steps, and between them
+    a line in the steps; above 4300 tokens the second alone. Constants: black-forest-labs/flux2,
+    compute_empirical_mu.
+    """
+    at_200 = 0.00016927 * image_tokens + 0.45666666
+    if image_tokens > 4300:
+        return at_200
+    at_10 = 8.73809524e-05 * image_tokens + 1.89833333
+    return at_200 + (at_200 - at_10) / 190.0 * (steps - 200)
+
+
+def trig_sigma(angle: float) -> float:
+    """Flow sigma of an angle of TrigFlow, where x = cos·x0 + sin·n: sin / (sin + cos)."""
+    return math.sin(angle) / (math.sin(angle) + math.cos(angle))
