@@ -20,11 +20,23 @@ from ..loras.fingerprint import (
     read_header,
     recognise_lora,
 )
+from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
 from .host.attach import with_record
 from .host.files import add_model_folder, load_tensors, missing_file, model_files, model_path
 from .host.model import accelerator_of, base_of, with_linear_betas, with_model_sampling
-from .host.motion import Windows, load_network, motion_of, widths_of, windows_of, with_motion
+from .host.motion import (
+    FEW_FRAMES,
+    NAME,
+    TRAINED_FRAMES,
+    Windows,
+    beyond_training,
+    load_network,
+    motion_of,
+    widths_of,
+    windows_of,
+    with_motion,
+)
 from .host.report import Report
 
 FOLDER = "animatediff_models"
@@ -75,8 +87,8 @@ class FewStepMotion(io.ComfyNode):
                     max=4096,
                     tooltip=(
                         "Frames of the clip, which is batch_size of the empty latent. Modules were"
-                        " made on 16; more than the module can see at once (24, 32 or 64) are made"
-                        " in overlapping windows, which costs more per frame."
+                        " trained on 16. Fewer than 8 come out badly; more than 16 are made in"
+                        " overlapping windows of 16, which costs more per frame."
                     ),
                 ),
             ],
@@ -233,13 +245,13 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
     settings = (
         "an ordinary number of steps and CFG"
         if record is None
-        else f"{record.default_steps} steps, {record.solver.value}, CFG {record.cfg:g}"
+        else f"{counted(record.default_steps, 'step')}, {record.solver.value}, CFG {record.cfg:g}"
     )
     return Report(
-        node="Motion Module Loader",
+        node=NAME,
         summary=(
-            f"{record.id if record else file.version.value}: {motion.frames} frames {seen},"
-            f" {settings}"
+            f"{record.id if record else file.version.value}:"
+            f" {counted(motion.frames, 'frame')} {seen}, {settings}"
         ),
         rows=(
             ("motion module", motion.name),
@@ -266,12 +278,21 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
 def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, ...]:
     motion, record = motion_of(patched), accelerator_of(patched)
     notes = list(record.notes) if record else []
+    seen = windows.length if windows else motion.frames
+    if motion.frames < FEW_FRAMES:
+        notes.append(
+            f"{counted(motion.frames, 'frame')} {'is' if motion.frames == 1 else 'are'} few: motion"
+            f" modules were trained on clips of {TRAINED_FRAMES}, and below {FEW_FRAMES} pictures"
+            f" suffer as well as motion. Make {TRAINED_FRAMES} and keep those you want."
+        )
+    if seen > TRAINED_FRAMES:
+        notes.append(f"{beyond_training(seen)}.")
     if windows:
         work = windows.count * windows.length / motion.frames
         notes.append(
-            f"{motion.frames} frames in windows (this module sees {motion.positions} at once): each"
-            f" step evaluates {windows.count} windows, {work:.2f} times the work of {motion.frames}"
-            " frames."
+            f"{motion.frames} frames in windows (motion modules were trained on {TRAINED_FRAMES}):"
+            f" each step evaluates {windows.count} windows, {work:.2f} times the work of"
+            f" {motion.frames} frames."
         )
     if record is None:
         notes.append(

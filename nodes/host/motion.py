@@ -3,13 +3,13 @@ cuts long clips in windows.
 
 Nothing of the UNet is changed. What the MODEL gains lies in its own options: two
 forward_timestep_embed patches, one additional model whose weights the host loads and offloads, an
-OUTER_SAMPLE wrapper that refuses latents the clip does not fit, and for clips longer than the
-module can see the host's own context windows.
+OUTER_SAMPLE wrapper that refuses latents the clip does not fit and cuts what is given frame by
+frame to it, and for clips longer than modules were trained on the host's own context windows.
 """
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +29,22 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 )
 from torch import Tensor
 
+from ...loras.words import counted
 from ...motion.keys import renamed
 from ...motion.module import Architecture, MotionModule, TemporalTransformer
+from .clip_inputs import Clips, fit_conditionings, name_frames
 from .model import MOTION_KEY, with_linear_betas
+from .run import run_log
+
+log = logging.getLogger(__name__)
+NAME = "Motion Module Loader"
 
 # The length of the clips AnimateDiff was trained on (sample_n_frames in its training
-# configuration), and the overlap that ComfyUI's own context windows propose for it.
-WINDOW_FRAMES, WINDOW_OVERLAP = 16, 4
+# configuration): longer ones are seen in windows of it, for beyond it pictures blur. Half of it is
+# few: motion and pictures suffer, and of one frame alone nothing is left.
+TRAINED_FRAMES, FEW_FRAMES = 16, 8
+# What ComfyUI's own context windows propose for AnimateDiff.
+WINDOW_OVERLAP = 4
 
 # ("input", 4): a block of the UNet, as the host names it in transformer_options["block"].
 Place = tuple[str, int]
@@ -108,11 +117,12 @@ def with_motion(model, network: MotionModule, name: str, frames: int):
     patched.set_additional_models(MOTION_KEY, [weights])
 
     motion = Motion(name, frames, network.architecture.positions)
-    if frames > motion.positions and "context_handler" not in patched.model_options:
-        use_windows(patched, min(WINDOW_FRAMES, motion.positions))
-    patched.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, MOTION_KEY, check_latent
-    )
+    length = min(TRAINED_FRAMES, motion.positions)
+    if frames > length and "context_handler" not in patched.model_options:
+        use_windows(patched, length)
+    kinds = comfy.patcher_extension.WrappersMP
+    patched.add_wrapper_with_key(kinds.OUTER_SAMPLE, MOTION_KEY, sample_clip)
+    patched.add_wrapper_with_key(kinds.CALC_COND_BATCH, MOTION_KEY, name_frames)
     patched.set_attachments(MOTION_KEY, motion)
     return patched
 
@@ -209,8 +219,8 @@ def clip_length(rows: int, groups: int, frames: int) -> int:
     length = min(frames, rows // groups)
     if rows % groups or rows // groups % length:
         raise ValueError(
-            f"The model was given {rows} latents for {groups} conditionings, which are no whole"
-            f" clips of {frames} frames."
+            f"The model was given {rows} latents for {groups} conditionings, which are not whole"
+            f" clips of {counted(frames, 'frame')}."
         )
     return length
 
@@ -220,7 +230,7 @@ def use_windows(patched, length: int) -> None:
     meet.
     """
     windows = comfy.context_windows
-    handler = ClipWindows(
+    handler = windows.IndexListContextHandler(
         context_schedule=windows.get_matching_context_schedule(
             windows.ContextSchedules.STATIC_STANDARD
         ),
@@ -234,50 +244,6 @@ def use_windows(patched, length: int) -> None:
     handler.causal_window_fix = False
     patched.model_options["context_handler"] = handler
     windows.create_prepare_sampling_wrapper(patched)
-
-
-class ClipWindows(comfy.context_windows.IndexListContextHandler):
-    """The host's windows; ControlNets that have a picture for every frame show each window its own,
-    not always the first ones.
-    """
-
-    def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None) -> list | None:
-        """The conditioning for one window. x_in: the whole clip, (T, C, H, W)."""
-        resized = super().get_resized_cond(cond_in, x_in, window, device)
-        if resized is None:
-            return None
-        return [
-            (
-                {**cond, "control": control_in(window, cond["control"], x_in.shape[0])}
-                if "control" in cond
-                else cond
-            )
-            for cond in resized
-        ]
-
-
-def control_in(window, control, frames: int):
-    """A ControlNet, with those chained before it, as it applies to one window of a clip of
-    `frames`.
-    """
-    previous = control.previous_controlnet and control_in(
-        window, control.previous_controlnet, frames
-    )
-    is_per_frame = has_picture_per_frame(control, frames)
-    if previous is control.previous_controlnet and not is_per_frame:
-        return control
-    part = copy.copy(control)
-    part.previous_controlnet = previous
-    if is_per_frame:
-        # What the ControlNet and the T2I adapter keep of pictures they have seen.
-        part.cond_hint = part.control_input = None
-        part.cond_hint_original = window.get_tensor(control.cond_hint_original)
-    return part
-
-
-def has_picture_per_frame(control, frames: int) -> bool:
-    hint = control.cond_hint_original
-    return hint is not None and frames > 1 and hint.shape[0] == frames
 
 
 @dataclass(frozen=True)
@@ -303,22 +269,44 @@ def windows_of(model) -> Windows | None:
     return Windows(count, handler.context_length, handler.context_overlap)
 
 
-def check_latent(executor, noise: Tensor, *args, **kwargs):
+def sample_clip(executor, noise: Tensor, *args, **kwargs):
     """An OUTER_SAMPLE wrapper: refuse, before anything is evaluated, what would come out as
-    something else than the clip.
+    something else than the clip, and cut to it what is given frame by frame.
     """
     guider = executor.class_obj
     motion = motion_of(guider.model_patcher)
     refuse_latent(motion, noise.shape[0])
     refuse_schedule(guider.model_patcher)
-    handler = guider.model_options.get("context_handler")
+    handler, rows = guider.model_options.get("context_handler"), noise.shape[0]
     if handler is not None:
-        refuse_windows(motion, noise.shape[0], handler)
-        refuse_controls(noise.shape[0], handler, guider.conds)
+        refuse_windows(motion, rows, handler)
     refuse_hidden(
         guider.model_options["transformer_options"]["patches"]["forward_timestep_embed_patch"]
     )
+    has_windows = handler is not None and rows > handler.context_length
+    seen = handler.context_length if has_windows else motion.frames
+    if seen > TRAINED_FRAMES:
+        tell_seen(seen, guider.model_options)
+    guider.conds = fit_conditionings(guider.conds, Clips(motion.frames, rows, has_windows))
     return executor(noise, *args, **kwargs)
+
+
+def tell_seen(seen: int, model_options: Mapping[str, Any]) -> None:
+    """Say in the log and in the Few-Step Sampler's report what the loader cannot know of context
+    windows that are put on behind it.
+    """
+    summary = beyond_training(seen)
+    log.info("%s: %s", NAME, summary)
+    run = run_log(model_options)
+    if run is not None:
+        run.entries.append({"node": NAME, "summary": summary, "frames_at_once": seen})
+
+
+def beyond_training(seen: int) -> str:
+    return (
+        f"{seen} frames are seen at once, and motion modules were trained on {TRAINED_FRAMES}:"
+        f" pictures blur beyond that. Context windows of {TRAINED_FRAMES} keep to it"
+    )
 
 
 def refuse_hidden(patches: Iterable[tuple[type, Callable[..., Tensor]]]) -> None:
@@ -335,14 +323,16 @@ def refuse_hidden(patches: Iterable[tuple[type, Callable[..., Tensor]]]) -> None
 
 def refuse_latent(motion: Motion, rows: int) -> None:
     if rows < motion.frames:
+        # Never advise a clip of few frames: most often batch_size was left at 1.
+        shorter = f", or frames of the Motion Module Loader to {rows}" if rows >= FEW_FRAMES else ""
         raise ValueError(
-            f"The clip should have {motion.frames} frames and the latent holds {rows}. Set"
-            f" batch_size of the empty latent to {motion.frames}, or frames of the Motion Module"
-            f" Loader to {rows}."
+            f"The clip should have {counted(motion.frames, 'frame')} and the latent holds {rows}."
+            f" Set batch_size of the empty latent to {motion.frames}{shorter}."
         )
     if rows % motion.frames:
         raise ValueError(
-            f"The latent holds {rows} frames, which is no whole number of clips of {motion.frames}."
+            f"The latent holds {rows} frames, which is not a whole number of clips of"
+            f" {motion.frames}."
             f" Set frames of the Motion Module Loader to {rows} for one clip, or batch_size to a"
             f" multiple of {motion.frames}."
         )
@@ -380,36 +370,6 @@ def refuse_windows(motion: Motion, rows: int, handler) -> None:
     if seen > motion.positions:
         raise ValueError(
             f"{motion.name} can see {motion.positions} frames at once, and the context windows on"
-            f" this model show it {seen}. Set context_length to {WINDOW_FRAMES} in the Context"
+            f" this model show it {seen}. Set context_length to {TRAINED_FRAMES} in the Context"
             " Windows node."
         )
-
-
-def refuse_controls(rows: int, handler, conds: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Refuse ControlNets with a picture for each frame where the host's own windows would show
-    every window the first ones.
-
-    conds: a guider's conditionings by name.
-    """
-    if rows <= handler.context_length or isinstance(handler, ClipWindows):
-        return
-    controls = (
-        control
-        for each in conds.values()
-        for cond in each or ()
-        for control in chain_of(cond.get("control"))
-    )
-    if any(has_picture_per_frame(control, rows) for control in controls):
-        raise ValueError(
-            f"A ControlNet has a picture for each of the {rows} frames, and the context windows of"
-            " the Context Windows node show every window the first ones. Leave that node out: the"
-            " Motion Module Loader cuts a clip that is too long for its module in windows itself,"
-            " each with its own pictures."
-        )
-
-
-def chain_of(control) -> Iterator[Any]:
-    """A ControlNet and those chained before it; nothing for None."""
-    while control is not None:
-        yield control
-        control = control.previous_controlnet
