@@ -11,8 +11,8 @@ import pytest
 import build_workflows
 import draw_thumbnails
 import node_schema
-from shipped_workflows import all_graphs
 from workflow_graph import Converted, Graph, Model, Output
+from workflows import all_graphs
 
 SCHEMA = node_schema.load()
 GRAPHS = all_graphs(SCHEMA)

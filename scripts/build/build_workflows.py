@@ -1,7 +1,7 @@
 """Build what the editor shows: workflows/*.json, workflows/api/*.json, subgraphs/*.json and
 locales/.
 
-The workflows are described in scripts/build/shipped_workflows.py, the translations in
+The workflows are described in scripts/build/workflows/, the translations in
 scripts/build/translations/.
 
     python scripts/build/build_workflows.py            build from the node schema in
@@ -33,8 +33,9 @@ from host import DEFAULT_VERSION, ensure_host
 from locale_texts import LOCALES, english, locale_files
 from node_schema import SNAPSHOT, Schema
 from pack import project_value
-from shipped_workflows import all_graphs, blueprints
 from workflow_graph import OUR_PREFIX, Converted, Graph, Model
+from workflows import all_graphs
+from workflows.blueprints import blueprints
 
 ROOT = Path(__file__).resolve().parents[2]
 EDITOR = ROOT / "workflows"

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import node_schema
-from shipped_workflows import all_graphs
 from workflow_graph import Graph
+from workflows import all_graphs
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 SIZE = 360

@@ -24,7 +24,7 @@ from stand_ins import prepare_base  # noqa: E402
 import node_schema  # noqa: E402
 from comfy_server import PACK_NAME, running_server  # noqa: E402
 from host import ensure_host  # noqa: E402
-from shipped_workflows import all_graphs  # noqa: E402
+from workflows import all_graphs  # noqa: E402
 
 # Node id -> the workflow it is shown in.
 SHOWN_IN = {

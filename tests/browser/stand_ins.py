@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import node_schema
-from shipped_workflows import all_graphs
 from workflow_graph import Graph, Model
+from workflows import all_graphs
 
 # The one file that is left out, so that the editor has something to miss, and the workflow that
 # asks for it.

@@ -14,8 +14,8 @@ from stand_ins import INCOMPLETE, MISSING
 
 import node_schema
 from comfy_server import PACK_NAME
-from shipped_workflows import all_graphs
 from workflow_graph import Graph
+from workflows import all_graphs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "workflows"

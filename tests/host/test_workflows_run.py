@@ -21,7 +21,7 @@ import node_schema
 from comfy_client import JobFailed, outputs
 from comfy_server import Server
 from host import DEFAULT_VERSION, Host
-from shipped_workflows import all_graphs
+from workflows import all_graphs
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from small_models import HAS_CAUSAL_WAN

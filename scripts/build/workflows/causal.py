@@ -1,0 +1,212 @@
+"""Causal Wan models, which show a clip while they make it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pack import CATALOG
+from workflow_graph import Converted, Graph, Model, Output, Placed
+
+from .files import accelerator_file
+from .parts import (
+    MOTION_PROMPT,
+    WAN_PROMPT,
+    accelerate,
+    prompt_box,
+    save_clip,
+    show_report,
+    start_picture,
+    video_size,
+    wan_text_and_vae,
+)
+from .workflow import workflow
+
+# The one causal release that is published as ComfyUI loads it.
+CAUSAL_FORCING = accelerator_file(
+    "causal-forcing-framewise", "causal_forcing-framewise.safetensors"
+)
+SELF_FORCING = Converted(
+    "self_forcing_dmd.safetensors", CATALOG["self-forcing-dmd"].files[0].url, "diffusion_models"
+)
+NEXT_PROMPT = (
+    "The red fox stops in a clearing, looks up and sits down in the snow, the camera comes to rest"
+    " beside it"
+)
+
+
+def causal_models(
+    graph: Graph, file: Model = CAUSAL_FORCING, record: str = "causal-forcing-framewise"
+) -> tuple[Placed, Placed, Placed]:
+    """(model with its record, text encoder, VAE)"""
+    with graph.group("Models"):
+        model = graph.node("UNETLoader", unet_name=file)
+        clip, vae = wan_text_and_vae(graph)
+    with graph.group("Accelerator"):
+        fast = accelerate(graph, model, None, record)
+    return fast, clip, vae
+
+
+def stream(
+    graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Any
+) -> Placed:
+    """A clip that is shown while it is made."""
+    return graph.node(
+        "FewStepStream",
+        model=model["model"],
+        positive=positive,
+        latent_image=size,
+        vae=vae["VAE"],
+        seed=1,
+        **more,
+    )
+
+
+def save_streamed(graph: Graph, streamed: Placed) -> None:
+    with graph.group("Video"):
+        save_clip(graph, streamed["images"], fps=16)
+
+
+def stream_video(
+    graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Output
+) -> None:
+    """Make, show and save a clip."""
+    with graph.group("Streaming"):
+        streamed = stream(graph, model, positive, size, vae, **more)
+    show_report(graph, streamed)
+    save_streamed(graph, streamed)
+
+
+def prompt_to_stream(graph: Graph, fast: Placed, clip: Placed, vae: Placed) -> None:
+    """A clip of five seconds from a prompt alone."""
+    with graph.group("Prompt and size", below=True):
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+        size = video_size(graph)
+    stream_video(graph, fast, positive, size, vae)
+
+
+@workflow(
+    "Causal Forcing T2V stream",
+    "causal_forcing_stream",
+    """
+    ## Video that is shown while it is made
+
+    A causal Wan model makes a clip from its first frame to its last. With the VAE connected, each
+    finished block is decoded and shown on the sampler at once.
+
+    **Longer clips**: set `window_frames` to 21 or less, and memory stays the same however long
+    the clip is. `sink_frames` keeps the first frames in view for good.
+
+    **Interrupt** keeps the blocks that are finished.
+
+    **Self Forcing** has a workflow of its own; the other models run in this graph. Convert their
+    .pt file with `scripts/mark_causal.py` of this pack's repository, load it, and set
+    `accelerator` to auto.
+
+    The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG
+    locked to 1**.
+    """,
+)
+def text_to_video(graph: Graph) -> None:
+    prompt_to_stream(graph, *causal_models(graph))
+
+
+@workflow(
+    "Causal Forcing I2V stream",
+    "causal_forcing_i2v_stream",
+    """
+    ## A picture that goes on, shown while it is made
+
+    The start picture becomes the first frame, and the causal model goes on from it, frame after
+    frame.
+
+    **start_latent** may also be the latent of an earlier clip: then the new one continues it.
+    `length` counts its frames too.
+
+    **Size**: the picture is scaled and cropped to the video's.
+
+    The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG
+    locked to 1**.
+    """,
+)
+def image_to_video(graph: Graph) -> None:
+    fast, clip, vae = causal_models(graph)
+    with graph.group("Start picture, prompt and size"):
+        sized = graph.node(
+            "ImageScale",
+            "To the video's size",
+            image=start_picture(graph),
+            upscale_method="lanczos",
+            width=832,
+            height=480,
+            crop="center",
+        )
+        start = graph.node("VAEEncode", pixels=sized["IMAGE"], vae=vae["VAE"])
+        positive = prompt_box(graph, clip["CLIP"], MOTION_PROMPT)
+        size = video_size(graph)
+    stream_video(graph, fast, positive, size, vae, start_latent=start["LATENT"])
+
+
+@workflow(
+    "Causal Forcing continued clip",
+    "causal_forcing_continued",
+    """
+    ## A clip that goes on with another prompt
+
+    The first sampler makes five seconds; the second one reads them as `start_latent` and makes
+    five more, with a prompt of its own. Its latent and its images are the whole clip.
+
+    **length** of the second video size counts the first clip's frames too: 161 are 81 and 80 new
+    ones.
+
+    **window_frames** is 21, as many latent frames as the model was trained on, and `sink_frames`
+    1. With this window you may go on as often as you like: another sampler, or the saved latent
+    of this one.
+
+    The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG
+    locked to 1**.
+    """,
+)
+def continued(graph: Graph) -> None:
+    fast, clip, vae = causal_models(graph)
+    with graph.group("First five seconds"):
+        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+        first = stream(graph, fast, positive, video_size(graph), vae)
+    with graph.group("Five more"):
+        positive = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
+        size = video_size(graph, 161)
+        window = {"window_frames": 21, "sink_frames": 1}
+        streamed = stream(graph, fast, positive, size, vae, start_latent=first["latent"], **window)
+    save_streamed(graph, streamed)
+    # Under the sampler and its frames it would be out of view.
+    show_report(graph, streamed)
+
+
+@workflow(
+    "Self Forcing T2V stream",
+    "self_forcing_stream",
+    """
+    ## Video that is shown while it is made, three latent frames at a time
+
+    Self Forcing is a causal Wan model. With the VAE connected, each finished block of three
+    latent frames (12 of video) is decoded and shown on the sampler at once.
+
+    **The model** is published as `self_forcing_dmd.pt`, which ComfyUI cannot load as a causal
+    model. Convert it once, with ComfyUI's Python: `python mark_causal.py self_forcing_dmd.pt
+    self_forcing_dmd.safetensors`. The script is in `scripts/` of this pack's repository.
+
+    **Length**: 9, 21, 33, ..., 81 frames, whole blocks. Beyond that set `window_frames` to 21 or
+    less.
+
+    **Interrupt** keeps the blocks that are finished.
+
+    **Licence**: the weights are CC BY-NC-SA 4.0, for non-commercial use.
+
+    The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG
+    locked to 1**.
+    """,
+)
+def self_forcing(graph: Graph) -> None:
+    prompt_to_stream(graph, *causal_models(graph, SELF_FORCING, "self-forcing-dmd"))
+
+
+WORKFLOWS = (text_to_video, image_to_video, continued, self_forcing)

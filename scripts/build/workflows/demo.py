@@ -1,0 +1,192 @@
+"""The tiny models that come with this pack, so that there is nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from workflow_graph import Graph, Output, Placed
+
+from .parts import accelerate, few_steps, prefix, sample, save_clip, save_picture, show_report
+from .workflow import workflow
+
+DEMO_LORA = "fewstep_demo_lightx2v_4step.safetensors"
+# Titles of the four ways that `four_ways` shows; scripts/demo.py finds their nodes by these.
+FULL, QUICK, PLAIN, GUIDED = (
+    "50 steps, CFG 5",
+    "4 steps accelerated",
+    "4 steps plain",
+    "4 steps accelerated, CFG 5",
+)
+
+
+def save_small_square(graph: Graph, frames: Output) -> None:
+    """Save the demo model's frames as MP4, large enough to look at."""
+    larger = graph.node(
+        "ImageScaleBy", "Larger", image=frames, upscale_method="nearest-exact", scale_by=6.0
+    )
+    saved = save_clip(graph, larger["IMAGE"], fps=8)
+    # Square frames stand higher in the node than those of a usual clip.
+    saved.size = (saved.size[0], saved.size[1] + 90)
+
+
+@workflow(
+    "Demo, runs on any computer",
+    "demo",
+    """
+    ## Try it without downloading anything
+
+    A tiny video model that comes with this pack: coloured shapes that move. It runs in seconds,
+    on a CPU too.
+
+    The accelerator makes the clip in 4 evaluations; the model alone needs 50 steps with guidance,
+    100 evaluations.
+
+    **Prompt**: for example *a big blue square moving up on a striped background*. Words it does
+    not know are refused with the list of those it knows.
+    """,
+)
+def accelerated(graph: Graph) -> None:
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo")
+        fast = accelerate(graph, model, DEMO_LORA, output="model")
+    sampled = sample(graph, fast, model["positive"], model["latent"])
+    show_report(graph, sampled)
+    with graph.group("Video"):
+        decoded = graph.node("VAEDecode", samples=sampled["latent"], vae=model["vae"])
+        save_small_square(graph, decoded["IMAGE"])
+
+
+@workflow(
+    "Demo, 100 evaluations and 4",
+    "demo_compare",
+    """
+    ## What acceleration costs, seen on any computer
+
+    The tiny model that comes with this pack, four times with the same seed, side by side from
+    left to right:
+
+    1. as it was trained: 50 steps with guidance, which is 100 evaluations
+    2. with its accelerator: 4 evaluations
+    3. without the accelerator in 4 steps: why it takes one
+    4. with the accelerator, but CFG left at 5: what guidance does to a model that has it built in
+
+    The sheet shows the first two, the difference, and the figures; the reports below say how far
+    each of the others is from the first.
+
+    KSampler has no report of its own: Step Budget's stands for the first, with the seconds it
+    predicts for 50 steps with guidance.
+    """,
+    seeds="fixed",
+)
+def four_ways(graph: Graph) -> None:
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo")
+        fast = accelerate(graph, model, DEMO_LORA, output="model")
+    with graph.group("50 steps with guidance"):
+        full = core_clip(graph, FULL, model, model, steps=50, cfg=5.0)
+    with graph.group("4 steps accelerated", below=True):
+        quick = few_steps(graph, fast, model["positive"], model["latent"], QUICK)
+        quick_clip = decoded_clip(graph, quick["latent"], model)
+    with graph.group("4 steps without the accelerator"):
+        plain = core_clip(graph, PLAIN, model, model, steps=4, cfg=1.0)
+    with graph.group("4 steps accelerated, CFG left at 5", below=True):
+        guided = core_clip(graph, GUIDED, fast, model, steps=4, cfg=5.0)
+    with graph.group("What the 50 steps cost"):
+        budget = graph.node(
+            "FewStepBudget", model=model["model"], latent_image=model["latent"], experience="batch"
+        )
+    reference = {"reference": full, "reference_report": budget["report"]}
+    with graph.group("Compare"):
+        quick_inputs = {"candidate": quick_clip, "candidate_report": quick["report"]}
+        sheet = compared(graph, QUICK, reference | quick_inputs)
+    with graph.group("Compare the others", below=True):
+        for title, clip in ((PLAIN, plain), (GUIDED, guided)):
+            compared(graph, title, reference | {"candidate": clip})
+    with graph.group("Sheet"):
+        save_picture(graph, sheet)
+    with graph.group("Side by side", below=True):
+        save_side_by_side(graph, (full, quick_clip, plain, guided))
+
+
+def core_clip(
+    graph: Graph, title: str, sampled: Placed, demo: Placed, steps: int, cfg: float
+) -> Output:
+    """The frames of core's sampler. sampled: the node whose model it takes."""
+    made = graph.node(
+        "KSampler",
+        title,
+        model=sampled["model"],
+        positive=demo["positive"],
+        negative=demo["negative"],
+        latent_image=demo["latent"],
+        seed=1,
+        steps=steps,
+        cfg=cfg,
+        sampler_name="euler",
+        scheduler="simple",
+    )
+    return decoded_clip(graph, made["LATENT"], demo)
+
+
+def decoded_clip(graph: Graph, latent: Output, demo: Placed) -> Output:
+    return graph.node("VAEDecode", samples=latent, vae=demo["vae"])["IMAGE"]
+
+
+def compared(graph: Graph, title: str, inputs: Mapping[str, Output]) -> Output:
+    """Compare two clips and show the report; the sheet."""
+    compared = graph.node("FewStepCompare", title, **inputs)
+    graph.node("PreviewAny", "Report", source=compared["report"])
+    return compared["sheet"]
+
+
+def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
+    """Save one animation of all clips, from left to right."""
+    strip, *others = clips
+    for clip in others:
+        strip = graph.node(
+            "ImageStitch", image1=strip, image2=clip, direction="right", match_image_size=False
+        )["IMAGE"]
+    larger = graph.node(
+        "ImageScaleBy", "Larger", image=strip, upscale_method="nearest-exact", scale_by=3.0
+    )
+    graph.node("SaveAnimatedWEBP", images=larger["IMAGE"], filename_prefix=prefix(graph), fps=8.0)
+
+
+@workflow(
+    "Demo, streamed frame by frame",
+    "demo_stream",
+    """
+    ## Video that is shown while it is made, on any computer
+
+    The causal one of the tiny models that come with this pack. Each latent frame takes 4
+    evaluations, the first one 8, and one more to be remembered; it is decoded and shown on the
+    sampler before the next one is begun.
+
+    `window_frames` is 7 and `sink_frames` 1: the model sees seven latent frames at once, the
+    first one of the clip always among them, so a clip may be as long as you like. It was trained
+    on clips of 33 frames and is right nine times of ten at 129.
+
+    **Interrupt** keeps what is finished.
+    """,
+    steps=4,
+)
+def streamed(graph: Graph) -> None:
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo", variant="causal", frames=33)
+    with graph.group("Streaming"):
+        clip = graph.node(
+            "FewStepStream",
+            model=model["model"],
+            positive=model["positive"],
+            latent_image=model["latent"],
+            vae=model["vae"],
+            window_frames=7,
+            sink_frames=1,
+            seed=1,
+        )
+    show_report(graph, clip)
+    with graph.group("Video"):
+        save_small_square(graph, clip["images"])
+
+
+WORKFLOWS = (accelerated, four_ways, streamed)
