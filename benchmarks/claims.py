@@ -49,11 +49,9 @@ with in_host.demo_scripts():
 BATCH = 20  # clips sampled together
 FRAMES = 17
 LADDER = (1, 2, 4, 8)
-TIMED_CLIPS = (
-    1,
-    8,
-    # made at once; one clip of this size is hardly more work than the host's own around an evaluation
-)
+# Clips that are made at once. One of this size is hardly more work than the host's own around an
+# evaluation.
+TIMED_CLIPS = (1, 8)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Full-size architectures with random weights on a GPU: seconds, ratios to core, and whether we
 make the host wait for the device.
 
-    python benchmarks/full_size.py [--rounds 3]           needs a CUDA device; what does not fit in
-    its memory is left out python benchmarks/full_size.py --size small           the same code on
-    small models, also on a CPU
+    python benchmarks/full_size.py [--rounds 3]   needs a CUDA device; what does not fit in its
+                                                  memory is left out
+    python benchmarks/full_size.py --size small   the same code on small models, also on a CPU
 
 What a run costs does not depend on what the weights are. Each network is made on the device in
 bfloat16 and in fp8 (e4m3 weights, computed in bfloat16, as core's loader has it).
@@ -278,7 +278,7 @@ def plan_of(model) -> tuple[str, int]:
 
 
 def synchronisations(run: Call) -> int | str:
-    """How often a run makes the host wait for the device, as torch.cuda's debug mode counts them."""
+    """How often a run makes the host wait for the device, as counted by torch.cuda's debug mode."""
     if not torch.cuda.is_available():
         return "no GPU"
     with warnings.catch_warnings(record=True) as caught:

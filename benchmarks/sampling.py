@@ -242,7 +242,7 @@ def expert_run(who: str, folder: str) -> Call:
 
 
 def answering_at_once(model):
-    """The model with its network left out: what remains is the sampler's own work, and the host's."""
+    """The model without its network: what remains is the sampler's own work, and the host's."""
 
     def answer(executor, x, *args, **kwargs):
         return torch.zeros_like(x)

@@ -1,8 +1,8 @@
 """Step Skip against other caches, fewer steps and better solvers: the error of the result against
 the evaluations made.
 
-    python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet] [--samplers euler
-    dpmpp_2m] [--steps 20 30 50] [--clips 12]
+    python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet]
+        [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
 
 The error is the relative L2 distance of the final latent from that of the run with every evaluation
 made: same sampler, steps, noise and prompt; the median over the clips. EasyCache is run on a copy

@@ -69,7 +69,9 @@ SENTENCE_LENGTH = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. Position is that of the first frame, in pixels; speed in pixels per frame."""
+    """What a clip shows. Its position is that of the first frame, in pixels; its speed in pixels a
+    frame.
+    """
 
     colour: str
     shape: str
@@ -116,7 +118,7 @@ def draw_sentence(scene: Scene, rng: random.Random) -> str:
 
 
 def word_ids(sentence: str) -> list[int]:
-    """Row numbers of the embedding table, padded to SENTENCE_LENGTH. An unknown word is an error."""
+    """Row numbers of the embedding table, padded to SENTENCE_LENGTH. Raises for an unknown word."""
     words = sentence.lower().replace(",", " ").replace(".", " ").split()
     unknown = [word for word in words if word not in VOCABULARY]
     if unknown:

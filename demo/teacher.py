@@ -135,7 +135,7 @@ def read_chunks(folder: Path) -> list[dict[str, Tensor]]:
 
 
 def write_chunks(count: int, folder: Path, device: str, restarts: bool = False) -> None:
-    """Write the chunks that are missing among the first `count`: of clips, with some of pictures."""
+    """Write those of the first `count` chunks that are missing: of clips, with some of pictures."""
     model = load_teacher(device)
     for number in range(count):
         path = folder / f"paths_{number:03d}.pt"

@@ -66,7 +66,7 @@ def initialise(vae: torch.nn.Module) -> None:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
-    """L1 and L2 on pixels, L1 on their horizontal and vertical differences; both (B, 3, T, H, W)."""
+    """L1 and L2 of pixels and L1 of their differences along both axes. Both (B, 3, T, H, W)."""
     error = output - target
     loss = error.abs().mean() + SQUARE_WEIGHT * error.square().mean()
     return loss + edge_weight * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())

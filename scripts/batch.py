@@ -618,8 +618,12 @@ def refusal_in_words(body: Any) -> str:
     if not isinstance(body, dict):
         return str(body)[:300]
     nodes = [
-        f"{node.get('class_type', id)}: {error.get('message', '')} {error.get('details', '')}".strip()
+        f"{node.get('class_type', id)}: {message_of(error)}".strip()
         for id, node in (body.get("node_errors") or {}).items()
         for error in node.get("errors", [])
     ]
     return "; ".join(nodes) or str((body.get("error") or {}).get("message", body))[:300]
+
+
+def message_of(error: dict[str, Any]) -> str:
+    return f"{error.get('message', '')} {error.get('details', '')}"

@@ -163,7 +163,7 @@ def refuse_gateway(status: int) -> None:
 
 
 def outputs(entry: dict[str, Any], kind: str) -> list[Any]:
-    """Everything of one kind ("images", "fewstep_report", ...) among the outputs of a finished job."""
+    """All outputs of one kind ("images", "fewstep_report", ...) of a finished job."""
     return [item for output in entry["outputs"].values() for item in output.get(kind, [])]
 
 

@@ -36,11 +36,11 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its address as `client.url`, its folders under `base`, its output in `log`."""
+    """A running server."""
 
-    client: Client
-    base: Path
-    log: Path
+    client: Client  # its address is `client.url`
+    base: Path  # what it reads and writes lies under this folder
+    log: Path  # what it prints
     process: subprocess.Popen
 
     @property
@@ -132,7 +132,7 @@ def server_command(host: Host, base: Path, port: int) -> list[str]:
 
 
 def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
-    """Start main.py in a process group of its own, so that it can be ended with all its children."""
+    """Start main.py in a process group of its own, to be ended with all its children."""
     command = [*server_command(host, base, port), *extra_args]
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}

@@ -1,8 +1,8 @@
 """Workflows against each other over many prompts and seeds, on one or several running ComfyUI
 servers.
 
-    python scripts/compare.py --server http://127.0.0.1:8188 --workflow full.json --workflow
-        fast.json \\ --prompts prompts.txt --seeds 4 --out report/
+    python scripts/compare.py --server http://127.0.0.1:8188 --workflow full.json \\
+        --workflow fast.json --prompts prompts.txt --seeds 4 --out report/
 
 The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that
 the others are compared with. Each runs every prompt (one a line) with every seed. The folder then

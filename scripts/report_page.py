@@ -53,10 +53,13 @@ COLUMNS = (
 COLOURS = ("#5b6770", "#2e9e5b", "#2a7fba", "#c0692b", "#8a55b5", "#b03060")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#1d2429;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;
+color:#1d2429;background:#fff}
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em}table{border-collapse:collapse;margin:1em 0}
-th,td{padding:.3em .7em;border-bottom:1px solid #dde3e7;text-align:right}th:first-child,td:first-child{text-align:left}
-img{max-width:100%;height:auto}figure{margin:1.2em 0}figcaption{color:#55636d;font-size:.9em}.bad{color:#b3261e}.note{color:#55636d}
+th,td{padding:.3em .7em;border-bottom:1px solid #dde3e7;text-align:right}
+th:first-child,td:first-child{text-align:left}
+img{max-width:100%;height:auto}figure{margin:1.2em 0}figcaption{color:#55636d;font-size:.9em}
+.bad{color:#b3261e}.note{color:#55636d}
 table.words td,table.words th{text-align:left}table.words td:last-child{overflow-wrap:anywhere}
 """
 

@@ -1,8 +1,10 @@
 """Coverage-guided fuzzing of everything here that reads files from elsewhere, with the assertions
 of the hypothesis tests.
 
-    pip install atheris                       # for this alone, so it is not among the tests'
-    requirements; Linux and macOS python tests/fuzz_files.py header -runs=200000 [libFuzzer options]
+    pip install atheris
+    python tests/fuzz_files.py header -runs=200000 [libFuzzer options]
+
+atheris is for this alone, so it is not among the tests' requirements; Linux and macOS have it.
 
 Targets: header, declaration, motion, layers, workflow. Run it with a Python that has torch,
 safetensors, hypothesis and diffusers, such as the one scripts/host.py made. libFuzzer prints how

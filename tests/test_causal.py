@@ -174,7 +174,7 @@ def test_the_window_lets_the_oldest_go_after_the_sinks():
 
 
 class Recorded:
-    """A model whose x0 is half of what it is given, that remembers frame numbers in place of keys."""
+    """A model whose x0 is half of its input. It remembers frame numbers in place of keys."""
 
     def __init__(self, window=Window()):
         self.window, self.frames, self.seen = window, [], []

@@ -1,4 +1,4 @@
-"""Numbers that are none are found wherever they are in a file, and nothing else is taken for one."""
+"""NaN and infinity are found wherever they are in a file, and nothing else is taken for them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,6 @@ def loaded(tensors):
 
 
 # --- the network
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", KEYS)
@@ -101,7 +100,6 @@ def test_sinusoids_are_those_the_files_carry():
 
 
 # --- files
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", KEYS)
@@ -170,7 +168,10 @@ def picture_lora():
 
 
 def motion_lora():
-    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
+    place = (
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+        ".attention_blocks.0.processor"
+    )
     return {f"{place}.to_q_lora.down.weight": (32, 320), f"{place}.to_q_lora.up.weight": (320, 32)}
 
 

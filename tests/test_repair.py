@@ -1,4 +1,4 @@
-"""Names under which the host loads what a published LoRA file holds, and alphas it would not read."""
+"""Names by which the host loads what a published LoRA file holds, and alphas it would miss."""
 
 from __future__ import annotations
 

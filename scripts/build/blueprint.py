@@ -21,25 +21,23 @@ LEFT_OUT = ("SaveImage", "SaveVideo", "PreviewAny")
 
 @dataclass(frozen=True)
 class Exposed:
-    """A widget shown on the blueprint: the node (by type or title), the widget, and its name there."""
+    """A widget of a node that the blueprint shows."""
 
-    node: str
+    node: str  # its type or title
     widget: str
-    name: str
+    name: str  # on the blueprint
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """graph: the workflow it is made of. outputs: name on the blueprint -> (node by type or title,
-    output name).
-    """
+    """A workflow as one node of the library."""
 
-    graph: Graph
+    graph: Graph  # the workflow that it is made of
     title: str
     description: str
-    aliases: Sequence[str]
+    aliases: Sequence[str]  # other words to find it by
     inputs: Sequence[Exposed]
-    outputs: Mapping[str, tuple[str, str]]
+    outputs: Mapping[str, tuple[str, str]]  # name on the blueprint -> (node, its output's name)
 
     def file(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The blueprint's JSON."""

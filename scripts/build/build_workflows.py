@@ -4,13 +4,11 @@ locales/.
 The workflows are described in scripts/build/workflows/, the translations in
 scripts/build/translations/.
 
-    python scripts/build/build_workflows.py            build from the node schema in
-    tests/object_info.json python scripts/build/build_workflows.py --host     first take the schema and
-    the English texts from the pinned ComfyUI, after a
-                                                 node has changed
-    python scripts/build/build_workflows.py --server URL   the same from a ComfyUI that is running with
-    this pack python scripts/build/build_workflows.py --check    write nothing; say which files are out of
-    date
+    python scripts/build/build_workflows.py [--host | --server URL] [--check]
+
+Builds from the node schema in tests/object_info.json. After a node has changed, --host first takes
+the schema and the English texts from the pinned ComfyUI, and --server from one that is running with
+this pack. --check writes nothing and says which files are out of date.
 """
 
 from __future__ import annotations
@@ -46,8 +44,9 @@ ENGLISH = LOCALES / "en" / "nodeDefs.json"
 LINE = 110
 OVERVIEW_HEAD = """# The shipped workflows
 
-Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this pack: models that are missing are
-offered for download. The files of the third column are the same graphs for `POST /prompt`. Built by scripts/build/build_workflows.py.
+Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this pack:
+models that are missing are offered for download. The files of the third column are the same graphs
+for `POST /prompt`. Built by scripts/build/build_workflows.py.
 
 | Workflow | Steps | API | Model files |
 |---|---|---|---|

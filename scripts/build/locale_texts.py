@@ -1,8 +1,8 @@
 """locales/<language>/nodeDefs.json: every text of our nodes that a person reads.
 
-The English ones come from the running server's /object_info. scripts/build/translations/<language>.json
-says each of them in another language, English text -> translation, so that a changed text asks for
-a new translation: tests/test_locales.py fails until it is there.
+The English ones come from the running server's /object_info. translations/<language>.json says each
+of them in another language, English text -> translation, so that a changed text asks for a new
+translation: tests/test_locales.py fails until it is there.
 """
 
 from __future__ import annotations

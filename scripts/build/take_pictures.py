@@ -52,9 +52,12 @@ CENTRE = """type => {
 }"""
 # Show the whole graph; returns its box in the window.
 FIT = """() => {
-    const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item.getBounding());
-    const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]));
-    const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]));
+    const boxes = [...app.graph.nodes, ...app.graph.groups].map(
+        item => item.boundingRect ?? item.getBounding());
+    const left = Math.min(...boxes.map(box => box[0]));
+    const top = Math.min(...boxes.map(box => box[1]));
+    const right = Math.max(...boxes.map(box => box[0] + box[2]));
+    const bottom = Math.max(...boxes.map(box => box[1] + box[3]));
     const scale = 1800 / (right - left);
     app.canvas.deselectAll();
     app.canvas.ds.scale = scale;

@@ -45,7 +45,7 @@ READABLE = 0.61
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, as the missing-models dialog wants it: the name is the loader's widget value."""
+    """A model file as the missing-models dialog wants it; the name is the loader's widget value."""
 
     name: str
     url: str
@@ -243,7 +243,7 @@ class Graph:
         return x - GAP, bottom
 
     def links(self) -> list[list[Any]]:
-        """[id, from node, from slot, to node, to slot, type], in the order of the receiving nodes."""
+        """[id, from node, from slot, to node, to slot, type], ordered by the receiving nodes."""
         links: list[list[Any]] = []
         for node in self.nodes:
             for slot, entry in enumerate(slots_of(node.schema)):

@@ -48,8 +48,10 @@ ADD_ALONE = """type => {
 }"""
 # What is in view of the template browser; scrolls on by one row.
 TEMPLATE_CARDS = """() => {
-    const cards = [...document.querySelectorAll("[data-testid^=template-workflow-]")].filter(card => card.querySelector("img"));
-    const below = cards.find(card => card.getBoundingClientRect().top > window.innerHeight * 0.7) ?? cards.at(-1);
+    const cards = [...document.querySelectorAll("[data-testid^=template-workflow-]")]
+        .filter(card => card.querySelector("img"));
+    const is_low = card => card.getBoundingClientRect().top > window.innerHeight * 0.7;
+    const below = cards.find(is_low) ?? cards.at(-1);
     below?.scrollIntoView({block: "start"});
     return cards.map(card => ({
         name: card.dataset.testid.replace("template-workflow-", ""),
@@ -64,7 +66,8 @@ UNKNOWN_TYPES = (
     " LiteGraph.registered_node_types))"
 )
 TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
-    node => (node.widgets ?? []).filter(widget => widget.type === "progressText").map(widget => widget.value).join())"""
+    node => (node.widgets ?? []).filter(widget => widget.type === "progressText")
+        .map(widget => widget.value).join())"""
 
 # [title, left, top, right, bottom] of every node as it is now, its title included.
 BOXES = """() => app.graph.nodes.map(node => {

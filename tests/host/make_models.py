@@ -1,4 +1,4 @@
-"""Write one of the stand-in models to a file: `COMFYUI_PATH=... python make_models.py KIND FILE`."""
+"""Write a stand-in model to a file: `COMFYUI_PATH=... python make_models.py KIND FILE`."""
 
 from __future__ import annotations
 

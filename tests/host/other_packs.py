@@ -190,7 +190,6 @@ STAND_INS: dict[str, StandIn] = {
 
 
 # --- weights that stay packed, as in ComfyUI-GGUF
-# ---------------------------------------------------------------------
 
 
 class PackedWeight(nn.Parameter):

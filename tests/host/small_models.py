@@ -174,7 +174,7 @@ class RandomWeights:
         self.row = torch.randn(ROW_LENGTH, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
     def normal(self, name: str, shape: tuple[int, ...], deviation: float) -> Tensor:
-        """Normal numbers with this standard deviation, the same ones every time for the same name."""
+        """Normal numbers of this standard deviation, the same ones every time for the same name."""
         count, start = math.prod(shape), zlib.crc32(name.encode()) % ROW_LENGTH
         row = (
             self.row.roll(-start) if start + count > ROW_LENGTH else self.row[start : start + count]
@@ -202,7 +202,6 @@ def shapes_of(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int,
 
 
 # --- in-process models
-# ------------------------------------------------------------------------------------------------
 
 
 def unet_config(architecture: str, width: int = SMALL_WIDTH) -> dict[str, Any]:
@@ -270,7 +269,6 @@ def conditioning(
 
 
 # --- files that the host detects and loads
-# ----------------------------------------------------------------------------
 
 
 def wan_shapes(variant: str, layers: int = WAN_SMALL["num_layers"]) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,10 @@ UNET_FILES = [
 UNET_LAYOUTS = ["kohya-diffusers", "kohya-native", "peft"]
 # One of each kind of layer: linear and convolution, attention, feed-forward, time; and what tells
 # SSD-1B from SDXL.
-UNET_LAYERS = r"middle_block\.(0|2|1\.proj)|middle_block.*blocks\.(0|9)|input_blocks\.(4|7)\.1.*blocks\.0|time_embed|output_blocks\.8"
+UNET_LAYERS = (
+    r"middle_block\.(0|2|1\.proj)|middle_block.*blocks\.(0|9)"
+    r"|input_blocks\.(4|7)\.1.*blocks\.0|time_embed|output_blocks\.8"
+)
 # variant, file name, record
 WAN_FILES = [
     (
@@ -469,15 +472,13 @@ def test_reading_the_header_does_not_read_the_file(unets, models):
     import json
     import struct
 
-    header = json.dumps(
-        {
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": {
-                "dtype": "F16",
-                "shape": [1_000_000, 3000],
-                "data_offsets": [0, 6_000_000_000],
-            }
-        }
-    ).encode()
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    weight = {
+        "dtype": "F16",
+        "shape": [1_000_000, 3000],
+        "data_offsets": [0, 6_000_000_000],
+    }
+    header = json.dumps({f"{layer}.lora_down.weight": weight}).encode()
     big = models / "loras" / "big.safetensors"
     with big.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)

@@ -55,7 +55,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def distilled(models):
-    """A small Wan under the name of a published distilled one, as the host's own loader loads it."""
+    """A small Wan under the name of a published distilled one, loaded by the host's own loader."""
     return small_models.load_model(
         small_models.write_wan(models / "diffusion_models" / DISTILLED_WAN)
     )

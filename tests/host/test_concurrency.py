@@ -50,7 +50,7 @@ class Listener(WebSocket):
 
 @dataclass
 class Editor:
-    """What one client saw. reports: of the sampler, by prompt id, as they came over the websocket."""
+    """What one client saw. reports: the sampler's, by prompt id, as the websocket brought them."""
 
     ids: list[str] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)

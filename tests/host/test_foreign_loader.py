@@ -117,7 +117,7 @@ def test_several_loras_of_other_loaders_are_refused(sdxl, models):
 
 
 def boogu_lora(rank, differences, title):
-    """What the host leaves of a LoRA for Boogu-Image, whose Turbo LoRA is the only one of rank 128."""
+    """What the host leaves of a LoRA for Boogu-Image. Only its Turbo LoRA is of rank 128."""
     layers = {
         name: (outputs, inputs)
         for name, outputs, inputs in layers_of(Base.BOOGU, WIDTHS.get(Base.BOOGU, 0))

@@ -121,7 +121,6 @@ def assert_same_clip(actual, expected):
 
 
 # --- the original model
-# -----------------------------------------------------------------------------------------------
 
 
 def test_without_the_node_the_model_gives_the_same_bits_before_during_and_after(sd15, lightning):
@@ -237,7 +236,6 @@ def test_half_precision_is_the_same_clip_roughly(sd15, lightning):
 
 
 # --- two motion models
-# ------------------------------------------------------------------------------------------------
 
 
 def test_two_motion_models_in_one_graph_do_not_meet(sd15, lightning, models):
@@ -265,7 +263,6 @@ def test_clones_and_other_patches_keep_the_motion(sd15, lightning):
 
 
 # --- samplers
-# --------------------------------------------------------------------------------------------------
 
 
 def test_four_evaluations_make_the_clip(sd15, lightning):
@@ -343,7 +340,6 @@ def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, mo
 
 
 # --- with other nodes
-# -------------------------------------------------------------------------------------------------
 
 
 def control_net(seed=0):
@@ -508,7 +504,10 @@ def test_animatelcms_own_image_lora_goes_on_with_cores_loader(sd15, models):
 
 
 def test_cores_loader_takes_a_motion_lora_and_changes_nothing(sd15, lightning):
-    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
+    place = (
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+        ".attention_blocks.0.processor"
+    )
     lora = {
         f"{place}.to_q_lora.down.weight": torch.ones(4, 32),
         f"{place}.to_q_lora.up.weight": torch.ones(32, 4),
@@ -520,7 +519,6 @@ def test_cores_loader_takes_a_motion_lora_and_changes_nothing(sd15, lightning):
 
 
 # --- long clips
-# --------------------------------------------------------------------------------------------------
 
 LONG = 40
 WINDOWS = [range(16), range(12, 28), range(24, 40)]
@@ -834,7 +832,6 @@ def test_windows_of_another_node_behind_the_loader_work_too(sd15, lightning):
 
 
 # --- what is refused
-# --------------------------------------------------------------------------------------------------
 
 
 def refusal(call, *args):
@@ -867,7 +864,10 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
     assert "is not in models/animatediff_models" in refusal(
         motion.attach, sd15, "nothing.safetensors", 16
     )
-    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
+    place = (
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+        ".attention_blocks.0.processor"
+    )
     save(
         folder / "zoom-in.safetensors",
         {
@@ -1032,7 +1032,6 @@ def test_a_lightning_module_whose_name_hides_its_steps_is_asked_for(sd15, models
 
 
 # --- recognition and report
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

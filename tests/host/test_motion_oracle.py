@@ -129,7 +129,6 @@ def test_animatelcm_without_position_encodings_is_diffusers_with_sixty_four(mode
 
 
 # --- with what other nodes do to the UNet
-# ------------------------------------------------------------------------------
 
 
 def test_the_residuals_of_a_control_net_come_where_diffusers_adds_them(models, unets, adapter):
@@ -230,7 +229,6 @@ def cross_attention_of_input_4(unet):
 
 
 # --- the noise schedule and whole runs
-# ---------------------------------------------------------------------------------
 
 
 def test_the_noise_schedule_is_linear_in_the_betas(models, unets, adapter):

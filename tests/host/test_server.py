@@ -1,4 +1,4 @@
-"""A real server over HTTP: what an API caller gets, and that no bad request takes the server down."""
+"""A real server over HTTP: what an API caller gets, and that it survives every bad request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def node(kind: str, /, **inputs) -> dict:
 
 
 def image_prompt(**sampler) -> dict:
-    """SD 1.5's architecture with an LCM LoRA, 4 steps; the result into the history and into a file."""
+    """SD 1.5's architecture with an LCM LoRA, 4 steps; the result goes into a file too."""
     return {
         "model": node("TestModel", architecture="sd15", seed=0),
         "text": node("TestConditioning", width=768, length=77, seed=0),

@@ -64,7 +64,7 @@ class TestModel(io.ComfyNode):
 
 
 class TestConditioning(io.ComfyNode):
-    """Random CONDITIONING of a given width: 768 for SD 1.5, 2048 for SDXL, 4096 for Wan and Flux."""
+    """Random CONDITIONING of a width: 768 for SD 1.5, 2048 for SDXL, 4096 for Wan and Flux."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
