@@ -1,4 +1,4 @@
-"""docs/accelerators.md and README.md's table are what the catalogue says, now."""
+"""docs/accelerators/ and README.md's table are what the catalogue says, now."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from comfyui_fewstep.loras.declaration import ENTRIES, SCHEDULES, SOLVERS, parse
 import build_docs
 
 
-def test_the_page_of_accelerators_is_current():
-    assert build_docs.TARGET.read_text(encoding="utf-8") == build_docs.document(), (
-        "run python scripts/build/build_docs.py"
-    )
+def test_every_page_of_accelerators_is_current_and_there_is_no_other():
+    assert build_docs.stale(build_docs.pages()) == [], "run python scripts/build/build_docs.py"
+
+
+def test_every_family_has_a_page_of_its_own_that_the_index_leads_to():
+    index = build_docs.INDEX.read_text(encoding="utf-8")
+    paths = {family: build_docs.page_of(family) for family in build_docs.families()}
+    assert len(set(paths.values())) == len(paths) and build_docs.INDEX not in paths.values()
+    assert [
+        family for family, path in paths.items() if f"[{family}]({path.name})" not in index
+    ] == []
 
 
 def test_the_table_of_the_readme_is_current_and_has_every_family():
@@ -27,18 +34,27 @@ def test_the_table_of_the_readme_is_current_and_has_every_family():
     ] == []
 
 
-def test_every_record_and_every_file_is_on_it():
-    page = build_docs.document()
+def test_every_record_and_every_file_is_on_the_page_of_its_family():
+    pages = build_docs.pages()
     for record in CATALOG.values():
-        assert f"`{record.id}`" in page
+        page = pages[build_docs.page_of(record.family)]
+        assert f"`{record.id}`" in page and f"\n## {record.id}\n" in page
         assert all((file.url or file.path) in page for file in record.files)
-        assert str(record.licence).replace("|", "\\|") in page
+        assert str(record.licence) in " ".join(page.split())
+
+
+def test_a_page_has_one_file_on_each_line_and_wraps_its_text():
+    for path, page in build_docs.pages().items():
+        lines = [] if path == build_docs.README else page.splitlines()
+        assert [line for line in lines if line.count("https://") > 1] == []
+        long = [line for line in lines if len(line) > build_docs.COLUMNS]
+        assert [line for line in long if not line.startswith(("|", "- ["))] == []
 
 
 def test_the_packs_own_files_are_said_to_come_with_it():
     # Those of an unknown repository have as little an address.
     told = {
-        file.name: build_docs.file_words(file)
+        file.name: build_docs.origin_of(file)
         for record in CATALOG.values()
         for file in record.files
         if not file.repo

@@ -1,166 +1,194 @@
-"""Write docs/accelerators.md and README.md's table of families from the catalogue.
+"""Write docs/accelerators/, one page for each family, and README.md's table of families from the
+catalogue.
 
-`--check` only says whether they are current (exit status 1 if not).
+    python scripts/build/build_docs.py [--check]
+
+--check writes nothing and says which pages are out of date.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import pack  # noqa: F401  makes comfyui_fewstep importable
 
+# isort: split
+
+from comfyui_fewstep.loras.accelerator import Accelerator, Kind, PublishedFile
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
+from comfyui_fewstep.loras.schedules import scaled_linear_sigma
+
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "docs" / "accelerators.md"
+FOLDER = ROOT / "docs" / "accelerators"
+INDEX = FOLDER / "README.md"
 README = ROOT / "README.md"
+COLUMNS = 100
 
-HEAD = """# Accelerators
+INTRODUCTION = """# Accelerators
 
-Every accelerator the Accelerator Loader knows, with the settings it was distilled for. Written by
-`python scripts/build/build_docs.py` from `loras/catalog/`; edit that, not this.
+Every accelerator that the Accelerator Loader knows, with the settings it was distilled for:
+{records} accelerators in {families} families, {files} published files.
 
-Sigmas are those of the default step count, for sizes that matter at 1024 x 1024. CFG 1 makes one evaluation a step; any other
-value makes two. Strength is the release's own and multiplies the node's. What could not be confirmed is said at the end of each
-family. Files whose name is not known link to their repository.
+Sigmas are those of the default step count; where they depend on the size, those of a picture of
+1024 x 1024. CFG 1 makes one evaluation a step, any other value two. Strength is the release's own,
+and the node's strength multiplies it. A file whose name is not known links to its repository.
+
+Written by `python scripts/build/build_docs.py` from `loras/catalog/`: change that, not this.
 """
-OUTRO_LEFT = "## Left out\n\nDistilled releases that cannot be run here as they were distilled.\n"
-OUTRO_ALIKE = (
-    "## Look-alikes\n\nModels that only look like few-step ones. The Accelerator Loader refuses"
-    " them, unless their record is chosen by hand, and says why.\n"
-)
+LOOK_ALIKES_HEAD = """## Look-alikes
+
+Models that only look like few-step ones. The Accelerator Loader refuses them, unless their record
+is chosen by hand, and says why.
+"""
+LEFT_OUT_HEAD = """## Left out
+
+Distilled releases that cannot be run here as they were distilled.
+"""
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
-COLUMNS = ("id", "base", "steps", "sampler", "sigmas", "CFG", "strength", "licence")
+RECORD_COLUMNS = "| id | base | steps | sampler | CFG | strength |"
 
 
-def document() -> str:
-    """The whole page."""
-    from comfyui_fewstep.loras.catalog import CATALOG
-    from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
-
-    parts = [
-        HEAD,
-        (
-            f"{len(CATALOG)} accelerators in {len(families())} families, "
-            f"{sum(len(record.files) for record in CATALOG.values())} published files.\n"
-        ),
-    ]
-    for family, records in families().items():
-        parts += [f"## {family}\n", *section(records)]
-    parts += [
-        OUTRO_ALIKE,
-        *(
-            f"- {other.id} ({words(base.label for base in other.bases)}): {other.reason}."
-            for other in LOOK_ALIKES
-        ),
-        "",
-    ]
-    parts += [OUTRO_LEFT, *(f"- `{name}`: {reason}." for name, reason in LEFT_OUT.items())]
-    return "\n".join(parts) + "\n"
+def pages() -> dict[Path, str]:
+    """Path -> text of every page."""
+    made = {page_of(family): family_page(family, records) for family, records in families().items()}
+    return {INDEX: index(), **made, README: readme()}
 
 
-def families() -> dict[str, list[Any]]:
+def families() -> dict[str, list[Accelerator]]:
     """Family -> its records, in the catalogue's order."""
-    from comfyui_fewstep.loras.catalog import CATALOG
-
-    found: dict[str, list[Any]] = {}
+    by_family: dict[str, list[Accelerator]] = {}
     for record in CATALOG.values():
-        found.setdefault(record.family, []).append(record)
-    return found
+        by_family.setdefault(record.family, []).append(record)
+    return by_family
+
+
+def page_of(family: str) -> Path:
+    return FOLDER / f"{re.sub('[^a-z0-9]+', '-', family.lower()).strip('-')}.md"
+
+
+# --- the index, and the table that README.md shares with it
+
+
+def index() -> str:
+    introduction = INTRODUCTION.format(
+        records=len(CATALOG),
+        families=len(families()),
+        files=sum(len(record.files) for record in CATALOG.values()),
+    )
+    rows = [
+        table_row((f"[{family}]({page_of(family).name})", *facts_of(family, records)))
+        for family, records in families().items()
+    ]
+    look_alikes = [
+        bullet(f"{other.id} ({any_of(base.label for base in other.bases)}): {other.reason}.")
+        for other in LOOK_ALIKES
+    ]
+    left_out = [bullet(f"`{name}`: {reason}.") for name, reason in LEFT_OUT.items()]
+    return "\n".join(
+        (
+            introduction,
+            *table(FAMILY_COLUMNS, rows),
+            LOOK_ALIKES_HEAD,
+            *look_alikes,
+            "",
+            LEFT_OUT_HEAD,
+            *left_out,
+            "",
+        )
+    )
 
 
 def readme() -> str:
     """README.md with its table of families as the catalogue has it now."""
     before, _, rest = README.read_text(encoding="utf-8").partition(FAMILY_COLUMNS)
+    rows = [
+        table_row((family, *facts_of(family, records))) for family, records in families().items()
+    ]
+    return before + "\n".join(table(FAMILY_COLUMNS, rows)) + "\n" + rest.partition("\n\n")[2]
+
+
+def facts_of(family: str, records: Sequence[Accelerator]) -> tuple[str, str, str]:
+    """What a family runs on, in how many steps, and as what kind of file."""
+    # The demo model has the architecture of Wan and not its size: its accelerators fit no other.
+    bases = (
+        "the demo model"
+        if family == "Demo"
+        else ", ".join(unique(base.label for record in records for base in record.bases))
+    )
+    steps = sorted({count for record in records for count in record.steps})
+    is_range = len(steps) > 2 and steps == list(range(steps[0], steps[-1] + 1))
     return (
-        before
-        + "\n".join([FAMILY_COLUMNS, "|---|---|---|---|", *family_rows()])
-        + "\n\n"
-        + rest.partition("\n\n")[2]
+        bases,
+        f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
+        ", ".join(unique(record.kind.value for record in records)),
     )
 
 
-def family_rows() -> Iterator[str]:
-    """A family in one row: what it runs on, in how many steps, and as what kind of file."""
-    for family, records in families().items():
-        steps = sorted({count for record in records for count in record.steps})
-        is_range = len(steps) > 2 and steps == list(range(steps[0], steps[-1] + 1))
-        yield (
-            "| "
-            + " | ".join(
-                (
-                    family,
-                    # The demo model has the architecture of Wan and not its size: its accelerators
-                    # fit no other.
-                    (
-                        "the demo model"
-                        if family == "Demo"
-                        else ", ".join(
-                            dict.fromkeys(base.label for record in records for base in record.bases)
-                        )
-                    ),
-                    f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
-                    ", ".join(dict.fromkeys(record.kind.value for record in records)),
-                )
-            )
-            + " |"
+# --- one family
+
+
+def family_page(family: str, records: Sequence[Accelerator]) -> str:
+    """The settings of a family's records side by side, then each with its files and remarks."""
+    sources = unique(source for record in records for source in record.sources)
+    return "\n".join(
+        (
+            f"# {family}\n",
+            "[All families](README.md)\n",
+            *table(RECORD_COLUMNS, [table_row(settings_of(record)) for record in records]),
+            *(line for record in records for line in section(record)),
+            "## Sources\n",
+            *(bullet(source) for source in sources),
+            "",
         )
-
-
-def section(records: list[Any]) -> Iterator[str]:
-    """A family: its settings as a table, its files, its remarks."""
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield "|" + "---|" * len(COLUMNS)
-    for record in records:
-        yield f"| {' | '.join(cell(text) for text in row(record))} |"
-    yield ""
-    for record in records:
-        yield f"- **{record.id}**: {'; '.join(file_words(file) for file in record.files)}"
-        yield from (f"  - {note}" for note in record.notes)
-        if record.unverified:
-            yield f"  - Not confirmed: {'; '.join(record.unverified)}."
-    yield (
-        "\nSources:"
-        f" {'; '.join(dict.fromkeys(source for record in records for source in record.sources))}.\n"
     )
 
 
-def row(record: Any) -> tuple[str, ...]:
-    steps = ", ".join(
-        f"**{n}**" if n == record.default_steps and len(record.steps) > 1 else str(n)
-        for n in record.steps
-    )
-    bases = words(base.label for base in record.bases) + (
-        f" ({record.expert.value} expert)" if record.expert else ""
-    )
-    guidance = (
-        f", embedded guidance {record.embedded_guidance:g}"
-        if record.embedded_guidance is not None
-        else ""
-    )
-    parameterization = (
-        "" if record.parameterization.value == "native" else f" ({record.parameterization.value})"
-    )
-    strength = "-" if record.kind.value != "LoRA" else f"{record.strength:g}"
+def settings_of(record: Accelerator) -> tuple[str, ...]:
+    bases = any_of(base.label for base in record.bases)
+    parameterization = record.parameterization.value
     return (
         f"`{record.id}`",
-        bases + (f", width {record.width}" if record.width else ""),
-        steps,
-        record.solver.value + parameterization,
-        sigma_words(record),
-        f"{record.cfg:g}{guidance}",
-        strength,
-        str(record.licence),
+        bases
+        + (f" ({record.expert.value} expert)" if record.expert else "")
+        + (f", width {record.width}" if record.width else ""),
+        ", ".join(
+            f"**{count}**"
+            if count == record.default_steps and len(record.steps) > 1
+            else f"{count}"
+            for count in record.steps
+        ),
+        record.solver.value + ("" if parameterization == "native" else f" ({parameterization})"),
+        f"{record.cfg:g}"
+        + (
+            f", embedded guidance {record.embedded_guidance:g}"
+            if record.embedded_guidance is not None
+            else ""
+        ),
+        f"{record.strength:g}" if record.kind is Kind.LORA else "-",
     )
 
 
-def sigma_words(record: Any) -> str:
-    from comfyui_fewstep.loras.accelerator import Kind
-    from comfyui_fewstep.loras.schedules import scaled_linear_sigma
+def section(record: Accelerator) -> Iterator[str]:
+    """A record by itself."""
+    yield f"## {record.id}\n"
+    yield bullet(f"Licence: {record.licence}")
+    yield bullet(f"Sigmas: {sigmas_of(record)}")
+    yield from (bullet(note) for note in record.notes)
+    if record.unverified:
+        yield bullet(f"Not confirmed: {'; '.join(record.unverified)}.")
+    yield "\nFiles:\n"
+    yield from map(file_bullet, record.files)
+    yield ""
 
+
+def sigmas_of(record: Accelerator) -> str:
     if record.kind is Kind.MOTION_MODULE:
         return "its own, on linear betas"
     sigmas = record.schedule.sigmas(
@@ -170,51 +198,90 @@ def sigma_words(record: Any) -> str:
     return ", ".join(shown if len(shown) <= 10 else [*shown[:4], "...", *shown[-3:]])
 
 
-def file_words(file: Any) -> str:
-    rank = f", rank {file.rank}" if file.rank else ""
-    caution = f", {file.caution}" if file.caution else ""
-    if not file.repo:
-        origin = (
-            "comes with this pack"
-            if any(ROOT.glob(f"demo/**/{file.name}"))
-            else "repository not known"
-        )
-        return f"`{file.path}` ({origin}{rank}{caution})"
+def file_bullet(file: PublishedFile) -> str:
+    """A file's name and address on one line, and below it where it belongs and what is known."""
+    facts = [
+        origin_of(file),
+        f"rank {file.rank}" if file.rank else "",
+        file.caution,
+    ]
     name = f"`{file.path}`" if file.path else "file name not known"
-    return f"[{name}]({file.url}) in {file.repo} → models/{file.folder}{rank}{caution}"
+    linked = f"[{name}]({file.url})" if file.repo else name
+    return f"- {linked}\n{indented(', '.join(filter(None, facts)))}"
 
 
-def words(values: Any) -> str:
-    return " or ".join(values)
+def origin_of(file: PublishedFile) -> str:
+    """Whose file it is, and where ComfyUI looks for it."""
+    if file.repo:
+        return f"in {file.repo} → models/{file.folder}"
+    is_ours = any(ROOT.glob(f"demo/**/{file.name}"))
+    return "comes with this pack" if is_ours else "repository not known"
 
 
-def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+# --- Markdown
+
+
+def table(columns: str, rows: Sequence[str]) -> list[str]:
+    """Its lines, and an empty one after it."""
+    return [columns, "|" + "---|" * (columns.count("|") - 1), *rows, ""]
+
+
+def table_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def bullet(text: str) -> str:
+    return "- " + indented(text).lstrip()
+
+
+def indented(text: str) -> str:
+    """A text under or in a bullet, wrapped, but for words that are longer than a line."""
+    return textwrap.fill(
+        text,
+        COLUMNS,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def any_of(names: Iterator[str]) -> str:
+    return " or ".join(names)
+
+
+def unique(texts: Iterator[str]) -> list[str]:
+    """Each text once, in the order of its first."""
+    return list(dict.fromkeys(texts))
+
+
+def stale(made: Mapping[Path, str]) -> list[Path]:
+    """Pages to write, or to remove where no family makes them any more."""
+    changed = [
+        path
+        for path, page in made.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != page
+    ]
+    return [*changed, *sorted(set(FOLDER.glob("*.md")) - set(made))]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the page is not current"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments = parser.parse_args()
-    pages = {TARGET: document(), README: readme()}
-    if arguments.check:
-        stale = [
-            path.relative_to(ROOT)
-            for path, page in pages.items()
-            if not path.is_file() or path.read_text(encoding="utf-8") != page
-        ]
-        print(
-            f"{', '.join(map(str, stale))} not current: run python scripts/build/build_docs.py"
-            if stale
-            else "all current"
-        )
-        return 1 if stale else 0
-    TARGET.parent.mkdir(exist_ok=True)
-    for path, page in pages.items():
-        path.write_text(page, encoding="utf-8", newline="\n")
-        print(f"wrote {path.relative_to(ROOT)}, {len(page.splitlines())} lines")
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    is_check = parser.parse_args().check
+    made = pages()
+    outdated = stale(made)
+    print("\n".join(str(path.relative_to(ROOT)) for path in outdated) or "every page is current")
+    if is_check:
+        return 1 if outdated else 0
+    FOLDER.mkdir(exist_ok=True)
+    for path in outdated:
+        if path in made:
+            path.write_text(made[path], encoding="utf-8", newline="\n")
+        else:
+            path.unlink()
     return 0
 
 

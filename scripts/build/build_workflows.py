@@ -44,9 +44,9 @@ ENGLISH = LOCALES / "en" / "nodeDefs.json"
 LINE = 110
 OVERVIEW_HEAD = """# The shipped workflows
 
-Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this pack:
-models that are missing are offered for download. The files of the third column are the same graphs
-for `POST /prompt`. Built by scripts/build/build_workflows.py.
+Drag a file of the first column onto the canvas, or open *Templates* in ComfyUI and choose this
+pack: models that are missing are offered for download. The files of the third column are the same
+graphs for `POST /prompt`. Built by scripts/build/build_workflows.py.
 
 | Workflow | Steps | API | Model files |
 |---|---|---|---|
