@@ -10,8 +10,8 @@ holds results.csv and report.html, one file with everything in it. The same comm
 only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
 --server several times to spread the jobs.
 
-Needs torch, torchvision, torchmetrics, matplotlib and Pillow: ComfyUI's own Python has them once
-this pack's requirements.txt is installed.
+Needs torch, torchvision, torchmetrics, matplotlib, Pillow and jinja2: ComfyUI's own Python has them
+once this pack's requirements.txt is installed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import batch
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the report cannot be made without, asked for before a server works for nothing.
-NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL")
+NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL", "jinja2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from PIL import Image
 
 import batch
 import compare as program
+import judging
 import report_page
 from comfy_client import Client
 
@@ -589,7 +590,7 @@ def test_a_python_without_torch_is_told_before_anything_runs(tmp_path) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith(
-        "compare: torch, torchvision, torchmetrics, matplotlib, PIL cannot be imported"
+        "compare: torch, torchvision, torchmetrics, matplotlib, PIL, jinja2 cannot be imported"
     )
     assert "requirements.txt" in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
@@ -734,8 +735,8 @@ def test_a_server_that_came_back_is_told_on_the_page_of_every_later_call(tmp_pat
 
 def test_percentiles_are_values_that_occurred() -> None:
     values = [float(number) for number in range(1, 11)]
-    assert [report_page.percentile(values, share) for share in (0.5, 0.9, 0.99)] == [5.0, 9.0, 10.0]
-    assert report_page.percentile([3.0], 0.9) == 3.0
+    assert [judging.percentile(values, share) for share in (0.5, 0.9, 0.99)] == [5.0, 9.0, 10.0]
+    assert judging.percentile([3.0], 0.9) == 3.0
 
 
 @pytest.mark.parametrize(
