@@ -1,8 +1,10 @@
 """See it work: a shipped workflow on a real ComfyUI server, on the CPU, and what came out of it.
 
-    python scripts/demo.py                 the pack's own trained model in 50 guided steps, in 4
-    accelerated, and in 4 as one should not python scripts/demo.py --workflow
-    workflows/api/demo.json [--version 0.30.0] [--cache DIR]
+    python scripts/demo.py [--json] [--version 0.30.0] [--cache DIR]
+        the pack's own trained model in 50 guided steps, in 4 accelerated, and in 4 as it should not
+        be done
+    python scripts/demo.py --workflow workflows/api/demo.json
+        any workflow of models that are at hand
 
 The first run gets a ComfyUI (about three minutes and 6 GB), which is kept in the cache; after that
 it takes about a minute.
@@ -12,17 +14,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from comfy_client import Event, JobFailed, PromptRefused, outputs
-from comfy_server import Server, ServerError, running_server
-from host import DEFAULT_VERSION, ROOT, Host, HostError, default_cache, digest, ensure_host
+from comfy_server import Server, ServerError, running_server, server_command
+from console import print_everywhere
+from host import (
+    DEFAULT_VERSION,
+    ROOT,
+    Host,
+    HostError,
+    default_cache,
+    digest,
+    ensure_host,
+    in_shell_words,
+    pack_requirements_missing,
+)
 from stand_in_models import make_model, place
 
 
@@ -61,17 +76,60 @@ DEMO = Demo(
 
 
 MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf")
-# Titles of the nodes of DEMO.workflow that sample, in the order of its side-by-side clip.
+# Titles of the nodes of DEMO.workflow that sample, in the order of its side-by-side clip. The first
+# is the long run, which the others are compared with.
 WAYS = ("50 steps, CFG 5", "4 steps accelerated", "4 steps plain", "4 steps accelerated, CFG 5")
 SAMPLERS = ("KSampler", "FewStepSampler")
+COMPARE = "FewStepCompare"
+# DEMO.workflow as the editor has it, in workflows/ and among its templates.
+IN_THE_EDITOR = "Demo, 100 evaluations and 4"
+EDITOR_PORT = 8188
 SHEET = "demo_sheet"
+BAR = 24  # characters
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make the clip, and what it took."""
+
+    name: str
+    evaluations: float
+    seconds: float
+    times_faster: float  # than the long run
+    psnr: float | None  # dB, to the long run's clip; None for the long run
+    ssim: float | None  # 1 is equal; None for the long run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a run."""
+
+    words: str  # for people
+    data: dict[str, Any]  # for programs
 
 
 def say(message: str) -> None:
-    print(f"[demo] {message}", flush=True)
+    """Progress goes to stderr: stdout is for what came out."""
+    print(f"[demo] {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
+    options = parse_arguments()
+    # Told to end, it ends its server first, as it does when it is stopped by hand.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = run_demo(options.workflow, options.version, options.cache or default_cache())
+    except (HostError, ServerError, PromptRefused, JobFailed, ModelsMissing) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    print(json.dumps(outcome.data, indent=2) if options.json else f"\n{outcome.words}")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run a shipped workflow on a real ComfyUI server, on the CPU."
     )
@@ -84,20 +142,21 @@ def main() -> int:
         type=Path,
         help="folder for ComfyUI, models and results (default: the user's cache)",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="end with everything that was reported, as JSON"
+    )
     options = parser.parse_args()
-    try:
-        run_demo(options.workflow, options.version, options.cache or default_cache())
-    except (HostError, ServerError, PromptRefused, JobFailed, ModelsMissing) as error:
-        say(f"error: {error}")
-        return 1
-    return 0
+    if not options.workflow.is_file():
+        parser.error(f"there is no {options.workflow}; workflows/api/ has those of this pack")
+    return options
 
 
-def run_demo(workflow: Path, version: str, cache: Path) -> None:
-    """Get the host, make the models, run the workflow, and say what came out."""
+def run_demo(workflow: Path, version: str, cache: Path) -> Outcome:
+    """Get the host, make the models, run the workflow."""
     host = ensure_host(version, cache)
     say(f"ComfyUI {host.version} at {host.root}")
     prompt = json.loads(workflow.read_text(encoding="utf-8"))
+    refuse_missing_requirements(host, workflow, prompt)
     # One folder per clone: each has its own version of the pack linked into it.
     base = cache / f"demo-{digest([str(ROOT)])[:8]}"
     if provide_models(host, prompt, base / "models", cache):
@@ -108,58 +167,109 @@ def run_demo(workflow: Path, version: str, cache: Path) -> None:
     with running_server(host, base) as server:
         say(f"{server.client.url} is up (log: {server.log}); running {workflow.name}")
         if workflow == DEMO.workflow:
-            run_ways(server, host, prompt, base)
-        else:
-            run_once(server, prompt, base)
+            return run_ways(server, host, prompt, base)
+        return run_once(server, prompt, base)
 
 
-def run_once(server: Server, prompt: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Run any workflow to its end, and say what it made and reported."""
-    started = time.monotonic()
-    entry = server.client.run(prompt, Progress(prompt), timeout=3600)
-    say(f"finished in {time.monotonic() - started:.0f} s")
-    for path in results(entry, base):
-        say(f"result: {path}")
-    print_reports(outputs(entry, "fewstep_report"))
-    return entry
-
-
-def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> None:
-    """Run DEMO.workflow twice, loading and measuring, print the table and draw the sheet and the
-    animation.
+def refuse_missing_requirements(host: Host, workflow: Path, prompt: Mapping[str, Any]) -> None:
+    """Raise HostError where the workflow compares pictures and a user's own install lacks what that
+    takes. Other nodes do without, or say so themselves.
     """
+    compares = any(node["class_type"] == COMPARE for node in prompt.values())
+    if compares and (missing := pack_requirements_missing(host)):
+        raise HostError(f"{workflow.name} compares pictures, which needs {missing}")
+
+
+def run_once(server: Server, prompt: dict[str, Any], base: Path) -> Outcome:
+    """Run any workflow to its end."""
+    started = time.monotonic()
+    entry = follow(server, prompt, Progress(prompt))
+    seconds = time.monotonic() - started
+    files, reports = results(entry, base), outputs(entry, "fewstep_report")
+    words = [
+        *(f"{report['node']}: {report['summary']}" for report in reports),
+        *(f"result: {path}" for path in files),
+        f"It took {seconds:.0f} s.",
+    ]
+    return Outcome(
+        "\n".join(words),
+        {"seconds": seconds, "results": [str(path) for path in files], "reports": reports},
+    )
+
+
+def run_ways(server: Server, host: Host, prompt: dict[str, Any], base: Path) -> Outcome:
+    """Run DEMO.workflow twice, loading and measuring, and draw the picture and the clip."""
     say("loading the models")
-    server.client.run(prompt, Progress(prompt), timeout=3600)
+    follow(server, prompt, Progress(prompt))
     say("again with another seed, this time measured")
     for node in prompt.values():
         if "seed" in node["inputs"]:
             node["inputs"]["seed"] += 1
     clock = Clock(prompt)
-    entry = server.client.run(prompt, clock, timeout=3600)
-    print("\n" + "\n".join(table(prompt, entry, clock.seconds)) + "\n")
+    entry = follow(server, prompt, clock)
+    ways = ways_of(prompt, entry, clock.seconds)
     (animated,) = [path for path in results(entry, base) if path.suffix == ".webp"]
     subprocess.run(
         [str(host.python), str(ROOT / "scripts" / f"{SHEET}.py"), str(animated), *WAYS], check=True
     )
-    for suffix in ("png", "webp"):
-        say(f"result: {animated.parent / f'{SHEET}.{suffix}'}")
-    print_reports(
-        report
-        for report in outputs(entry, "fewstep_report")
-        if report["node"] == "Few-Step Sampler"
+    picture, clip = (animated.parent / f"{SHEET}.{suffix}" for suffix in ("png", "webp"))
+    return Outcome(
+        in_words(ways, picture, clip, [*server_command(host, base, EDITOR_PORT), "--cpu"]),
+        {
+            "comfyui": host.version,
+            "ways": [asdict(way) for way in ways],
+            "picture": str(picture),
+            "clip": str(clip),
+            "reports": outputs(entry, "fewstep_report"),
+        },
     )
 
 
-def print_reports(reports: Iterable[dict[str, Any]]) -> None:
-    """What nodes of this pack reported: the summary, and the figures as data."""
-    for report in reports:
-        print(f"\n{report['node']}: {report['summary']}")
-        print(
-            json.dumps(
-                {name: value for name, value in report.items() if name not in ("node", "summary")},
-                indent=2,
-            )
+def in_words(ways: Sequence[Way], picture: Path, clip: Path, command: Sequence[str]) -> str:
+    """The end of the demo for people. command: what starts the same ComfyUI."""
+    return "\n".join(
+        [
+            "The same prompt and seed in four ways, on the CPU of this machine:",
+            "",
+            *table(ways),
+            "",
+            "The higher the PSNR, the nearer a clip is to the long run's. The second way is what"
+            " this pack does.",
+            "",
+            f"picture: {picture}",
+            f"clip:    {clip}",
+            "",
+            "To open the same in the editor, start this ComfyUI (Ctrl+C ends it):",
+            "",
+            f"    {in_shell_words(command)}",
+            "",
+            f"Open http://127.0.0.1:{EDITOR_PORT} in a browser and drag this file onto the canvas:",
+            f"    {ROOT / 'workflows' / IN_THE_EDITOR}.json",
+            "It is among the templates too: Workflow, Browse Templates, ComfyUI-FewStep.",
+        ]
+    )
+
+
+def table(ways: Sequence[Way]) -> list[str]:
+    """A line for each way, below a line of headings."""
+    rows = [("", "evaluations", "seconds", "times faster", "PSNR to the long run")]
+    rows += [
+        (
+            way.name,
+            f"{way.evaluations:g}",
+            f"{way.seconds:.2f}",
+            f"{way.times_faster:.1f}",
+            "" if way.psnr is None else f"{way.psnr:.1f} dB",
         )
+        for way in ways
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join(
+            [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:]))]
+        ).rstrip()
+        for name, *cells in rows
+    ]
 
 
 def results(entry: dict[str, Any], base: Path) -> list[Path]:
@@ -172,36 +282,38 @@ def results(entry: dict[str, Any], base: Path) -> list[Path]:
     ]
 
 
-def table(
+def ways_of(
     prompt: Mapping[str, Any], entry: dict[str, Any], seconds: Mapping[str, float]
-) -> list[str]:
-    """One row per way: evaluations, seconds, how much faster than the first, and how far from its
-    clip.
-    """
-    rows = [
-        "| way | evaluations | seconds | factor | PSNR to the first | SSIM |",
-        "|---|---|---|---|---|---|",
-    ]
+) -> list[Way]:
+    """What each of WAYS took. seconds: by node id."""
     nodes = {(node["_meta"]["title"], node["class_type"]): key for key, node in prompt.items()}
-    full = 0.0
-    for way in WAYS:
-        key = next(nodes[way, sampler] for sampler in SAMPLERS if (way, sampler) in nodes)
+    samplers = {
+        way: next(nodes[way, sampler] for sampler in SAMPLERS if (way, sampler) in nodes)
+        for way in WAYS
+    }
+    long_run = seconds[samplers[WAYS[0]]]
+    ways = []
+    for way, key in samplers.items():
         # Guidance costs a second evaluation per step. The accelerated sampler runs without it, in
-        # the steps of its record.
+        # the steps of its record, and counts its evaluations.
         inputs = prompt[key]["inputs"]
         evaluations = (
             inputs["steps"] * (1 if inputs["cfg"] == 1 else 2)
             if "cfg" in inputs
             else report_of(entry, key)["evaluations"]
         )
-        full = full or seconds[key]
-        quality = report_of(entry, nodes.get((way, "FewStepCompare"), ""))
-        figures = f"{quality['psnr']:.1f} dB | {quality['ssim']:.3f}" if quality else " | "
-        rows.append(
-            f"| {way} | {evaluations:g} | {seconds[key]:.2f} | {full / seconds[key]:.1f}x |"
-            f" {figures} |"
+        quality = report_of(entry, nodes.get((way, COMPARE), ""))
+        ways.append(
+            Way(
+                way,
+                evaluations,
+                seconds[key],
+                long_run / seconds[key],
+                quality.get("psnr"),
+                quality.get("ssim"),
+            )
         )
-    return rows
+    return ways
 
 
 def report_of(entry: dict[str, Any], node: str) -> dict[str, Any]:
@@ -254,26 +366,66 @@ def is_at_hand(name: str, models: Path) -> bool:
     )
 
 
+def follow(server: Server, prompt: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run a workflow to its end and show how far it is."""
+    try:
+        return server.client.run(prompt, progress, timeout=3600)
+    finally:
+        progress.end()
+
+
+def titles_of(prompt: Mapping[str, Any]) -> dict[str, str]:
+    """Node id -> its title, with what it is where nodes of another kind have the same."""
+    titles = {
+        key: node.get("_meta", {}).get("title") or node["class_type"]
+        for key, node in prompt.items()
+    }
+    kinds: dict[str, set[str]] = {}
+    for key, node in prompt.items():
+        kinds.setdefault(titles[key], set()).add(node["class_type"])
+    return {
+        key: title if len(kinds[title]) == 1 else f"{title} ({prompt[key]['class_type']})"
+        for key, title in titles.items()
+    }
+
+
 class Progress:
-    """Says which node is at work, and how many steps are done."""
+    """Says which node is at work: on a terminal in one line that is written over, with a bar of the
+    steps that are done; elsewhere in a line for each node.
+    """
 
     def __init__(self, prompt: Mapping[str, Any]):
-        self.titles = {
-            key: node.get("_meta", {}).get("title") or node["class_type"]
-            for key, node in prompt.items()
-        }
+        self.titles = titles_of(prompt)
+        self.is_terminal = sys.stderr.isatty()
 
     def __call__(self, event: Event) -> None:
         data = event.get("data", {})
         title = self.titles.get(str(data.get("node")), "")
         if event["type"] == "executing" and title:
-            say(title)
-        elif event["type"] == "progress":
-            say(f"{title}: step {data['value']} of {data['max']}")
+            if self.is_terminal:
+                self.write_over(title)
+            else:
+                say(title)
+        elif event["type"] == "progress" and self.is_terminal:
+            done, total = data["value"], data["max"]
+            bar = ("#" * round(BAR * done / max(total, 1))).ljust(BAR, "-")
+            self.write_over(f"{title} [{bar}] {done} of {total}")
+
+    def end(self) -> None:
+        """Leave the line to what is said next."""
+        if self.is_terminal:
+            self.write_over("")
+            print("\r", end="", file=sys.stderr, flush=True)
+
+    def write_over(self, text: str) -> None:
+        # A full line would be broken by the terminal, and the next one then stand below it.
+        room = shutil.get_terminal_size().columns - 1
+        line = f"[demo] {text}" if text else ""
+        print(f"\r{line[:room].ljust(room)}", end="", file=sys.stderr, flush=True)
 
 
 class Clock(Progress):
-    """Also takes the time of each node, from when it is said to be at work until the next one is."""
+    """Also takes the time of each node, from when it is at work until the next one is."""
 
     def __init__(self, prompt: Mapping[str, Any]):
         super().__init__(prompt)
@@ -290,4 +442,5 @@ class Clock(Progress):
 
 
 if __name__ == "__main__":
+    print_everywhere()
     sys.exit(main())

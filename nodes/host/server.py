@@ -55,7 +55,8 @@ def missing_output(reason: str) -> ExecutionBlocker:
     that gets it all the same does not run, and the editor is told why: by a connection that the
     prompt does not show, or by one that was made when the result was in the host's cache already.
 
-    One value among a node's outputs, never instead of them: V3 then has no outputs at all.
+    One value among a node's outputs, never instead of them: a V3 node blocked as a whole ends the
+    job with "list index out of range" on ComfyUI 0.30, and hands on None on 0.16.
     """
     return ExecutionBlocker(reason)
 
