@@ -28,8 +28,10 @@ def enter() -> None:
     """Continue inside the host: its Python, its modules, the CPU where there is no GPU."""
     sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "host")]
     sys.path.append(str(ROOT / "tests"))
+    from console import print_everywhere
     from host import ensure_host, ensure_test_tools
 
+    print_everywhere()
     host = ensure_host()
     if (
         Path(sys.prefix).resolve() != host.python.parent.parent.resolve()

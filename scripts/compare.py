@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import batch
+from console import print_everywhere
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -145,4 +146,5 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     sys.exit(main())

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
+from console import print_everywhere
+
 MOMENTS = 5  # frames of each clip on the sheet
 LABEL = 22  # pixels
 GAP = 6
@@ -64,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

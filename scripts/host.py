@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from console import print_everywhere
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK_REQUIREMENTS = ROOT / "requirements.txt"
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
@@ -497,4 +499,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     raise SystemExit(main())

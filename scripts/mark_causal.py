@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from console import print_everywhere
+
 # Under which key the published pickles keep the generator, the averaged weights first: those are
 # what the papers show.
 GENERATORS = ("generator_ema", "generator", "model", "state_dict")
@@ -108,4 +110,5 @@ def bare(name: str) -> str:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

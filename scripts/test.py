@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy_server import link_folder
+from console import print_everywhere
 from host import (
     DEFAULT_VERSION,
     OLDEST_VERSION,
@@ -299,4 +300,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     raise SystemExit(main())

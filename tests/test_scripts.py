@@ -20,6 +20,7 @@ import stand_in_models
 
 STDLIB_ONLY = (
     "host.py",
+    "console.py",
     "comfy_server.py",
     "comfy_client.py",
     "websocket_reader.py",

@@ -25,6 +25,8 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
 from comfyui_fewstep.loras.schedules import scaled_linear_sigma
 
+from console import print_everywhere
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "accelerators"
 INDEX = FOLDER / "README.md"
@@ -286,4 +288,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     sys.exit(main())

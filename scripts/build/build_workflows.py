@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import node_schema
 from comfy_client import Client
 from comfy_server import running_server
+from console import print_everywhere
 from host import DEFAULT_VERSION, ensure_host
 from locale_texts import LOCALES, english, locale_files
 from node_schema import SNAPSHOT, Schema
@@ -194,4 +195,5 @@ def pretty(value: Any, indent: str) -> str:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     sys.exit(main())

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import node_schema
+from console import print_everywhere
 from workflow_graph import Graph
 from workflows import all_graphs
 
@@ -156,4 +157,5 @@ def film(pen: ImageDraw.ImageDraw) -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

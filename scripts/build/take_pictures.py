@@ -23,6 +23,7 @@ from stand_ins import prepare_base  # noqa: E402
 
 import node_schema  # noqa: E402
 from comfy_server import PACK_NAME, running_server  # noqa: E402
+from console import print_everywhere  # noqa: E402
 from host import ensure_host  # noqa: E402
 from workflows import all_graphs  # noqa: E402
 
@@ -110,4 +111,5 @@ def take(editor: Editor, name: str) -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()
