@@ -409,7 +409,7 @@ class Progress:
         elif event["type"] == "progress" and self.is_terminal:
             done, total = data["value"], data["max"]
             bar = ("#" * round(BAR * done / max(total, 1))).ljust(BAR, "-")
-            self.write_over(f"{title} [{bar}] {done} of {total}")
+            self.write_over(f"{title}, {done} of {total} [{bar}]")
 
     def end(self) -> None:
         """Leave the line to what is said next."""

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+import comfy_server
 import demo
 import host
 import stand_in_models
@@ -304,6 +305,121 @@ def test_demo_stands_in_for_the_models_of_a_shipped_workflow() -> None:
         demo.is_at_hand(name, Path("none"))
         for name in demo.model_names(api_workflow("demo_compare"))
     )
+
+
+def test_demo_refuses_a_workflow_that_is_not_there_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ensure_host", lambda *args: pytest.fail("a host was asked for"))
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--workflow", "no_such_workflow.json"])
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert "there is no no_such_workflow.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("demo_compare", True), ("demo", False)])
+def test_demo_tells_before_the_server_is_started_what_an_own_install_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    is_refused: bool,
+) -> None:
+    own = host.Host(tmp_path, shell_python(tmp_path, "torchmetrics"), "0.30.0", owned=False)
+    monkeypatch.setattr(demo, "ensure_host", lambda version, cache: own)
+
+    def refuse(*arguments: object) -> None:
+        raise comfy_server.ServerError("started")
+
+    monkeypatch.setattr(comfy_server, "start", refuse)
+    workflow = host.ROOT / "workflows" / "api" / f"{name}.json"
+    monkeypatch.setattr(
+        sys, "argv", ["demo.py", "--workflow", str(workflow), "--cache", str(tmp_path)]
+    )
+    assert demo.main() == 1
+    said = capsys.readouterr().err
+    assert ("error: started" in said) is not is_refused
+    assert said.count("torchmetrics, which ") == 1
+    assert f"-m pip install -r {host.PACK_REQUIREMENTS}" in said
+
+
+PROGRESS_PROMPT = {
+    "1": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "the same"}},
+    "2": {"class_type": "FewStepCompare", "inputs": {}, "_meta": {"title": "the same"}},
+    "3": {"class_type": "VAEDecode", "inputs": {}, "_meta": {"title": "VAE Decode"}},
+    "4": {"class_type": "VAEDecode", "inputs": {}},
+}
+EVENTS = [
+    {"type": "executing", "data": {"node": "3"}},
+    {"type": "executing", "data": {"node": "1"}},
+    *({"type": "progress", "data": {"node": "1", "value": step, "max": 4}} for step in (1, 2, 4)),
+    {"type": "executing", "data": {"node": None}},
+    {"type": "status", "data": {}},
+]
+
+
+class Console(io.StringIO):
+    """What is printed, as a terminal or as a file takes it."""
+
+    def __init__(self, is_terminal: bool):
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> str:
+    console = Console(is_terminal)
+    monkeypatch.setattr(sys, "stderr", console)
+    monkeypatch.setenv("COLUMNS", "50")
+    progress = demo.Progress(PROGRESS_PROMPT)
+    for event in EVENTS:
+        progress(event)
+    progress.end()
+    return console.getvalue()
+
+
+def test_progress_is_a_line_for_each_node_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert shown(monkeypatch, False) == "[demo] VAE Decode\n[demo] the same (KSampler)\n"
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_written_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = shown(monkeypatch, True)
+    assert "\n" not in printed and printed.endswith(f"\r{' ' * 49}\r")
+    written = [line.rstrip() for line in printed.split("\r")]
+    assert written[:3] == ["", "[demo] VAE Decode", "[demo] the same (KSampler)"]
+    # 49 columns have room for 13 of the bar's 24 characters, and no line is broken in two.
+    assert written[3:6] == [
+        "[demo] the same (KSampler), " + rest
+        for rest in ("1 of 4 [######-------", "2 of 4 [############-", "4 of 4 [#############")
+    ]
+    assert all(len(line) == 49 for line in printed.split("\r")[1:-1])
+
+
+def test_the_demos_table_stands_in_columns() -> None:
+    lines = demo.table(
+        [
+            demo.Way("50 steps", 100, 12.345, 1.0, None, None),
+            demo.Way("4 steps accelerated", 4.0, 0.5, 24.69, 31.25, 0.9),
+        ]
+    )
+    assert lines == [
+        "                     evaluations  seconds  times faster  PSNR to the long run",
+        "50 steps                     100    12.35           1.0",
+        "4 steps accelerated            4     0.50          24.7               31.2 dB",
+    ]
+
+
+def test_the_demo_says_how_to_open_what_is_there() -> None:
+    words = demo.in_words([], Path("a.png"), Path("a.webp"), ["the python", "main.py"])
+    assert "    'the python' main.py" in words.splitlines() or sys.platform == "win32"
+    (graph,) = [Path(line.strip()) for line in words.splitlines() if line.endswith(".json")]
+    assert graph.is_file() and graph.parent == host.ROOT / "workflows"
 
 
 @pytest.fixture

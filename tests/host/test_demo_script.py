@@ -1,10 +1,11 @@
 """`python scripts/demo.py` on the session's server: the four ways side by side, the table, the
-sheet and the animation.
+picture and the clip.
 """
 
 from __future__ import annotations
 
 import json
+import re
 
 from PIL import Image
 
@@ -13,31 +14,35 @@ import demo as script
 
 def test_the_demo_shows_what_acceleration_gains_and_costs(server, host, capsys):
     prompt = json.loads(script.DEMO.workflow.read_text(encoding="utf-8"))
-    script.run_ways(server, host, prompt, server.base)
-    printed = capsys.readouterr().out
+    outcome = script.run_ways(server, host, prompt, server.base)
+    lines = outcome.words.splitlines()
     rows = {
-        cells[0]: cells[1:]
-        for cells in (
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in printed.splitlines()
-            if line.startswith("| ")
-        )
-        if cells[0] in script.WAYS
+        cells[0]: cells[1:] for line in lines if (cells := re.split(r"  +", line))[0] in script.WAYS
     }
     assert [rows[way][0] for way in script.WAYS] == ["100", "4", "4", "8"]
     full, fast = (float(rows[way][1]) for way in script.WAYS[:2])
     assert full > fast, "even a busy machine is faster with 4 evaluations than with 100"
+    assert float(rows[script.WAYS[0]][2]) == 1.0 and float(rows[script.WAYS[1]][2]) > 1.0
+    assert len(rows[script.WAYS[0]]) == 3, "the long run is not compared with itself"
     psnr = {way: float(rows[way][3].split()[0]) for way in script.WAYS[1:]}
     assert max(psnr, key=psnr.get) == "4 steps accelerated"
-    # Loading the models and measuring both show their steps, and the sampler's report is the last
-    # word.
-    assert (
-        printed.count("4 steps accelerated: step 4 of 4") == 2
-        and printed.count("50 steps, CFG 5: step 50 of 50") == 2
-    )
-    assert "Few-Step Sampler: 4 steps, 4 evaluations" in printed[printed.rindex("result: ") :]
+
+    printed = capsys.readouterr()
+    assert not printed.out, "what came out is printed by main, and nothing else"
+    # Where there is no terminal each node is said once, in loading the models and in measuring.
+    said = printed.err.splitlines()
+    for node in ("4 steps accelerated (FewStepSampler)", "50 steps, CFG 5"):
+        assert said.count(f"[demo] {node}") == 2
+    assert " of 50" not in printed.err
+
+    assert [way["evaluations"] for way in outcome.data["ways"]] == [100, 4, 4, 8]
+    reports = {report["node"]: report for report in outcome.data["reports"]}
+    assert reports["Few-Step Sampler"]["summary"].startswith("4 steps, 4 evaluations")
+    json.dumps(outcome.data, allow_nan=False)
 
     folder = server.base / "output" / "few-step"
+    assert f"picture: {folder / 'demo_sheet.png'}" in lines
+    assert f"clip:    {folder / 'demo_sheet.webp'}" in lines
     with (
         Image.open(folder / "demo_sheet.png") as sheet,
         Image.open(folder / "demo_sheet.webp") as animation,
