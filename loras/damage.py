@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .fingerprint import FileProblem, Header, Stored
+from .words import counted
 
 # The numbers read as integers, and the lowest bits, without the sign, that stand for no finite
 # number: the exponent's all set; of e4m3fn only the very last.
@@ -40,8 +41,8 @@ def refuse_damaged(path: str | Path, header: Header) -> None:
         return
     damaged = [key for key, stored in header.stored.items() if not _are_finite(path, [stored])]
     raise FileProblem(
-        f"{path.name} is damaged: {len(damaged)} of its {len(header.stored)} tensors hold infinity"
-        f" or no number at all, such as {damaged[0]}. Download it again."
+        f"{path.name} is damaged: infinity, or no number at all, in {len(damaged)} of its"
+        f" {counted(len(header.stored), 'tensor')}, such as {damaged[0]}. Download it again."
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .bases import Base
+from .words import counted
 
 TRAINING_TIMESTEPS = 1000
 
@@ -65,7 +66,7 @@ class Schedule:
         kept = truncated_steps(steps, denoise)
         if kept == 0:
             raise ValueError(
-                f"denoise {denoise:g} leaves none of the {steps} steps; the smallest is"
+                f"denoise {denoise:g} leaves none of {counted(steps, 'step')}; the smallest is"
                 f" {1 / steps:g}. Raise denoise, or take an accelerator with more steps."
             )
         return [*whole[steps - kept :], 0.0]

@@ -17,6 +17,7 @@ from enum import Enum
 from torch import Tensor
 
 from ..loras.refusal import Refusal
+from ..loras.words import counted
 from .module import Architecture, MotionModule, sinusoids
 
 POSITIONS = ".positions.weight"
@@ -163,8 +164,9 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
         )
     if not is_motion:
         raise MotionFileError(
-            f"{file_name} is no AnimateDiff motion module: none of its {len(keys)} tensors belongs"
-            " to one. Choose a file such as animatediff_lightning_4step_comfyui.safetensors."
+            f"{file_name} is not an AnimateDiff motion module: it holds"
+            f" {counted(len(keys), 'tensor')}, and none belongs to one. Choose a file such as"
+            " animatediff_lightning_4step_comfyui.safetensors."
         )
     levels = {
         match[2] for key in keys if (match := re.fullmatch(_PLACE, key)) and match[1] == "down"
@@ -196,8 +198,8 @@ def refuse_incomplete(
         )
     if not 0 < architecture.positions <= MOST_POSITIONS:
         raise MotionFileError(
-            f"{file_name} is not a whole motion module for SD 1.5: it has {architecture.positions}"
-            " positions for frames. Download it again."
+            f"{file_name} is not a whole motion module for SD 1.5: it has"
+            f" {counted(architecture.positions, 'position')} for frames. Download it again."
         )
     expected = {
         name: tuple(tensor.shape)
@@ -207,7 +209,7 @@ def refuse_incomplete(
     misfit = [name for name in expected if name in found and found[name] != expected[name]]
     if missing or misfit:
         which = (
-            f"{len(missing)} of its tensors are missing, such as {missing[0]}"
+            f"it lacks {counted(len(missing), 'tensor')}, such as {missing[0]}"
             if missing
             else f"{misfit[0]} is {list(found[misfit[0]])}, expected {list(expected[misfit[0]])}"
         )

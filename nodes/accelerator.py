@@ -16,6 +16,7 @@ from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import (
+    LORA_ENDINGS,
     FileProblem,
     Header,
     Recognition,
@@ -131,18 +132,6 @@ class FewStepAccelerator(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
-        carried = accelerator_of(model)
-        if carried is not None:
-            advice = (
-                "an LCM LoRA, which its record takes the place of, goes on the model in front of"
-                " the Motion Module Loader"
-                if carried.kind is Kind.MOTION_MODULE and carried.solver is Solver.LCM
-                else "connect the model as it comes from its loader"
-            )
-            raise ValueError(
-                f"This model already carries {carried.id}. Two accelerators on one model spoil each"
-                f" other: {advice}."
-            )
         attached, report = (
             attach_distilled(model, accelerator)
             if lora_name == NONE
@@ -169,6 +158,7 @@ def attach(model, lora_name: str, accelerator: str, strength: float):
     known = known_accelerators()
     header = read_header(path)
     record, recognition = identify(header, lora_name, accelerator, known)
+    refuse_carried(accelerator_of(model), lora_name)
     refuse_other_base(model, record, lora_name, known)
     refuse_distilled_model(model, record, lora_name, known)
     refuse_other_expert(model, record, lora_name)
@@ -203,13 +193,16 @@ def identify(
     recognition = recognise(header, lora_name, known.for_file(lora_name) or known.records.values())
     found = recognition.fingerprint
     if found.kind is not Kind.LORA:
+        is_motion_lora = any(key.endswith(LORA_ENDINGS) for key in header.shapes)
         what = {
             Kind.MOTION_MODULE: (
-                "made for AnimateDiff's motion. A motion module goes into the Motion Module Loader;"
-                " a motion LoRA is not applied by this pack"
+                "a motion LoRA: it changes an AnimateDiff motion module and not the model, and a"
+                " motion LoRA is not applied by this pack"
+                if is_motion_lora
+                else "an AnimateDiff motion module: load it with the Motion Module Loader"
             ),
             Kind.MODEL: "a whole diffusion model: load it as the model and set lora_name to none",
-        }.get(found.kind, "no accelerator: it holds neither a LoRA nor a diffusion model")
+        }.get(found.kind, "not an accelerator: it holds neither a LoRA nor a diffusion model")
         raise FileProblem(f"{lora_name} is {what}.")
     if accelerator != AUTO:
         record = known.chosen(accelerator)
@@ -234,6 +227,31 @@ def identify(
         " name does not say. If it is an accelerator, choose which in accelerator:"
         f" {ids_in_words(recognition.candidates)}."
     )
+
+
+def refuse_carried(carried: Accelerator | None, lora_name: str) -> None:
+    """Raise where the model has its accelerator already. lora_name: none, or a file that is one."""
+    if carried is None:
+        return
+    found = f"This model already carries {carried.id}"
+    if carried.kind is Kind.MODEL:
+        sampler = "Few-Step Sampler" if carried.causal is None else "Streaming Sampler"
+        second = "" if lora_name == NONE else f" {lora_name} is for a model that is not distilled."
+        raise ValueError(
+            f"{found}: it is distilled as a whole, and its settings are on it.{second} Leave this"
+            f" node out and connect the model to the {sampler}."
+        )
+    advice = "connect the model as it comes from its loader"
+    if carried.kind is Kind.MOTION_MODULE:
+        found += ", its motion module"
+        advice = (
+            "an LCM LoRA, which its record takes the place of, goes on the model in front of the"
+            " Motion Module Loader"
+            if carried.solver is Solver.LCM
+            else "leave this node out, or take a motion module that is not an accelerator, such as"
+            " AnimateDiff v2 or v3"
+        )
+    raise ValueError(f"{found}. Two accelerators on one model spoil each other: {advice}.")
 
 
 def refuse_left_out(name: str) -> None:
@@ -368,6 +386,7 @@ def attach_distilled(model, accelerator: str):
     """(the distilled model with its record, Report). Raises ValueError for one that is not
     distilled or not known.
     """
+    refuse_carried(accelerator_of(model), NONE)
     known = known_accelerators()
     recognition = recognise_distilled(model, known)
     name = file_of(model)[0] or "The connected model"
@@ -507,7 +526,10 @@ def describe(
     )
     return Report(
         node="Accelerator Loader",
-        summary=f"{record.id}: {attached}, {_steps(record)} steps, CFG {record.cfg:g}",
+        summary=(
+            f"{record.id}: {attached}, {_steps(record)} step{'s' * (record.steps != (1,))}, CFG"
+            f" {record.cfg:g}"
+        ),
         rows=(
             ("accelerator", f"{record.id} ({record.family})"),
             ("file", name),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Parameterization
+from ..loras.words import counted
 from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
 from .host.foreign import has_self_attention_guidance, negative_branch_forced
@@ -293,11 +294,11 @@ def describe(
     if negative_forced and not plan.accelerators[0].is_guided and evaluations > plan.evaluations:
         notes.append(
             "Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative"
-            f" prompt too: {evaluations:g} evaluations instead of {plan.evaluations}."
+            f" prompt too: {counted(evaluations, 'evaluation')} instead of {plan.evaluations}."
         )
     elif evaluations != plan.evaluations:
         notes.append(
-            f"{evaluations:g} evaluations instead of the plan's {plan.evaluations}: regional"
+            f"{counted(evaluations, 'evaluation')} instead of the plan's {plan.evaluations}: regional"
             " prompts, context windows or a skip node change the count."
         )
     experts = (
@@ -317,7 +318,7 @@ def describe(
     return Report(
         node="Few-Step Sampler",
         summary=(
-            f"{plan.steps} steps, {evaluations:g} evaluations, {in_figures(run.seconds)} s, CFG"
+            f"{counted(plan.steps, 'step')}, {counted(evaluations, 'evaluation')}, {in_figures(run.seconds)} s, CFG"
             f" {plan.cfg:g} {locked}"
         ),
         rows=(
@@ -326,8 +327,8 @@ def describe(
             (
                 "evaluations",
                 (
-                    f"{evaluations:g} per sample ({run.log.calls} forward passes of {run.log.rows}"
-                    " rows in all)"
+                    f"{evaluations:g} per sample ({counted(run.log.calls, 'forward pass')} of"
+                    f" {counted(run.log.rows, 'row')} in all)"
                 ),
             ),
             (

@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
+from ..loras.words import counted
 from ..samplers.causal import (
     StreamPlan,
     Window,
@@ -361,7 +362,7 @@ def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ())
     return Report(
         node="Streaming Sampler",
         summary=(
-            f"{cut}{pictures} frames in {in_figures(run.seconds)} s, the first after"
+            f"{cut}{counted(pictures, 'frame')} in {in_figures(run.seconds)} s, the first after"
             f" {in_figures(run.first_seconds)} s, then {rate:.3g} a second"
         ),
         rows=(
@@ -433,8 +434,8 @@ def notes_on(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
     notes = []
     if run.is_interrupted:
         notes.append(
-            f"Interrupted: {run.blocks} of {len(plan.made)} blocks were finished and are the"
-            " result."
+            f"Interrupted: the result is what was finished, {run.blocks} of"
+            f" {counted(len(plan.made), 'block')}."
         )
     if vae is not None and not can_decode_frames(vae):
         notes.append(

@@ -11,6 +11,7 @@ from ..loras.accelerator import Accelerator, Expert, Solver
 from ..loras.bases import bases_in_words
 from ..loras.refusal import Refusal
 from ..loras.schedules import ConsistencyGrid, Schedule, SigmaOf
+from ..loras.words import counted
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
 SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
@@ -160,8 +161,8 @@ def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
     if steps not in shared:
         raise PlanError(
             f"{ids} {'was' if len(records) == 1 else 'were'} distilled for {_in_words(shared)}"
-            f" steps, not {steps}. Set steps to {own} (or 0 for the accelerator's own), or load the"
-            f" {steps}-step accelerator."
+            f" step{'s' * (shared != [1])}, not {steps}. Set steps to {own} (or 0 for the"
+            f" accelerator's own), or load the {steps}-step accelerator."
         )
     return steps
 
@@ -192,7 +193,7 @@ def _plan(
     try:
         sigmas = schedule.sigmas(steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
-        raise PlanError(f"{record.id} at {steps} steps: {error}") from None
+        raise PlanError(f"{record.id} at {counted(steps, 'step')}: {error}") from None
     left, notes, down = len(sigmas) - 1, (), []
     if left < steps:
         cut = schedule.words_of_cut(left, steps)

@@ -205,11 +205,11 @@ def misshapen_module():
         (hotshot_module, "HotshotXL"),
         (picture_lora, "is a LoRA for pictures"),
         (motion_lora, "is a motion LoRA"),
-        (picture_checkpoint, "no AnimateDiff motion module"),
+        (picture_checkpoint, "not an AnimateDiff motion module"),
         (picture_to_video_module, "starts from a picture"),
         (half_a_module, "not a whole motion module"),
         (misshapen_module, r"expected \[128, 128\]"),
-        (dict, "none of its 0 tensors"),
+        (dict, "it holds 0 tensors, and none belongs to one"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(file, words):

@@ -219,7 +219,8 @@ def clip_length(rows: int, groups: int, frames: int) -> int:
     length = min(frames, rows // groups)
     if rows % groups or rows // groups % length:
         raise ValueError(
-            f"The model was given {rows} latents for {groups} conditionings, which are not whole"
+            f"The model was given {counted(rows, 'latent')} for {counted(groups, 'conditioning')},"
+            " which are not whole"
             f" clips of {counted(frames, 'frame')}."
         )
     return length
@@ -360,9 +361,9 @@ def refuse_windows(motion: Motion, rows: int, handler) -> None:
         )
     if rows > handler.context_length and rows != motion.frames:
         raise ValueError(
-            f"The latent holds {rows // motion.frames} clips of {motion.frames} frames, and the"
-            f" context windows of {handler.context_length} would run across them. Make clips of"
-            " this length one at a time."
+            f"The latent holds {rows // motion.frames} clips of {counted(motion.frames, 'frame')},"
+            f" and the context windows of {handler.context_length} would run across them. Make"
+            " clips of this length one at a time."
         )
     # The fix for causal models evaluates one frame more in every window but the first.
     window = handler.context_length + bool(getattr(handler, "causal_window_fix", False))

@@ -24,6 +24,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...loras.words import counted
 from ...samplers.causal import (
     Block,
     StreamPlan,
@@ -351,7 +352,7 @@ class Screen:
     def after_block(self, run: StreamRun, frames: int, seconds: float) -> None:
         there, all_of_them = video_frames(frames), video_frames(self.plan.frames)
         self.show(
-            f"{there} of {all_of_them} frames after {seconds:.1f} s, the first after"
+            f"{there} of {counted(all_of_them, 'frame')} after {seconds:.1f} s, the first after"
             f" {run.first_seconds:.1f} s"
         )
 

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from comfyui_fewstep.loras.bases import Base
-from comfyui_fewstep.nodes import demo
+from comfyui_fewstep.nodes import accelerator, demo
 from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from comfyui_fewstep.nodes.host.files import load_tensors
@@ -39,6 +39,21 @@ def test_the_host_detects_the_causal_variant_as_its_causal_wan():
     assert hasattr(model.model.diffusion_model, "init_kv_caches")
     assert base_of(model) is Base.WAN_CAUSAL
     assert accelerator_of(model).id == "fewstep-demo-causal"
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+@pytest.mark.parametrize("lora_name", [accelerator.NONE, "fewstep_demo_lcm.safetensors"])
+def test_the_causal_variant_needs_no_accelerator_loader_and_is_told_so(lora_name):
+    demo.offer_loras()
+    model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]
+    with pytest.raises(ValueError) as error:
+        accelerator.FewStepAccelerator.execute(model, lora_name, accelerator.AUTO, 1.0)
+    message = str(error.value)
+    assert "already carries fewstep-demo-causal: it is distilled as a whole" in message
+    assert "Leave this node out and connect the model to the Streaming Sampler." in message
+    assert ("lcm.safetensors is for a model that is not distilled" in message) == (
+        lora_name != accelerator.NONE
+    )
 
 
 def test_every_layer_of_the_causal_delta_finds_its_place():

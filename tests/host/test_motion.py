@@ -878,9 +878,19 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
     assert "is a motion LoRA" in refusal(motion.attach, sd15, "zoom-in.safetensors", 16)
     # And where a LoRA would be loaded:
     save(models / "loras" / "zoom-in.safetensors", load_file(folder / "zoom-in.safetensors"))
-    assert "a motion LoRA is not applied" in refusal(
-        accelerator.attach, sd15, "zoom-in.safetensors", accelerator.AUTO, 1.0
-    )
+    save(models / "loras" / "module.safetensors", load_file(folder / LIGHTNING))
+    # Also behind a Lightning module, which is an accelerator: what the file is comes first.
+    for model in (sd15, with_lightning(sd15)):
+        for name, words in (
+            ("zoom-in.safetensors", "a motion LoRA is not applied"),
+            ("module.safetensors", "is an AnimateDiff motion module: load it with the Motion"),
+            ("nothing.safetensors", "is not in models/loras"),
+            ("style.safetensors", "style.safetensors cannot be told apart by its contents"),
+        ):
+            save(models / "loras" / "style.safetensors", load_file(folder / "style.safetensors"))
+            assert words in refusal(
+                accelerator.FewStepAccelerator.execute, model, name, accelerator.AUTO, 1.0
+            )
 
 
 def test_other_models_are_refused(unets, sd15, lightning, models):
@@ -912,6 +922,13 @@ def test_two_accelerators_are_refused(sd15, lightning, models):
         accelerator.FewStepAccelerator.execute,
         with_lightning(sd15),
         "lcm-lora-sdv1-5.safetensors",
+        accelerator.AUTO,
+        1.0,
+    )
+    assert "take a motion module that is not an accelerator" in refusal(
+        accelerator.FewStepAccelerator.execute,
+        with_lightning(sd15),
+        accelerator.NONE,
         accelerator.AUTO,
         1.0,
     )
