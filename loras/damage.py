@@ -41,8 +41,9 @@ def refuse_damaged(path: str | Path, header: Header) -> None:
         return
     damaged = [key for key, stored in header.stored.items() if not _are_finite(path, [stored])]
     raise FileProblem(
-        f"{path.name} is damaged: infinity, or no number at all, in {len(damaged)} of its"
-        f" {counted(len(header.stored), 'tensor')}, such as {damaged[0]}. Download it again."
+        f"{path.name} is damaged: {len(damaged)} of its {counted(len(header.stored), 'tensor')}"
+        f" {'holds' if len(damaged) == 1 else 'hold'} infinity or no number at all, such as"
+        f" {damaged[0]}. Download it again."
     )
 
 

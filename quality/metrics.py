@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..loras.words import counted
 from .libraries import torchmetrics_missing, torchvision_missing
 
 # SSIM's window is 11 pixels wide and is reflected at the edges; LPIPS' network halves a picture
@@ -86,8 +85,8 @@ def temporal_difference(reference: Tensor, candidate: Tensor) -> float:
 def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:
     if reference.shape[0] != candidate.shape[0]:
         raise ValueError(
-            f"reference has {counted(reference.shape[0], 'frame')} and candidate {candidate.shape[0]}. Sample"
-            " both with the same length and batch, so that each frame has its counterpart."
+            f"reference and candidate have {reference.shape[0]} and {candidate.shape[0]} frames."
+            " Sample both with the same length and batch, so that each frame has its counterpart."
         )
     if reference.shape[1:3] != candidate.shape[1:3]:
         raise ValueError(

@@ -86,7 +86,7 @@ def test_transparency_is_left_out_of_every_figure() -> None:
     ("candidate", "words"),
     [
         (IMAGE[:, :40], "64 x 48 and candidate 64 x 40"),
-        (CLIP, "1 frames and candidate 5"),
+        (CLIP, "reference and candidate have 1 and 5 frames"),
     ],
 )
 def test_unlike_pictures_are_refused(candidate, words) -> None:
