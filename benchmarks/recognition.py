@@ -22,7 +22,7 @@ in_host.enter()
 
 from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
-from comfyui_fewstep.loras.fingerprint import recognise  # noqa: E402
+from comfyui_fewstep.loras.recognition import recognise  # noqa: E402
 from published_headers import header_of  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 

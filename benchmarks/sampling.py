@@ -25,7 +25,8 @@ from comfy_extras.nodes_custom_sampler import (  # noqa: E402
     SamplerCustomAdvanced,
 )
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
-from comfyui_fewstep.loras.fingerprint import read_header, recognise  # noqa: E402
+from comfyui_fewstep.loras.header import read_header  # noqa: E402
+from comfyui_fewstep.loras.recognition import recognise  # noqa: E402
 from comfyui_fewstep.nodes import accelerator, demo  # noqa: E402
 from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
 from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402

@@ -154,6 +154,7 @@ class Accelerator:
     # one of several written "lightning|lightx2v". Without any, only a file's own name speaks.
     name_words: tuple[str, ...] = ()
     name_excludes: tuple[str, ...] = ()  # words that speak against it
+    is_declared: bool = False  # the user's own, from a .fewstep.json file
     only_by_choice: bool = False  # a recipe for another record's files: only chosen by its id
     for_distilled: tuple[str, ...] = ()  # distilled models it goes on; any other one refuses it
 
@@ -234,6 +235,11 @@ class Accelerator:
             ("only an expert has a partner", self.partner is None or self.expert is not None),
             ("it names its sources", bool(self.sources)),
         ]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of its files, where they are known."""
+        return tuple(file.path for file in self.files if file.path)
 
     @property
     def is_guided(self) -> bool:

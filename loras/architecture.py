@@ -74,7 +74,7 @@ def flat(layer: str) -> str:
     return re.sub(FLAT_PREFIXES, "", re.sub(DOTTED_PREFIXES, "", layer).replace(".", "_"))
 
 
-def measure(layers: Layers) -> Measured:
+def architecture_of(layers: Layers) -> Measured:
     """What architecture these layers are of."""
     named = {flat(layer): shape for layer, shape in layers.items()}
     # Which block it is in matters to no marker: a layer of one stands for those of all.

@@ -52,7 +52,9 @@ class BaseRow:
     widths: tuple[int, ...] = ()  # hidden widths of the published sizes
     input_channels: int | None = None  # of the noise and what is stacked on it, where kinds differ
     has_timesteps: bool = False  # Stable Diffusion's 1000; all others are flows, sigma from 1 to 0
-    has_experts: bool = False  # two models of the same tensors, for high noise and for low
+    # Wan 2.2 has two models of the same tensors, for high noise and for low, which names alone tell
+    # apart; the low-noise one's LoRAs may have Wan 2.1's tensors.
+    names_tell_experts: bool = False
     text: TextInput | None = None  # None: it takes more than a prompt
 
     # ------------------------------------------------ its LoRAs
@@ -298,7 +300,7 @@ class Base(BaseRow, Enum):
         host_classes=("WAN21_T2V",),
         widths=(1536, 5120),
         input_channels=16,
-        has_experts=True,
+        names_tell_experts=True,
         text=WAN_TEXT,
         full_run=StepRange(20, 50),
         frame_rate=16.0,
@@ -308,6 +310,7 @@ class Base(BaseRow, Enum):
         host_classes=("WAN21_I2V",),
         widths=(5120,),
         input_channels=36,
+        names_tell_experts=True,
         text=WAN_TEXT,
         full_run=StepRange(20, 40),
         frame_rate=16.0,
@@ -318,7 +321,7 @@ class Base(BaseRow, Enum):
         host_classes=("WAN21_T2V", "WAN22_Camera"),
         widths=(5120,),
         input_channels=36,
-        has_experts=True,
+        names_tell_experts=True,
         text=WAN_TEXT,
         full_run=StepRange(20, 40),
         frame_rate=16.0,
@@ -335,6 +338,7 @@ class Base(BaseRow, Enum):
         label="Wan 2.1 VACE",
         host_classes=("WAN21_Vace",),
         widths=(1536, 5120),
+        names_tell_experts=True,
         text=WAN_TEXT,
         full_run=StepRange(20, 50),
         frame_rate=16.0,

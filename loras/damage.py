@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .fingerprint import FileProblem, Header, Stored
+from .header import FileProblem, Header, Stored
 from .words import counted
 
 # The numbers read as integers, and the lowest bits, without the sign, that stand for no finite

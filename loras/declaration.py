@@ -93,7 +93,7 @@ def _accelerator(id: str, settings: dict[str, Any]) -> Accelerator:
         "family": "declared by the user",
         "kind": Kind.LORA,
         "licence": UNKNOWN_LICENCE,
-        "name_words": (id,),
+        "is_declared": True,
         "sources": ("declared by the user",),
     }
     gamma = settings.pop("gamma", None)

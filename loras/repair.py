@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .fingerprint import DOWN_ENDINGS, alpha_in, layer_of
+from .fingerprint import DOWN_ENDINGS, layer_of
+from .header import alpha_in
 from .words import counted
 
 # A layer of a Wan model, with whatever stands before it in place of the host's own diffusion_model.

@@ -6,25 +6,18 @@ from __future__ import annotations
 
 import math
 import os
-import re
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Expert, Kind, Solver, ids_in_words
+from ..loras.accelerator import Accelerator, Kind, Solver, ids_in_words
 from ..loras.bases import Base, bases_in_words
 from ..loras.catalog import CATALOG
 from ..loras.catalog.left_out import LEFT_OUT
 from ..loras.damage import refuse_damaged
-from ..loras.fingerprint import (
-    LORA_ENDINGS,
-    FileProblem,
-    Header,
-    Recognition,
-    fitting,
-    read_header,
-    recognise,
-    short_name,
-)
+from ..loras.fingerprint import LORA_ENDINGS
+from ..loras.header import FileProblem, Header, read_header
+from ..loras.names import experts_named, short_name
+from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
 from ..loras.words import counted
 from .host.attach import Coverage, attach_lora, with_record
@@ -314,12 +307,7 @@ def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
     The two have the same tensors, so the names are all there is.
     """
     name = file_of(model)[0]
-    words = set(re.findall(r"[a-z]+", name.lower()))
-    named = {
-        expert
-        for expert, word in ((Expert.HIGH_NOISE, "high"), (Expert.LOW_NOISE, "low"))
-        if word in words
-    }
+    named = experts_named(name)
     if record.expert is not None and named and record.expert not in named:
         raise ValueError(
             f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {name} is the"

@@ -12,14 +12,9 @@ from ..loras.accelerator import Accelerator, Kind, Solver
 from ..loras.bases import Base
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
-from ..loras.fingerprint import (
-    ENDINGS,
-    FileProblem,
-    Fingerprint,
-    Header,
-    read_header,
-    recognise_lora,
-)
+from ..loras.fingerprint import Fingerprint
+from ..loras.header import ENDINGS, FileProblem, Header, read_header
+from ..loras.recognition import recognise_lora
 from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
 from .host.attach import with_record
@@ -212,7 +207,7 @@ def record_of(
         f"header: {file.version.value}, {file.architecture.positions} positions,"
         f" {file.layout.value} key layout"
     )
-    found = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), None, (), "absent", False, (words,))
+    found = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), (words,))
     modules = [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE]
     if file.version is Version.LCM:
         return (

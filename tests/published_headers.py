@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from comfyui_fewstep.loras.accelerator import Accelerator
 from comfyui_fewstep.loras.bases import Base
-from comfyui_fewstep.loras.fingerprint import Header
+from comfyui_fewstep.loras.header import Header
 
 Layer = tuple[str, int, int]  # name, outputs, inputs
 

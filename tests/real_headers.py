@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui_fewstep.loras.accelerator import Accelerator, PublishedFile
-from comfyui_fewstep.loras.fingerprint import Header, Stored
+from comfyui_fewstep.loras.header import Header, Stored
 
 Shape = tuple[int, ...]
 

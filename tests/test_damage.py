@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_fewstep.loras import damage
 from comfyui_fewstep.loras.damage import refuse_damaged
-from comfyui_fewstep.loras.fingerprint import FileProblem, read_header
+from comfyui_fewstep.loras.header import FileProblem, read_header
 from safetensors.torch import save_file
 
 

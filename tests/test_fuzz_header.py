@@ -12,14 +12,9 @@ from pathlib import Path
 
 import pytest
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import (
-    LARGEST_HEADER,
-    FileProblem,
-    Header,
-    inspect,
-    read_header,
-    recognise,
-)
+from comfyui_fewstep.loras.fingerprint import fingerprint_of
+from comfyui_fewstep.loras.header import LARGEST_HEADER, FileProblem, Header, read_header
+from comfyui_fewstep.loras.recognition import recognise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
@@ -64,7 +59,7 @@ def reads_or_refuses(path, content: bytes) -> Header | None:
     except FileProblem as error:
         assert path.name in str(error) or "metadata" in str(error)
         return None
-    assert found.fingerprint == inspect(header)
+    assert found.fingerprint == fingerprint_of(header)
     return header
 
 

@@ -12,18 +12,14 @@ import random
 import pytest
 import safetensors.torch
 import torch
-from comfyui_fewstep.loras import fingerprint
-from comfyui_fewstep.loras.accelerator import Base, Kind
+from comfyui_fewstep.loras import names
+from comfyui_fewstep.loras.accelerator import Kind
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import (
-    FileProblem,
-    Header,
-    inspect,
-    read_header,
-    recognise,
-    recognise_lora,
-)
+from comfyui_fewstep.loras.fingerprint import fingerprint_of
 from comfyui_fewstep.loras.fit import misfits
+from comfyui_fewstep.loras.header import FileProblem, Header, read_header
+from comfyui_fewstep.loras.recognition import recognise, recognise_lora
 from comfyui_fewstep.loras.repair import repaired_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,7 +167,7 @@ PROVEN = {
     ],
 )
 def test_what_a_published_header_proves(name):
-    found = inspect(REAL_HEADERS[name].header())
+    found = fingerprint_of(REAL_HEADERS[name].header())
     bases, width, ranks, alpha, has_differences = PROVEN[name]
     assert found.kind is Kind.LORA
     assert (set(found.bases), found.width, found.ranks) == (bases, width, ranks)
@@ -183,7 +179,10 @@ def test_every_lora_among_them_is_proven_something():
 
 
 def test_a_motion_module_is_one():
-    assert inspect(REAL_HEADERS["animatediff-lightning-4step"].header()).kind is Kind.MOTION_MODULE
+    assert (
+        fingerprint_of(REAL_HEADERS["animatediff-lightning-4step"].header()).kind
+        is Kind.MOTION_MODULE
+    )
 
 
 # ---------------------------------------------------------------- recognition
@@ -209,7 +208,7 @@ def owned_files():
 
 
 def is_generic(file) -> bool:
-    return fingerprint.is_generic(file.name.rsplit(".", 1)[0])
+    return names.is_generic(file.name.rsplit(".", 1)[0])
 
 
 @pytest.mark.parametrize(("real", "record", "file"), owned_files())
@@ -233,7 +232,7 @@ def test_a_renamed_file_is_recognised_as_one_of_its_own_or_those_are_among_the_c
 
 @every_lora
 def test_no_name_makes_a_published_file_of_one_base_an_accelerator_of_another(real):
-    proven = inspect(real.header())
+    proven = fingerprint_of(real.header())
     owners = {record.id for record, _ in real.owners(RECOGNISABLE)}
     # Without its size, which alone would decide for some.
     named = {

@@ -7,12 +7,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from comfyui_fewstep.loras import fingerprint
+from comfyui_fewstep.loras import names, recognition
 from comfyui_fewstep.loras.accelerator import Kind, PublishedFile
 from comfyui_fewstep.loras.architecture import flat
 from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import inspect, recognise, recognise_model
+from comfyui_fewstep.loras.fingerprint import fingerprint_of
+from comfyui_fewstep.loras.recognition import recognise, recognise_model
 from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
 
 RECORDS = list(CATALOG.values())
@@ -34,7 +35,7 @@ def named_files(records):
 
 
 def is_generic(file) -> bool:
-    return fingerprint.is_generic(file.name.rsplit(".", 1)[0])
+    return names.is_generic(file.name.rsplit(".", 1)[0])
 
 
 # ---------------------------------------------------------------- by name, within what the header a
@@ -132,9 +133,9 @@ def test_the_title_of_an_ordinary_lora_is_never_a_published_name(base):
         "hyper detail 8 steps",
         "lcm portrait",
     ):
-        for field in fingerprint.TITLE_METADATA:
+        for field in recognition.TITLE_METADATA:
             assert not any(
-                fingerprint.is_titled_as_published(record, {field: name})
+                recognition.is_titled_as_published(record, {field: name})
                 for record in RECORDS
                 if base in record.bases
             ), name
@@ -142,13 +143,13 @@ def test_the_title_of_an_ordinary_lora_is_never_a_published_name(base):
 
 def test_a_published_title_is_known_as_one():
     record = CATALOG["sdxl-lightning-4step-lora"]
-    assert fingerprint.is_titled_as_published(
+    assert recognition.is_titled_as_published(
         record, {"ss_output_name": "sdxl_lightning_4step_lora"}
     )
-    assert not fingerprint.is_titled_as_published(
+    assert not recognition.is_titled_as_published(
         record, {"ss_output_name": "sdxl_lightning_8step_lora"}
     )
-    assert not fingerprint.is_titled_as_published(record, {})
+    assert not recognition.is_titled_as_published(record, {})
 
 
 # ---------------------------------------------------------------- the base, in every layout
@@ -157,7 +158,7 @@ def test_a_published_title_is_known_as_one():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
 def test_every_base_is_seen_in_every_layout(base, layout):
-    found = inspect(header(layers_of(base, WIDTHS.get(base, 0)), layout, rank=8))
+    found = fingerprint_of(header(layers_of(base, WIDTHS.get(base, 0)), layout, rank=8))
     assert found.kind is Kind.LORA
     assert base in found.bases, found.evidence
     if base in WIDTHS:
@@ -208,7 +209,7 @@ def test_every_base_is_seen_in_every_layout(base, layout):
     ],
 )
 def test_an_architecture_shows_itself(layers, bases):
-    assert set(inspect(header(layers)).bases) == bases
+    assert set(fingerprint_of(header(layers)).bases) == bases
 
 
 def test_prefixes_and_dots_do_not_matter():
@@ -230,7 +231,7 @@ def test_no_name_makes_a_file_of_one_base_an_accelerator_of_another():
     accepted = []
     for base in LORA_BASES:
         shown = header(layers_of(base, WIDTHS.get(base, 0)))
-        seen = set(inspect(shown).bases)
+        seen = set(fingerprint_of(shown).bases)
         for record in LORAS:
             if not seen & set(record.bases):
                 for file in record.files:

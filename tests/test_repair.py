@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfyui_fewstep.loras.fingerprint import FileProblem
+from comfyui_fewstep.loras.header import FileProblem
 from comfyui_fewstep.loras.repair import repair, repaired_key
 
 BLOCK = "diffusion_model.blocks.3"

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ...loras.accelerator import Accelerator
-from ...loras.fingerprint import FileProblem, read_header, recognise
+from ...loras.header import FileProblem, read_header
+from ...loras.recognition import recognise
 from .declared import Known
 from .files import is_folder, listed_files, model_path
 

@@ -10,21 +10,31 @@ from pathlib import Path
 from ...loras.accelerator import Accelerator
 from ...loras.catalog import CATALOG
 from ...loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
-from ...loras.fingerprint import short_name
+from ...loras.recognition import declared_for
 from .files import declaration_names, model_path
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
-    """records: the catalogue's and the user's, by id. own: the user's alone. problems: what was
-    wrong with the others.
-    """
+class Problem:
+    """What is wrong with a declaration."""
 
-    records: Mapping[str, Accelerator]
-    own: tuple[Accelerator, ...]
-    problems: tuple[str, ...]
+    id: str  # that the name of its file spells
+    words: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """Every accelerator there is."""
+
+    records: Mapping[str, Accelerator]  # the catalogue's and the user's, by id
+    own: tuple[Accelerator, ...]  # the user's alone
+    wrong: tuple[Problem, ...]  # what is wrong with other declarations
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(problem.words for problem in self.wrong)
 
     def chosen(self, id: str) -> Accelerator:
         """The record of an id. Raises ValueError saying what is wrong with its declaration, if it
@@ -32,23 +42,16 @@ class Known:
         """
         if id in self.records:
             return self.records[id]
-        wrong = [problem for problem in self.problems if id_of(problem.partition(":")[0]) == id]
+        wrong = next((problem.words for problem in self.wrong if problem.id == id), None)
         raise ValueError(
-            wrong[0]
-            if wrong
-            else (
-                f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the"
-                " list."
-            )
+            wrong
+            or f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the"
+            " list."
         )
 
     def for_file(self, name: str) -> tuple[Accelerator, ...]:
         """The user's own records that name this file: they go before the catalogue's."""
-        return tuple(
-            record
-            for record in self.own
-            if any(file.name.lower() == short_name(name) for file in record.files)
-        )
+        return declared_for(self.own, name)
 
 
 def declarations() -> dict[str, str]:
@@ -70,7 +73,7 @@ def known_accelerators() -> Known:
     """Every accelerator there is now. A declaration that is wrong is logged, and named where
     somebody asks for it.
     """
-    records, own, problems = dict(CATALOG), [], []
+    records, own, wrong = dict(CATALOG), [], []
     for name, path in declarations().items():
         try:
             record = read_declaration(name, Path(path))
@@ -80,11 +83,11 @@ def known_accelerators() -> Known:
                 )
         except DeclarationError as error:
             log.warning("Declaration %s", error)
-            problems.append(str(error))
+            wrong.append(Problem(id_of(name), str(error)))
             continue
         records[record.id] = record
         own.append(record)
-    return Known(records, tuple(own), tuple(problems))
+    return Known(records, tuple(own), tuple(wrong))
 
 
 def read_declaration(name: str, path: Path) -> Accelerator:

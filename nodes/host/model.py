@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Parameterization
-from ...loras.architecture import measure
+from ...loras.architecture import architecture_of
 from ...loras.bases import Base, base_in_host
 from ...loras.fingerprint import weights_as_layers
 from ...loras.schedules import Schedule
@@ -60,7 +60,9 @@ def base_of(model) -> Base | None:
 
 def width_of(model) -> int | None:
     """The hidden width of a loaded model, where its architecture has one that tells its size."""
-    return measure(weights_as_layers(dict(_first_shapes(model.model.diffusion_model)))).width
+    return architecture_of(
+        weights_as_layers(dict(_first_shapes(model.model.diffusion_model)))
+    ).width
 
 
 def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:

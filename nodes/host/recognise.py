@@ -6,13 +6,11 @@ import os
 
 from ...loras.accelerator import Accelerator, Kind, ids_in_words
 from ...loras.bases import Base, bases_in_words
-from ...loras.fingerprint import (
-    ENDINGS,
+from ...loras.fingerprint import lora_fingerprint
+from ...loras.header import ENDINGS, alpha_in, read_metadata
+from ...loras.recognition import (
     Recognition,
-    alpha_in,
     is_titled_as_published,
-    lora_fingerprint,
-    read_metadata,
     recognise_lora,
     recognise_model,
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Parameterization
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.fingerprint import read_header
+from comfyui_fewstep.loras.header import read_header
 from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.loras.schedules import ShiftedFlow
 from comfyui_fewstep.nodes import accelerator

@@ -21,7 +21,7 @@ import comfy.lora
 import comfy.utils
 import pytest
 import torch
-from comfyui_fewstep.loras.fingerprint import FileProblem
+from comfyui_fewstep.loras.header import FileProblem
 from comfyui_fewstep.nodes import accelerator, motion
 from comfyui_fewstep.nodes.host.files import model_path
 from hypothesis import given, settings

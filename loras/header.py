@@ -1,0 +1,139 @@
+"""From the bytes of a .safetensors file to its header. Nothing in it is believed before the format's
+own library found it in order, and only the header is read: milliseconds on a file of any size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from .refusal import Refusal
+
+# The endings of files that may be opened here.
+ENDINGS = (".safetensors", ".sft")
+
+# In bytes: some 100 000 tensors, which no real file comes near. The format's own 100 MB would take
+# a gigabyte and many seconds.
+LARGEST_HEADER = 16_000_000
+
+ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
+
+
+class FileProblem(Refusal):
+    """A file that cannot be what the user means it to be. The message says what was found and what
+    to do.
+    """
+
+
+class Stored(NamedTuple):
+    """Where a tensor's numbers are."""
+
+    dtype: str  # the format's name for it, such as BF16
+    # Bytes from the start of the file.
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its tensors."""
+
+    shapes: Mapping[str, tuple[int, ...]]  # tensor name -> shape
+    metadata: Mapping[str, str]  # the header's own string map
+    size: int = 0  # bytes of the whole file, 0 if unknown
+    stored: Mapping[str, Stored] = field(default_factory=dict)  # empty if unknown
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
+    content, size = _content_of(Path(path))
+    metadata = content.pop("__metadata__", None) or {}
+    start = size - max(
+        (entry["data_offsets"][1] for entry in content.values()), default=0
+    )  # nothing may follow the last
+    shapes, stored = {}, {}
+    for key, entry in content.items():
+        begin, end = entry["data_offsets"]
+        shapes[key], stored[key] = (
+            tuple(entry["shape"]),
+            Stored(entry["dtype"], start + begin, start + end),
+        )
+    return Header(shapes, metadata, size, stored)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The header's own string map alone. Raises FileProblem as read_header does."""
+    return _content_of(Path(path))[0].get("__metadata__") or {}
+
+
+def _content_of(path: Path) -> tuple[dict[str, Any], int]:
+    """(the header as the file has it, bytes of the whole file), after the format's own library
+    found it in order.
+
+    That library hands a header on tensor by tensor, a slice of the file for each, which takes
+    longer than reading it again.
+    """
+    if not path.is_file():
+        raise FileProblem(
+            f"{path.name} is not there. Expected a .safetensors file in the models folder."
+        )
+    if path.suffix.lower() not in ENDINGS:
+        raise FileProblem(
+            f"{path.name} is a {path.suffix or 'file without an ending'}, which can carry code and"
+            " is never opened here. Use the .safetensors version of this accelerator."
+        )
+    size = path.stat().st_size
+    if size == 0:
+        raise FileProblem(
+            f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again."
+        )
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if LARGEST_HEADER < length <= size - 8:
+            raise FileProblem(
+                f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER}"
+                " are read here: real LoRAs and models stay far below. Save it again without the"
+                " metadata that makes it so long."
+            )
+        try:
+            if length > size - 8:
+                is_page = (
+                    start.startswith(b"<") and length > LARGEST_HEADER
+                )  # eight letters make a huge number
+                raise ValueError(
+                    "it is a web page" if is_page else f"its header should be {length} bytes long"
+                )
+            with safe_open(path, framework="np"):
+                return json.loads(file.read(length)), size
+        except (SafetensorError, OSError, ValueError) as error:
+            raise FileProblem(
+                f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
+                "Either the download broke off or it is another kind of file: download it again."
+            ) from None
+
+
+def alpha_in(metadata: Mapping[str, str]) -> float | None:
+    """The network alpha kept in file metadata, or None. Raises FileProblem for one that is not a
+    positive number.
+    """
+    for name in ALPHA_METADATA:
+        if name in metadata and metadata[name] not in ("", "None"):
+            try:
+                value = float(metadata[name])
+            except ValueError:
+                raise FileProblem(
+                    f"metadata {name} = {metadata[name]!r}: expected a number."
+                ) from None
+            if not (math.isfinite(value) and value > 0):
+                raise FileProblem(
+                    f"metadata {name} = {metadata[name]!r}: expected a positive number."
+                )
+            return value
+    return None
