@@ -40,6 +40,7 @@ from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.quality.figure import new_figure
 from comfyui_fewstep.quality.metrics import compare
+from curves import save
 from torch import Tensor
 
 with in_host.demo_scripts():
@@ -288,7 +289,7 @@ def plot(curves: dict[str, list[Result]], teacher: Result, path: Path) -> None:
         axis.set(xlabel="steps")
         axis.grid(alpha=0.3)
     accuracy.legend(fontsize=8, loc="lower right")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
+    save(figure, path)
 
 
 def wall_time(bench: Bench, clips: int, rounds: int) -> tuple[float, float, float]:

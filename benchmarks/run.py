@@ -25,6 +25,7 @@ import in_host
 in_host.enter()
 
 import torch  # noqa: E402
+from curves import save  # noqa: E402
 from tables import Table  # noqa: E402
 
 from pack import project_value  # noqa: E402
@@ -99,7 +100,7 @@ def results(measured: Mapping[str, Sequence[Table]], facts: Sequence[str], folde
 def written(table: Table, folder: Path) -> str:
     """The name of the picture's file beside the page."""
     name = f"{table.title.lower().replace(' ', '-')}.svg"
-    table.picture.savefig(folder / name, metadata={"Date": None})
+    save(table.picture, folder / name)
     return name
 
 

@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
 from comfyui_fewstep.nodes.skip import FewStepSkip  # noqa: E402
-from curves import Curve, draw  # noqa: E402
+from curves import Curve, draw, save  # noqa: E402
 from mixture import CHANNELS, NO_CLASS, SIDE, class_conditioning, mixture  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -364,7 +364,7 @@ HEADER = (
 )
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -381,9 +381,40 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--json", type=Path, help="write every point here")
     parser.add_argument(
-        "--plot", type=Path, help="write the first model's and first sampler's curves here, as SVG"
+        "--plot",
+        type=Path,
+        help="write the first model's and first sampler's curves here, as .svg or .png",
     )
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def as_data(measurement: Measurement) -> dict[str, Any]:
+    """A measurement for a JSON file, every point of every curve."""
+    return {
+        "model": measurement.subject.name,
+        "sampler": measurement.sampler,
+        "steps": measurement.steps,
+        "curves": {
+            curve: [
+                {"evaluations": point.evaluations, "errors": point.errors, "psnr": point.psnr}
+                for point in points
+            ]
+            for curve, points in measurement.curves.items()
+        },
+    }
+
+
+def panel(measurement: Measurement) -> tuple[str, list[Curve]]:
+    """A measurement as curves draws it."""
+    title = f"{measurement.steps} steps, {measurement.sampler}"
+    return title, [
+        Curve(name, [(point.evaluations, point.error) for point in points if point.error > 0])
+        for name, points in measurement.curves.items()
+    ]
+
+
+def main() -> None:
+    options = parsed()
     logging.getLogger().setLevel(logging.ERROR)
     print(in_host.machine())
     print(HEADER)
@@ -397,46 +428,11 @@ def main() -> None:
                 print("\n".join(verdicts(measurements[-1])), flush=True)
     print(f"{options.clips} clips each, {time.perf_counter() - started:.0f} s")
     if options.json:
-        options.json.write_text(
-            json.dumps(
-                [
-                    {
-                        "model": m.subject.name,
-                        "sampler": m.sampler,
-                        "steps": m.steps,
-                        "curves": {
-                            curve: [
-                                {"evaluations": p.evaluations, "errors": p.errors, "psnr": p.psnr}
-                                for p in points
-                            ]
-                            for curve, points in m.curves.items()
-                        },
-                    }
-                    for m in measurements
-                ],
-                indent=1,
-            )
-        )
+        options.json.write_text(json.dumps(list(map(as_data, measurements)), indent=1))
     if options.plot:
-        first = [
-            m
-            for m in measurements
-            if (m.subject.name, m.sampler) == (options.models[0], options.samplers[0])
-        ]
-        options.plot.write_text(
-            draw(
-                [
-                    (
-                        f"{m.steps} steps, {m.sampler}",
-                        [
-                            Curve(name, [(p.evaluations, p.error) for p in points if p.error > 0])
-                            for name, points in m.curves.items()
-                        ],
-                    )
-                    for m in first
-                ]
-            )
-        )
+        first = (options.models[0], options.samplers[0])
+        panels = [panel(m) for m in measurements if (m.subject.name, m.sampler) == first]
+        save(draw(panels), options.plot)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What the benchmarks write down: a page says which targets were missed, and a table says what it
-is of.
+"""What the benchmarks write down: a page says which targets were missed, a table says what it is
+of, and a picture has every curve.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from curves import Curve, draw, save
 from tables import Table, at_least, at_most
 
 
@@ -40,3 +41,24 @@ def test_missed_targets_are_said_so():
 def test_a_row_has_a_cell_for_every_column():
     with pytest.raises(ValueError, match="Speed: 2 cells for 4 columns"):
         Table("Speed").row("lap", "3 s")
+
+
+def test_panels_share_their_errors_and_name_each_curve_once(tmp_path):
+    ours = Curve("forecast", [(20, 0.001), (10, 0.1)])
+    others = [Curve("EasyCache", [(10, 0.2), (20, 0.01)]), Curve("no error above 0", [])]
+    figure = draw([("20 steps", [ours, *others]), ("30 steps", [ours])])
+    left, right = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["20 steps", "30 steps"]
+    assert left.get_yscale() == "log" and left.get_ylim() == right.get_ylim()
+    assert list(left.lines[0].get_xdata()) == [10, 20], "in the order of their evaluations"
+    assert left.lines[0].get_color() == right.lines[0].get_color() != left.lines[1].get_color()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "forecast",
+        "EasyCache",
+        "no error above 0",
+    ]
+    for name in ("curves.svg", "curves.png"):
+        save(figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    assert "<dc:date>" not in (tmp_path / "curves.svg").read_text(encoding="utf-8")
