@@ -1,7 +1,9 @@
-"""Read ComfyUI's progress events from its websocket (RFC 6455), on the standard library alone.
+"""Read ComfyUI's progress events from its websocket (RFC 6455).
 
 Only what that needs: text messages are handed out as data, pings are answered, previews and
-everything else is skipped.
+everything else is skipped. On the standard library alone, because scripts/demo.py shows progress
+with whatever Python it was started with, where nothing is installed: aiohttp is ComfyUI's, in an
+environment of its own.
 """
 
 from __future__ import annotations
