@@ -121,7 +121,7 @@ def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
     if os.environ.get("COMFYUI_PATH") or host.version != DEFAULT_VERSION:
         return Outcome("oldest", None, f"only beside the pinned ComfyUI {DEFAULT_VERSION}")
     try:
-        oldest = ensure_host(OLDEST_VERSION, options.cache)
+        oldest = ensure_host(OLDEST_VERSION, options.oldest_cache or options.cache)
         ensure_test_tools(oldest)
     except (HostError, OSError, subprocess.SubprocessError) as error:
         return Outcome(
@@ -261,6 +261,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--oldest", action="store_true", help=f"also run the host tier on ComfyUI {OLDEST_VERSION}"
+    )
+    parser.add_argument(
+        "--oldest-cache",
+        type=Path,
+        help="folder to build that one in, where it is to be another (default: as --cache)",
     )
     parser.add_argument(
         "--tier", action="append", choices=list(TIERS), help="only this tier; may be given again"
