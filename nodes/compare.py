@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ..loras.words import counted
 from ..quality.libraries import matplotlib_missing, torchmetrics_missing
-from ..quality.metrics import Quality, compare, lpips_missing
+from ..quality.metrics import Quality, black_pictures, compare, lpips_missing
 from ..quality.sheet import contact_sheet
 from .host.report import Report
 from .host.server import is_connected, missing_output
@@ -62,6 +62,7 @@ class FewStepCompare(io.ComfyNode):
                 io.String.Input(
                     "reference_report",
                     default="",
+                    optional=True,
                     tooltip=(
                         "The report of the reference's sampler, for its evaluations and "
                         "seconds. May stay empty."
@@ -70,6 +71,7 @@ class FewStepCompare(io.ComfyNode):
                 io.String.Input(
                     "candidate_report",
                     default="",
+                    optional=True,
                     tooltip="The report of the candidate's sampler. May stay empty.",
                 ),
             ],
@@ -85,7 +87,7 @@ class FewStepCompare(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, reference, candidate, reference_report: str, candidate_report: str
+        cls, reference, candidate, reference_report: str = "", candidate_report: str = ""
     ) -> io.NodeOutput:
         if why := torchmetrics_missing():
             raise ValueError(f"Speed-Quality Compare cannot measure: {why}")
@@ -94,7 +96,13 @@ class FewStepCompare(io.ComfyNode):
             raise ValueError(no_sheet)
         quality = compare(reference, candidate)
         costs = rows_of(reference_report), rows_of(candidate_report)
-        report = describe(quality, len(reference), with_price(*costs), with_price(*reversed(costs)))
+        report = describe(
+            quality,
+            len(reference),
+            with_price(*costs),
+            with_price(*reversed(costs)),
+            notes_on_black(reference, candidate),
+        )
         sheet = (
             missing_output(no_sheet) if no_sheet else contact_sheet(reference, candidate, quality)
         )
@@ -133,9 +141,37 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
     return float(found[0]) if found else None
 
 
+def notes_on_black(reference, candidate) -> tuple[str, ...]:
+    """What to tell of pictures that are wholly black, which is how a broken run shows once saved.
+    Both: (N, H, W, 3).
+    """
+    count = len(reference)
+    black = {
+        name: number
+        for name, images in (("reference", reference), ("candidate", candidate))
+        if (number := black_pictures(images))
+    }
+    if list(black.values()) == [count, count]:
+        return (
+            "Both are wholly black, so that their being equal means nothing: look at the runs that"
+            " made them.",
+        )
+    return tuple(
+        f"The {name} is wholly black: look at the run that made it before the figures."
+        if number == count
+        else f"{number} of {count} pictures of the {name} are wholly black."
+        for name, number in black.items()
+    )
+
+
 def describe(
-    quality: Quality, frames: int, reference: dict[str, str], candidate: dict[str, str]
+    quality: Quality,
+    frames: int,
+    reference: dict[str, str],
+    candidate: dict[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Report:
+    """reference, candidate: the rows of their reports. notes: on the pictures themselves."""
     factor = speedup(reference, candidate)
     figures = tuple(quality.rows)
     speed = () if factor is None else (("speed", f"{factor:.2f}x the reference's"),)
@@ -149,7 +185,7 @@ def describe(
         node="Speed-Quality Compare",
         summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
         rows=(("compared", counted(frames, "picture")), *figures, *speed, *costs),
-        notes=((SMALL_TEMPORAL,) if quality.temporal is not None else ()),
+        notes=(*notes, *((SMALL_TEMPORAL,) if quality.temporal is not None else ())),
         data={
             "psnr": None if quality.psnr == float("inf") else quality.psnr,
             "is_equal": quality.psnr == float("inf"),

@@ -50,9 +50,11 @@ class Quality:
 
 def compare(reference: Tensor, candidate: Tensor) -> Quality:
     """(N, H, W, 3) in 0..1, both alike. N above 1 is taken for the frames of a clip. Raises
-    ValueError where they are not alike.
+    ValueError where they are not alike, or hold no numbers.
     """
     refuse_unlike(reference, candidate)
+    refuse_no_numbers("reference", reference)
+    refuse_no_numbers("candidate", candidate)
     if why := torchmetrics_missing():
         raise ValueError(f"Nothing can be measured: {why}")
     from torchmetrics.functional.image import (
@@ -68,7 +70,13 @@ def compare(reference: Tensor, candidate: Tensor) -> Quality:
         psnr = float(
             peak_signal_noise_ratio(candidate[..., :3], reference[..., :3], data_range=1.0)
         )
-    ssim = [float(structural_similarity_index_measure(b, a, data_range=1.0)) for a, b in pairs]  # type: ignore[arg-type]
+    # Of equal pictures it is 1; measured, those that are flat come out lower, by rounding.
+    ssim = [
+        float(
+            torch.equal(a, b) or structural_similarity_index_measure(b, a, data_range=1.0)  # type: ignore[arg-type]
+        )
+        for a, b in pairs
+    ]
     temporal = temporal_difference(reference, candidate) if len(pairs) > 1 else None
     return Quality(
         psnr, sum(ssim) / len(ssim), None if lpips_missing() else _lpips(pairs), temporal
@@ -98,6 +106,21 @@ def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:
             f"The pictures are {_size(reference)}; figures need {LEAST_PIXELS} pixels each way at"
             " least."
         )
+
+
+def refuse_no_numbers(name: str, images: Tensor) -> None:
+    broken = sum(not bool(image.isfinite().all()) for image in images[..., :3])
+    if broken:
+        which = "" if len(images) == 1 else f", in {broken} of {len(images)} pictures"
+        raise ValueError(
+            f"The {name} holds values that are not numbers (a black picture){which}: there is"
+            f" nothing to measure. Make the {name} again before comparing it."
+        )
+
+
+def black_pictures(images: Tensor) -> int:
+    """How many of (N, H, W, 3) are wholly black."""
+    return sum(not bool(image.any()) for image in images[..., :3])
 
 
 def _size(images: Tensor) -> str:

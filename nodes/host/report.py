@@ -5,18 +5,26 @@ the node.
 from __future__ import annotations
 
 import logging
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .server import show_on_node
 
 log = logging.getLogger(__name__)
+# As Python writes numbers that are none, where they stand alone and not in a name.
+NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
 
 
 @dataclass(frozen=True)
 class Report:
     """summary: the one line for the log and the node. rows: (what, value) in reading order. data:
     the same for programs.
+
+    A number that is none (NaN, infinity) leaves a node in words here, and as null in data:
+    json.dumps would write it as it is, and strict readers then refuse the whole history.
     """
 
     node: str
@@ -28,7 +36,7 @@ class Report:
     @property
     def markdown(self) -> str:
         # Two columns as a list: the editor's Preview as Text shows it as it is written.
-        rows = (f"- {name}: {' '.join(value.split())}" for name, value in self.rows)
+        rows = (f"- {name}: {in_words(' '.join(value.split()))}" for name, value in self.rows)
         notes = ("", "Notes:", "", *(f"- {note}" for note in self.notes)) if self.notes else ()
         return "\n".join([f"**{self.node}**", "", *rows, *notes])
 
@@ -38,13 +46,25 @@ class Report:
         hidden: the node class's hidden inputs; None when a node is called from Python instead of by
         a graph.
         """
-        log.info("%s: %s", self.node, self.summary)
-        show_on_node(self.summary, getattr(hidden, "unique_id", None))
-        return {
-            "fewstep_report": [
-                {"node": self.node, "summary": self.summary, "notes": list(self.notes), **self.data}
-            ]
-        }
+        summary = in_words(self.summary)
+        log.info("%s: %s", self.node, summary)
+        show_on_node(summary, getattr(hidden, "unique_id", None))
+        data = {"node": self.node, "summary": summary, "notes": list(self.notes), **self.data}
+        return {"fewstep_report": [numbers_only(data)]}
+
+
+def in_words(text: str) -> str:
+    """The text, with "not a number" where one should stand and does not."""
+    return NO_NUMBER.sub("not a number", text)
+
+
+def numbers_only(value: Any) -> Any:
+    """The same data with None for every number that is none."""
+    if isinstance(value, Mapping):
+        return {key: numbers_only(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers_only(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_figures(seconds: float) -> str:

@@ -83,6 +83,64 @@ def test_unlike_sizes_are_refused() -> None:
         FewStepCompare.execute(torch.rand(1, 64, 64, 3), torch.rand(1, 64, 32, 3), "", "")
 
 
+NO_NUMBERS = {"nan": float("nan"), "infinity": float("inf"), "minus infinity": -float("inf")}
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_pictures_without_numbers_are_refused_in_words(side: str, value: float) -> None:
+    images = {"reference": torch.rand(3, 64, 64, 3), "candidate": torch.rand(3, 64, 64, 3)}
+    images[side][1, 5, 7, 2] = value
+    words = rf"The {side} holds values that are not numbers \(a black picture\), in 1 of 3 pictures"
+    with pytest.raises(ValueError, match=words):
+        FewStepCompare.execute(**images)
+    with pytest.raises(ValueError, match=r"not numbers \(a black picture\): there is nothing"):
+        FewStepCompare.execute(**{name: each[1:2] for name, each in images.items()})
+    # Alpha is no part of the comparison.
+    alpha = torch.cat([torch.rand(1, 64, 64, 3), torch.full((1, 64, 64, 1), value)], dim=-1)
+    json.dumps(FewStepCompare.execute(alpha, alpha.clone()).ui, allow_nan=False)
+
+
+def notes_on(reference: torch.Tensor, candidate: torch.Tensor) -> list[str]:
+    ui = FewStepCompare.execute(reference, candidate).ui
+    json.dumps(ui, allow_nan=False)
+    return ui["fewstep_report"][0]["notes"]
+
+
+def test_black_pictures_are_told() -> None:
+    picture, clip = torch.rand(1, 64, 64, 3), torch.rand(3, 64, 64, 3)
+    assert "Both are wholly black" in notes_on(picture * 0, picture * 0)[0]
+    assert "The candidate is wholly black" in notes_on(picture, picture * 0)[0]
+    assert "The reference is wholly black" in notes_on(picture * 0, picture)[0]
+    fading = clip.clone()
+    fading[2] = 0
+    assert "1 of 3 pictures of the candidate are wholly black" in notes_on(clip, fading)[0]
+    assert not any("black" in note for note in notes_on(clip, clip * 0.5))
+    assert notes_on(picture, picture * 0.5) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 0.99, 1.0])
+def test_equal_flat_pictures_have_an_ssim_of_1(value: float) -> None:
+    # Measured, torchmetrics gives .9975 at .99: rounding leaves a variance below 0.
+    flat = torch.full((1, 77, 77, 3), value)
+    data = FewStepCompare.execute(flat, flat.clone()).ui["fewstep_report"][0]
+    assert data["ssim"] == 1.0 and data["is_equal"]
+    other = FewStepCompare.execute(flat, (flat + 0.3) % 1.0).ui["fewstep_report"][0]
+    assert other["ssim"] < 1 and not other["is_equal"]
+
+
+def test_reports_may_be_left_out_of_the_prompt() -> None:
+    schema = FewStepCompare.define_schema()
+    assert [each.id for each in schema.inputs if not each.optional] == ["reference", "candidate"]
+    # Behind those that were there, in the order that saved graphs have.
+    assert [each.id for each in schema.inputs][2:] == ["reference_report", "candidate_report"]
+    image = torch.rand(1, 64, 64, 3)
+    assert (
+        FewStepCompare.execute(image, image * 0.9).args[1]
+        == (FewStepCompare.execute(image, image * 0.9, "", "").args[1])
+    )
+
+
 BUDGET = (
     Report(
         "Step Budget",

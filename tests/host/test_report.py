@@ -1,0 +1,57 @@
+"""What leaves a node: Markdown, data for /history, a line for the log, and in none of them a number
+that is none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+from comfyui_fewstep.nodes.host.report import Report
+
+NAN, INFINITY = math.nan, math.inf
+
+
+def test_numbers_that_are_none_are_null_in_the_data_and_words_everywhere_else(caplog) -> None:
+    report = Report(
+        node="Any Node",
+        summary=f"speed {INFINITY:.2f}x, PSNR {NAN:.2f} dB",
+        rows=(("seconds", f"{NAN:.3g} (0.5 per pass)"), ("file", "nan.safetensors")),
+        data={
+            "seconds": NAN,
+            "speed": INFINITY,
+            "steps": 4,
+            "is_equal": True,
+            "nothing": None,
+            "sigmas": (1.0, -INFINITY, 0.0),
+            "entries": [{"node": "Step Skip", "error": NAN, "made": 6}],
+        },
+    )
+    with caplog.at_level(logging.INFO):
+        (published,) = report.publish(None)["fewstep_report"]
+    assert json.loads(json.dumps(published, allow_nan=False)) == {
+        "node": "Any Node",
+        "summary": "speed not a number, PSNR not a number dB",
+        "notes": [],
+        "seconds": None,
+        "speed": None,
+        "steps": 4,
+        "is_equal": True,
+        "nothing": None,
+        "sigmas": [1.0, None, 0.0],
+        "entries": [{"node": "Step Skip", "error": None, "made": 6}],
+    }
+    assert "- seconds: not a number (0.5 per pass)\n- file: nan.safetensors" in report.markdown
+    assert "PSNR not a number dB" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nan.safetensors", "loras/nan", "nan-banana", "my_nan", "an infinite loop", "C:\\inf\\x"],
+)
+def test_names_are_left_as_they_are(text: str) -> None:
+    report = Report("Any Node", text, (("file", text),))
+    assert report.markdown.endswith(f"- file: {text}")
+    assert report.publish(None)["fewstep_report"][0]["summary"] == text
