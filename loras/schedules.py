@@ -1,8 +1,8 @@
 """The schedules accelerators were distilled for: each gives its own noise levels. Plain floats;
 tensors are the host's business.
 
-A new schedule is one dataclass and one line in SCHEDULES. What most of them have in common, they
-have from Schedule.
+A new schedule is one dataclass here, and one entry in declaration.SCHEDULES if a user may declare
+it. What most of them have in common, they have from Schedule.
 """
 
 from __future__ import annotations
@@ -249,26 +249,16 @@ class LiteralSigmas(Schedule):
         return list(next(sigmas for sigmas in self.lists if len(sigmas) == steps))
 
 
-SCHEDULES: tuple[type[Schedule], ...] = (
-    Trailing,
-    ConsistencyGrid,
-    FirstTimesteps,
-    ShiftedFlow,
-    HostSpacedFlow,
-    FluxFlow,
-    Flux2Flow,
-    TwoClockFlow,
-    TrigFlow,
-    LiteralSigmas,
-)
-
 # ---------------------------------------------------------------- formulas
 
 
 def truncated_steps(steps: int, denoise: float) -> int:
-    """How many of a student's steps lie at or below the noise that `denoise`, 0 to 1, asks for."""
-    # 0.7 * 10 is 6.999...: a hair's breadth must not cost a step.
-    return math.floor(steps * denoise + 1e-9)
+    """How many of a student's steps lie at or below the noise that `denoise`, 0 to 1, asks for.
+
+    As diffusers truncates, in LCMScheduler's grid and in img2img's step counts alike, to the float:
+    50 steps at 0.58 are 28.999... and so 28.
+    """
+    return int(steps * denoise)
 
 
 def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.012) -> float:
@@ -287,7 +277,9 @@ def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.
 
 def trailing_timesteps(steps: int) -> list[int]:
     """Equal strides down from the last training timestep; 4 steps: 999, 749, 499, 249."""
-    stride = TRAINING_TIMESTEPS / steps
+    # Rounded as numpy's arange rounds it, so that a stride that ends on a half, as 48 steps have,
+    # falls to the side that it falls to in diffusers.
+    stride = TRAINING_TIMESTEPS - (TRAINING_TIMESTEPS - TRAINING_TIMESTEPS / steps)
     return [round(TRAINING_TIMESTEPS - step * stride) - 1 for step in range(steps)]
 
 
@@ -299,13 +291,15 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
     et al. 2023, section 4.3. Raises ValueError when the grid has fewer timesteps than steps.
     """
     stride = TRAINING_TIMESTEPS // original_steps
-    grid = [stride * (index + 1) - 1 for index in range(int(original_steps * denoise))][::-1]
+    kept = truncated_steps(original_steps, denoise)
+    grid = [stride * (index + 1) - 1 for index in range(kept)][::-1]
     if len(grid) < steps:
         raise ValueError(
             f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g}"
             " leaves. Raise denoise" + (", or take fewer steps." if grid else ".")
         )
-    return [grid[math.floor(step * len(grid) / steps)] for step in range(steps)]
+    # Multiplied last, as numpy's linspace does: for 22 steps it rounds otherwise.
+    return [grid[math.floor(step * (len(grid) / steps))] for step in range(steps)]
 
 
 def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0) -> list[int]:

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
+from ..loras.bases import Base
 from ..loras.schedules import SigmaOf
 from ..loras.words import counted
 from .plan import PlanError, make_plan
 
-# Frames of video for each latent frame but the first, in every Wan VAE.
-TEMPORAL_FACTOR = 4
+# Frames of video for each latent frame but the first.
+TEMPORAL_FACTOR = Base.WAN_CAUSAL.frames_per_latent_frame
 # The noise level at which finished blocks are read again: context_noise is 0 in every published
 # configuration.
 CONTEXT_SIGMA = 0.0
@@ -36,12 +37,11 @@ CONTEXT_SIGMA = 0.0
 
 @dataclass(frozen=True)
 class Block:
-    """Frames that are made together. sigmas: steps + 1, descending, last 0; empty for frames that
-    are given and only read.
-    """
+    """Frames that are made together."""
 
     start: int
     frames: int
+    # steps + 1, descending, last 0; empty for frames that are given and only read.
     sigmas: tuple[float, ...] = ()
 
     @property
@@ -59,15 +59,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Window:
-    """How much of a clip a block sees. frames: all at once, the block itself and the sinks among
-    them; 0 is the whole clip.
+    """How much of a clip a block sees. Self Forcing's local_attn_size and sink_size."""
 
-    sink: first frames that stay when the window moves on. Self Forcing's local_attn_size and
-    sink_size.
-    """
-
-    frames: int = 0
-    sink: int = 0
+    frames: int = 0  # all at once, the block itself and the sinks among them; 0: the whole clip
+    sink: int = 0  # first frames that stay when the window moves on
 
     def evicted(self, held: int, coming: int) -> int:
         """How many of `held` remembered frames, the oldest after the sinks, go before `coming` more
@@ -84,14 +79,12 @@ class Window:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A clip, decided. given: frames at its start that exist already. blocks: in order, the given
-    ones first as far as the window needs them.
-    """
+    """A clip, decided."""
 
     record: Accelerator
-    frames: int
-    given: int
-    blocks: tuple[Block, ...]
+    frames: int  # of the whole clip
+    given: int  # at its start, which exist already
+    blocks: tuple[Block, ...]  # in order, the given ones first as far as the window needs them
     window: Window
 
     @property

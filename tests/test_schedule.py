@@ -6,14 +6,33 @@ from __future__ import annotations
 
 import functools
 import math
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from comfyui_fewstep.loras import schedules
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.schedules import ConsistencyGrid, ShiftedFlow, Trailing
+from comfyui_fewstep.loras.schedules import (
+    ConsistencyGrid,
+    FirstTimesteps,
+    Flux2Flow,
+    FluxFlow,
+    HostSpacedFlow,
+    LiteralSigmas,
+    Schedule,
+    ShiftedFlow,
+    Trailing,
+    TrigFlow,
+    TwoClockFlow,
+)
 from comfyui_fewstep.samplers.plan import switch_step, tcd_sigmas_down
-from diffusers import LCMScheduler, TCDScheduler
+from diffusers import (
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    TCDScheduler,
+)
 from diffusers_sigmas import STABLE_DIFFUSION, scheduler_of, sigmas_of_scheduler
 
 sd_sigma = functools.cache(schedules.scaled_linear_sigma)
@@ -57,6 +76,89 @@ def test_consistency_img2img_equals_diffusers_strength(steps, denoise):
     assert schedules.consistency_timesteps(steps, 50, denoise) == reference.timesteps.tolist()
 
 
+@pytest.mark.parametrize("hundredths", range(1, 101))
+def test_denoise_truncates_as_diffusers_does(hundredths):
+    # One rule for the grid and for the step count. 50 · .58 is 28.999... in floats: 28, not 29.
+    denoise = hundredths / 100
+    for original_steps in (50, 100):
+        reference = LCMScheduler(**STABLE_DIFFUSION, original_inference_steps=original_steps)
+        for steps in (1, 2, 4, 8):
+            try:
+                reference.set_timesteps(steps, strength=denoise)
+            except ValueError:
+                with pytest.raises(ValueError, match="do not fit into"):
+                    schedules.consistency_timesteps(steps, original_steps, denoise)
+                continue
+            ours = schedules.consistency_timesteps(steps, original_steps, denoise)
+            assert ours == reference.timesteps.tolist()
+    for steps in range(1, 101):
+        scheduler = EulerDiscreteScheduler(**STABLE_DIFFUSION)
+        scheduler.set_timesteps(steps)
+        pipeline = SimpleNamespace(scheduler=scheduler)
+        _, kept = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, denoise, "cpu")
+        assert schedules.truncated_steps(steps, denoise) == kept
+
+
+@pytest.mark.parametrize("steps", range(1, 51))
+def test_a_formula_equals_diffusers_at_any_count(steps):
+    for formula in (Trailing(), ShiftedFlow(5.0), ConsistencyGrid(50)):
+        assert_sigmas_are(formula.sigmas(steps, 1.0, sd_sigma), scheduler_of(formula, steps))
+
+
+# What a formula gives for any count, and a list for its own alone.
+FORMULAS = (
+    Trailing(),
+    ConsistencyGrid(50),
+    ShiftedFlow(3.0),
+    HostSpacedFlow(3.0, "normal"),
+    HostSpacedFlow(3.0, "sgm_uniform"),
+    FluxFlow(),
+    Flux2Flow(),
+    TwoClockFlow(6.0, 3.0),
+)
+LISTS = (
+    (FirstTimesteps((999, 899, 799)), {1, 2, 3}),
+    (TrigFlow(80.0), {1, 2, 3, 4}),
+    (LiteralSigmas(((1.0, 0.5), (1.0, 0.9, 0.5, 0.2))), {2, 4}),
+)
+
+
+def test_every_kind_of_schedule_is_a_formula_or_a_list():
+    kinds = {type(schedule) for schedule in (*FORMULAS, *(schedule for schedule, _ in LISTS))}
+    assert kinds == set(Schedule.__subclasses__())
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+def test_a_formula_has_every_count_from_one_up(formula):
+    assert formula.is_formula
+    for steps in range(1, 51):
+        assert formula.has_steps(steps)
+        sigmas = formula.sigmas(steps, 1.0, sd_sigma, 4096)
+        assert len(sigmas) == steps + 1 and sigmas[-1] == 0.0
+        assert all(now > then for now, then in pairwise(sigmas))
+
+
+@pytest.mark.parametrize(("schedule", "counts"), LISTS, ids=str)
+def test_a_list_has_its_own_counts_alone(schedule, counts):
+    assert not schedule.is_formula
+    assert {steps for steps in range(1, 51) if schedule.has_steps(steps)} == counts
+    for steps in counts:
+        assert len(schedule.sigmas(steps, 1.0, sd_sigma)) == steps + 1
+
+
+def test_a_schedule_says_what_the_model_must_be_set_to():
+    shifts = {type(schedule): schedule.shift for schedule in FORMULAS if schedule.shift}
+    assert shifts == {ShiftedFlow: 3.0, HostSpacedFlow: 3.0, TwoClockFlow: 6.0}
+    assert TwoClockFlow(6.0, 3.0).audio_shift == 3.0
+    assert [type(schedule) for schedule in FORMULAS if schedule.needs_size] == [FluxFlow, Flux2Flow]
+
+
+@pytest.mark.parametrize("formula", [FluxFlow(), Flux2Flow()], ids=str)
+def test_a_size_that_is_needed_is_asked_for(formula):
+    with pytest.raises(ValueError, match="connect latent_image"):
+        formula.sigmas(4, 1.0, sd_sigma)
+
+
 def test_known_timesteps():
     # The lists on the model cards and in the papers.
     assert schedules.trailing_timesteps(4) == [999, 749, 499, 249]
@@ -91,8 +193,7 @@ def test_shift_is_the_exponential_of_flux_mu(mu):
 
 @pytest.mark.parametrize(
     ("steps", "denoise", "kept"),
-    # int(steps · denoise): as diffusers shortens img2img. .7 · 10 is 6.999... in floats and must
-    # still be 7.
+    # int(steps · denoise): as diffusers shortens img2img.
     [(4, 1.0, 4), (4, 0.75, 3), (4, 0.74, 2), (4, 0.5, 2), (4, 0.25, 1), (10, 0.7, 7), (1, 1.0, 1)],
 )
 def test_denoise_keeps_the_end_of_a_fixed_schedule(steps, denoise, kept):
