@@ -362,6 +362,13 @@ def _words(value: Any) -> dict[str, Any]:
     return {"name_words": words}
 
 
+def _partner(value: Any) -> dict[str, Any]:
+    id = _text(value, "partner", 100)
+    if id != id_of(id):
+        raise _Wrong(f"partner must be the other declaration's id, not {_shown(value)}")
+    return {"partner": id}
+
+
 def _numeric(field: str, low: float, high: float) -> Callable[[Any], dict[str, Any]]:
     return lambda value: {field: _number(value, field, low, high)}
 
@@ -387,6 +394,7 @@ ENTRIES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "gamma": _gamma,
     "expert": lambda value: {"expert": _choice(value, "expert", EXPERTS)},
     "boundary": _numeric("boundary", 0.001, 0.999),
+    "partner": _partner,
     "licence": _licence,
     "words": _words,
     "family": lambda value: {"family": _text(value, "family", 60)},

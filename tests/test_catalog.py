@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_fewstep.loras import schedules
-from comfyui_fewstep.loras.accelerator import Kind, Parameterization, Solver
+from comfyui_fewstep.loras.accelerator import Expert, Kind, Parameterization, Solver
 from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG, FAMILIES, index
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
@@ -26,7 +26,7 @@ from comfyui_fewstep.loras.schedules import (
     ShiftedFlow,
     TwoClockFlow,
 )
-from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan, make_plan
+from comfyui_fewstep.samplers.plan import SHARED_BY_EXPERTS, PlanError, make_expert_plan, make_plan
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
@@ -165,6 +165,28 @@ def test_experts_come_in_pairs_or_say_that_they_do_not():
             assert partner is not None or record.id == "wan22-t2v-lightning-model-high"
 
 
+def test_partners_name_each_other():
+    pairs = [record for record in CATALOG.values() if record.partner is not None]
+    assert len(pairs) == 16
+    for record in pairs:
+        partner = CATALOG[record.partner]
+        assert partner.partner == record.id and {record.expert, partner.expert} == set(Expert)
+        for name in SHARED_BY_EXPERTS:
+            assert getattr(record, name) == getattr(partner, name)
+    alone = [record.id for record in CATALOG.values() if record.expert and not record.partner]
+    assert alone == ["wan22-t2v-lightning-model-high"]
+
+
+@pytest.mark.parametrize("partner", ["no-such-id", "wan22-i2v-lightning-low", "lcm-lora-sdxl"])
+def test_a_partner_that_does_not_name_its_own_fails_at_import(partner):
+    record = dataclasses.replace(CATALOG["wan22-t2v-lightning-high"], partner=partner)
+    others = [other for other in CATALOG.values() if other.id != record.id]
+    with pytest.raises(ValueError, match=f"names '{partner}' as its partner"):
+        index([record, *others])
+    with pytest.raises(ValueError, match="only an expert has a partner"):
+        dataclasses.replace(CATALOG["lcm-lora-sdxl"], partner=partner)
+
+
 def test_any_high_noise_lightning_meets_any_low_noise_one_of_its_task():
     high = [
         record
@@ -205,6 +227,10 @@ def test_experts_without_a_shared_step_count_are_refused():
         ({"bases": (Base.FLUX,)}, "go with Stable Diffusion"),
         ({"schedule": LiteralSigmas(((1.0, 0.5),))}, "every step count"),
         ({"schedule": LiteralSigmas(((0.5, 0.9, 0.4, 0.2),))}, "fall"),
+        (
+            {"schedule": LiteralSigmas(((14.6, 5.0, 2.0, 1.0),)), "bases": (Base.WAN_T2V,)},
+            "off Stable Diffusion a sigma lies in 0..1",
+        ),
         ({"solver": Solver.TCD, "gamma": {4: 0.3}}, "grid of a consistency model"),
         ({"noise_clip": 2.5}, "clipped by LCM"),
         ({"missing_alpha": 0.0}, "missing_alpha"),

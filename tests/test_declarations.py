@@ -16,8 +16,10 @@ from comfyui_fewstep.loras.accelerator import (
     Licence,
     Parameterization,
     Solver,
+    are_partners,
 )
 from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.declaration import (
     ENTRIES,
     LARGEST_FILE,
@@ -27,6 +29,7 @@ from comfyui_fewstep.loras.declaration import (
     id_of,
     parse_declaration,
 )
+from comfyui_fewstep.loras.recognition import recognise
 from comfyui_fewstep.loras.schedules import (
     ConsistencyGrid,
     FirstTimesteps,
@@ -44,6 +47,7 @@ from comfyui_fewstep.samplers.plan import make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
+from published_headers import header_of
 
 MINIMAL = {
     "file": "my_lora.safetensors",
@@ -177,6 +181,34 @@ def test_gamma_is_one_number_or_one_for_each_step_count():
     assert dict(parse({**tcd, "gamma": 0.3}).gamma) == {2: 0.3, 4: 0.3}
     assert dict(parse({**tcd, "gamma": {"2": 1, "4": 0.2}}).gamma) == {2: 1.0, 4: 0.2}
     assert "gamma" in refused({**tcd, "gamma": {"2": 1}}) and "gamma" in refused(tcd)
+
+
+def test_sigmas_above_1_are_stable_diffusions_alone():
+    sigmas = {"type": "sigmas", "sigmas": [14.6, 5, 2, 1]}
+    assert parse({"schedule": sigmas}).schedule == LiteralSigmas(((14.6, 5.0, 2.0, 1.0),))
+    for base in ("wan_t2v", "flux", ["sdxl", "flux"]):
+        assert "off Stable Diffusion a sigma lies in 0..1" in refused(
+            {"schedule": sigmas, "base": base}
+        )
+
+
+def test_a_declaration_is_known_by_its_file_and_its_words_alone():
+    # Its id is no word of a path: mine.fewstep.json is not for every file with "mine" in its name.
+    record = parse({"file": "a.safetensors"}, name="mine.fewstep.json")
+    assert record.id == "mine" and record.name_words == () and record.is_declared
+    shown = header_of(CATALOG["sdxl-lightning-4step-lora"])
+    assert recognise(shown, "mine_2.safetensors", [record]).record is None
+    assert recognise(shown, "x/A.safetensors", [record]).record is record
+
+
+def test_two_experts_name_each_other():
+    wan = {"base": "wan_t2v", "schedule": {"type": "shifted", "shift": 5}, "boundary": 0.875}
+    high = parse({**wan, "expert": "high", "partner": "my-low"}, name="my-high.fewstep.json")
+    low = parse({**wan, "expert": "low", "partner": "my-high"}, name="my-low.fewstep.json")
+    assert are_partners(high, low) and are_partners(low, high)
+    assert not are_partners(high, None) and not are_partners(high, high)
+    assert "only an expert has a partner" in refused({"partner": "my-low"})
+    assert "partner must be the other declaration's id" in refused({**wan, "partner": "My Low"})
 
 
 def test_a_full_model_can_be_declared():

@@ -520,3 +520,120 @@ def test_a_model_with_anothers_published_name_is_refused_naming_both():
         "its name is that of wan21-i2v-lightx2v-4step-model, which is for Wan 2.1 image-to-video"
         in found.evidence[-1]
     )
+
+
+# ---------------------------------------------------------------- declared by the user
+
+
+def declared(id: str, *paths: str):
+    """The user's own record of a file, for the base and the size of a record of the catalogue."""
+    return dataclasses.replace(
+        CATALOG[id],
+        id="my-own",
+        files=tuple(PublishedFile("", path) for path in paths),
+        name_words=(),
+        is_declared=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "lies", "elsewhere"),
+    [
+        # Under a name that every trainer gives, and that the catalogue's own repositories give.
+        (
+            "pytorch_lora_weights.safetensors",
+            "a/pytorch_lora_weights.safetensors",
+            "lora.safetensors",
+        ),
+        (
+            "mine/high_noise_model.safetensors",
+            "Mine\\high_noise_model.safetensors",
+            "other/high_noise_model.safetensors",
+        ),
+    ],
+)
+def test_a_declared_file_of_a_generic_name_is_the_declared_record(path, lies, elsewhere):
+    for id in ("lcm-lora-sdxl", "wan22-t2v-lightning-high"):
+        own = declared(id, path)
+        found = recognise(header_of(CATALOG[id]), lies, [*RECORDS, own])
+        assert found.record is own
+        assert found.evidence[-1] == f"declared for {path.rpartition('/')[2]}"
+        assert recognise(header_of(CATALOG[id]), elsewhere, [*RECORDS, own]).record is None
+
+
+def test_a_declared_file_goes_before_its_size_and_its_published_name():
+    record = CATALOG["fastwan22-5b-lora"]
+    own = declared(record.id, record.files[0].name)
+    shown = header_of(record, size=660_874_456)
+    assert recognise(shown, record.files[0].name, RECORDS).record is record
+    assert recognise(shown, record.files[0].name, [*RECORDS, own]).record is own
+
+
+def test_a_declared_file_of_another_base_is_not_the_declared_record():
+    own = declared("lcm-lora-sdxl", "pytorch_lora_weights.safetensors")
+    shown = header_of(CATALOG["lcm-lora-sd15"])
+    found = recognise(shown, "pytorch_lora_weights.safetensors", [*RECORDS, own])
+    assert found.record is None and own not in found.candidates
+
+
+def test_two_declarations_for_one_file_leave_the_choice():
+    both = [
+        dataclasses.replace(declared("lcm-lora-sdxl", "mine.safetensors"), id=id)
+        for id in ("one", "two")
+    ]
+    found = recognise(header_of(CATALOG["lcm-lora-sdxl"]), "mine.safetensors", [*RECORDS, *both])
+    assert found.record is None and found.candidates == tuple(both)
+
+
+def test_a_declared_model_of_a_generic_name_is_the_declared_record():
+    own = declared("z-image-turbo", "mine/diffusion_pytorch_model.safetensors")
+    path = "mine/diffusion_pytorch_model.safetensors"
+    assert recognise_model(Base.Z_IMAGE, None, {}, path, [*RECORDS, own]).record is own
+    assert recognise_model(Base.Z_IMAGE, None, {}, path[5:], [*RECORDS, own]).record is None
+
+
+# ---------------------------------------------------------------- high and low
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("sdxl_lightning_4step_lora_low-rank.safetensors", "sdxl-lightning-4step-lora"),
+        ("sdxl_lightning_4step_lora_high_quality.safetensors", "sdxl-lightning-4step-lora"),
+        ("Hyper-SDXL-8steps-lora (low vram).safetensors", "hyper-sdxl-8step-lora"),
+        # Of no base here, but said of the experts.
+        ("sdxl_lightning_4step_lora_high_noise.safetensors", None),
+    ],
+)
+def test_high_and_low_are_no_experts_where_there_are_none(name, id):
+    found = recognise(header_of(CATALOG["sdxl-lightning-4step-lora"], "kohya"), name, RECORDS)
+    assert (found.record.id if found.record else None) == id, found.evidence
+    assert "high" not in found.evidence[-1] and "low" not in found.evidence[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("my_wan22_t2v_lightning_highnoise.safetensors", "wan22-t2v-lightning-high"),
+        ("my-wan22-t2v-Lightning-HighNoise.safetensors", "wan22-t2v-lightning-high"),
+        ("my wan22 t2v lightning low noise.safetensors", "wan22-t2v-lightning-low"),
+        ("My-Wan22-T2V-Lightning-HIGH-v3.safetensors", "wan22-t2v-lightning-high"),
+        ("low_vram/my_wan22_t2v_lightning_highnoise.safetensors", "wan22-t2v-lightning-high"),
+        ("my_wan22_t2v_lightning_lownoise_low_vram.safetensors", "wan22-t2v-lightning-low"),
+        ("my_wan22_t2v_lightning_high_noise_low_vram.safetensors", "wan22-t2v-lightning-high"),
+        ("t2v lightning low vram/high_noise_model.safetensors", "wan22-t2v-lightning-high"),
+        # Neither or both: nothing is told.
+        ("my_wan22_t2v_lightning.safetensors", None),
+        ("my_wan22_t2v_lightning_high_low.safetensors", None),
+    ],
+)
+def test_an_expert_is_told_by_the_files_own_name(name, id):
+    found = recognise(header_of(CATALOG["wan22-t2v-lightning-high"]), name, RECORDS)
+    assert (found.record.id if found.record else None) == id, found.evidence
+
+
+def test_the_low_noise_words_on_wan21s_tensors_are_not_wan21s():
+    # Wan 2.2's low-noise LoRAs may have the tensors of Wan 2.1's: its name is not overruled.
+    for name in ("my_i2v_lightx2v_low.safetensors", "my_i2v_lightx2v_lownoise.safetensors"):
+        found = recognise(header_of(CATALOG["wan21-i2v-lightx2v-4step"]), name, RECORDS)
+        assert found.record is None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...loras.accelerator import Accelerator
+from ...loras.accelerator import Accelerator, are_partners
 from ...loras.catalog import CATALOG
 from ...loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
 from ...loras.recognition import declared_for
@@ -73,7 +73,7 @@ def known_accelerators() -> Known:
     """Every accelerator there is now. A declaration that is wrong is logged, and named where
     somebody asks for it.
     """
-    records, own, wrong = dict(CATALOG), [], []
+    records, own, wrong = dict(CATALOG), {}, []
     for name, path in declarations().items():
         try:
             record = read_declaration(name, Path(path))
@@ -86,8 +86,17 @@ def known_accelerators() -> Known:
             wrong.append(Problem(id_of(name), str(error)))
             continue
         records[record.id] = record
-        own.append(record)
-    return Known(records, tuple(own), tuple(wrong))
+        own[name] = record
+    wrong += [
+        Problem(
+            record.id,
+            f"{name}: its partner is {record.partner}, and no declaration of that name has"
+            f" {record.id} as its own. Each of the two experts' declarations names the other.",
+        )
+        for name, record in own.items()
+        if record.partner is not None and not are_partners(record, records.get(record.partner))
+    ]
+    return Known(records, tuple(own.values()), tuple(wrong))
 
 
 def read_declaration(name: str, path: Path) -> Accelerator:

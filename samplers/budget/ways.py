@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...loras.accelerator import Accelerator, Expert
+from ...loras.accelerator import Accelerator, Expert, are_partners
 from ...loras.bases import Base, StepRange
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import BudgetError, Cost, Work, seconds_in_words
@@ -237,8 +237,8 @@ def _is_size(record: Accelerator, width: int | None) -> bool:
 
 def _with_partner(record: Accelerator, records: dict[str, Accelerator]) -> tuple[Accelerator, ...]:
     partner = records.get(record.partner or "")
-    return (record,) if partner is None else (record, partner)
+    return (record, partner) if are_partners(record, partner) else (record,)
 
 
 def _is_second(record: Accelerator, records: dict[str, Accelerator]) -> bool:
-    return record.expert is Expert.LOW_NOISE and record.partner in records
+    return record.expert is Expert.LOW_NOISE and len(_with_partner(record, records)) == 2
