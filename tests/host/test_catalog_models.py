@@ -765,6 +765,32 @@ def test_the_one_experts_lora_on_the_others_model_is_refused(models):
     )
 
 
+@pytest.mark.parametrize(
+    ("model_file", "expert"),
+    [
+        # Folders are their owner's order, and say nothing of experts.
+        ("low_vram/wan22_t2v_highnoise_14B.safetensors", "high"),
+        ("high quality/wan22_t2v_LowNoise_14B.safetensors", "low"),
+        ("low_vram/wan22_t2v_14B.safetensors", None),
+        ("Wan22-T2V-HIGH-14B.safetensors", "high"),
+        ("wan22_t2v_high_noise_low_vram.safetensors", "high"),
+    ],
+)
+def test_the_models_own_name_says_which_expert_it_is(models, model_file, expert):
+    path = models / "diffusion_models" / model_file
+    path.parent.mkdir(exist_ok=True)
+    model = small_models.load_model(small_models.write_wan(path))
+    file = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_{}_noise.safetensors"
+    for word in ("high", "low"):
+        write_lora(models / "loras" / file.format(word), model, "native", only="self_attn")
+        if expert in (word, None):
+            attached, _ = accelerator.attach(model, file.format(word), "auto", 1.0)
+            assert accelerator_of(attached).id == f"wan22-t2v-lightning-{word}"
+            continue
+        with pytest.raises(ValueError, match=f"is for the {word}-noise expert"):
+            accelerator.attach(model, file.format(word), "auto", 1.0)
+
+
 def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
     i2v = small_models.load_model(
         small_models.write_wan(

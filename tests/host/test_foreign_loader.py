@@ -556,6 +556,44 @@ def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, 
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "lies", "elsewhere"),
+    [
+        ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.safetensors", None),
+        ("mine/model.safetensors", "mine/model.safetensors", "other/model.safetensors"),
+    ],
+)
+def test_a_declaration_for_a_generic_file_name_is_recognised(
+    sdxl, models, declare, file, lies, elsewhere
+):
+    declare({**DECLARED, "file": file})
+    for name in filter(None, (lies, elsewhere)):
+        path = models / "loras" / name
+        path.parent.mkdir(exist_ok=True)
+        write_lora(path, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
+    model, report = accelerator.attach(sdxl, lies, "auto", 1.0)
+    assert accelerator_of(model).id == "my-own"
+    assert "declared for" in report.markdown
+    if elsewhere is not None:
+        with pytest.raises(ValueError, match="cannot be told apart by its contents"):
+            accelerator.attach(sdxl, elsewhere, "auto", 1.0)
+
+
+def test_declared_experts_that_do_not_name_each_other_are_told(declare):
+    wan = {
+        **DECLARED,
+        "base": "wan_t2v",
+        "schedule": {"type": "shifted", "shift": 5},
+        "boundary": 0.875,
+    }
+    declare({**wan, "expert": "high", "partner": "my-low"}, "my-high.fewstep.json")
+    (problem,) = known_accelerators().problems
+    assert "my-high.fewstep.json: its partner is my-low, and no declaration of that name" in problem
+    declare({**wan, "expert": "low", "partner": "my-high"}, "my-low.fewstep.json")
+    known = known_accelerators()
+    assert known.problems == () and known.records["my-high"].partner == "my-low"
+
+
 def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models, declare):
     declare({**DECLARED, "file": "sd15_thing.safetensors"})
     write_lora(
