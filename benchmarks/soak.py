@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 from comfy_client import Client, JobFailed, Prompt, outputs
 from comfy_server import Server, running_server
+from prompts import accelerator, core_sampler, few_steps, node, sd15, wan_inputs, wan_model
 
 LORAS = {
     "sd15": "lcm-lora-sdv1-5.safetensors",
@@ -48,87 +49,49 @@ CANCELLED, FAILING, FORGETTING = 3, 7, 0.02
 # ---------------------------------------------------------------- jobs
 
 
-def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
 def picture(choose: random.Random) -> Prompt:
     """SD 1.5 with LCM: sizes, batches, step counts."""
     width, height = (choose.choice((64, 96, 128, 192)) for _ in range(2))
+    text, batch = choose.randrange(3), choose.choice((1, 1, 2, 3))
     return {
-        "model": node("TestModel", architecture="sd15", seed=0),
-        "text": node("TestConditioning", width=768, length=77, seed=choose.randrange(3)),
-        "size": node(
-            "EmptyLatentImage", width=width, height=height, batch_size=choose.choice((1, 1, 2, 3))
-        ),
-        "loaded": node(
-            "FewStepAccelerator",
-            model=["model", 0],
-            lora_name=LORAS["sd15"],
-            accelerator="auto",
-            strength=1.0,
-        ),
+        **sd15(width, height, batch, text),
+        "loaded": accelerator("model", LORAS["sd15"]),
         "sample": few_steps(
-            choose, steps=choose.choice((0, 2, 8)), denoise=choose.choice((1.0, 1.0, 0.5))
+            "loaded",
+            steps=choose.choice((0, 2, 8)),
+            denoise=choose.choice((1.0, 1.0, 0.5)),
+            seed=seed(choose),
         ),
     }
 
 
-def few_steps(choose: random.Random, **more: Any) -> dict[str, Any]:
-    inputs = {
-        "model": ["loaded", 0],
-        "positive": ["text", 0],
-        "latent_image": ["size", 0],
-        "seed": choose.randrange(10**6),
-        "steps": 0,
-        "denoise": 1.0,
-    }
-    return node("FewStepSampler", **(inputs | more))
+def seed(choose: random.Random) -> int:
+    return choose.randrange(10**6)
 
 
 def motion(choose: random.Random) -> Prompt:
     frames = choose.choice((4, 8))
     return {
-        "model": node("TestModel", architecture="sd15", seed=0),
-        "text": node("TestConditioning", width=768, length=77, seed=0),
-        "size": node("EmptyLatentImage", width=64, height=64, batch_size=frames),
+        **sd15(batch=frames),
         "loaded": node("FewStepMotion", model=["model", 0], motion_name=MOTION, frames=frames),
-        "sample": few_steps(choose),
+        "sample": few_steps("loaded", seed=seed(choose)),
     }
 
 
-def wan(name: str, choose: random.Random) -> Prompt:
+def wan(name: str, choose: random.Random, lengths: Sequence[int] = (5, 9, 17)) -> Prompt:
+    text, width = choose.randrange(3), choose.choice((32, 64))
     return {
-        "model": node("UNETLoader", unet_name=name, weight_dtype="default"),
-        "text": node("TestConditioning", width=4096, length=6, seed=choose.randrange(3)),
-        "size": node(
-            "EmptyHunyuanLatentVideo",
-            width=choose.choice((32, 64)),
-            height=32,
-            length=choose.choice((5, 9, 17)),
-            batch_size=1,
-        ),
+        "model": wan_model(name),
+        **wan_inputs(choose.choice(lengths), width, height=32, text_seed=text),
     }
 
 
 def experts(choose: random.Random) -> Prompt:
     """Wan 2.2's two, each with its LoRA."""
     return wan(WAN, choose) | {
-        "loaded": node(
-            "FewStepAccelerator",
-            model=["model", 0],
-            lora_name=LORAS["high"],
-            accelerator="auto",
-            strength=1.0,
-        ),
-        "low": node(
-            "FewStepAccelerator",
-            model=["model", 0],
-            lora_name=LORAS["low"],
-            accelerator="auto",
-            strength=1.0,
-        ),
-        "sample": few_steps(choose, model_low_noise=["low", 0]),
+        "loaded": accelerator("model", LORAS["high"]),
+        "low": accelerator("model", LORAS["low"]),
+        "sample": few_steps("loaded", seed=seed(choose), model_low_noise=["low", 0]),
     }
 
 
@@ -146,40 +109,26 @@ def skip(choose: random.Random) -> Prompt:
             max_consecutive=3,
             cache_device=choose.choice(("auto", "cpu")),
         ),
-        "sample": node(
-            "KSampler",
-            model=["loaded", 0],
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["size", 0],
-            seed=choose.randrange(10**6),
-            steps=choose.choice((12, 20)),
+        "sample": core_sampler(
+            "loaded",
+            choose.choice((12, 20)),
+            seed=seed(choose),
             cfg=choose.choice((1.0, 4.0)),
             sampler_name=choose.choice(("euler", "dpmpp_2m", "heun")),
-            scheduler="simple",
-            denoise=1.0,
         ),
     }
 
 
 def stream(choose: random.Random) -> Prompt:
     """A causal Wan block by block, with the whole clip in view or a window."""
-    prompt = wan(CAUSAL, choose)
-    prompt["size"]["inputs"]["length"] = choose.choice((9, 21))
-    return prompt | {
-        "loaded": node(
-            "FewStepAccelerator",
-            model=["model", 0],
-            lora_name="none",
-            accelerator="self-forcing-dmd",
-            strength=1.0,
-        ),
+    return wan(CAUSAL, choose, lengths=(9, 21)) | {
+        "loaded": accelerator("model", id="self-forcing-dmd"),
         "sample": node(
             "FewStepStream",
             model=["loaded", 0],
             positive=["text", 0],
             latent_image=["size", 0],
-            seed=choose.randrange(10**6),
+            seed=seed(choose),
             frames_per_block=0,
             window_frames=choose.choice((0, 6)),
             sink_frames=0,
@@ -198,15 +147,13 @@ def demo(choose: random.Random) -> Prompt:
             frames=choose.choice((1, 5, 17)),
             variant="base",
         ),
-        "loaded": node(
-            "FewStepAccelerator",
-            model=["demo", 0],
-            lora_name=f"{name}.safetensors",
-            accelerator="auto",
-            strength=1.0,
-        ),
+        "loaded": accelerator("demo", f"{name}.safetensors"),
         "sample": few_steps(
-            choose, positive=["demo", 1], latent_image=["demo", 4], steps=choose.choice(steps)
+            "loaded",
+            positive=["demo", 1],
+            latent_image=["demo", 4],
+            steps=choose.choice(steps),
+            seed=seed(choose),
         ),
     }
 

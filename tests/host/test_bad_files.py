@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 import nodes as core
 from comfy_client import PromptRefused
-from demo_graph import demo_prompt
+from prompts import demo_prompt
 from small_loras import write_lora
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

@@ -6,27 +6,12 @@ import pytest
 
 from comfy_client import JobFailed, PromptRefused, outputs
 from comfy_server import PACK_NAME, Server
+from prompts import core_sampler, node, sd15
 
 CORE_SAMPLER = {
-    "1": {"class_type": "TestModel", "inputs": {"architecture": "sd15", "seed": 0}},
-    "2": {"class_type": "TestConditioning", "inputs": {"width": 768, "length": 77, "seed": 0}},
-    "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-    "4": {
-        "class_type": "KSampler",
-        "inputs": {
-            "model": ["1", 0],
-            "positive": ["2", 0],
-            "negative": ["2", 0],
-            "latent_image": ["3", 0],
-            "seed": 1,
-            "steps": 2,
-            "cfg": 1.0,
-            "sampler_name": "euler",
-            "scheduler": "simple",
-            "denoise": 1.0,
-        },
-    },
-    "5": {"class_type": "TestLatentReport", "inputs": {"samples": ["4", 0]}},
+    **sd15(),
+    "sample": core_sampler("model", steps=2),
+    "result": node("TestLatentReport", samples=["sample", 0]),
 }
 
 
@@ -58,13 +43,13 @@ def test_forgetting_makes_the_server_compute_again_and_the_bits_are_the_same(
 
 def test_workflow_that_names_no_node_is_refused(server: Server) -> None:
     with pytest.raises(PromptRefused, match="NoSuchNode"):
-        server.client.run({"1": {"class_type": "NoSuchNode", "inputs": {}, "_meta": {"title": ""}}})
+        server.client.run({"1": node("NoSuchNode")})
 
 
 def test_error_in_a_node_comes_back_with_its_message(server: Server) -> None:
     broken = {
         **CORE_SAMPLER,
-        "2": {"class_type": "TestConditioning", "inputs": {"width": 5, "length": 77, "seed": 0}},
+        "text": node("TestConditioning", width=5, length=77, seed=0),
     }
     with pytest.raises(JobFailed, match="KSampler") as failure:
         server.client.run(broken)
@@ -77,24 +62,12 @@ def test_full_width_checkpoint_is_loaded_by_the_hosts_own_loader(
     server: Server, sd15_files: dict[str, str]
 ) -> None:
     prompt = {
-        "1": {
-            "class_type": "CheckpointLoaderSimple",
-            "inputs": {"ckpt_name": sd15_files["checkpoint"]},
-        },
-        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a lighthouse"}},
-        "3": CORE_SAMPLER["3"],
-        "4": {
-            "class_type": "KSampler",
-            "inputs": {
-                **CORE_SAMPLER["4"]["inputs"],
-                "positive": ["2", 0],
-                "negative": ["2", 0],
-                "steps": 1,
-            },
-        },
-        "5": CORE_SAMPLER["5"],
-        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
-        "7": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}},
+        **CORE_SAMPLER,
+        "model": node("CheckpointLoaderSimple", ckpt_name=sd15_files["checkpoint"]),
+        "text": node("CLIPTextEncode", clip=["model", 1], text="a lighthouse"),
+        "sample": core_sampler("model", steps=1),
+        "decoded": node("VAEDecode", samples=["sample", 0], vae=["model", 2]),
+        "image": node("PreviewImage", images=["decoded", 0]),
     }
     entry = server.client.run(prompt)
     assert outputs(entry, "test_latent")[0]["deviation"] > 0.1

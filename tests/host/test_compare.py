@@ -30,6 +30,7 @@ import batch
 import compare as program
 from comfy_client import outputs
 from comfy_server import Server, free_port, running_server
+from prompts import core_sampler, node, wan_inputs, wan_model
 from small_models import write_wan, write_wan_vae
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,38 +223,15 @@ def workflow(steps: int) -> dict:
     and Int nodes.
     """
     return {
-        "20": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a prompt"}},
-        "21": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
-        "1": {
-            "class_type": "UNETLoader",
-            "inputs": {"unet_name": "wan21_t2v.safetensors", "weight_dtype": "default"},
-        },
-        "2": {"class_type": "TestPrompt", "inputs": {"text": ["20", 0], "width": 4096}},
-        "3": {
-            "class_type": "EmptyHunyuanLatentVideo",
-            "inputs": {"width": 64, "height": 64, "length": 5, "batch_size": 1},
-        },
-        "4": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["1", 0],
-                "positive": ["2", 0],
-                "negative": ["2", 0],
-                "latent_image": ["3", 0],
-                "seed": ["21", 0],
-                "steps": steps,
-                "cfg": 1.0,
-                "sampler_name": "euler",
-                "scheduler": "simple",
-                "denoise": 1.0,
-            },
-        },
-        "5": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_vae.safetensors"}},
-        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["5", 0]}},
-        "7": {
-            "class_type": "SaveImage",
-            "inputs": {"images": ["6", 0], "filename_prefix": "compare"},
-        },
+        "words": node("PrimitiveStringMultiline", value="a prompt"),
+        "number": node("PrimitiveInt", value=1),
+        "model": wan_model("wan21_t2v.safetensors"),
+        "text": node("TestPrompt", text=["words", 0], width=4096),
+        "size": wan_inputs(length=5)["size"],
+        "sample": core_sampler("model", steps, seed=["number", 0]),
+        "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
+        "decoded": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+        "saved": node("SaveImage", images=["decoded", 0], filename_prefix="compare"),
     }
 
 
@@ -394,33 +372,28 @@ def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(
 
 
 def test_both_nodes_run_in_a_graph_and_their_data_land_in_the_history(server: Server) -> None:
-    fast = workflow(2)["4"]["inputs"]
     graph = {
         **workflow(4),
-        "10": {
-            "class_type": "FewStepBudget",
-            "inputs": {
-                "model": ["1", 0],
-                "latent_image": ["3", 0],
-                "experience": "interactive",
-                "seconds": 0.0,
-                "seconds_per_evaluation": 0.0,
-                "price_per_hour": 1.0,
-            },
-        },
-        "11": {"class_type": "PreviewImage", "inputs": {"images": ["10", 3]}},
-        "14": {"class_type": "KSampler", "inputs": fast},
-        "16": {"class_type": "VAEDecode", "inputs": {"samples": ["14", 0], "vae": ["5", 0]}},
-        "17": {
-            "class_type": "FewStepCompare",
-            "inputs": {
-                "reference": ["6", 0],
-                "candidate": ["16", 0],
-                "reference_report": ["10", 2],
-                "candidate_report": "",
-            },
-        },
-        "18": {"class_type": "PreviewImage", "inputs": {"images": ["17", 0]}},
+        "budget": node(
+            "FewStepBudget",
+            model=["model", 0],
+            latent_image=["size", 0],
+            experience="interactive",
+            seconds=0.0,
+            seconds_per_evaluation=0.0,
+            price_per_hour=1.0,
+        ),
+        "chart": node("PreviewImage", images=["budget", 3]),
+        "fast": workflow(2)["sample"],
+        "fast_decoded": node("VAEDecode", samples=["fast", 0], vae=["vae", 0]),
+        "compared": node(
+            "FewStepCompare",
+            reference=["decoded", 0],
+            candidate=["fast_decoded", 0],
+            reference_report=["budget", 2],
+            candidate_report="",
+        ),
+        "sheet": node("PreviewImage", images=["compared", 0]),
     }
     entry = server.client.run(graph)
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}

@@ -13,7 +13,7 @@ from typing import Any
 
 from comfy_client import Client, outputs
 from comfy_server import Server
-from demo_graph import demo_prompt
+from prompts import demo_prompt
 from websocket_reader import WebSocket
 
 # (seed, steps) of each client's jobs: no two are alike, and every client asks for another count

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 import small_models
 import support_nodes
 from comfy_client import JobFailed, outputs
-from demo_graph import demo_prompt
 from left_behind import footprint, live_bytes
+from prompts import demo_prompt
 from small_loras import write_lora
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

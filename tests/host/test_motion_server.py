@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from comfy_client import JobFailed, PromptRefused, outputs
+from prompts import core_sampler, few_steps, node, sd15
 from small_models import RandomWeights, shapes_of
 
 pytest.importorskip("diffusers")
@@ -24,26 +25,12 @@ pytestmark = pytest.mark.skipif(
 LIGHTNING = "animatediff_lightning_4step_comfyui.safetensors"
 
 
-def node(kind, /, **inputs):
-    return {"class_type": kind, "inputs": inputs}
-
-
 def clip_prompt(frames=4, batch=4, motion_name="small.lightning.4step.safetensors", seed=1):
     """A small clip, whose latent goes into the history."""
     return {
-        "model": node("TestModel", architecture="sd15", seed=0),
-        "text": node("TestConditioning", width=768, length=77, seed=0),
+        **sd15(batch=batch),
         "motion": node("FewStepMotion", model=["model", 0], motion_name=motion_name, frames=frames),
-        "size": node("EmptyLatentImage", width=64, height=64, batch_size=batch),
-        "clip": node(
-            "FewStepSampler",
-            model=["motion", 0],
-            positive=["text", 0],
-            latent_image=["size", 0],
-            seed=seed,
-            steps=0,
-            denoise=1.0,
-        ),
+        "clip": few_steps("motion", seed=seed),
         "out": node("TestLatentReport", samples=["clip", 0]),
         "words": node("PreviewAny", source=["motion", 1]),
     }
@@ -76,19 +63,7 @@ def test_a_clip_is_made_in_four_evaluations_and_reported(server, motion_folder):
 def still_prompt(clip):
     """The clip's model without motion, a branch of that graph in a graph of its own."""
     return {name: clip[name] for name in ("model", "text", "size")} | {
-        "still": node(
-            "KSampler",
-            model=["model", 0],
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["size", 0],
-            seed=4,
-            steps=2,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        ),
+        "still": core_sampler("model", steps=2, seed=4),
         "still_out": node("TestLatentReport", samples=["still", 0]),
     }
 
@@ -164,15 +139,7 @@ def test_full_width_from_checkpoint_and_motion_module_to_an_animated_file(
                 "FewStepMotion", model=["checkpoint", 0], motion_name=LIGHTNING, frames=4
             ),
             "size": node("EmptyLatentImage", width=64, height=64, batch_size=4),
-            "clip": node(
-                "FewStepSampler",
-                model=["motion", 0],
-                positive=["positive", 0],
-                latent_image=["size", 0],
-                seed=1,
-                steps=0,
-                denoise=1.0,
-            ),
+            "clip": few_steps("motion", positive=["positive", 0], seed=1),
             "pictures": node("VAEDecode", samples=["clip", 0], vae=["checkpoint", 2]),
             "file": node(
                 "SaveAnimatedWEBP",

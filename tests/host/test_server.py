@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfy_client import JobFailed, PromptRefused, outputs
+from prompts import accelerator, core_sampler, few_steps, node, sd15, wan_inputs, wan_model
 from small_loras import Target, write_lora
 from small_models import WAN_SMALL, unet_patcher, wan_shapes
 
@@ -46,35 +47,12 @@ def files(server):
     return loras
 
 
-def node(kind: str, /, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
-
-
 def image_prompt(**sampler) -> dict:
     """SD 1.5's architecture with an LCM LoRA, 4 steps; the result goes into a file too."""
     return {
-        "model": node("TestModel", architecture="sd15", seed=0),
-        "text": node("TestConditioning", width=768, length=77, seed=0),
-        "size": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "lora": node(
-            "FewStepAccelerator",
-            model=["model", 0],
-            lora_name=LCM,
-            accelerator="auto",
-            strength=1.0,
-        ),
-        "sample": node(
-            "FewStepSampler",
-            **{
-                "model": ["lora", 0],
-                "positive": ["text", 0],
-                "latent_image": ["size", 0],
-                "seed": 5,
-                "steps": 0,
-                "denoise": 1.0,
-                **sampler,
-            },
-        ),
+        **sd15(),
+        "lora": accelerator("model", LCM),
+        "sample": few_steps("lora", **sampler),
         "result": node("TestLatentReport", samples=["sample", 0]),
         "file": node("SaveLatent", samples=["sample", 0], filename_prefix="fewstep"),
     }
@@ -83,33 +61,12 @@ def image_prompt(**sampler) -> dict:
 def video_prompt(**sampler) -> dict:
     """Wan 2.2's two experts with their LoRAs, 4 steps, decoded and saved as an animated file."""
     return {
-        "high": node("UNETLoader", unet_name="wan21_t2v.safetensors", weight_dtype="default"),
-        "low": node("UNETLoader", unet_name="wan21_t2v.safetensors", weight_dtype="default"),
-        "text": node("TestConditioning", width=4096, length=6, seed=0),
-        "size": node("EmptyHunyuanLatentVideo", width=32, height=32, length=5, batch_size=1),
-        "high_lora": node(
-            "FewStepAccelerator",
-            model=["high", 0],
-            lora_name=HIGH,
-            accelerator="auto",
-            strength=1.0,
-        ),
-        "low_lora": node(
-            "FewStepAccelerator", model=["low", 0], lora_name=LOW, accelerator="auto", strength=1.0
-        ),
-        "sample": node(
-            "FewStepSampler",
-            **{
-                "model": ["high_lora", 0],
-                "positive": ["text", 0],
-                "latent_image": ["size", 0],
-                "seed": 5,
-                "steps": 0,
-                "denoise": 1.0,
-                "model_low_noise": ["low_lora", 0],
-                **sampler,
-            },
-        ),
+        **wan_inputs(length=5, width=32, height=32),
+        "high": wan_model("wan21_t2v.safetensors"),
+        "low": wan_model("wan21_t2v.safetensors"),
+        "high_lora": accelerator("high", HIGH),
+        "low_lora": accelerator("low", LOW),
+        "sample": few_steps("high_lora", **({"model_low_noise": ["low_lora", 0]} | sampler)),
         "result": node("TestLatentReport", samples=["sample", 0]),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
@@ -151,19 +108,7 @@ def test_four_steps_cost_four_evaluations_and_leave_a_file_and_a_report(server, 
 def test_core_ksampler_at_the_same_sigmas_and_noise_gives_the_same_image_latent(server, files):
     ours = image_prompt()
     theirs = image_prompt()
-    theirs["sample"] = node(
-        "KSampler",
-        model=["lora", 0],
-        positive=["text", 0],
-        negative=["text", 0],
-        latent_image=["size", 0],
-        seed=5,
-        steps=4,
-        cfg=1.0,
-        sampler_name="lcm",
-        scheduler="simple",
-        denoise=1.0,
-    )
+    theirs["sample"] = core_sampler("lora", steps=4, seed=5, sampler_name="lcm")
     assert_latents_agree(server, ours, theirs)
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from comfy_client import JobFailed, outputs
+from prompts import accelerator, node, wan_inputs, wan_model
 from small_models import HAS_CAUSAL_WAN
 from websocket_reader import TEXT, WebSocket
 
@@ -21,23 +22,12 @@ BINARY = 0x2
 PREVIEWS = (1, 4)  # the server's numbers for a preview, without and with metadata
 
 
-def node(kind, /, **inputs):
-    return {"class_type": kind, "inputs": inputs}
-
-
 def clip_prompt(length=21, with_vae=True, **more):
     """A small frame-wise clip, its latent and its pictures into the history."""
     prompt = {
-        "file": node("UNETLoader", unet_name="wan21_causal.safetensors", weight_dtype="default"),
-        "model": node(
-            "FewStepAccelerator",
-            model=["file", 0],
-            lora_name="none",
-            accelerator="causal-forcing-framewise",
-            strength=1.0,
-        ),
-        "text": node("TestConditioning", width=4096, length=6, seed=0),
-        "size": node("EmptyHunyuanLatentVideo", width=64, height=64, length=length, batch_size=1),
+        **wan_inputs(length),
+        "file": wan_model("wan21_causal.safetensors"),
+        "model": accelerator("file", id="causal-forcing-framewise"),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
         "clip": node(
             "FewStepStream",
