@@ -9,20 +9,19 @@ before.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACK = "comfyui_fewstep"
 
 
 async def start(comfyui: Path, cache: str) -> dict:
     """Everything of ComfyUI's first, then the pack as nodes.py loads it."""
-    sys.path.append(str(ROOT / "tests" / "host"))
+    sys.path += [str(ROOT / "tests" / "host"), str(ROOT / "scripts")]
     from enter_host import enter_host
+    from pack_loader import PACK, load_pack
 
     enter_host(comfyui)
     import server  # noqa: F401
@@ -33,14 +32,7 @@ async def start(comfyui: Path, cache: str) -> dict:
     before = set(sys.modules)
     sys.dont_write_bytecode, sys.pycache_prefix = False, cache
     started = time.perf_counter()
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    extension = await module.comfy_entrypoint()
+    extension = await load_pack().comfy_entrypoint()
     await extension.on_load()
     for node in await extension.get_node_list():
         node.GET_SCHEMA()

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PACK = "comfyui_fewstep"
-
-
-def load_pack() -> None:
-    """Import the repository root as a package without putting it on the path, where its folders
-    would hide the host's.
-    """
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
+from pack_loader import PACK, ROOT, load_pack
 
 
 def project_value(name: str) -> str:

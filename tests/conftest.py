@@ -6,7 +6,6 @@ sys.path: its folders nodes/ and tests/ have the names of ComfyUI's own modules.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -16,23 +15,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-PACK = "comfyui_fewstep"
 
 
 def keep_root_off_the_path() -> None:
     """`python -m pytest` started in the root puts the root on the path."""
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-
-
-def load_pack() -> None:
-    """Import the repository root as the package `comfyui_fewstep`."""
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
 
 
 # The same examples in every run, none remembered from an earlier one, and no clock over them: a
@@ -61,9 +48,11 @@ def same_random_numbers() -> None:
 # does.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 keep_root_off_the_path()
-if PACK not in sys.modules:
-    load_pack()
 # At the end, so that nothing in it can hide a module of ComfyUI's.
 sys.path.append(str(ROOT / "scripts"))
 sys.path.append(str(ROOT / "scripts" / "build"))
 sys.path.append(str(ROOT / "tests"))
+from pack_loader import PACK, load_pack  # noqa: E402
+
+if PACK not in sys.modules:
+    load_pack()

@@ -15,28 +15,17 @@ import comfy.supported_models
 import pytest
 import torch
 
-from small_models import RandomWeights, shapes_of
+from small_models import FLUX_SMALL, RandomWeights, shapes_of
 
 # The host's class -> its network's settings, as the host's detection writes them down, at small
 # size.
 SMALL: dict[str, dict[str, Any]] = {
     "Flux": {
+        **FLUX_SMALL,
         "image_model": "flux",
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": 768,
         "context_in_dim": 64,
-        "hidden_size": 256,
-        "mlp_ratio": 4.0,
-        "num_heads": 2,
         "depth": 1,
         "depth_single_blocks": 1,
-        "axes_dim": [16, 56, 56],
-        "theta": 10000,
-        "patch_size": 2,
-        "qkv_bias": True,
-        "guidance_embed": True,
-        "txt_ids_dims": [],
     },
     "Flux2": {
         "image_model": "flux2",
