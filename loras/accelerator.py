@@ -50,6 +50,15 @@ class Expert(str, Enum):
     HIGH_NOISE = "high-noise"
     LOW_NOISE = "low-noise"
 
+    @property
+    def word(self) -> str:
+        """As ids and names have it: high or low."""
+        return self.value.partition("-")[0]
+
+    @property
+    def other(self) -> Expert:
+        return Expert.LOW_NOISE if self is Expert.HIGH_NOISE else Expert.HIGH_NOISE
+
 
 @dataclass(frozen=True)
 class Causal:

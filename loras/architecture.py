@@ -117,7 +117,7 @@ def _measure_wan(named: Layers) -> Measured:
         return _measured((by_channels[channel],), width, f" ({channel} input channels)")
     if width in Base.WAN22_TI2V.widths:
         return _measured((Base.WAN22_TI2V,), width)
-    bases = WAN_WITHOUT_IMAGE
+    bases: tuple[Base, ...] = WAN_WITHOUT_IMAGE
     if width in Base.WAN_T2V.widths:
         bases = tuple(base for base in bases if base is not Base.WAN22_TI2V)
     return _measured(bases, width, " (no image branch)")

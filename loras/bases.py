@@ -36,7 +36,7 @@ class LayerNames:
 
     marker: str  # a pattern of layers that no other base has, but those that share these names
     width: str  # a pattern of layers whose input is the hidden width
-    # Looked for in this order: a marker that also finds a base's layers comes after that base's own.
+    # Looked for in this order: a marker that also finds another base's layers comes after its own.
     turn: int = 0
 
 
@@ -437,7 +437,8 @@ def base_in_host(host_class: str, input_channels: int = 16) -> Base | None:
     """
     sharing = [base for base in Base if host_class in base.host_classes]
     exact = [base for base in sharing if base.input_channels == input_channels]
-    return (exact or sharing or [None])[-1]
+    fitting = exact or sharing
+    return fitting[-1] if fitting else None
 
 
 def bases_in_words(bases: Iterable[Base]) -> str:

@@ -306,7 +306,7 @@ def _by_words(members: type[Enum]) -> dict[str, Any]:
 
 BASES = _by_words(Base)
 KINDS = {Kind.LORA.value.lower(): Kind.LORA, Kind.MODEL.value: Kind.MODEL}
-EXPERTS = {"high": Expert.HIGH_NOISE, "low": Expert.LOW_NOISE}
+EXPERTS = {expert.word: expert for expert in Expert}
 SOLVERS = {solver.value: solver for solver in Solver}
 PARAMETERIZATIONS = {kind.value: kind for kind in Parameterization}
 

@@ -1,5 +1,5 @@
-"""From a header to what the file is, by its tensors alone: an adapter or a model, for which base and
-size, of which rank.
+"""From a header to what the file is, by its tensors alone: an adapter or a model, for which base
+and size, of which rank.
 """
 
 from __future__ import annotations

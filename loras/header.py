@@ -1,5 +1,6 @@
-"""From the bytes of a .safetensors file to its header. Nothing in it is believed before the format's
-own library found it in order, and only the header is read: milliseconds on a file of any size.
+"""From the bytes of a .safetensors file to its header. Nothing in it is believed before the
+format's own library found it in order, and only the header is read: milliseconds on a file of any
+size.
 """
 
 from __future__ import annotations
@@ -52,33 +53,58 @@ class Header:
 
 def read_header(path: str | Path) -> Header:
     """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
-    content, size = _content_of(Path(path))
-    metadata = content.pop("__metadata__", None) or {}
-    start = size - max(
-        (entry["data_offsets"][1] for entry in content.values()), default=0
-    )  # nothing may follow the last
+    entries, size = _entries_of(Path(path))
+    metadata = entries.pop("__metadata__", None) or {}
+    # The numbers follow the header, and nothing may follow the last of them.
+    start = size - max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     shapes, stored = {}, {}
-    for key, entry in content.items():
+    for key, entry in entries.items():
         begin, end = entry["data_offsets"]
-        shapes[key], stored[key] = (
-            tuple(entry["shape"]),
-            Stored(entry["dtype"], start + begin, start + end),
-        )
+        shapes[key] = tuple(entry["shape"])
+        stored[key] = Stored(entry["dtype"], start + begin, start + end)
     return Header(shapes, metadata, size, stored)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The header's own string map alone. Raises FileProblem as read_header does."""
-    return _content_of(Path(path))[0].get("__metadata__") or {}
+    return _entries_of(Path(path))[0].get("__metadata__") or {}
 
 
-def _content_of(path: Path) -> tuple[dict[str, Any], int]:
+def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
     """(the header as the file has it, bytes of the whole file), after the format's own library
     found it in order.
 
     That library hands a header on tensor by tensor, a slice of the file for each, which takes
     longer than reading it again.
     """
+    size = _size_of(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if LARGEST_HEADER < length <= size - 8:
+            raise FileProblem(
+                f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER}"
+                " are read here: real LoRAs and models stay far below. Save it again without the"
+                " metadata that makes it so long."
+            )
+        try:
+            if length > size - 8:
+                # The eight letters that a page begins with make a huge number.
+                is_page = start.startswith(b"<") and length > LARGEST_HEADER
+                raise ValueError(
+                    "it is a web page" if is_page else f"its header should be {length} bytes long"
+                )
+            with safe_open(path, framework="np"):
+                return json.loads(file.read(length)), size
+        except (SafetensorError, OSError, ValueError) as error:
+            raise FileProblem(
+                f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
+                "Either the download broke off or it is another kind of file: download it again."
+            ) from None
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file that may be a .safetensors file. Raises FileProblem for one that cannot."""
     if not path.is_file():
         raise FileProblem(
             f"{path.name} is not there. Expected a .safetensors file in the models folder."
@@ -93,30 +119,7 @@ def _content_of(path: Path) -> tuple[dict[str, Any], int]:
         raise FileProblem(
             f"{path.name} is empty (0 bytes). Expected a .safetensors file: download it again."
         )
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if LARGEST_HEADER < length <= size - 8:
-            raise FileProblem(
-                f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER}"
-                " are read here: real LoRAs and models stay far below. Save it again without the"
-                " metadata that makes it so long."
-            )
-        try:
-            if length > size - 8:
-                is_page = (
-                    start.startswith(b"<") and length > LARGEST_HEADER
-                )  # eight letters make a huge number
-                raise ValueError(
-                    "it is a web page" if is_page else f"its header should be {length} bytes long"
-                )
-            with safe_open(path, framework="np"):
-                return json.loads(file.read(length)), size
-        except (SafetensorError, OSError, ValueError) as error:
-            raise FileProblem(
-                f"{path.name} ({size} bytes) is not a complete .safetensors file: {error}. "
-                "Either the download broke off or it is another kind of file: download it again."
-            ) from None
+    return size
 
 
 def alpha_in(metadata: Mapping[str, str]) -> float | None:

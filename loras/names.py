@@ -37,7 +37,7 @@ GENERIC_WORDS = frozenset(
         "weights",
     }
 )
-EXPERT_WORDS = {"high": Expert.HIGH_NOISE, "low": Expert.LOW_NOISE}
+EXPERT_WORDS = {expert.word: expert for expert in Expert}
 
 
 def short_name(path: str) -> str:

@@ -195,7 +195,9 @@ def _by_names(
     path: str,
     alike: LookAlike | None = None,
 ) -> Recognition:
-    """Which of the `possible` records the file's title speaks for, else its path. alike: what its path speaks for instead."""
+    """Which of the `possible` records the file's title speaks for, else its path. alike: what its
+    path speaks for instead.
+    """
     borrowed = _borrowed_name(fingerprint, records, possible, metadata, path)
     if borrowed is not None:
         return Recognition(fingerprint, None, (), (*fingerprint.evidence, borrowed), False)

@@ -152,7 +152,7 @@ class FirstTimesteps(Schedule):
 
 @dataclass(frozen=True)
 class ShiftedFlow(Schedule):
-    """Even flow times 1, (N-1)/N, ... 1/N, shifted: 1, .9375, .8333, .625 for 4 steps at shift 5."""
+    """Even flow times 1, (N-1)/N, ... 1/N, shifted: 1, .9375, .8333, .625 for 4 steps at 5."""
 
     shift: float = field()  # without a default: None is Schedule's
 
@@ -234,7 +234,7 @@ class TrigFlow(Schedule):
 
 @dataclass(frozen=True)
 class LiteralSigmas(Schedule):
-    """Published lists that no formula gives, one for each step count, each without its closing 0."""
+    """Published lists that no formula gives, one for each step count, without their closing 0s."""
 
     is_formula = False
     lists: tuple[tuple[float, ...], ...] = field()

@@ -194,8 +194,9 @@ def _plan(
         sigmas = schedule.sigmas(steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {counted(steps, 'step')}: {error}") from None
-    left, notes, down = len(sigmas) - 1, (), []
-    if left < steps:
+    notes: tuple[str, ...] = ()
+    down: list[float] = []
+    if (left := len(sigmas) - 1) < steps:
         cut = schedule.words_of_cut(left, steps)
         notes = (f"denoise {denoise:g}: {cut}, from sigma {sigmas[0]:.4g}",)
     if record.solver is Solver.TCD:

@@ -43,6 +43,25 @@ hyper = partial(
 BASES = ((Base.SD15, "Hyper-SD15", "hyper-sd15"), (Base.SDXL, "Hyper-SDXL", "hyper-sdxl"))
 
 
+def unified(base: Base, stem: str, prefix: str) -> Accelerator:
+    """One LoRA for any count of 1 to 8 steps."""
+    return hyper(
+        id=f"{prefix}-1step-lora",
+        bases=(base,),
+        steps=tuple(range(1, 9)),
+        schedule=ConsistencyGrid(original_steps=50),
+        solver=Solver.TCD,
+        # The card: eta 1 for one step, lower for more detail at more. 0.3 is TCD's own default
+        # (arXiv 2402.19159).
+        gamma={n: 1.0 if n == 1 else 0.3 for n in range(1, 9)},
+        files=(PublishedFile(REPO, f"{stem}-1step-lora.safetensors"),),
+        unverified=(
+            *UNVERIFIED,
+            "gamma above one step: the card says lower for more detail and names no value",
+        ),
+    )
+
+
 def records_of(base: Base, stem: str, prefix: str) -> list[Accelerator]:
     fixed = [
         hyper(
@@ -69,22 +88,7 @@ def records_of(base: Base, stem: str, prefix: str) -> list[Accelerator]:
         )
         for n in (8, 12)
     ]
-    unified = hyper(
-        id=f"{prefix}-1step-lora",
-        bases=(base,),
-        steps=tuple(range(1, 9)),
-        schedule=ConsistencyGrid(original_steps=50),
-        solver=Solver.TCD,
-        # The card: eta 1 for one step, lower for more detail at more. 0.3 is TCD's own default
-        # (arXiv 2402.19159).
-        gamma={n: 1.0 if n == 1 else 0.3 for n in range(1, 9)},
-        files=(PublishedFile(REPO, f"{stem}-1step-lora.safetensors"),),
-        unverified=(
-            *UNVERIFIED,
-            "gamma above one step: the card says lower for more detail and names no value",
-        ),
-    )
-    return [unified, *fixed, *guided]
+    return [unified(base, stem, prefix), *fixed, *guided]
 
 
 ONE_STEP_UNET = hyper(

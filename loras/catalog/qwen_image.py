@@ -38,7 +38,7 @@ def line(
     steps: int,
     files: tuple[PublishedFile, ...],
     words: tuple[str, ...],
-    excludes: tuple[str, ...],
+    excludes: tuple[str, ...] = (),
 ) -> Accelerator:
     return lightning(
         id=f"{id}-{steps}step-lora",
@@ -86,21 +86,18 @@ def lines_of(steps: int) -> list[Accelerator]:
             steps,
             files_of(REPO, f"{edit_2509}-fp32", f"{edit_2509}-bf16"),
             ("2509",),
-            (),
         ),
         line(
             "qwen-image-edit-2511-lightning",
             steps,
             files_of(EDIT_2511, f"{edit_2511}-fp32", f"{edit_2511}-bf16"),
             ("2511",),
-            (),
         ),
         line(
             "qwen-image-2512-lightning",
             steps,
             files_of(IMAGE_2512, f"{image_2512}-fp32", f"{image_2512}-bf16"),
             ("2512",),
-            (),
         ),
     ]
 

@@ -74,9 +74,8 @@ def rcm_lora_file(name: str, rank: int) -> PublishedFile:
     )
 
 
-def experts(word: str, other: str, side: Expert) -> list[Accelerator]:
-    """word, other: of this expert and of its partner."""
-    upper, strength = ("HIGH", "6_0") if side is Expert.HIGH_NOISE else ("LOW", "1_0")
+def expert_models(side: Expert) -> list[Accelerator]:
+    word, other = side.word, side.other.word
     return [
         expert(
             id=f"rcm-wan22-i2v-{word}",
@@ -103,32 +102,37 @@ def experts(word: str, other: str, side: Expert) -> list[Accelerator]:
             notes=(SPARSE.capitalize() + ".",),
             unverified=(),
         ),
-        lora(
-            id=f"rcm-wan22-i2v-{word}-lora",
-            partner=f"rcm-wan22-i2v-{other}-lora",
-            bases=(Base.WAN22_I2V,),
-            width=5120,
-            steps=(4,),
-            expert=side,
-            boundary=BOUNDARY,
-            files=(
-                PublishedFile(
-                    KIJAI, f"Wan22-I2V-A14B-{upper}-rCM{strength}_lora_rank_64.safetensors", 64
-                ),
-            ),
-            name_words=("rcm|rcm6|rcm1", word),
-            notes=(
-                (
-                    "Wan 2.1's rCM LoRA written out for Wan 2.2, not trained on it; poor motion is"
-                    " reported."
-                ),
-            ),
-            unverified=(
-                "exact path, licence and header",
-                "solver and first sigma: those of the LoRA it was made from",
+    ]
+
+
+def expert_lora(side: Expert) -> Accelerator:
+    word, other = side.word, side.other.word
+    upper, strength = ("HIGH", "6_0") if side is Expert.HIGH_NOISE else ("LOW", "1_0")
+    return lora(
+        id=f"rcm-wan22-i2v-{word}-lora",
+        partner=f"rcm-wan22-i2v-{other}-lora",
+        bases=(Base.WAN22_I2V,),
+        width=5120,
+        steps=(4,),
+        expert=side,
+        boundary=BOUNDARY,
+        files=(
+            PublishedFile(
+                KIJAI, f"Wan22-I2V-A14B-{upper}-rCM{strength}_lora_rank_64.safetensors", 64
             ),
         ),
-    ]
+        name_words=("rcm|rcm6|rcm1", word),
+        notes=(
+            (
+                "Wan 2.1's rCM LoRA written out for Wan 2.2, not trained on it; poor motion is"
+                " reported."
+            ),
+        ),
+        unverified=(
+            "exact path, licence and header",
+            "solver and first sigma: those of the LoRA it was made from",
+        ),
+    )
 
 
 RECORDS = (
@@ -188,6 +192,5 @@ RECORDS = (
         ),
         unverified=("file names",),
     ),
-    *experts("high", "low", Expert.HIGH_NOISE),
-    *experts("low", "high", Expert.LOW_NOISE),
+    *(record for side in Expert for record in (*expert_models(side), expert_lora(side))),
 )

@@ -19,8 +19,6 @@ from .licences import APACHE
 # Wan 2.2's own expert boundary as a fraction of 1000 timesteps: wan/configs of the Wan2.2
 # repository.
 BOUNDARY = {Base.WAN_T2V: 0.875, Base.WAN22_I2V: 0.900}
-WORD = {Expert.HIGH_NOISE: "high", Expert.LOW_NOISE: "low"}
-OTHER = {Expert.HIGH_NOISE: "low", Expert.LOW_NOISE: "high"}
 TASK = {Base.WAN_T2V: "t2v", Base.WAN22_I2V: "i2v"}
 LIGHTNING = "lightx2v/Wan2.2-Lightning"
 DISTILL_LORAS = "lightx2v/Wan2.2-Distill-Loras"
@@ -38,7 +36,7 @@ UNVERIFIED_FILES = {
 
 
 def t2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
-    word = WORD[expert]
+    word = expert.word
     # Kijai's pair of 250928 has two ranks: 128 for the high-noise expert, 64 for the low-noise one.
     rank = 128 if expert is Expert.HIGH_NOISE else 64
     return (
@@ -91,8 +89,13 @@ I2V_HIGH_ONLY = (
 )
 
 
+def kijai_260412(word: str, rank: int) -> PublishedFile:
+    name = f"Wan_2_2_I2V_A14B_{word.upper()}_lightx2v_4step_lora_260412_rank_{rank}_fp16"
+    return PublishedFile(KIJAI, f"{KIJAI_NEW}/{name}.safetensors", rank)
+
+
 def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
-    word = WORD[expert]
+    word = expert.word
     return (
         PublishedFile(
             LIGHTNING,
@@ -124,14 +127,7 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
             f"loras/{word}_noise_model_rank64.safetensors",
             64,
         ),
-        *(
-            PublishedFile(
-                KIJAI,
-                f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_{word.upper()}_lightx2v_4step_lora_260412_rank_{rank}_fp16.safetensors",
-                rank,
-            )
-            for rank in (64, 256)
-        ),
+        *(kijai_260412(word, rank) for rank in (64, 256)),
         *(I2V_HIGH_ONLY if expert is Expert.HIGH_NOISE else ()),
     )
 
@@ -143,8 +139,8 @@ def expert_record(
     its task. is_alone: nothing was published for the other expert.
     """
     return Accelerator(
-        id=f"{id}-{WORD[expert]}",
-        partner=None if is_alone else f"{id}-{OTHER[expert]}",
+        id=f"{id}-{expert.word}",
+        partner=None if is_alone else f"{id}-{expert.other.word}",
         family="Wan2.2-Lightning",
         bases=(base,),
         width=5120,
@@ -244,7 +240,7 @@ RECORDS = (
             tuple(
                 whole(
                     DISTILL_MODELS,
-                    f"wan2.2_i2v_A14b_{WORD[expert]}_noise_lightx2v_{name}.safetensors",
+                    f"wan2.2_i2v_A14b_{expert.word}_noise_lightx2v_{name}.safetensors",
                 )
                 for name in I2V_MODELS[expert]
             ),

@@ -237,7 +237,9 @@ def _is_size(record: Accelerator, width: int | None) -> bool:
 
 def _with_partner(record: Accelerator, records: dict[str, Accelerator]) -> tuple[Accelerator, ...]:
     partner = records.get(record.partner or "")
-    return (record, partner) if are_partners(record, partner) else (record,)
+    if partner is None or not are_partners(record, partner):
+        return (record,)
+    return record, partner
 
 
 def _is_second(record: Accelerator, records: dict[str, Accelerator]) -> bool:
