@@ -106,14 +106,16 @@ def demo_cases() -> list[Case]:
             "a red circle moving right", frames, variant
         ).args
         if lora:
-            model, _ = accelerator.attach(model, CATALOG[lora].files[0].name, "auto", 1.0)
+            model, _ = accelerator.attach_accelerator(
+                model, CATALOG[lora].files[0].name, "auto", 1.0
+            )
         cases.append(Case(f"demo model, {name}", model, latent, 0, (positive, negative)))
     return cases
 
 
 def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
     """(predicted, real) seconds."""
-    subject = budget.look_at(case.model, case.latent)
+    subject = budget.subject_of(case.model, case.latent)
     cost = budget.cost_of(subject, case.latent, 0, clock)
     allowance = allowance_of("batch", case.evaluations * cost.evaluation, subject.work)
     way = choose(candidates(subject.record, subject.full_run, cost, subject.work), allowance).way

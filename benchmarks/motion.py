@@ -77,7 +77,7 @@ def models(folder: Path) -> tuple:
     folder_paths.add_model_folder_path(motion.FOLDER, str(folder / motion.FOLDER))
     folder_paths.filename_list_cache.clear()
     still = unet_patcher("sd15")
-    return still, motion.attach(still, FILE, FRAMES)[0]
+    return still, motion.attach_motion(still, FILE, FRAMES)[0]
 
 
 def run_of(model) -> Callable[[], object]:

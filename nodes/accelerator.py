@@ -5,7 +5,7 @@ everything it needs.
 from __future__ import annotations
 
 import math
-import os
+from typing import NoReturn
 
 from comfy_api.v0_0_2 import io
 
@@ -20,10 +20,10 @@ from ..loras.names import experts_named, short_name
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
 from ..loras.words import counted
-from .host.attach import Coverage, attach_lora, with_record
+from .host.attach import Coverage, attach_lora, with_accelerator
 from .host.declared import Known, declaration_paths, declared_ids, known_accelerators
-from .host.files import listed_files, load_tensors, missing_file, model_path
-from .host.model import accelerator_of, base_of, file_of, with_model_sampling
+from .host.files import is_there, listed_files, load_tensors, model_path, required_path, stamp_of
+from .host.model import LoadedModel, look_at
 from .host.recognise import (
     UNMARKED,
     foreign_notes,
@@ -108,27 +108,19 @@ class FewStepAccelerator(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
-        return (
-            lora_name in (None, NONE)
-            or model_path(LORAS, lora_name) is not None
-            or missing_file(LORAS, lora_name)
-        )
+        return lora_name in (None, NONE) or is_there(LORAS, lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str | None = None, **inputs) -> str:
         path = model_path(LORAS, lora_name) if lora_name not in (None, NONE) else None
-        stamps = [path] if path else []
-        return " ".join(
-            f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}"
-            for file in (*stamps, *declaration_paths())
-        )
+        return stamp_of((*((path,) if path else ()), *declaration_paths()))
 
     @classmethod
     def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
         attached, report = (
             attach_distilled(model, accelerator)
             if lora_name == NONE
-            else attach(model, lora_name, accelerator, strength)
+            else attach_accelerator(model, lora_name, accelerator, strength)
         )
         return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
 
@@ -136,56 +128,57 @@ class FewStepAccelerator(io.ComfyNode):
 # ---------------------------------------------------------------- a LoRA
 
 
-def attach(model, lora_name: str, accelerator: str, strength: float):
+def attach_accelerator(model, lora_name: str, accelerator: str, strength: float):
     """(accelerated model, Report). Raises ValueError naming what was expected, what was found and
     what to do.
     """
-    path = model_path(LORAS, lora_name)
-    if path is None:
-        raise FileProblem(missing_file(LORAS, lora_name))
-    if not math.isfinite(strength):
-        raise ValueError(
-            f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was"
-            " released at."
-        )
-    known = known_accelerators()
+    loaded = look_at(model)
+    known, path = known_accelerators(), required_path(LORAS, lora_name)
+    refuse_strength(strength, lora_name)
     header = read_header(path)
-    record, recognition = identify(header, lora_name, accelerator, known)
-    refuse_carried(accelerator_of(model), lora_name)
-    refuse_other_base(model, record, lora_name, known)
-    refuse_distilled_model(model, record, lora_name, known)
-    refuse_other_expert(model, record, lora_name)
-    foreign = recognised_loras(model, known)
+    recognition = recognise_file(header, lora_name, known)
+    distilled, foreign = recognise_distilled(loaded, known), recognised_loras(loaded, known)
+
+    record = record_of(recognition, lora_name, accelerator, known)
+    refuse_carried(loaded.record, lora_name)
+    refuse_other_base(loaded, record, lora_name, known)
+    refuse_distilled_model(distilled, record, lora_name, loaded.file_name)
+    refuse_other_expert(record, lora_name, loaded.file_name)
     refuse_foreign_accelerator(foreign, record)
     refuse_damaged(path, header)
 
     tensors, metadata = load_tensors(path)
     repaired = repair(tensors, metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
-    prepared = with_record(with_model_sampling(model, record), record)
+    prepared = with_accelerator(model, record)
     patched, coverage = attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
-    more = (
+
+    notes = (
+        *coverage_notes(coverage),
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),
         *strength_notes(strength),
         *foreign_notes(foreign),
         *known.problems,
     )
-    return patched, describe(record, recognition, coverage, more, lora_name, strength)
+    return patched, report_on_lora(record, recognition, coverage, notes, lora_name, strength)
 
 
-def identify(
-    header: Header, lora_name: str, accelerator: str, known: Known | None = None
-) -> tuple[Accelerator, Recognition]:
-    """The record of a file: the one chosen by hand if the header allows it, else the one the
-    evidence leaves.
-    """
-    known = known or known_accelerators()
+def refuse_strength(strength: float, lora_name: str) -> None:
+    if not math.isfinite(strength):
+        raise ValueError(
+            f"strength is {strength}. It must be a finite number; 1 is the strength {lora_name} was"
+            " released at."
+        )
+
+
+def recognise_file(header: Header, lora_name: str, known: Known) -> Recognition:
+    """What a LoRA file is. Raises ValueError for one that is no LoRA, or that cannot run here."""
     refuse_left_out(lora_name)
     recognition = recognise(header, lora_name, known.for_file(lora_name) or known.records.values())
-    found = recognition.fingerprint
-    if found.kind is not Kind.LORA:
+    kind = recognition.fingerprint.kind
+    if kind is not Kind.LORA:
         is_motion_lora = any(key.endswith(LORA_ENDINGS) for key in header.shapes)
         what = {
             Kind.MOTION_MODULE: (
@@ -195,14 +188,23 @@ def identify(
                 else "an AnimateDiff motion module: load it with the Motion Module Loader"
             ),
             Kind.MODEL: "a whole diffusion model: load it as the model and set lora_name to none",
-        }.get(found.kind, "not an accelerator: it holds neither a LoRA nor a diffusion model")
+        }.get(kind, "not an accelerator: it holds neither a LoRA nor a diffusion model")
         raise FileProblem(f"{lora_name} is {what}.")
+    return recognition
+
+
+def record_of(
+    recognition: Recognition, lora_name: str, accelerator: str, known: Known
+) -> Accelerator:
+    """The record of a file: the one chosen by hand if its header allows it, else the one the
+    evidence leaves.
+    """
     if accelerator != AUTO:
         record = known.chosen(accelerator)
         refuse_other_header(record, recognition, lora_name)
-        return record, recognition
+        return record
     if recognition.record is not None:
-        return recognition.record, recognition
+        return recognition.record
     if not recognition.candidates:
         cautions = [
             file.caution
@@ -216,9 +218,9 @@ def identify(
             " for an ordinary LoRA, or choose its record in accelerator if it is a renamed one."
         )
     raise ValueError(
-        f"{lora_name} cannot be told apart by its contents ({'; '.join(found.evidence)}) and its"
-        " name does not say. If it is an accelerator, choose which in accelerator:"
-        f" {ids_in_words(recognition.candidates)}."
+        f"{lora_name} cannot be told apart by its contents"
+        f" ({'; '.join(recognition.fingerprint.evidence)}) and its name does not say. If it is an"
+        f" accelerator, choose which in accelerator: {ids_in_words(recognition.candidates)}."
     )
 
 
@@ -258,19 +260,20 @@ def refuse_left_out(name: str) -> None:
 
 def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name: str) -> None:
     """Raise where a record chosen by hand contradicts what the file's tensors prove."""
-    found = recognition.fingerprint
+    fingerprint = recognition.fingerprint
     if record.kind is not Kind.LORA:
         raise ValueError(
             f"{record.id} is a {record.kind.value}, and {lora_name} is a LoRA. Choose the LoRA's"
             " record, or set lora_name to none for a model that is itself distilled."
         )
-    if found.bases and not set(found.bases) & set(record.bases) and not record.only_by_choice:
+    bases = fingerprint.bases
+    if bases and not set(bases) & set(record.bases) and not record.only_by_choice:
         raise ValueError(
-            f"{lora_name} is a LoRA for {bases_in_words(found.bases)}, and {record.id} is one for"
-            f" {bases_in_words(record.bases)}. Set accelerator to auto, or choose the file that belongs"
-            " to it."
+            f"{lora_name} is a LoRA for {bases_in_words(bases)}, and {record.id} is one for"
+            f" {bases_in_words(record.bases)}. Set accelerator to auto, or choose the file that"
+            " belongs to it."
         )
-    refuse_other_size(record, found.width, lora_name)
+    refuse_other_size(record, fingerprint.width, lora_name)
 
 
 def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
@@ -280,38 +283,39 @@ def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None
     published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
     if record.width and width in published - {record.width}:
         raise ValueError(
-            f"{record.id} is for the size of {bases_in_words(record.bases)} that is {record.width} wide,"
-            f" and {name} is for the one that is {width}. Choose what is of one size."
+            f"{record.id} is for the size of {bases_in_words(record.bases)} that is"
+            f" {record.width} wide, and {name} is for the one that is {width}. Choose what is of"
+            " one size."
         )
 
 
-def refuse_distilled_model(model, record: Accelerator, lora_name: str, known: Known) -> None:
+def refuse_distilled_model(
+    distilled: Recognition, record: Accelerator, lora_name: str, model_name: str
+) -> None:
     """Raise where the model's own file says that it is distilled already, unless the LoRA is made
     for such a model.
     """
-    name, _ = file_of(model)
-    already = recognise_distilled(model, known)
-    if already.record is None or already.record.id in record.for_distilled:
+    already = distilled.record
+    if already is None or already.id in record.for_distilled:
         return
     raise ValueError(
-        f"The connected model, {name}, is distilled already: {already.record.id}"
-        f" ({already.evidence[-1]}). {lora_name} would distil it twice. Set lora_name to none to"
+        f"The connected model, {model_name}, is distilled already: {already.id}"
+        f" ({distilled.evidence[-1]}). {lora_name} would distil it twice. Set lora_name to none to"
         " run it as it is, or connect the undistilled model; if its name misleads, rename it."
     )
 
 
-def refuse_other_expert(model, record: Accelerator, lora_name: str) -> None:
+def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) -> None:
     """Raise where the model's file is named as the one expert of Wan 2.2 and the accelerator is the
     other's.
 
     The two have the same tensors, so the names are all there is.
     """
-    name = file_of(model)[0]
-    named = experts_named(name)
+    named = experts_named(model_name)
     if record.expert is not None and named and record.expert not in named:
         raise ValueError(
-            f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {name} is the"
-            " other one by its name. Connect the other model, or choose the other LoRA."
+            f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {model_name}"
+            " is the other one by its name. Connect the other model, or choose the other LoRA."
         )
 
 
@@ -341,30 +345,26 @@ def strength_notes(strength: float) -> tuple[str, ...]:
 
 
 def refuse_misfit(coverage: Coverage, lora_name: str, record: Accelerator) -> None:
-    if coverage.applied == 0 or len(coverage.misfit) > coverage.applied:
-        unknown = len(coverage.lost) + len(coverage.not_needed)
-        misfit = (
-            f"{counted(len(coverage.misfit), 'layer')}"
-            f" {'has' if len(coverage.misfit) == 1 else 'have'}"
-        )
+    if coverage.applied and len(coverage.misfit) <= coverage.applied:
+        return
+    misfit = len(coverage.misfit)
+    unknown = len(coverage.lost) + len(coverage.not_needed)
+    if misfit:
         why = (
-            f"{misfit} another width than the model's, such as {coverage.misfit[0]}"
-            if coverage.misfit
-            else (
-                "its 1 layer is not in this model"
-                if unknown == 1
-                else (
-                    f"none of its {unknown} layers is in this model"
-                    if unknown
-                    else "none of its layers holds a change of a weight"
-                )
-            )
+            f"{counted(misfit, 'layer')} {'has' if misfit == 1 else 'have'} another width than the"
+            f" model's, such as {coverage.misfit[0]}"
         )
-        raise ValueError(
-            f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably"
-            " made for another size or variant of the base; nothing was attached. Choose the file"
-            " made for this model, or connect the model it was made for."
-        )
+    elif unknown == 1:
+        why = "its 1 layer is not in this model"
+    elif unknown:
+        why = f"none of its {unknown} layers is in this model"
+    else:
+        why = "none of its layers holds a change of a weight"
+    raise ValueError(
+        f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably"
+        " made for another size or variant of the base; nothing was attached. Choose the file"
+        " made for this model, or connect the model it was made for."
+    )
 
 
 # ---------------------------------------------------------------- a model that is itself distilled
@@ -374,42 +374,50 @@ def attach_distilled(model, accelerator: str):
     """(the distilled model with its record, Report). Raises ValueError for one that is not
     distilled or not known.
     """
-    refuse_carried(accelerator_of(model), NONE)
-    known = known_accelerators()
-    recognition = recognise_distilled(model, known)
-    name = file_of(model)[0] or "The connected model"
+    loaded, known = look_at(model), known_accelerators()
+    refuse_carried(loaded.record, NONE)
+    name = loaded.file_name or "The connected model"
+    recognition, foreign = recognise_distilled(loaded, known), recognised_loras(loaded, known)
+
     refuse_left_out(name)
     record = known.chosen(accelerator) if accelerator != AUTO else recognition.record
     if record is None:
-        refuse_look_alike(recognition, name)
-        refuse_unmarked(model, recognise_distilled(model, known, Base.WAN_CAUSAL).record, name)
-        width = recognition.fingerprint.width
-        candidates = ids_in_words(
-            other
-            for other in fitting(recognition.fingerprint, known.records.values())
-            if other.width in (None, width)
-        )
-        raise ValueError(
-            f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
-            f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
-            + (
-                f"; or, if the model is one of these, choose it in accelerator: {candidates}."
-                if candidates
-                else "."
-            )
-        )
-    refuse_unmarked(model, record, name)
+        refuse_undistilled(loaded, recognition, name, known)
+    refuse_unmarked(loaded, record, name)
     refuse_other_model(record, recognition, name)
-    foreign = recognised_loras(model, known)
     refuse_foreign_accelerator(foreign, record)
-    patched = with_record(with_model_sampling(model, record), record)
-    more = (
+
+    patched = with_accelerator(model, record)
+    notes = (
         *look_alike_notes(recognition, name),
         *size_notes(record, recognition, name),
         *foreign_notes(foreign),
         *known.problems,
     )
-    return patched, describe(record, recognition, None, more, name, 1.0)
+    return patched, report_on_distilled(record, recognition, notes, name)
+
+
+def refuse_undistilled(
+    loaded: LoadedModel, recognition: Recognition, name: str, known: Known
+) -> NoReturn:
+    """Raise for a model that was not recognised as one that is distilled as a whole."""
+    refuse_look_alike(recognition, name)
+    refuse_unmarked(loaded, recognise_distilled(loaded, known, Base.WAN_CAUSAL).record, name)
+    width = recognition.fingerprint.width
+    candidates = ids_in_words(
+        other
+        for other in fitting(recognition.fingerprint, known.records.values())
+        if other.width in (None, width)
+    )
+    raise ValueError(
+        f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
+        f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
+        + (
+            f"; or, if the model is one of these, choose it in accelerator: {candidates}."
+            if candidates
+            else "."
+        )
+    )
 
 
 def look_alike_notes(recognition: Recognition, name: str) -> tuple[str, ...]:
@@ -440,12 +448,11 @@ def size_notes(record: Accelerator, recognition: Recognition, name: str) -> tupl
     )
 
 
-def refuse_unmarked(model, record: Accelerator | None, name: str) -> None:
+def refuse_unmarked(loaded: LoadedModel, record: Accelerator | None, name: str) -> None:
     """Raise for a causal model that the host could not know as one and loaded as ordinary Wan."""
-    if record is not None and record.causal is not None and base_of(model) is Base.WAN_T2V:
+    if record is not None and record.causal is not None and loaded.base is Base.WAN_T2V:
         raise ValueError(
-            f"{name} was loaded as {Base.WAN_T2V.label}, and {record.id} is a causal model."
-            f" {UNMARKED}"
+            f"{name} was loaded as {loaded.words}, and {record.id} is a causal model. {UNMARKED}"
         )
 
 
@@ -458,100 +465,113 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
             else "Choose its file in lora_name"
         )
         raise ValueError(f"{record.id} is a {record.kind.value}, and lora_name is none. {advice}.")
-    found = recognition.fingerprint
-    if not set(found.bases) & set(record.bases):
+    fingerprint = recognition.fingerprint
+    if not set(fingerprint.bases) & set(record.bases):
         raise ValueError(
             f"{record.id} is a {bases_in_words(record.bases)} model, and {name} is"
-            f" {bases_in_words(found.bases) or 'of no base known here'}. Connect that model, or set"
-            " accelerator to auto."
+            f" {bases_in_words(fingerprint.bases) or 'of no base known here'}. Connect that model,"
+            " or set accelerator to auto."
         )
-    refuse_other_size(record, found.width, name)
-
-
-# ---------------------------------------------------------------- what other loaders patched
+    refuse_other_size(record, fingerprint.width, name)
 
 
 # ---------------------------------------------------------------- words
 
 
-def describe(
+def report_on_lora(
     record: Accelerator,
     recognition: Recognition,
-    coverage: Coverage | None,
-    more: tuple[str, ...],
+    coverage: Coverage,
+    notes: tuple[str, ...],
     name: str,
     strength: float,
 ) -> Report:
-    chosen = recognition.record is not record
-    evidence = "chosen by hand; " * chosen + "; ".join(recognition.evidence)
-    sure = (
-        "as chosen"
-        if chosen
-        else "certain"
-        if recognition.is_certain
-        else "from the name, within what the header allows"
-    )
-    total = record.strength * strength
-    attached = (
-        f"{counted(coverage.applied, 'layer')} at strength {total:g}"
-        if coverage
-        else "nothing: the model itself is distilled"
-    )
-    lost = len(coverage.lost) + len(coverage.misfit) if coverage else 0
+    """strength: the node's, a multiple of the record's."""
+    total, lost = record.strength * strength, len(coverage.lost) + len(coverage.misfit)
+    attached = f"{counted(coverage.applied, 'layer')} at strength {total:g}"
+    figures = {
+        "strength": total,
+        "layers_applied": coverage.applied,
+        "layers_lost": lost,
+        "layers_not_needed": len(coverage.not_needed),
+    }
     attached += f", {lost} LOST" if lost else ""
+    return loader_report(record, recognition, attached, notes, name, figures)
+
+
+def report_on_distilled(
+    record: Accelerator, recognition: Recognition, notes: tuple[str, ...], name: str
+) -> Report:
+    figures = {
+        "strength": record.strength,
+        "layers_applied": 0,
+        "layers_lost": 0,
+        "layers_not_needed": 0,
+    }
+    attached = "nothing: the model itself is distilled"
+    return loader_report(record, recognition, attached, notes, name, figures)
+
+
+def loader_report(
+    record: Accelerator,
+    recognition: Recognition,
+    attached: str,
+    notes: tuple[str, ...],
+    name: str,
+    figures: dict[str, float],
+) -> Report:
+    """attached: what of the file is on the model now, in words; figures: the same for programs."""
+    steps = steps_in_words(record)
+    locked = "guidance kept" if record.is_guided else "locked"
     guidance = (
         ()
         if record.embedded_guidance is None
         else (
             (
                 "embedded guidance",
-                (
-                    f"{record.embedded_guidance:g}, an input of the network and not CFG: left as"
-                    " the graph sets it"
-                ),
+                f"{record.embedded_guidance:g}, an input of the network and not CFG: left as the"
+                " graph sets it",
             ),
         )
     )
     return Report(
         node="Accelerator Loader",
         summary=(
-            f"{record.id}: {attached}, {_steps(record)} step{'s' * (record.steps != (1,))}, CFG"
+            f"{record.id}: {attached}, {steps} step{'s' * (record.steps != (1,))}, CFG"
             f" {record.cfg:g}"
         ),
         rows=(
             ("accelerator", f"{record.id} ({record.family})"),
             ("file", name),
-            ("recognised", f"{sure}: {evidence}"),
+            ("recognised", how_recognised(record, recognition)),
             ("attached", attached),
-            ("steps", _steps(record)),
-            (
-                "sampler",
-                f"{record.solver.value}, CFG {record.cfg:g}"
-                + (" (guidance kept)" if record.is_guided else " (locked)"),
-            ),
+            ("steps", steps),
+            ("sampler", f"{record.solver.value}, CFG {record.cfg:g} ({locked})"),
             *guidance,
             ("licence", str(record.licence)),
         ),
-        notes=(
-            *(_coverage_notes(coverage) if coverage else ()),
-            *more,
-            *record.notes,
-            *(f"Not confirmed: {what}." for what in record.unverified),
-        ),
+        notes=(*notes, *record.notes, *(f"Not confirmed: {what}." for what in record.unverified)),
         data={
             "accelerator": record.id,
             "file": name,
-            "strength": total,
-            "layers_applied": coverage.applied if coverage else 0,
-            "layers_lost": lost,
-            "layers_not_needed": len(coverage.not_needed) if coverage else 0,
+            **figures,
             "evidence": list(recognition.evidence),
             "licence": record.licence.name,
         },
     )
 
 
-def _coverage_notes(coverage: Coverage) -> list[str]:
+def how_recognised(record: Accelerator, recognition: Recognition) -> str:
+    """How sure the record is, and the evidence."""
+    evidence = "; ".join(recognition.evidence)
+    if recognition.record is not record:
+        return f"as chosen: chosen by hand; {evidence}"
+    if recognition.is_certain:
+        return f"certain: {evidence}"
+    return f"from the name, within what the header allows: {evidence}"
+
+
+def coverage_notes(coverage: Coverage) -> list[str]:
     """What became of the layers that were not applied, one sentence for each fate."""
     # What is said of one layer, and of several.
     fates = (
@@ -579,7 +599,8 @@ def _coverage_notes(coverage: Coverage) -> list[str]:
     ]
 
 
-def _steps(record: Accelerator) -> str:
+def steps_in_words(record: Accelerator) -> str:
+    """Its own step count, and which others it has."""
     first, last = record.steps[0], record.steps[-1]
     if len(record.steps) == 1:
         return str(first)

@@ -15,7 +15,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
-from ..loras.bases import Base, StepRange
+from ..loras.bases import StepRange
 from ..loras.words import counted
 from ..quality.figure import as_image, new_figure
 from ..quality.libraries import matplotlib_missing
@@ -43,18 +43,10 @@ from ..samplers.budget.ways import (
 )
 from .host.at_hand import files_at_hand
 from .host.declared import Known, known_accelerators
-from .host.foreign import negative_branch_forced
-from .host.measure import device_name, is_guidance_distilled, machine_of, measure, measure_blocks
-from .host.model import (
-    MOTION_KEY,
-    accelerator_of,
-    base_of,
-    facts_of,
-    fitted_latent,
-    frames_per_latent_frame,
-    width_of,
-)
-from .host.recognise import recognise_foreign
+from .host.latent import first_tensor, fitted_latent
+from .host.measure import device_name, machine_of, measure_blocks, measure_cost
+from .host.model import LoadedModel, frames_per_latent_frame, look_at
+from .host.recognise import recognise_carried
 from .host.report import Report, in_figures
 from .host.server import is_connected, missing_output
 from .host.stream import refuse_not_causal
@@ -179,14 +171,14 @@ class FewStepBudget(io.ComfyNode):
         no_chart = why_no_chart()
         if no_chart and is_connected(cls.hidden, CHART):
             raise BudgetError(no_chart)
-        subject = look_at(model, latent_image)
+        subject = subject_of(model, latent_image)
         allowance = allowance_of(experience, seconds, subject.work)
         cost = cost_of(subject, latent_image, seconds_per_evaluation)
-        options = (cost, subject.work, subject.is_negative_forced)
+        options = (cost, subject.work, subject.model.is_negative_forced)
         choice = choose(candidates(subject.record, subject.full_run, *options), allowance)
         ways = known_ways(
-            subject.base,
-            subject.width,
+            subject.model.base,
+            subject.model.width,
             subject.full_run,
             subject.catalogue,
             *options,
@@ -227,91 +219,77 @@ def why_no_chart() -> str:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model and the work, as far as a budget depends on them. catalogue: the accelerators that
-    may go on it.
+    """The model and the work, as far as a budget depends on them."""
 
-    notes: how the accelerator was recognised, or why it was not.
-    """
-
-    model: Any
-    base: Base | None
-    width: int | None
-    record: Accelerator | None
-    catalogue: tuple[Accelerator, ...]
+    model: LoadedModel
+    record: Accelerator | None  # the accelerator it carries
+    notes: tuple[str, ...]  # how that was recognised, or why it was not
+    known: Known
     full_run: StepRange | None
     work: Work
     machine: Machine
-    is_negative_forced: bool
-    known: Known
-    notes: tuple[str, ...]
+
+    @property
+    def catalogue(self) -> list[Accelerator]:
+        """The accelerators that may go on it. The demo model's are for it alone, and it has no
+        others.
+        """
+        is_demo = self.model.facts is not None
+        records = self.known.records.values()
+        return [record for record in records if (record.family == DEMO_FAMILY) == is_demo]
 
 
-def look_at(model, latent: Mapping[str, Tensor]) -> Subject:
-    base, known = base_of(model), known_accelerators()
-    record, notes = carried_by(model, known)
+def subject_of(model, latent: Mapping[str, Tensor]) -> Subject:
+    loaded, known = look_at(model), known_accelerators()
+    record, notes = carried_by(loaded, known)
     return Subject(
-        model,
-        base,
-        width_of(model),
+        loaded,
         record,
-        catalogue_of(model, known),
-        full_run_of(base, is_guidance_distilled(model)),
-        work_of(model, latent),
-        machine_of(model),
-        negative_branch_forced(model),
-        known,
         notes,
+        known,
+        full_run_of(loaded.base, loaded.is_guidance_distilled),
+        work_of(loaded, latent),
+        machine_of(model),
     )
 
 
-def catalogue_of(model, known: Known) -> tuple[Accelerator, ...]:
-    """Every accelerator known here. The demo model's are for it alone, and it has no others."""
-    is_demo = facts_of(model) is not None
-    return tuple(
-        record for record in known.records.values() if (record.family == DEMO_FAMILY) == is_demo
-    )
-
-
-def carried_by(model, known: Known) -> tuple[Accelerator | None, tuple[str, ...]]:
+def carried_by(loaded: LoadedModel, known: Known) -> tuple[Accelerator | None, tuple[str, ...]]:
     """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by
     another loader.
     """
-    record = accelerator_of(model)
-    if record is not None:
-        return record, ()
+    if loaded.record is not None:
+        return loaded.record, ()
     try:
-        recognition, notes = recognise_foreign(model, known)
+        recognition, notes = recognise_carried(loaded, known)
     except ValueError as error:
         return None, (f"Taken for a model without an accelerator: {error}",)
     if recognition is None or recognition.record is not None:
         return (recognition.record if recognition else None), notes
     return None, (
-        (
-            "Taken for a model without an accelerator: the LoRA that another loader put on it is"
-            " none that is known here."
-        ),
+        "Taken for a model without an accelerator: the LoRA that another loader put on it is none"
+        " that is known here.",
     )
 
 
-def work_of(model, latent: Mapping[str, Tensor]) -> Work:
+def work_of(loaded: LoadedModel, latent: Mapping[str, Tensor]) -> Work:
     """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are
     its batch.
     """
-    samples = fitted_latent(model, latent)
-    first = samples.unbind()[0] if samples.is_nested else samples
-    if model.get_attachment(MOTION_KEY) is not None:
+    first = first_tensor(fitted_latent(loaded.patcher, latent))
+    if loaded.has_motion:
         return Work(1, clip_seconds=first.shape[0] / ANIMATEDIFF_FRAME_RATE)
     frames = first.shape[2] if first.ndim == 5 else 1
     if frames == 1:
         return Work(first.shape[0])
-    played = (frames - 1) * frames_per_latent_frame(model) + 1
-    return Work(first.shape[0], frames, played / _frame_rate(model))
+    played = (frames - 1) * frames_per_latent_frame(loaded) + 1
+    return Work(first.shape[0], frames, played / _frame_rate(loaded))
 
 
-def _frame_rate(model) -> float:
+def _frame_rate(loaded: LoadedModel) -> float:
     """Frames a second at which this model's clips play."""
-    base, facts = base_of(model), facts_of(model)
-    return facts.frame_rate if facts else base.frame_rate if base else OTHER_FRAME_RATE
+    if loaded.facts is not None:
+        return loaded.facts.frame_rate
+    return loaded.base.frame_rate if loaded.base else OTHER_FRAME_RATE
 
 
 def cost_of(
@@ -323,18 +301,16 @@ def cost_of(
     """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of
     one block; 0 for not given.
     """
-    causal = subject.record.causal if subject.record else None
-    if causal is None:
-        return Cost(given, 2 * given) if given else measure(subject.model, latent, clock)
-    refuse_not_causal(subject.model)
-    streams = [record for record in subject.catalogue if subject.base in record.bases] + [
-        subject.record
-    ]
-    size = causal.frames_per_block
+    model, record = subject.model, subject.record
+    if record is None or record.causal is None:
+        return Cost(given, 2 * given) if given else measure_cost(model, latent, clock)
+    refuse_not_causal(model)
+    streams = [other for other in subject.catalogue if model.base in other.bases] + [record]
+    size = record.causal.frames_per_block
     blocks = (
         given_blocks(given, size, block_sizes(streams))
         if given
-        else measure_blocks(subject.model, latent, streams, clock)
+        else measure_blocks(model, latent, streams, clock)
     )
     return streaming_cost(blocks, size)
 
@@ -358,8 +334,8 @@ def describe(
     name = (
         way.records[0].id
         if way.records
-        else subject.base.label
-        if subject.base
+        else subject.model.base.label
+        if subject.model.base
         else "not known here"
     )
     todo = [
@@ -368,7 +344,7 @@ def describe(
     ]
     mind = [
         f"- {text}"
-        for text in pitfalls(choice, experience, subject.work, subject.is_negative_forced)
+        for text in pitfalls(choice, experience, subject.work, subject.model.is_negative_forced)
     ]
     return BudgetReport(
         node="Step Budget",
@@ -421,7 +397,7 @@ def describe(
 
 def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     """The figures that the predictions rest on, and where they come from."""
-    origin = f"measured now on {device_name(subject.model)}" if is_measured else "as given"
+    origin = f"measured now on {device_name(subject.model.patcher)}" if is_measured else "as given"
     if subject.record is None or subject.record.causal is None:
         return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"
     block = cost.blocks[subject.record.causal.frames_per_block]
@@ -628,7 +604,8 @@ def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> A
         xlim=span,
         ylabel="predicted seconds for one run",
         xlabel="evaluations for each sample; in a stream, each sees one block",
-        title=f"Step Budget: {subject.base.label if subject.base else 'connected model'}",
+        title="Step Budget: "
+        + (subject.model.base.label if subject.model.base else "connected model"),
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -131,7 +131,7 @@ class FewStepDemo(io.ComfyNode):
 
 
 def offer_loras() -> None:
-    """Put the demo's accelerators into the list of every LoRA loader, beside the user's own files."""
+    """Put the demo's accelerators into the list of every LoRA loader, beside the user's files."""
     add_to_folder("loras", str(LORAS))
 
 

@@ -17,9 +17,17 @@ from ..loras.header import ENDINGS, FileProblem, Header, read_header
 from ..loras.recognition import recognise_lora
 from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
-from .host.attach import with_record
-from .host.files import add_model_folder, load_tensors, missing_file, model_files, model_path
-from .host.model import accelerator_of, base_of, with_linear_betas, with_model_sampling
+from .host.attach import with_accelerator
+from .host.files import (
+    add_model_folder,
+    is_there,
+    load_tensors,
+    model_files,
+    model_path,
+    required_path,
+    stamp_of,
+)
+from .host.model import LoadedModel, accelerator_of, look_at, with_linear_betas
 from .host.motion import (
     FEW_FRAMES,
     NAME,
@@ -105,49 +113,39 @@ class FewStepMotion(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
-        return (
-            motion_name is None
-            or model_path(FOLDER, motion_name) is not None
-            or missing_file(FOLDER, motion_name)
-        )
+        return motion_name is None or is_there(FOLDER, motion_name)
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str | None = None, **inputs) -> str:
         path = model_path(FOLDER, motion_name) if motion_name is not None else None
-        if path is None:
-            return ""
-        stat = os.stat(path)
-        return f"{stat.st_size} {stat.st_mtime_ns}"
+        return stamp_of([path] if path else [])
 
     @classmethod
     def execute(cls, model, motion_name: str, frames: int) -> io.NodeOutput:
-        attached, report = attach(model, motion_name, frames)
+        attached, report = attach_motion(model, motion_name, frames)
         return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
 
 
-def attach(model, motion_name: str, frames: int):
+def attach_motion(model, motion_name: str, frames: int):
     """(model with motion, Report). Raises ValueError naming what was expected, what was found and
     what to do.
     """
-    path = model_path(FOLDER, motion_name)
-    if path is None:
-        raise FileProblem(missing_file(FOLDER, motion_name))
+    path = required_path(FOLDER, motion_name)
     refuse_pickle(motion_name)
-    header = read_header(path)
+    header, loaded = read_header(path), look_at(model)
     file = inspect(header.shapes, motion_name)
-    refuse_model(model, file, motion_name)
-    record, evidence = record_of(file, header, motion_name)
-    refuse_second_accelerator(accelerator_of(model), record)
+    refuse_model(loaded, file, motion_name)
+    record, evidence = accelerator_in(file, header, motion_name)
+    refuse_second_accelerator(loaded.record, record)
     refuse_damaged(path, header)
 
     tensors, _ = load_tensors(path)
-    patched = with_motion(
-        model, load_network(model, file.architecture, tensors), motion_name, frames
-    )
+    network = load_network(model, file.architecture, tensors)
+    patched = with_motion(model, network, motion_name, frames)
     if record is not None:
-        patched = with_record(with_model_sampling(patched, record), record)
+        patched = with_accelerator(patched, record)
     patched = with_linear_betas(patched)
-    return patched, describe(patched, file, evidence)
+    return patched, report_on_motion(patched, file, evidence)
 
 
 def refuse_pickle(motion_name: str) -> None:
@@ -164,22 +162,22 @@ def refuse_pickle(motion_name: str) -> None:
         )
 
 
-def refuse_model(model, file: MotionFile, motion_name: str) -> None:
-    if base_of(model) is not Base.SD15:
+def refuse_model(loaded: LoadedModel, file: MotionFile, motion_name: str) -> None:
+    if loaded.base is not Base.SD15:
         raise ValueError(
             f"{motion_name} is a motion module for SD 1.5; the connected model is "
-            f"{type(model.model.model_config).__name__}. Connect an SD 1.5 checkpoint."
+            f"{loaded.class_name}. Connect an SD 1.5 checkpoint."
         )
-    carried = motion_of(model)
+    carried, widths = motion_of(loaded.patcher), widths_of(loaded.patcher)
     if carried is not None:
         raise ValueError(
             f"This model already carries the motion module {carried.name}. Connect the model as it"
             " comes from its loader."
         )
-    if file.architecture.widths != widths_of(model):
+    if file.architecture.widths != widths:
         raise ValueError(
             f"{motion_name} is made for a UNet of widths {list(file.architecture.widths)}; the"
-            f" connected model's are {list(widths_of(model))}. Connect an SD 1.5 checkpoint of"
+            f" connected model's are {list(widths)}. Connect an SD 1.5 checkpoint of"
             " ordinary size."
         )
 
@@ -195,7 +193,7 @@ def refuse_second_accelerator(carried: Accelerator | None, record: Accelerator |
         )
 
 
-def record_of(
+def accelerator_in(
     file: MotionFile, header: Header, motion_name: str
 ) -> tuple[Accelerator | None, tuple[str, ...]]:
     """(the accelerator this module is, None for an ordinary one; the evidence).
@@ -207,20 +205,20 @@ def record_of(
         f"header: {file.version.value}, {file.architecture.positions} positions,"
         f" {file.layout.value} key layout"
     )
-    found = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), (words,))
+    fingerprint = Fingerprint(Kind.MOTION_MODULE, (Base.SD15,), (words,))
     modules = [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE]
     if file.version is Version.LCM:
         return (
             next((record for record in modules if record.solver is Solver.LCM), None),
-            found.evidence,
+            fingerprint.evidence,
         )
     if file.version is not Version.V2:
-        return None, found.evidence
-    recognition = recognise_lora(found, header.metadata, motion_name, header.size, modules)
+        return None, fingerprint.evidence
+    recognition = recognise_lora(fingerprint, header.metadata, motion_name, header.size, modules)
     if recognition.record is not None:
         return recognition.record, recognition.evidence
-    if recognition.evidence == found.evidence:
-        return None, (*found.evidence, "nothing speaks for a Lightning module")
+    if recognition.evidence == fingerprint.evidence:
+        return None, (*fingerprint.evidence, "nothing speaks for a Lightning module")
     candidates = recognition.candidates
     raise ValueError(
         f"{motion_name} may be any of {', '.join(record.id for record in candidates)}: their"
@@ -229,7 +227,7 @@ def record_of(
     )
 
 
-def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
+def report_on_motion(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
     motion, record = motion_of(patched), accelerator_of(patched)
     windows = windows_of(patched)
     seen = (
@@ -257,7 +255,7 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
             ("noise schedule", "linear betas, as AnimateDiff was trained"),
             *((("licence", str(record.licence)),) if record else ()),
         ),
-        notes=notes_on(patched, file, windows),
+        notes=notes_on_motion(patched, file, windows),
         data={
             "motion_module": motion.name,
             "version": file.version.value,
@@ -270,7 +268,7 @@ def describe(patched, file: MotionFile, evidence: tuple[str, ...]) -> Report:
     )
 
 
-def notes_on(patched, file: MotionFile, windows: Windows | None) -> tuple[str, ...]:
+def notes_on_motion(patched, file: MotionFile, windows: Windows | None) -> tuple[str, ...]:
     motion, record = motion_of(patched), accelerator_of(patched)
     notes = list(record.notes) if record else []
     seen = windows.length if windows else motion.frames

@@ -4,28 +4,19 @@ parts for other samplers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Parameterization
 from ..loras.words import counted
 from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
-from .host.foreign import has_self_attention_guidance, negative_branch_forced
-from .host.model import (
-    embedded_guidance,
-    image_tokens,
-    sigma_of,
-)
-from .host.recognise import accelerated
+from .host.latent import handed_on, image_tokens
+from .host.model import LoadedModel, embedded_guidance, look_at, sigma_of
+from .host.recognise import AcceleratedModels, accelerated
 from .host.report import Report, in_figures
-from .host.run import (
-    Run,
-    evaluations_per_sample,
-    host_sampler,
-    refuse_cfg_sent,
-    sample,
-    sigmas_tensor,
-)
+from .host.run import Run, host_sampler, refuse_cfg_sent, sample, sigmas_tensor
 
 STEPS_TOOLTIP = (
     "0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps"
@@ -122,24 +113,22 @@ class FewStepSampler(io.ComfyNode):
         negative=None,
         model_low_noise=None,
     ) -> io.NodeOutput:
-        models, records, found = accelerated(model, model_low_noise)
-        refuse_causal(records[0])
-        plan = plan_of(models, records, steps, denoise, latent_image)
+        experts = (model,) if model_low_noise is None else (model, model_low_noise)
+        models = accelerated(*map(look_at, experts))
+        refuse_causal(models.records[0])
+        plan = plan_run(models, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
-        is_forced = any(negative_branch_forced(one) for one in models)
-        found = (*found, *notes_on_negative(models, plan, negative is not None, is_forced))
-        run = sample(models, plan, positive, negative, latent_image, seed)
-        report = describe(
-            plan, run, is_forced and negative is not None, found, embedded_guidance(positive)
+        notes = notes_on_negative(models, plan, is_connected=negative is not None)
+        run = sample(models.patchers, plan, positive, negative, latent_image, seed)
+        report = report_on_run(
+            plan,
+            run,
+            (*models.notes, *notes),
+            is_negative_read=negative is not None and models.is_negative_forced,
+            guidance=embedded_guidance(positive),
         )
-        latent = {
-            key: value
-            for key, value in latent_image.items()
-            if not key.startswith("downscale_ratio")
-        }
-        return io.NodeOutput(
-            {**latent, "samples": run.samples}, report.markdown, ui=report.publish(cls.hidden)
-        )
+        latent = handed_on(latent_image, run.samples)
+        return io.NodeOutput(latent, report.markdown, ui=report.publish(cls.hidden))
 
 
 class FewStepSchedule(io.ComfyNode):
@@ -184,48 +173,50 @@ class FewStepSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
-        models, records, _ = accelerated(model, None)
-        refuse_expert(records[0])
-        refuse_changed(model, models[0], records[0])
-        plan = plan_of(models, records, steps, denoise, latent_image)
+        models = accelerated(look_at(model))
+        refuse_expert(models.records[0])
+        refuse_changed(model, models.loaded[0])
+        plan = plan_run(models, steps, denoise, latent_image)
         return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
 
 
+def plan_run(
+    models: AcceleratedModels, steps: int, denoise: float, latent_image=None
+) -> SamplingPlan:
+    first = models.patchers[0]
+    sigma = sigma_of(first)
+    if len(models.loaded) == 2:
+        return make_expert_plan(*models.records, steps, denoise, sigma)
+    tokens = None if latent_image is None else image_tokens(first, latent_image)
+    return make_plan(models.records[0], steps, denoise, sigma, tokens)
+
+
 def notes_on_negative(
-    models, plan: SamplingPlan, is_connected: bool, is_forced: bool
+    models: AcceleratedModels, plan: SamplingPlan, is_connected: bool
 ) -> tuple[str, ...]:
-    """What to tell of the negative prompt. is_forced: a patch has it evaluated at CFG 1. Raises
-    PlanError where a run cannot do without.
-    """
+    """What to tell of the negative prompt. Raises PlanError where a run cannot do without."""
+    record = plan.accelerators[0]
     if is_connected:
-        is_read = plan.accelerators[0].is_guided or is_forced
+        if record.is_guided or models.is_negative_forced:
+            return ()
         return (
-            ()
-            if is_read
-            else (
-                (
-                    "negative is connected and was not read: CFG is locked to 1, where it has no"
-                    " effect."
-                ),
-            )
+            "negative is connected and was not read: CFG is locked to 1, where it has no effect.",
         )
-    if plan.accelerators[0].is_guided:
+    if record.is_guided:
         raise PlanError(
-            f"{plan.accelerators[0].id} was distilled with guidance kept and runs at CFG"
+            f"{record.id} was distilled with guidance kept and runs at CFG"
             f" {plan.cfg:g}: connect a negative prompt (an empty one will do)."
         )
-    if any(has_self_attention_guidance(one) for one in models):
+    if models.has_self_attention_guidance:
         raise PlanError(
             "Self-Attention Guidance on the model reads the negative prompt at every step, and"
             " there is none: connect one to negative (an empty one will do), or take Self-Attention"
             " Guidance off."
         )
-    if is_forced:
+    if models.is_negative_forced:
         return (
-            (
-                "A patch on the model (such as NAG) asks for the negative prompt and may do nothing"
-                " without: connect one to negative."
-            ),
+            "A patch on the model (such as NAG) asks for the negative prompt and may do nothing"
+            " without: connect one to negative.",
         )
     return ()
 
@@ -254,12 +245,13 @@ def refuse_expert(record: Accelerator | None) -> None:
         )
 
 
-def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
+def refuse_changed(model, loaded: LoadedModel) -> None:
     """Raise where sigmas do not say all that the record sets, and `model`, which goes to another
     sampler as it is, lacks the rest.
     """
+    record = loaded.record
     # It is another model only where a record was recognised.
-    if accelerated is not model and (
+    if loaded.patcher is not model and (
         record.schedule.audio_shift is not None or record.parameterization is Parameterization.X0
     ):
         raise PlanError(
@@ -269,113 +261,97 @@ def refuse_changed(model, accelerated, record: Accelerator | None) -> None:
         )
 
 
-def plan_of(models, records, steps: int, denoise: float, latent_image=None) -> SamplingPlan:
-    sigma = sigma_of(models[0])
-    if len(models) == 2:
-        return make_expert_plan(*records, steps, denoise, sigma)
-    tokens = None if latent_image is None else image_tokens(models[0], latent_image)
-    return make_plan(records[0], steps, denoise, sigma, tokens)
-
-
-def describe(
+def report_on_run(
     plan: SamplingPlan,
     run: Run,
-    negative_forced: bool,
-    found: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    is_negative_read: bool = False,
     guidance: float | None = None,
 ) -> Report:
-    """negative_forced: whether a patch has a negative prompt evaluated at CFG 1. found: what to
-    tell from before the run, such as how an accelerator of another loader was recognised. guidance:
-    what the graph sets as embedded guidance.
+    """notes: what to tell from before the run. is_negative_read: a patch has a negative prompt
+    evaluated at CFG 1. guidance: what the graph sets as embedded guidance.
     """
-    evaluations = evaluations_per_sample(run)
+    evaluations, record = run.evaluations, plan.accelerators[0]
     ids = " + ".join(record.id for record in plan.accelerators)
-    notes = [*found, *plan.notes]
-    if negative_forced and not plan.accelerators[0].is_guided and evaluations > plan.evaluations:
-        notes.append(
-            "Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative"
-            f" prompt too: {counted(evaluations, 'evaluation')} instead of {plan.evaluations}."
-        )
-    elif evaluations != plan.evaluations:
-        notes.append(
-            f"{counted(evaluations, 'evaluation')} instead of the plan's {plan.evaluations}: regional"
-            " prompts, context windows or a skip node change the count."
-        )
-    experts = (
-        ()
-        if plan.switch_step is None
-        else (
-            (
-                "experts",
-                (
-                    f"high-noise for steps 1 to {plan.switch_step}, low-noise for"
-                    f" {plan.switch_step + 1} to {plan.steps}"
-                ),
-            ),
-        )
-    )
-    locked = "guidance kept" if plan.accelerators[0].is_guided else "locked"
+    locked = "guidance kept" if record.is_guided else "locked"
+    count = notes_on_evaluations(plan, evaluations, is_negative_read)
+    guidance_row, experts_row = rows_on_guidance(record, guidance), rows_on_experts(plan)
+    log, seconds = run.log, in_figures(run.seconds)
+    per_pass = in_figures(run.seconds / max(log.calls, 1))
+    passes = f"{counted(log.calls, 'forward pass')} of {counted(log.rows, 'row')} in all"
     return Report(
         node="Few-Step Sampler",
         summary=(
-            f"{counted(plan.steps, 'step')}, {counted(evaluations, 'evaluation')}, {in_figures(run.seconds)} s, CFG"
-            f" {plan.cfg:g} {locked}"
+            f"{counted(plan.steps, 'step')}, {counted(evaluations, 'evaluation')}, {seconds} s,"
+            f" CFG {plan.cfg:g} {locked}"
         ),
         rows=(
             ("accelerator", ids),
             ("steps", str(plan.steps)),
-            (
-                "evaluations",
-                (
-                    f"{evaluations:g} per sample ({counted(run.log.calls, 'forward pass')} of"
-                    f" {counted(run.log.rows, 'row')} in all)"
-                ),
-            ),
-            (
-                "seconds",
-                (
-                    f"{in_figures(run.seconds)} ({in_figures(run.seconds / max(run.log.calls, 1))}"
-                    " per pass)"
-                ),
-            ),
+            ("evaluations", f"{evaluations:g} per sample ({passes})"),
+            ("seconds", f"{seconds} ({per_pass} per pass)"),
             ("CFG", f"{plan.cfg:g} ({locked})"),
-            *_guidance_row(plan.accelerators[0], guidance),
+            *guidance_row,
             ("sampler", plan.solver.value),
             ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
-            *experts,
-            *((entry["node"], entry["summary"]) for entry in run.log.entries),
+            *experts_row,
+            *((entry["node"], entry["summary"]) for entry in log.entries),
         ),
-        notes=tuple(notes),
-        data={
-            "accelerators": [record.id for record in plan.accelerators],
-            "steps": plan.steps,
-            "evaluations": evaluations,
-            "forward_passes": run.log.calls,
-            "rows": run.log.rows,
-            "seconds": run.seconds,
-            "cfg": plan.cfg,
-            "sampler": plan.solver.value,
-            "sigmas": list(plan.sigmas),
-            "switch_step": plan.switch_step,
-            "entries": run.log.entries,
-        },
+        notes=(*notes, *plan.notes, *count),
+        data=data_of_run(plan, run),
     )
 
 
-def _guidance_row(record: Accelerator, guidance: float | None) -> tuple[tuple[str, str], ...]:
+def notes_on_evaluations(
+    plan: SamplingPlan, evaluations: float, is_negative_read: bool
+) -> tuple[str, ...]:
+    """What to tell of a count that is not the plan's."""
+    is_guided = plan.accelerators[0].is_guided
+    if is_negative_read and not is_guided and evaluations > plan.evaluations:
+        return (
+            "Another patch on the model (NAG, SAG or CFG++) has the host evaluate the negative"
+            f" prompt too: {counted(evaluations, 'evaluation')} instead of {plan.evaluations}.",
+        )
+    if evaluations != plan.evaluations:
+        return (
+            f"{counted(evaluations, 'evaluation')} instead of the plan's {plan.evaluations}:"
+            " regional prompts, context windows or a skip node change the count.",
+        )
+    return ()
+
+
+def rows_on_experts(plan: SamplingPlan) -> tuple[tuple[str, str], ...]:
+    if plan.switch_step is None:
+        return ()
+    switch = plan.switch_step
+    steps = f"high-noise for steps 1 to {switch}, low-noise for {switch + 1} to {plan.steps}"
+    return (("experts", steps),)
+
+
+def rows_on_guidance(record: Accelerator, guidance: float | None) -> tuple[tuple[str, str], ...]:
     """Embedded guidance beside CFG: another knob, an input of the network that costs nothing."""
     if record.embedded_guidance is None:
         return ()
-    found = "the model's default" if guidance is None else f"{guidance:g}"
-    return (
-        (
-            "embedded guidance",
-            (
-                f"{found}, as the graph sets it; {record.id} was distilled at"
-                f" {record.embedded_guidance:g}"
-            ),
-        ),
-    )
+    value = "the model's default" if guidance is None else f"{guidance:g}"
+    distilled = f"{record.id} was distilled at {record.embedded_guidance:g}"
+    return (("embedded guidance", f"{value}, as the graph sets it; {distilled}"),)
+
+
+def data_of_run(plan: SamplingPlan, run: Run) -> dict[str, Any]:
+    """The report for programs."""
+    return {
+        "accelerators": [record.id for record in plan.accelerators],
+        "steps": plan.steps,
+        "evaluations": run.evaluations,
+        "forward_passes": run.log.calls,
+        "rows": run.log.rows,
+        "seconds": run.seconds,
+        "cfg": plan.cfg,
+        "sampler": plan.solver.value,
+        "sigmas": list(plan.sigmas),
+        "switch_step": plan.switch_step,
+        "entries": run.log.entries,
+    }
 
 
 NODES = [FewStepSampler, FewStepSchedule]

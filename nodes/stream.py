@@ -9,17 +9,11 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..loras.accelerator import Accelerator
 from ..loras.words import counted
-from ..samplers.causal import (
-    StreamPlan,
-    Window,
-    in_frames,
-    make_stream_plan,
-    video_frames,
-)
+from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan
 from ..samplers.plan import PlanError, make_plan
-from .host.model import sigma_of, start_picture
+from .host.latent import handed_on
+from .host.model import look_at, sigma_of, start_picture
 from .host.recognise import accelerated
 from .host.report import Report, in_figures
 from .host.run import refuse_cfg_sent
@@ -177,53 +171,33 @@ class FewStepStream(io.ComfyNode):
         vae=None,
         start_latent=None,
     ) -> io.NodeOutput:
-        refuse_not_causal(model)
-        models, records, found = accelerated(model, None)
-        shape = shape_of(models[0], latent_image)
-        picture = start_picture(models[0])
+        loaded = look_at(model)
+        refuse_not_causal(loaded)
+        models = accelerated(loaded)
+        patcher, record = models.patchers[0], models.records[0]
+        shape, picture = shape_of(patcher, latent_image), start_picture(patcher)
         start = start_of(start_latent, picture, shape)
-        plan = plan_of(
-            models[0],
-            records[0],
-            shape,
-            start,
-            frames_per_block,
-            Window(window_frames, sink_frames),
-        )
-        refuse_cfg_sent(cls.hidden, make_plan(records[0], 0, 1.0, sigma_of(models[0])))
+        sigma, given = sigma_of(patcher), 0 if start is None else start.shape[2]
+        window = Window(window_frames, sink_frames)
+        plan = make_stream_plan(record, shape[2], sigma, given, frames_per_block, window)
+        refuse_cfg_sent(cls.hidden, make_plan(record, 0, 1.0, sigma))
         refuse_prompt(positive)
-        refuse_patches(models[0])
-        if vae is not None:
-            refuse_vae(vae, shape)
-        elif is_connected(cls.hidden, IMAGES):
-            raise PlanError(NO_VAE)
-        run = run_stream(
-            models[0],
-            plan,
-            positive,
-            shape,
-            seed,
-            start,
-            vae,
-            lambda text: show_on_node(text, node_id_of(cls.hidden)),
-        )
+        refuse_patches(patcher)
+        refuse_images(vae, shape, cls.hidden)
+
+        def show(text: str) -> None:
+            show_on_node(text, node_id_of(cls.hidden))
+
+        run = run_stream(patcher, plan, positive, shape, seed, start, vae, show)
         if run.is_interrupted:
             # The same graph again asks for the whole clip, and must not be handed this one from the
             # host's cache.
             drop_cached_results()
-        report = describe(plan, run, vae, (*found, *notes_on_start(start_latent, picture)))
-        latent = {
-            key: value
-            for key, value in latent_image.items()
-            if not key.startswith("downscale_ratio")
-        }
+        notes = (*models.notes, *notes_on_start(start_latent, picture))
+        report = report_on_stream(plan, run, vae, notes)
+        latent = handed_on(latent_image, run.samples)
         images = missing_output(NO_VAE) if run.images is None else run.images.flatten(0, 1)
-        return io.NodeOutput(
-            {**latent, "samples": run.samples},
-            images,
-            report.markdown,
-            ui=report.publish(cls.hidden),
-        )
+        return io.NodeOutput(latent, images, report.markdown, ui=report.publish(cls.hidden))
 
 
 def start_of(
@@ -259,18 +233,6 @@ def start_of(
             f" height, width): all but the frames must agree, or its batch be 1. {advice}"
         )
     return start
-
-
-def plan_of(
-    model,
-    record: Accelerator | None,
-    shape: torch.Size,
-    start: Tensor | None,
-    frames_per_block: int,
-    window: Window,
-) -> StreamPlan:
-    given = 0 if start is None else start.shape[2]
-    return make_stream_plan(record, shape[2], sigma_of(model), given, frames_per_block, window)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -315,7 +277,14 @@ def refuse_patches(model) -> None:
         )
 
 
-def refuse_vae(vae, shape: torch.Size) -> None:
+def refuse_images(vae, shape: torch.Size, hidden) -> None:
+    """Raise where the images cannot be made that the graph asks for. hidden: the node's hidden
+    inputs.
+    """
+    if vae is None:
+        if is_connected(hidden, IMAGES):
+            raise PlanError(NO_VAE)
+        return
     vae.throw_exception_if_invalid()
     if vae.latent_dim != 3 or vae.latent_channels != shape[1]:
         kind = "video" if vae.latent_dim == 3 else "pictures"
@@ -328,90 +297,94 @@ def refuse_vae(vae, shape: torch.Size) -> None:
 # ---------------------------------------------------------------- what is told
 
 
-def describe(plan: StreamPlan, run: StreamRun, vae, found: tuple[str, ...] = ()) -> Report:
-    """found: how an accelerator of another loader was recognised, and where a start picture came
+def report_on_stream(
+    plan: StreamPlan, run: StreamRun, vae=None, notes: tuple[str, ...] = ()
+) -> Report:
+    """notes: how an accelerator of another loader was recognised, and where a start picture came
     from.
     """
-    batch, _, frames = run.samples.shape[:3]
-    pictures = video_frames(frames)
-    # The pace is that of the frames after the first block; one block alone has only its own.
-    later, later_seconds = pictures - run.first_frames, run.seconds - run.first_seconds
-    seconds_per_frame = later_seconds / later if later else run.seconds / pictures
-    rate = 1 / seconds_per_frame
-    evaluations = run.log.rows / batch
-    first = plan.made[0].steps
-    steps = str(plan.made[-1].steps) + (
-        f", {first} in the first block" if first != plan.made[-1].steps else ""
-    )
-    window = plan.window
-    view = (
-        f"{in_frames(window.frames)}, {window.sink} of them sinks"
-        if window.frames
-        else f"the whole clip, {in_frames(plan.frames)}"
-    )
-    decoded = (
-        "no VAE connected"
-        if vae is None
-        else "block by block"
-        if not run.notes and can_decode_frames(vae)
-        else "whole, at the end"
-    )
+    pace, decoded = run.seconds_per_picture(plan.given), how_decoded(run, vae)
     cut = (
         f"Interrupted after {run.blocks} of {len(plan.made)} blocks: " if run.is_interrupted else ""
     )
     return Report(
         node="Streaming Sampler",
         summary=(
-            f"{cut}{counted(pictures, 'frame')} in {in_figures(run.seconds)} s, the first after"
-            f" {in_figures(run.first_seconds)} s, then {rate:.3g} a second"
+            f"{cut}{counted(run.pictures, 'frame')} in {in_figures(run.seconds)} s, the first after"
+            f" {in_figures(run.first_seconds)} s, then {1 / pace:.3g} a second"
         ),
-        rows=(
-            ("accelerator", plan.record.id),
-            ("frames", f"{pictures} ({in_frames(frames)}), {plan.made[0].frames} to a block"),
-            ("time to the first frame", f"{in_figures(run.first_seconds)} s"),
-            (
-                "seconds per frame",
-                f"{in_figures(seconds_per_frame)} ({rate:.3g} frames per second)",
-            ),
-            ("seconds", in_figures(run.seconds)),
-            ("steps", f"{steps}, CFG 1 (locked)"),
-            ("evaluations", f"{evaluations:g} per sample, context passes included"),
-            ("window", view),
-            ("key-value cache", f"{run.cache_bytes / 2**20:.1f} MiB"),
-            *(
-                (("peak memory of the device", f"{run.peak_bytes / 2**20:.0f} MiB"),)
-                if run.peak_bytes is not None
-                else ()
-            ),
-            ("decoded", decoded),
-            *((("start", f"{in_frames(plan.given)} given"),) if plan.given else ()),
-            *((entry["node"], entry["summary"]) for entry in run.log.entries),
-        ),
-        notes=(*found, *notes_on(plan, run, vae), *run.notes),
-        data={
-            "accelerator": plan.record.id,
-            "frames": pictures,
-            "latent_frames": frames,
-            "frames_per_block": plan.made[0].frames,
-            "blocks": run.blocks,
-            "given_frames": plan.given,
-            "seconds": run.seconds,
-            "first_frame_seconds": run.first_seconds,
-            "seconds_per_frame": seconds_per_frame,
-            "frames_per_second": rate,
-            "evaluations": evaluations,
-            "forward_passes": run.log.calls,
-            "window_frames": window.frames,
-            "sink_frames": window.sink,
-            "cache_bytes": run.cache_bytes,
-            "peak_bytes": run.peak_bytes,
-            "sigmas": list(plan.made[-1].sigmas),
-            "first_sigmas": list(plan.made[0].sigmas),
-            "decoded": decoded,
-            "interrupted": run.is_interrupted,
-            "entries": run.log.entries,
-        },
+        rows=rows_on_stream(plan, run, pace, decoded),
+        notes=(*notes, *notes_on_stream(plan, run, vae), *run.notes),
+        data=data_of_stream(plan, run, pace, decoded),
     )
+
+
+def how_decoded(run: StreamRun, vae) -> str:
+    if vae is None:
+        return "no VAE connected"
+    return "block by block" if not run.notes and can_decode_frames(vae) else "whole, at the end"
+
+
+def rows_on_stream(
+    plan: StreamPlan, run: StreamRun, pace: float, decoded: str
+) -> tuple[tuple[str, str], ...]:
+    """pace: seconds per picture."""
+    frames, size, window = run.samples.shape[2], plan.made[0].frames, plan.window
+    first, later = plan.made[0].steps, plan.made[-1].steps
+    steps = f"{later}, {first} in the first block" if first != later else str(later)
+    view = (
+        f"{in_frames(window.frames)}, {window.sink} of them sinks"
+        if window.frames
+        else f"the whole clip, {in_frames(plan.frames)}"
+    )
+    memory = (
+        (("peak memory of the device", f"{run.peak_bytes / 2**20:.0f} MiB"),)
+        if run.peak_bytes is not None
+        else ()
+    )
+    start = (("start", f"{in_frames(plan.given)} given"),) if plan.given else ()
+    return (
+        ("accelerator", plan.record.id),
+        ("frames", f"{run.pictures} ({in_frames(frames)}), {size} to a block"),
+        ("time to the first frame", f"{in_figures(run.first_seconds)} s"),
+        ("seconds per frame", f"{in_figures(pace)} ({1 / pace:.3g} frames per second)"),
+        ("seconds", in_figures(run.seconds)),
+        ("steps", f"{steps}, CFG 1 (locked)"),
+        ("evaluations", f"{run.evaluations:g} per sample, context passes included"),
+        ("window", view),
+        ("key-value cache", f"{run.cache_bytes / 2**20:.1f} MiB"),
+        *memory,
+        ("decoded", decoded),
+        *start,
+        *((entry["node"], entry["summary"]) for entry in run.log.entries),
+    )
+
+
+def data_of_stream(plan: StreamPlan, run: StreamRun, pace: float, decoded: str) -> dict[str, Any]:
+    """The report for programs. pace: seconds per picture."""
+    return {
+        "accelerator": plan.record.id,
+        "frames": run.pictures,
+        "latent_frames": run.samples.shape[2],
+        "frames_per_block": plan.made[0].frames,
+        "blocks": run.blocks,
+        "given_frames": plan.given,
+        "seconds": run.seconds,
+        "first_frame_seconds": run.first_seconds,
+        "seconds_per_frame": pace,
+        "frames_per_second": 1 / pace,
+        "evaluations": run.evaluations,
+        "forward_passes": run.log.calls,
+        "window_frames": plan.window.frames,
+        "sink_frames": plan.window.sink,
+        "cache_bytes": run.cache_bytes,
+        "peak_bytes": run.peak_bytes,
+        "sigmas": list(plan.made[-1].sigmas),
+        "first_sigmas": list(plan.made[0].sigmas),
+        "decoded": decoded,
+        "interrupted": run.is_interrupted,
+        "entries": run.log.entries,
+    }
 
 
 def notes_on_start(
@@ -423,14 +396,12 @@ def notes_on_start(
     if start_latent is None:
         return ("The clip starts with the picture that ARVideoI2V put on the model.",)
     return (
-        (
-            "The clip starts with start_latent; the picture that ARVideoI2V put on the model is"
-            " left out."
-        ),
+        "The clip starts with start_latent; the picture that ARVideoI2V put on the model is left"
+        " out.",
     )
 
 
-def notes_on(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
+def notes_on_stream(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
     notes = []
     if run.is_interrupted:
         notes.append(

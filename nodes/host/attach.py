@@ -14,22 +14,30 @@ from torch import Tensor
 from ...loras.accelerator import Accelerator
 from ...loras.fingerprint import layer_of
 from ...loras.fit import misfits
-from .model import RECORD_KEY, shapes_of
-
-# The patches that this pack put on a MODEL, to tell them from those of other loaders.
-PATCHES_KEY = "fewstep.patches"
+from .foreign import PATCHES_KEY
+from .model import RECORD_KEY, shapes_of, with_model_sampling
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a LoRA's layers on one model. applied: layers that change a weight or a bias.
-    The tuples hold layer names.
-    """
+    """What became of a LoRA's layers on one model. The tuples hold their names."""
 
-    applied: int
-    not_needed: tuple[str, ...]
-    lost: tuple[str, ...]
-    misfit: tuple[str, ...]
+    applied: int  # layers that change a weight or a bias
+    not_needed: tuple[str, ...]  # leaving them out changes nothing
+    lost: tuple[str, ...]  # of real weight, and the model has no place for them
+    misfit: tuple[str, ...]  # of another width than the model's
+
+
+def with_accelerator(model, record: Accelerator):
+    """The model with the record, and the settings its accelerator was distilled with."""
+    return with_record(with_model_sampling(model, record), record)
+
+
+def with_record(model, record: Accelerator):
+    """The model carrying the record, for samplers downstream and through every clone."""
+    patched = model.clone()
+    patched.set_attachments(RECORD_KEY, record)
+    return patched
 
 
 def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
@@ -53,29 +61,33 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         for layer, target in key_map.items()
         if layer in layers and _weight_of(target) in shapes
     }
-    unknown = sorted(layers - present.keys())
-    not_needed = tuple(
-        layer for layer in unknown if _is_not_needed(layer, model.model.diffusion_model)
-    )
-
-    patched = model.clone()
     patches = comfy.lora.load_lora(
         {key: lora[key] for key, layer in fitting.items() if layer in present}, present
     )
+    absent = sorted(layers - present.keys())
+    network = model.model.diffusion_model
+    not_needed = tuple(layer for layer in absent if _is_not_needed(layer, network))
+    coverage = Coverage(
+        applied=sum(_is_patched(target, patches) for target in present.values()),
+        not_needed=not_needed,
+        lost=tuple(layer for layer in absent if layer not in not_needed),
+        misfit=tuple(sorted(misfit)),
+    )
+    return _with_patches(model, patches, shapes, strength), coverage
+
+
+def _with_patches(
+    model, patches: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], strength: float
+):
+    """The model with the host's patches on it, noted as ours. shapes: of its weights, by name."""
+    patched = model.clone()
     bare = _bare_parameters(shapes) & set(patches)
     patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
     for key in bare:
         patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
-    patched.set_attachments(
-        PATCHES_KEY, (*(model.get_attachment(PATCHES_KEY) or ()), *patches.values())
-    )
-    lost = tuple(layer for layer in unknown if layer not in not_needed)
-    return patched, Coverage(
-        sum(_is_patched(target, patches) for target in present.values()),
-        not_needed,
-        lost,
-        tuple(sorted(misfit)),
-    )
+    before = model.get_attachment(PATCHES_KEY) or ()
+    patched.set_attachments(PATCHES_KEY, (*before, *patches.values()))
+    return patched
 
 
 def _is_patched(target: Any, patches: Mapping[Any, Any]) -> bool:
@@ -133,10 +145,3 @@ def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
         return True
     is_image_branch = any(part in layer for part in ("k_img", "v_img", "img_emb"))
     return is_image_branch and getattr(network, "img_emb", None) is None
-
-
-def with_record(model, record: Accelerator):
-    """The model carrying the record, for samplers downstream and through every clone."""
-    patched = model.clone()
-    patched.set_attachments(RECORD_KEY, record)
-    return patched

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import comfy.sd
 import comfy.utils
 import folder_paths
 from torch import Tensor
+
+from ...loras.header import FileProblem
 
 
 def add_model_folder(name: str) -> None:
@@ -58,6 +60,25 @@ def model_files(folder: str) -> list[str]:
 
 def model_path(folder: str, name: str) -> str | None:
     return folder_paths.get_full_path(folder, name)
+
+
+def required_path(folder: str, name: str) -> str:
+    """Where a file of models/<folder> lies. Raises FileProblem where it is not there."""
+    path = model_path(folder, name)
+    if path is None:
+        raise FileProblem(missing_file(folder, name))
+    return path
+
+
+def is_there(folder: str, name: str) -> bool | str:
+    """True, or what to say of a file that is not there: what a node's validate_inputs returns."""
+    return model_path(folder, name) is not None or missing_file(folder, name)
+
+
+def stamp_of(paths: Iterable[str]) -> str:
+    """What changes when one of these files does: what a node's fingerprint_inputs returns."""
+    states = (os.stat(path) for path in paths)
+    return " ".join(f"{state.st_size} {state.st_mtime_ns}" for state in states)
 
 
 def missing_file(folder: str, name: str) -> str:

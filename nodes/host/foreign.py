@@ -1,4 +1,4 @@
-"""What other nodes and loaders left on a MODEL."""
+"""The LoRAs that other loaders left on a MODEL."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import comfy.weight_adapter
 
 from ...loras.fingerprint import DIFFERENCE_ENDINGS
-from .attach import PATCHES_KEY
+
+# The patches that this pack put on a MODEL, to tell them from those of other loaders.
+PATCHES_KEY = "fewstep.patches"
 
 
 @dataclass(frozen=True)
 class ForeignLora:
-    """A LoRA that some other loader put on a MODEL, as far as the MODEL tells. layers: as in
-    fingerprint.layers_of.
-    """
+    """A LoRA that some other loader put on a MODEL, as far as the MODEL tells."""
 
-    layers: Mapping[str, tuple[int, int]]
+    layers: Mapping[str, tuple[int, int]]  # as in fingerprint.layers_of
     ranks: tuple[int, ...]
-    alpha: str
-    has_differences: bool
+    alpha: str  # where it is kept: "tensors", or "absent"
+    has_differences: bool  # whole differences beside the low-rank pairs
     strengths: tuple[float, ...]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str]  # of the file that was loaded last, perhaps another
 
 
 def foreign_loras(model) -> tuple[ForeignLora, ...]:
@@ -74,23 +74,4 @@ def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> 
         has_differences=any(key.endswith(DIFFERENCE_ENDINGS) for key in pairs[0][1][1].loaded_keys),
         strengths=tuple(sorted({patch[0] for _, patch in pairs})),
         metadata=metadata,
-    )
-
-
-def negative_branch_forced(model) -> bool:
-    """Whether another patch makes the host evaluate the negative prompt at CFG 1 too (NAG, SAG,
-    CFG++).
-    """
-    return bool(model.model_options.get("disable_cfg1_optimization", False))
-
-
-def has_self_attention_guidance(model) -> bool:
-    """Whether core's SAG is on the model, which ends in an error without a negative prompt; NAG
-    only does nothing then.
-
-    A server names the modules of core's extra nodes by their path.
-    """
-    functions = model.model_options.get("sampler_post_cfg_function", [])
-    return any(
-        str(getattr(function, "__module__", "")).endswith("nodes_sag") for function in functions
     )

@@ -24,7 +24,8 @@ from ...loras.bases import TextInput
 from ...samplers.budget.advice import Machine
 from ...samplers.budget.cost import BlockCost, BudgetError, Cost
 from ...samplers.causal import Block, StreamPlan, Window
-from .model import base_of, facts_of, fitted_latent
+from .latent import fitted_latent
+from .model import LoadedModel
 from .run import RunLog, guider_for
 from .stream import CachedFrames, add_to_loading, shape_of
 
@@ -40,17 +41,19 @@ BUSY_SECONDS = 1.0
 POOLED_LAYERS = ("y_embedder.mlp.0", "vector_in.in_layer")
 
 
-def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Cost:
+def measure_cost(
+    loaded: LoadedModel, latent, clock: Callable[[], float] = time.perf_counter
+) -> Cost:
     """Seconds of an evaluation and of a guided step on this model at this latent's size. clock:
     what gives the seconds.
 
     Raises BudgetError where the model cannot be evaluated without more than a prompt.
     """
-    prompt = empty_prompt(model)
+    prompt, model = empty_prompt(loaded), loaded.patcher
     samples = fitted_latent(model, latent)
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
     evaluation = _seconds(model, samples, prompt, None, progress, clock)
-    is_busy = evaluation > BUSY_SECONDS or is_guidance_distilled(model)
+    is_busy = evaluation > BUSY_SECONDS or loaded.is_guidance_distilled
     guided_step = (
         2 * evaluation if is_busy else _seconds(model, samples, prompt, prompt, progress, clock)
     )
@@ -59,7 +62,10 @@ def measure(model, latent, clock: Callable[[], float] = time.perf_counter) -> Co
 
 
 def measure_blocks(
-    model, latent, records: Iterable[Accelerator], clock: Callable[[], float] = time.perf_counter
+    loaded: LoadedModel,
+    latent,
+    records: Iterable[Accelerator],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, BlockCost]:
     """Seconds of an evaluation of one block of a causal model, for every size of block that these
     accelerators make.
@@ -67,7 +73,7 @@ def measure_blocks(
     The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its
     start, and one at its end.
     """
-    prompt = empty_prompt(model)
+    prompt, model = empty_prompt(loaded), loaded.patcher
     shape = shape_of(model, latent)
     by_size = {
         record.causal.frames_per_block: record for record in records if record.causal is not None
@@ -96,7 +102,7 @@ def _block_cost(
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:
         memory = CachedFrames(denoise, extra_args or {}, plan, shape, x.device, lambda *_: None)
-        for block in dict.fromkeys((first, last)):
+        for block in (first,) if first == last else (first, last):
             # The block at the end sees as many keys as frames stand before it; what they hold does
             # not change what they cost.
             memory.keep(Block(0, block.start))
@@ -146,35 +152,23 @@ def device_name(model) -> str:
     return comfy.model_management.get_torch_device_name(model.load_device)
 
 
-def is_guidance_distilled(model) -> bool:
-    """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such a
-    model runs at CFG 1.
-    """
-    return bool(
-        getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)
-    )
-
-
-def empty_prompt(model) -> list:
+def empty_prompt(loaded: LoadedModel) -> list:
     """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model
     whose shape is not known here.
     """
-    base = base_of(model)
-    text, network = base.text if base else None, model.model.diffusion_model
+    text, model = loaded.base.text if loaded.base else None, loaded.patcher.model
     if text is None:
-        name = base.label if base else type(model.model.model_config).__name__
         raise BudgetError(
-            f"A {name} model takes more than a prompt, so it cannot be measured with an empty one."
-            " Run it once, read the seconds per pass in the sampler's report or its it/s in the"
-            " console, and enter them in seconds_per_evaluation."
+            f"A {loaded.words} model takes more than a prompt, so it cannot be measured with an"
+            " empty one. Run it once, read the seconds per pass in the sampler's report or its it/s"
+            " in the console, and enter them in seconds_per_evaluation."
         )
     width = (
-        network.get_submodule(text.layer).in_features
+        model.diffusion_model.get_submodule(text.layer).in_features
         if text.layer
-        else model.model.model_config.unet_config["context_dim"]
+        else model.model_config.unet_config["context_dim"]
     )
-    facts = facts_of(model)
-    tokens = text.tokens if facts is None else facts.text_tokens
+    tokens = text.tokens if loaded.facts is None else loaded.facts.text_tokens
     pooled = _pooled_width(model, text)
     beside = {"pooled_output": None if pooled is None else torch.zeros(1, pooled)}
     if text.has_mask:
@@ -183,9 +177,10 @@ def empty_prompt(model) -> list:
 
 
 def _pooled_width(model, text: TextInput) -> int | None:
-    if model.model.adm_channels and text.pooled:
+    """model: the host's, inside its patcher."""
+    if model.adm_channels and text.pooled:
         return text.pooled
-    modules = dict(model.model.diffusion_model.named_modules())
+    modules = dict(model.diffusion_model.named_modules())
     return next((modules[layer].in_features for layer in POOLED_LAYERS if layer in modules), None)
 
 

@@ -1,18 +1,18 @@
-"""What a MODEL is: its base, its size, the file it came from, what it carries, and its noise levels."""
+"""What a MODEL is: its base, its size, the file it came from, what it carries; and the noise levels
+it runs at.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.model_management
 import comfy.model_sampling
-import comfy.sample
 import folder_paths
 import torch
 from torch import Tensor
@@ -21,15 +21,109 @@ from ...loras.accelerator import Accelerator, Parameterization
 from ...loras.architecture import architecture_of
 from ...loras.bases import Base, base_in_host
 from ...loras.fingerprint import weights_as_layers
+from ...loras.header import ENDINGS, read_metadata
 from ...loras.schedules import Schedule
+from .foreign import ForeignLora, foreign_loras
 
+# What this pack attaches to a MODEL.
 RECORD_KEY = "fewstep.accelerator"
-
-
 MOTION_KEY = "fewstep.motion"
-
-
 FACTS_KEY = "fewstep.facts"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the host cannot tell of the pack's own demo model."""
+
+    text_tokens: int  # the length of every prompt
+    frame_rate: float  # frames a second at which its clips play
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """What a MODEL is: asked once for each run of a node, and handed to every question after that.
+
+    What takes a while to find out is found out when it is first asked for.
+    """
+
+    patcher: Any  # the host's MODEL itself
+    base: Base | None  # None for an architecture that no accelerator is known for
+    class_name: str  # of the host's configuration for this architecture
+    file_name: str  # of the file it was loaded from, with its folders in models/; "" if unknown
+    path: str | None  # of that file
+    record: Accelerator | None  # the accelerator it carries
+
+    @property
+    def words(self) -> str:
+        """What to call its architecture."""
+        return self.base.label if self.base else self.class_name
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """The demo model's own facts, None for every other model."""
+        return self.patcher.get_attachment(FACTS_KEY)
+
+    @property
+    def has_motion(self) -> bool:
+        return self.patcher.get_attachment(MOTION_KEY) is not None
+
+    @property
+    def is_guidance_distilled(self) -> bool:
+        """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such
+        a model runs at CFG 1.
+        """
+        network = self.patcher.model.diffusion_model
+        return bool(getattr(getattr(network, "params", None), "guidance_embed", False))
+
+    @property
+    def is_negative_forced(self) -> bool:
+        """Whether another patch makes the host evaluate the negative prompt at CFG 1 too (NAG, SAG,
+        CFG++).
+        """
+        return bool(self.patcher.model_options.get("disable_cfg1_optimization", False))
+
+    @property
+    def has_self_attention_guidance(self) -> bool:
+        """Whether core's SAG is on it, which ends in an error without a negative prompt; NAG only
+        does nothing then.
+        """
+        # A server names the modules of core's extra nodes by their path.
+        functions = self.patcher.model_options.get("sampler_post_cfg_function", [])
+        return any(
+            str(getattr(function, "__module__", "")).endswith("nodes_sag") for function in functions
+        )
+
+    @cached_property
+    def width(self) -> int | None:
+        """Its hidden width, where its architecture has one that tells its size."""
+        network = self.patcher.model.diffusion_model
+        return architecture_of(weights_as_layers(dict(_first_shapes(network)))).width
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """The string map in its file's header; empty for other files than .safetensors."""
+        path = self.path
+        if path is None or not path.lower().endswith(ENDINGS) or not os.path.isfile(path):
+            return {}
+        return read_metadata(path)
+
+    @cached_property
+    def foreign_loras(self) -> tuple[ForeignLora, ...]:
+        """The LoRAs that other loaders put on it."""
+        return foreign_loras(self.patcher)
+
+
+def look_at(model) -> LoadedModel:
+    """What the host and this pack know of a MODEL."""
+    name, path = file_of(model)
+    return LoadedModel(
+        patcher=model,
+        base=base_of(model),
+        class_name=type(model.model.model_config).__name__,
+        file_name=name,
+        path=path,
+        record=accelerator_of(model),
+    )
 
 
 def accelerator_of(model) -> Accelerator | None:
@@ -37,32 +131,10 @@ def accelerator_of(model) -> Accelerator | None:
     return model.get_attachment(RECORD_KEY)
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the host cannot tell of the pack's own demo model. text_tokens: the length of every
-    prompt. frame_rate: frames a second.
-    """
-
-    text_tokens: int
-    frame_rate: float
-
-
-def facts_of(model) -> ModelFacts | None:
-    """The demo model's own facts, None for every other model."""
-    return model.get_attachment(FACTS_KEY)
-
-
 def base_of(model) -> Base | None:
     """The base architecture of a loaded model, None for one that no accelerator is known for."""
     config = model.model.model_config
     return base_in_host(type(config).__name__, config.unet_config.get("in_dim", 16))
-
-
-def width_of(model) -> int | None:
-    """The hidden width of a loaded model, where its architecture has one that tells its size."""
-    return architecture_of(
-        weights_as_layers(dict(_first_shapes(model.model.diffusion_model)))
-    ).width
 
 
 def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -107,41 +179,13 @@ def file_of(model) -> tuple[str, str | None]:
     return min(inside, key=len, default=os.path.basename(path)), path
 
 
-def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
-    """The tensor of a LATENT as core's samplers take it: an empty one gets the channels and the
-    scale of the model.
-    """
-    ratios = (latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
-    # 0.20.1 does not know the temporal ratio yet.
-    known = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
-    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:known])
-
-
-def between_nodes() -> dict[str, Any]:
-    """Where and in which precision the host hands latents from node to node. 0.16 has no say about
-    the precision yet.
-    """
-    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
-    return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
-
-
-def image_tokens(model, latent: Mapping[str, Any]) -> int:
-    """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a
-    function of.
-    """
-    samples = fitted_latent(model, latent)
-    first = samples.unbind()[0] if samples.is_nested else samples
-    scale = model.get_model_object("latent_format").spacial_downscale_ratio
-    return round(first.shape[-2] * scale * first.shape[-1] * scale / (16 * 16))
-
-
-def frames_per_latent_frame(model) -> int:
+def frames_per_latent_frame(loaded: LoadedModel) -> int:
     """Video frames that one frame of this model's latent stands for. Before 0.24 the host does not
     say.
     """
-    told = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", None)
-    base = base_of(model)
-    return told or (4 if base is None else base.frames_per_latent_frame)
+    latent_format = loaded.patcher.get_model_object("latent_format")
+    told = getattr(latent_format, "temporal_downscale_ratio", None)
+    return told or (4 if loaded.base is None else loaded.base.frames_per_latent_frame)
 
 
 def sigma_of(model) -> Callable[[float], float]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ...loras.accelerator import Solver
 from ...samplers.plan import SamplingPlan, refuse_other_cfg
 from ...samplers.solvers import sample_tcd
-from .model import between_nodes, fitted_latent
+from .latent import between_nodes, first_tensor, fitted_latent
 
 RUN_KEY = "fewstep.run"
 
@@ -35,16 +35,14 @@ RUN_KEY = "fewstep.run"
 class RunLog:
     """What happened in one sampling run. Made by the sampler, carried in its model options, dropped
     with it.
-
-    calls: batched forward passes. rows: batch rows in them, the true measure of work. entries:
-    reports of other nodes of this pack that took part, such as Step Skip.
     """
 
-    calls: int = 0
-    rows: int = 0
+    calls: int = 0  # batched forward passes
+    rows: int = 0  # batch rows in them, the true measure of work
+    # Reports of other nodes of this pack that took part, such as Step Skip.
     entries: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, executor, x: Tensor, *args, **kwargs):
+    def count(self, executor, x: Tensor, *args, **kwargs):
         """An APPLY_MODEL wrapper: count, and pass on."""
         self.calls += 1
         self.rows += x.shape[0]
@@ -52,17 +50,22 @@ class RunLog:
 
 
 def run_log(model_options: Mapping[str, Any]) -> RunLog | None:
-    """The log of the Few-Step Sampler's run these options belong to; None under any other sampler."""
+    """The log of the run of ours that these options belong to; None under any other sampler."""
     return model_options.get("transformer_options", {}).get(RUN_KEY)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. seconds: wall time of sampling alone."""
+    """A finished run."""
 
     samples: Tensor
     log: RunLog
-    seconds: float
+    seconds: float  # wall time of sampling alone
+
+    @property
+    def evaluations(self) -> float:
+        """Rows evaluated for each row of the latent batch."""
+        return self.log.rows / first_tensor(self.samples).shape[0]
 
 
 class _WholeNoise(comfy.samplers.KSAMPLER):
@@ -220,21 +223,11 @@ def guider_for(model, cfg: float, positive, negative, run: RunLog):
     comfy.patcher_extension.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.APPLY_MODEL,
         RUN_KEY,
-        run,
+        run.count,
         guider.model_options,
         is_model_options=True,
     )
     return guider
-
-
-def evaluations_per_sample(run: Run) -> float:
-    """Rows evaluated for each row of the latent batch."""
-    rows = (
-        run.samples.unbind()[0].shape[0]
-        if getattr(run.samples, "is_nested", False)
-        else run.samples.shape[0]
-    )
-    return run.log.rows / rows
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:

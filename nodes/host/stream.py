@@ -34,7 +34,8 @@ from ...samplers.causal import (
     video_frames,
 )
 from ...samplers.plan import PlanError
-from .model import base_of, between_nodes, fitted_latent
+from .latent import between_nodes, fitted_latent
+from .model import LoadedModel
 from .recognise import UNMARKED
 from .run import RunLog, guider_for
 from .server import version
@@ -45,27 +46,43 @@ KEY = "fewstep.stream"
 
 @dataclass
 class StreamRun:
-    """What a run left. samples: (B, C, frames, H, W) as other nodes take latents, the given frames
-    first. images: (B, frames, H, W, 3).
+    """What a run left."""
 
-    seconds, first_seconds: from the start of sampling to its end and to the first finished block,
-    decoded where there is a VAE.
-    first_frames: pictures there at that moment. cache_bytes: of keys and values. peak_bytes: the
-    most memory of the device in use meanwhile, models included, where it counts that (CUDA and
-    ROCm). is_interrupted: the user stopped it.
-    """
-
+    # (B, C, frames, H, W) as other nodes take latents, the given frames first.
     samples: Tensor | None = None
-    images: Tensor | None = None
+    images: Tensor | None = None  # (B, frames, H, W, 3)
     log: RunLog = field(default_factory=RunLog)
+    # From the start of sampling to its end and to the first finished block, decoded where there is
+    # a VAE.
     seconds: float = 0.0
     first_seconds: float = 0.0
-    first_frames: int = 0
+    first_frames: int = 0  # pictures there at that moment
     blocks: int = 0
-    cache_bytes: int = 0
+    cache_bytes: int = 0  # of keys and values
+    # The most memory of the device in use meanwhile, models included, where it counts that (CUDA
+    # and ROCm).
     peak_bytes: int | None = None
-    is_interrupted: bool = False
+    is_interrupted: bool = False  # by the user
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> int:
+        """The clip's length in pictures, those of the given frames among them."""
+        return video_frames(self.samples.shape[2])
+
+    @property
+    def evaluations(self) -> float:
+        """For each row of the latent batch, context passes included."""
+        return self.log.rows / self.samples.shape[0]
+
+    def seconds_per_picture(self, given: int) -> float:
+        """The pace of the pictures after the first block; one block alone has only its own. given:
+        latent frames that were there before.
+        """
+        later = self.pictures - self.first_frames
+        if later:
+            return (self.seconds - self.first_seconds) / later
+        return self.seconds / (self.pictures - (video_frames(given) if given else 0))
 
 
 @torch.no_grad()
@@ -84,78 +101,85 @@ def run_stream(
     interruption before the first block is finished.
     """
     run = StreamRun()
-    batch, channels, _, height, width = shape
     decoder = FrameDecoder(vae, shape) if vae is not None and can_decode_frames(vae) else None
     screen = Screen(model, plan, show, has_pictures=decoder is not None)
     counts_memory = model.load_device.type == "cuda"
     if counts_memory:
         torch.cuda.reset_peak_memory_stats(model.load_device)
     started = time.perf_counter()
-    made: list[Tensor] = []
+    guider = guider_for(model, 1.0, positive, None, run.log)
+    add_to_loading(guider, plan, shape, decoder)
+    loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started)
+    # The network sees a block at a time, so that is what the host should reckon with; the noise
+    # itself is drawn in the loop.
+    empty = torch.zeros(*shape[:2], plan.made[0].frames, *shape[3:])
+    sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
+    sampler = comfy.samplers.KSAMPLER(loop.sample_stream)
+    samples = guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
+    run.seconds = time.perf_counter() - started
+    run.samples = samples.to(**between_nodes())
+    if vae is not None:
+        is_decoded = decoder is not None and not decoder.has_failed
+        frames = run.samples.shape[2]
+        run.images = decoder.pictures(frames) if is_decoded else vae.decode(run.samples)
+    if counts_memory:
+        run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
+    return run
 
+
+@dataclass(frozen=True)
+class BlockLoop:
+    """The sampler function of a stream, and what it needs beside what the host's samplers get."""
+
+    guider: Any
+    plan: StreamPlan
+    shape: torch.Size  # (B, C, frames, H, W) of the whole clip
+    seed: int
+    start: Tensor | None  # the given frames, as other nodes hand them on
+    decoder: FrameDecoder | None
+    screen: Screen
+    run: StreamRun  # what is noted as it happens
+    started: float
+
+    # Those that look at a sampler's name, such as Step Skip, know a stream by this one.
     def sample_stream(
-        denoise, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None
+        self, denoise, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None
     ) -> Tensor:
-        inner = guider.inner_model
-        given = (
-            None
-            if start is None
-            else inner.process_latent_in(start.to(x.device, torch.float32)).expand(
-                batch, -1, -1, -1, -1
-            )
-        )
+        """The finished frames, (B, C, frames, H, W) in the model's own scale."""
+        batch, channels, _, height, width = self.shape
+        screen, inner = self.screen, self.guider.inner_model
         memory = CachedFrames(
-            denoise, extra_args or {}, plan, shape, x.device, screen.after_evaluation
+            denoise, extra_args or {}, self.plan, self.shape, x.device, screen.after_evaluation
         )
-        run.cache_bytes = memory.nbytes
-        pictures = Pictures(decoder, inner, screen, run)
-        if given is not None:
+        self.run.cache_bytes = memory.nbytes
+        pictures = Pictures(self.decoder, inner, screen, self.run)
+        draw = seeded_draw(self.seed, (batch, channels, height, width), x.device)
+        given, made = None, []
+        if self.start is not None:
+            start = inner.process_latent_in(self.start.to(x.device, torch.float32))
+            given = start.expand(batch, -1, -1, -1, -1)
             made.append(given)
         try:
             if given is not None:
                 pictures.add(given)
-            for _, latent in unroll(
-                memory,
-                plan.blocks,
-                seeded_draw(seed, (batch, channels, height, width), x.device),
-                given,
-            ):
+            for _, latent in unroll(memory, self.plan.blocks, draw, given):
                 pictures.add(latent)
                 made.append(latent)
-                run.blocks += 1
-                if run.blocks == 1:
-                    latent.flatten()[0].item()  # waits for the device, whichever it is
-                    run.first_seconds = time.perf_counter() - started
-                    run.first_frames = video_frames(sum(part.shape[2] for part in made))
-                screen.after_block(
-                    run, sum(part.shape[2] for part in made), time.perf_counter() - started
-                )
+                self._after_block(made)
         except comfy.model_management.InterruptProcessingException:
-            if run.blocks == 0:
+            if self.run.blocks == 0:
                 raise
-            run.is_interrupted = True
+            self.run.is_interrupted = True
         return torch.cat(made, dim=2)
 
-    guider = guider_for(model, 1.0, positive, None, run.log)
-    add_to_loading(guider, plan, shape, decoder)
-    # The network sees a block at a time, so that is what the host should reckon with; the noise
-    # itself is drawn in the loop.
-    empty = torch.zeros(batch, channels, plan.made[0].frames, height, width)
-    sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
-    samples = guider.sample(
-        empty, empty, comfy.samplers.KSAMPLER(sample_stream), sigmas, disable_pbar=True, seed=seed
-    )
-    run.seconds = time.perf_counter() - started
-    run.samples = samples.to(**between_nodes())
-    if vae is not None:
-        run.images = (
-            decoder.pictures(run.samples.shape[2])
-            if decoder is not None and not decoder.has_failed
-            else vae.decode(run.samples)
-        )
-    if counts_memory:
-        run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
-    return run
+    def _after_block(self, made: list[Tensor]) -> None:
+        run, frames = self.run, sum(part.shape[2] for part in made)
+        run.blocks += 1
+        if run.blocks == 1:
+            made[-1].flatten()[0].item()  # waits for the device, whichever it is
+            run.first_seconds = time.perf_counter() - self.started
+            run.first_frames = video_frames(frames)
+        self.screen.after_block(run, frames, time.perf_counter() - self.started)
 
 
 # ---------------------------------------------------------------- keys and values
@@ -399,15 +423,13 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
     return shape
 
 
-def refuse_not_causal(model) -> None:
-    """Raise where the network looks at all frames at once, or the host has no causal networks yet."""
+def refuse_not_causal(loaded: LoadedModel) -> None:
+    """Raise where the network looks at all frames at once, or the host has no causal ones yet."""
     require_causal_wan()
-    if hasattr(model.model.diffusion_model, "init_kv_caches"):
+    if hasattr(loaded.patcher.model.diffusion_model, "init_kv_caches"):
         return
-    base = base_of(model)
-    name = base.label if base else type(model.model.model_config).__name__
     raise PlanError(
         "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"
-        f" the connected model was loaded as {name}, which makes all frames at once: use the"
-        f" Few-Step Sampler for it. {UNMARKED}"
+        f" the connected model was loaded as {loaded.words}, which makes all frames at once: use"
+        f" the Few-Step Sampler for it. {UNMARKED}"
     )

@@ -14,7 +14,7 @@ import comfy.ldm.wan.vae
 import torch
 from torch import Tensor
 
-from .model import between_nodes
+from .latent import between_nodes
 
 
 def can_decode_frames(vae) -> bool:

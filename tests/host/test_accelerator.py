@@ -16,6 +16,7 @@ from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.loras.schedules import ShiftedFlow
 from comfyui_fewstep.nodes import accelerator
 from comfyui_fewstep.nodes.host.attach import Coverage, attach_lora, with_record
+from comfyui_fewstep.nodes.host.declared import known_accelerators
 from comfyui_fewstep.nodes.host.model import accelerator_of
 from processor_time import processor_seconds_below
 from safetensors.torch import save_file
@@ -126,7 +127,7 @@ def test_unet_loras_change_the_weights_as_their_formula_says(
 ):
     model = unets[architecture]
     written = write_lora(models / "loras" / file, model, layout, rank=4, **alpha, only=UNET_LAYERS)
-    attached, report = accelerator.attach(model, file, accelerator.AUTO, strength=0.7)
+    attached, report = accelerator.attach_accelerator(model, file, accelerator.AUTO, strength=0.7)
     record = accelerator_of(attached)
     assert record.id == id
     assert report.data["layers_lost"] == 0
@@ -153,7 +154,9 @@ def test_wan_loras_change_the_weights_as_their_formula_says(
     written = write_lora(
         models / "loras" / file, wans[variant], layout, rank=4, **alpha, differences=True
     )
-    attached, report = accelerator.attach(wans[variant], file, accelerator.AUTO, strength=1.0)
+    attached, report = accelerator.attach_accelerator(
+        wans[variant], file, accelerator.AUTO, strength=1.0
+    )
     assert accelerator_of(attached).id == id
     assert report.data["layers_lost"] == 0
     assert any("modulation" in note for note in report.notes), (
@@ -164,12 +167,12 @@ def test_wan_loras_change_the_weights_as_their_formula_says(
 
 def test_the_model_sampling_is_the_distillations(unets, wans, models):
     write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
-    lcm, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
+    lcm, _ = accelerator.attach_accelerator(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
     assert len(lcm.get_model_object("model_sampling").sigmas) == 50, "the LCM grid"
     assert CATALOG["lcm-lora-sd15"].parameterization is Parameterization.LCM
 
     write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", only="self_attn")
-    wan, _ = accelerator.attach(wans["wan21_t2v"], T2V_FILE, accelerator.AUTO, 1.0)
+    wan, _ = accelerator.attach_accelerator(wans["wan21_t2v"], T2V_FILE, accelerator.AUTO, 1.0)
     assert wan.get_model_object("model_sampling").shift == 5.0
     assert wans["wan21_t2v"].get_model_object("model_sampling").shift == 8.0, (
         "the model given is as it was"
@@ -179,7 +182,9 @@ def test_the_model_sampling_is_the_distillations(unets, wans, models):
 
 def test_the_record_survives_clones_and_other_patches(unets, models):
     write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
-    attached, _ = accelerator.attach(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
+    attached, _ = accelerator.attach_accelerator(
+        unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0
+    )
     other = attached.clone()
     other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
     assert accelerator_of(other.clone()).id == "lcm-lora-sd15"
@@ -242,7 +247,7 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
         | {layer + end: torch.ones(shape) for layer in (text, lost) for end, shape in ends.items()},
         file,
     )
-    _, report = accelerator.attach(unets["sd15"], file.name, accelerator.AUTO, 1.0)
+    _, report = accelerator.attach_accelerator(unets["sd15"], file.name, accelerator.AUTO, 1.0)
     data, applied = report.data, len(written.pairs)
     assert (data["layers_applied"], data["layers_lost"], data["layers_not_needed"]) == (
         applied,
@@ -256,14 +261,14 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
 
 def test_the_fates_of_several_layers_are_told_in_the_plural():
     coverage = Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
-    assert accelerator._coverage_notes(coverage) == [
+    assert accelerator.coverage_notes(coverage) == [
         "2 layers of real weight were lost: the model has no place for c, d.",
         "2 layers were lost: their width is not the model's (e, f).",
         "2 layers do not matter for this model (a, b).",
     ]
-    assert accelerator._coverage_notes(
-        replace(coverage, lost=(), misfit=("e",), not_needed=())
-    ) == ["1 layer was lost: its width is not the model's (e)."]
+    assert accelerator.coverage_notes(replace(coverage, lost=(), misfit=("e",), not_needed=())) == [
+        "1 layer was lost: its width is not the model's (e)."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,12 +286,13 @@ def test_the_fates_of_several_layers_are_told_in_the_plural():
 )
 def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, choice, words):
     written = write_lora(models / "loras" / name, wans["wan21_i2v"], "native", only="attn")
-    record, recognition = accelerator.identify(
-        replace(read_header(written.path), size=size), name, choice
-    )
+    known, header = known_accelerators(), replace(read_header(written.path), size=size)
+    recognition = accelerator.recognise_file(header, name, known)
+    record = accelerator.record_of(recognition, name, choice, known)
     assert record.id == WAN_FILES[1][2]
-    rows = dict(accelerator.describe(record, recognition, None, (), name, 1.0).rows)
-    assert rows["recognised"].startswith(words)
+    coverage = Coverage(applied=1, not_needed=(), lost=(), misfit=())
+    report = accelerator.report_on_lora(record, recognition, coverage, (), name, 1.0)
+    assert dict(report.rows)["recognised"].startswith(words)
 
 
 # ---------------------------------------------------------------- refusals: expected, found, what t
@@ -294,7 +300,7 @@ def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, c
 
 def refused(model, name, choice=accelerator.AUTO) -> str:
     with pytest.raises(ValueError) as error:
-        accelerator.attach(model, name, choice, 1.0)
+        accelerator.attach_accelerator(model, name, choice, 1.0)
     return str(error.value)
 
 
@@ -427,7 +433,9 @@ def test_a_second_accelerator_is_refused(unets, models):
     write_lora(
         models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
     )
-    attached, _ = accelerator.attach(unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0)
+    attached, _ = accelerator.attach_accelerator(
+        unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0
+    )
     with pytest.raises(ValueError, match="already carries lcm-lora-sd15"):
         accelerator.FewStepAccelerator.execute(
             attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0
@@ -452,13 +460,13 @@ def test_an_lcm_lora_behind_animatelcm_is_told_its_place(unets, models):
 def test_a_strength_of_0_and_a_choice_against_the_name_are_told(unets, models):
     name = "Hyper-SD15-4steps-lora.safetensors"
     write_lora(models / "loras" / name, unets["sd15"], "kohya-diffusers", only="attn")
-    _, report = accelerator.attach(unets["sd15"], name, accelerator.AUTO, 0.0)
+    _, report = accelerator.attach_accelerator(unets["sd15"], name, accelerator.AUTO, 0.0)
     assert [
         note
         for note in report.notes
         if note.startswith("strength is 0: nothing of the LoRA is applied")
     ]
-    _, report = accelerator.attach(unets["sd15"], name, "hyper-sd15-8step-lora", 1.0)
+    _, report = accelerator.attach_accelerator(unets["sd15"], name, "hyper-sd15-8step-lora", 1.0)
     assert [
         note
         for note in report.notes

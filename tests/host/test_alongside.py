@@ -20,7 +20,7 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, motion
 from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
-from comfyui_fewstep.nodes.host.model import width_of, with_linear_betas, with_model_sampling
+from comfyui_fewstep.nodes.host.model import look_at, with_linear_betas, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from torch import Tensor
@@ -59,7 +59,7 @@ def style(models, sd15):
 def lcm(models, sd15):
     """Our loader as a node between others."""
     write_lora(models / "loras" / LCM, sd15, "kohya-diffusers", rank=2, only="attn1")
-    return lambda model: accelerator.attach(model, LCM, "lcm-lora-sd15", 1.0)[0]
+    return lambda model: accelerator.attach_accelerator(model, LCM, "lcm-lora-sd15", 1.0)[0]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_motion_module_and_another_node_both_work_in_either_order(
         save(path, animatediff_keys(motion_adapter(size=0.3).state_dict()))
 
     def moving(model):
-        return motion.attach(model, LIGHTNING, FRAMES)[0]
+        return motion.attach_motion(model, LIGHTNING, FRAMES)[0]
 
     alone, _ = ours(moving(sd15), texts, FRAMES)
     clips, seen = [], []
@@ -245,12 +245,14 @@ def test_packed_weights_take_an_accelerator_as_from_cores_loader(models):
         ).args[0]["samples"]
 
     packed = load_packed(whole)
-    attached, _ = accelerator.attach(packed, name, record, 1.0)
-    assert type(attached) is type(packed) and width_of(packed) == small_models.WAN_SMALL["dim"]
+    attached, _ = accelerator.attach_accelerator(packed, name, record, 1.0)
+    assert type(attached) is type(packed) and look_at(packed).width == small_models.WAN_SMALL["dim"]
     by_core = core.LoraLoaderModelOnly().load_lora_model_only(load_packed(whole), name, 1.0)[0]
     by_core = with_record(with_model_sampling(by_core, CATALOG[record]), CATALOG[record])
     assert torch.equal(made(attached), made(by_core))
     # Near the same LoRA on whole weights, and far from none at all.
-    reference = made(accelerator.attach(small_models.load_model(whole), name, record, 1.0)[0])
+    reference = made(
+        accelerator.attach_accelerator(small_models.load_model(whole), name, record, 1.0)[0]
+    )
     without = made(with_record(with_model_sampling(packed, CATALOG[record]), CATALOG[record]))
     assert (made(attached) - reference).norm() < 0.3 * (without - reference).norm()

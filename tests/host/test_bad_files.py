@@ -90,8 +90,8 @@ def plant(path: Path, bomb: Path) -> None:
 def test_a_pickle_is_never_opened_by_our_loaders_whatever_it_is_called(models, unets, bomb, suffix):
     name = f"bomb{suffix}"
     for folder, load in (
-        ("loras", lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0)),
-        ("animatediff_models", lambda: motion.attach(unets["sd15"], name, 4)),
+        ("loras", lambda: accelerator.attach_accelerator(unets["sd15"], name, RECORD, 1.0)),
+        ("animatediff_models", lambda: motion.attach_motion(unets["sd15"], name, 4)),
     ):
         plant(models / folder / name, bomb)
         try:
@@ -149,8 +149,8 @@ def test_no_name_leads_out_of_the_models_folders(models, unets, outside, way):
     name = ways_to(outside)[way]
     assert model_path("loras", name) is None and model_path(motion.FOLDER, name) is None
     for load in (
-        lambda: accelerator.attach(unets["sd15"], name, RECORD, 1.0),
-        lambda: motion.attach(unets["sd15"], name, 4),
+        lambda: accelerator.attach_accelerator(unets["sd15"], name, RECORD, 1.0),
+        lambda: motion.attach_motion(unets["sd15"], name, 4),
     ):
         with pytest.raises(FileProblem, match="is not in models/"):
             load()
@@ -185,7 +185,7 @@ def attach(models: Path, base, tensors: dict[str, torch.Tensor]):
     """(MODEL, report) of a file with these tensors. Raises ValueError where it is refused."""
     path = models / "loras" / "bad_files.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-    return accelerator.attach(base, path.name, RECORD, 1.0)
+    return accelerator.attach_accelerator(base, path.name, RECORD, 1.0)
 
 
 def assert_everything_is_applied(model, caplog) -> None:
@@ -357,4 +357,4 @@ def test_a_damaged_motion_module_is_refused(models, unets):
     with pytest.raises(
         FileProblem, match=f"is damaged: 1 of its {len(tensors)} tensors .*{re.escape(key)}"
     ):
-        motion.attach(unets["sd15"], "damaged.safetensors", 4)
+        motion.attach_motion(unets["sd15"], "damaged.safetensors", 4)

@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.supported_models
 import comfy.utils
@@ -23,7 +24,7 @@ from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import with_record
-from comfyui_fewstep.nodes.host.model import base_of, with_model_sampling
+from comfyui_fewstep.nodes.host.model import base_of, look_at, with_model_sampling
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.budget.cost import BlockCost, BudgetError, Cost
@@ -58,21 +59,23 @@ def run(model, latent, experience="interactive", seconds=0.0, evaluation=0.0, pr
 
 @pytest.mark.parametrize("architecture", ["sd15", "sdxl", "ssd1b"])
 def test_unets_are_measured_with_an_empty_prompt(unets, architecture) -> None:
-    cost = measure.measure(unets[architecture], IMAGE)
+    cost = measure.measure_cost(look_at(unets[architecture]), IMAGE)
     assert 0 < cost.evaluation <= cost.guided_step
 
 
 @pytest.mark.parametrize("variant", WANS)
 def test_wans_are_measured_with_an_empty_prompt(tmp_path, variant) -> None:
-    cost = measure.measure(load_model(write_wan(tmp_path / "wan.safetensors", variant)), VIDEO)
+    cost = measure.measure_cost(
+        look_at(load_model(write_wan(tmp_path / "wan.safetensors", variant))), VIDEO
+    )
     assert 0 < cost.evaluation <= cost.guided_step
 
 
 def test_flux_is_measured_and_its_guidance_costs_nothing(tmp_path) -> None:
     model = load_model(write_flux(tmp_path / "flux.safetensors"))
-    cost = measure.measure(model, {"samples": torch.zeros(1, 16, 8, 8)})
+    cost = measure.measure_cost(look_at(model), {"samples": torch.zeros(1, 16, 8, 8)})
     assert cost.guided_step == 2 * cost.evaluation  # not measured: this model is never run that way
-    assert measure.is_guidance_distilled(model)
+    assert look_at(model).is_guidance_distilled
 
 
 def counting(model):
@@ -95,7 +98,7 @@ def quick() -> Callable[[], float]:
 
 def test_what_is_measured_is_the_whole_batch_and_a_known_number_of_evaluations(unets) -> None:
     model, rows = counting(unets["sd15"])
-    measure.measure(model, {"samples": torch.zeros(3, 4, 8, 8)}, quick())
+    measure.measure_cost(look_at(model), {"samples": torch.zeros(3, 4, 8, 8)}, quick())
     # A warm-up and five of 3 rows; then the same with both prompts, 6 rows in a pass or in two.
     assert rows[:6] == [3] * 6
     assert sum(rows[6:]) == 6 * 6
@@ -104,7 +107,7 @@ def test_what_is_measured_is_the_whole_batch_and_a_known_number_of_evaluations(u
 def test_a_slow_model_is_evaluated_three_times(unets) -> None:
     seconds = itertools.count(step=20)
     model, rows = counting(unets["sd15"])
-    cost = measure.measure(model, IMAGE, clock=lambda: next(seconds))
+    cost = measure.measure_cost(look_at(model), IMAGE, clock=lambda: next(seconds))
     assert cost.evaluation == 20
     assert len(rows) == 3  # a warm-up and two; both prompts are taken to cost twice as much
     assert cost.guided_step == 2 * cost.evaluation
@@ -133,11 +136,13 @@ def test_the_progress_bar_moves_with_every_evaluation(unets) -> None:
     model.set_model_unet_function_wrapper(forward)
     # A warm-up and five, with one prompt and with two; a slow model has three in all, and then the
     # bar is full too.
-    assert list(dict.fromkeys(progress_of(lambda: measure.measure(model, IMAGE, quick())))) == [
-        (count, 12) for count in range(1, 13)
-    ]
+    assert list(
+        dict.fromkeys(progress_of(lambda: measure.measure_cost(look_at(model), IMAGE, quick())))
+    ) == [(count, 12) for count in range(1, 13)]
     seconds = itertools.count(step=20)
-    slow = progress_of(lambda: measure.measure(model, IMAGE, clock=lambda: next(seconds)))
+    slow = progress_of(
+        lambda: measure.measure_cost(look_at(model), IMAGE, clock=lambda: next(seconds))
+    )
     assert slow == [(1, 12), (2, 12), (3, 12), (12, 12)]
 
 
@@ -197,7 +202,7 @@ def self_forcing(folder):
 def test_a_causal_model_is_measured_with_an_empty_cache_and_with_a_full_one(tmp_path) -> None:
     clock = Timepiece()
     costs = measure.measure_blocks(
-        clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
+        look_at(clock.on(self_forcing(tmp_path))), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
     )
     # A warm-up and five each, of the block at the start and of the one at the end, behind six
     # frames of four keys.
@@ -210,7 +215,7 @@ def test_a_causal_model_is_measured_with_an_empty_cache_and_with_a_full_one(tmp_
 def test_a_slow_causal_model_is_evaluated_three_times_a_block(tmp_path) -> None:
     clock = Timepiece(seconds=20.0)
     measure.measure_blocks(
-        clock.on(self_forcing(tmp_path)), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
+        look_at(clock.on(self_forcing(tmp_path))), clip_of(9), [CATALOG["self-forcing-dmd"]], clock
     )
     assert clock.starts == [0] * 3 + [6] * 3
 
@@ -220,7 +225,7 @@ def test_a_clip_of_one_block_is_measured_once(tmp_path) -> None:
     clock, model = Timepiece(), self_forcing(tmp_path)
     told = progress_of(
         lambda: measure.measure_blocks(
-            clock.on(model), clip_of(3), [CATALOG["self-forcing-dmd"]], clock
+            look_at(clock.on(model)), clip_of(3), [CATALOG["self-forcing-dmd"]], clock
         )
     )
     assert clock.starts == [0] * 6
@@ -251,7 +256,7 @@ def assert_predicted(clock: Timepiece, model, positive, latent) -> None:
     """That the Streaming Sampler moves the clock by as much as was predicted, and to the first
     block as well.
     """
-    subject = budget.look_at(model, latent)
+    subject = budget.subject_of(model, latent)
     cost = budget.cost_of(subject, latent, 0, clock)
     way = budget.choose(budget.candidates(subject.record, None, cost, subject.work), math.inf).way
     before, evaluated = clock.now, len(clock.starts)
@@ -278,14 +283,16 @@ def test_a_size_that_the_streaming_sampler_refuses_is_refused_in_its_words() -> 
 def test_the_demo_model_is_measured_with_text_as_long_as_its_own() -> None:
     model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", 5, "base").args
     clock = Timepiece()
-    measure.measure(clock.on(model), latent, clock)
+    measure.measure_cost(look_at(clock.on(model)), latent, clock)
     assert set(clock.tokens) == {positive[0][0].shape[1]} == {10}
 
 
 def test_wan_is_measured_with_text_as_long_as_the_host_makes_it(tmp_path) -> None:
     clock = Timepiece()
-    measure.measure(
-        clock.on(load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))), VIDEO, clock
+    measure.measure_cost(
+        look_at(clock.on(load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v")))),
+        VIDEO,
+        clock,
     )
     assert set(clock.tokens) == {512}
 
@@ -296,7 +303,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> No
         key: value for key, value in model.model_options.items() if key != "transformer_options"
     }
     state = torch.random.get_rng_state()
-    measure.measure(model, IMAGE)
+    measure.measure_cost(look_at(model), IMAGE)
     assert torch.equal(state, torch.random.get_rng_state())
     assert {
         key: value for key, value in model.model_options.items() if key != "transformer_options"
@@ -306,7 +313,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> No
 
 def test_step_skip_on_the_model_does_not_spoil_the_measurement(unets) -> None:
     skipping = with_skip(unets["sd15"], SkipConfig("forecast", Settings(2.0), 0.0, 1.0, "auto"))
-    assert measure.measure(skipping, IMAGE).evaluation > 0
+    assert measure.measure_cost(look_at(skipping), IMAGE).evaluation > 0
 
 
 def test_a_node_that_answers_in_place_of_the_network_is_named(unets) -> None:
@@ -315,13 +322,13 @@ def test_a_node_that_answers_in_place_of_the_network_is_named(unets) -> None:
     model = unets["sd15"].clone()
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", lambda executor, x, *args: x)
     with pytest.raises(BudgetError, match="answered in place of the network"):
-        measure.measure(model, IMAGE)
+        measure.measure_cost(look_at(model), IMAGE)
 
 
-def test_a_model_that_takes_more_than_text_is_refused_with_what_to_do(unets, monkeypatch) -> None:
-    monkeypatch.setattr(measure, "base_of", lambda model: None)
+def test_a_model_that_takes_more_than_text_is_refused_with_what_to_do(unets) -> None:
+    unknown = replace(look_at(unets["sd15"]), base=None)
     with pytest.raises(BudgetError, match="seconds_per_evaluation"):
-        measure.measure(unets["sd15"], IMAGE)
+        measure.measure_cost(unknown, IMAGE)
 
 
 # Architectures beside the shared small ones: (the host's class for it, its configuration, latent).
@@ -431,7 +438,10 @@ def build(name: str):
 def test_other_architectures_are_measured_with_an_empty_prompt(name) -> None:
     model = build(name)
     assert base_of(model).text is not None
-    assert measure.measure(model, {"samples": torch.zeros(OTHERS[name][1])}).evaluation > 0
+    assert (
+        measure.measure_cost(look_at(model), {"samples": torch.zeros(OTHERS[name][1])}).evaluation
+        > 0
+    )
 
 
 # ---------------------------------------------------------------- the node
@@ -577,7 +587,7 @@ def line_of(report: str, id: str) -> str:
 def test_a_clip_is_told_by_its_playing_time(tmp_path) -> None:
     model = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
     # 3 latent frames are 9 frames at 16 a second.
-    assert budget.work_of(model, VIDEO).clip_seconds == pytest.approx(9 / 16)
+    assert budget.work_of(look_at(model), VIDEO).clip_seconds == pytest.approx(9 / 16)
     report, data = run(model, VIDEO, "live", evaluation=0.5)[2::2]
     assert data["allowance"] == pytest.approx(9 / 16)
     assert "Live video needs a causal model" in report
@@ -632,7 +642,7 @@ def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) ->
 
 def test_the_demo_models_clip_plays_as_in_its_workflows() -> None:
     model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "base").args
-    assert budget.work_of(model, latent).clip_seconds == pytest.approx(17 / 8)
+    assert budget.work_of(look_at(model), latent).clip_seconds == pytest.approx(17 / 8)
 
 
 def test_an_ordinary_lora_of_another_loader_changes_nothing_but_is_told(unets) -> None:
@@ -707,9 +717,9 @@ def chart(model, allowance: float) -> tuple[list, Choice, object]:
     """(the ways, the choice among full runs, the axes) at 0.1 s an evaluation and 0.2 s a guided
     step.
     """
-    subject, cost = budget.look_at(model, IMAGE), Cost(0.1, 0.2)
+    subject, cost = budget.subject_of(model, IMAGE), Cost(0.1, 0.2)
     ways = budget.known_ways(
-        subject.base, None, subject.full_run, subject.catalogue, cost, subject.work
+        subject.model.base, None, subject.full_run, subject.catalogue, cost, subject.work
     )
     choice = budget.choose(budget.candidates(None, subject.full_run, cost, subject.work), allowance)
     return ways, choice, budget.draw(cost, choice, ways, subject).axes[0]

@@ -24,10 +24,11 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
 from comfyui_fewstep.loras.schedules import HostSpacedFlow, ShiftedFlow
 from comfyui_fewstep.nodes import accelerator, sampler
+from comfyui_fewstep.nodes.host import recognise
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
 from comfyui_fewstep.nodes.host.declared import known_accelerators
-from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, with_model_sampling
+from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
 
@@ -105,7 +106,7 @@ def test_a_lora_on_a_distilled_model_is_refused(distilled, models):
             " to none"
         ),
     ):
-        accelerator.attach(distilled, file, "auto", 1.0)
+        accelerator.attach_accelerator(distilled, file, "auto", 1.0)
 
 
 def test_a_model_that_nothing_says_is_distilled_is_refused(models):
@@ -179,7 +180,9 @@ def test_a_record_that_is_not_the_models_is_refused(distilled, id, message):
 def test_a_model_record_is_refused_for_a_lora_file(distilled, models):
     write_lora(models / "loras" / "some.safetensors", distilled, "native", only="self_attn")
     with pytest.raises(ValueError, match="is a full model, and some.safetensors is a LoRA"):
-        accelerator.attach(distilled, "some.safetensors", "wan21-t2v-lightx2v-4step-model", 1.0)
+        accelerator.attach_accelerator(
+            distilled, "some.safetensors", "wan21-t2v-lightx2v-4step-model", 1.0
+        )
 
 
 def under_the_name(model, file):
@@ -252,8 +255,8 @@ def test_a_lora_with_anothers_published_name_is_refused_naming_both(unets, model
         ValueError,
         match="LoRA for SDXL.*its name is that of hyper-sd15-8step-lora, which is for SD 1.5",
     ):
-        accelerator.attach(unets["sdxl"], file, "auto", 1.0)
-    attached, _ = accelerator.attach(unets["sdxl"], file, "hyper-sdxl-8step-lora", 1.0)
+        accelerator.attach_accelerator(unets["sdxl"], file, "auto", 1.0)
+    attached, _ = accelerator.attach_accelerator(unets["sdxl"], file, "hyper-sdxl-8step-lora", 1.0)
     assert accelerator_of(attached).id == "hyper-sdxl-8step-lora"
 
 
@@ -285,10 +288,10 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
     known = known_accelerators()
     for model in models:
         if base_of(model) in record.bases:
-            accelerator.refuse_other_base(model, record, "x.safetensors", known)
+            recognise.refuse_other_base(look_at(model), record, "x.safetensors", known)
             continue
         with pytest.raises(ValueError, match="is for .*; the connected model is "):
-            accelerator.refuse_other_base(model, record, "x.safetensors", known)
+            recognise.refuse_other_base(look_at(model), record, "x.safetensors", known)
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +331,7 @@ def test_a_lora_of_one_base_under_the_name_of_another_is_never_accepted_as_a_thi
             os.link(written, link)
             tried += 1
             with pytest.raises(ValueError, match="known|cannot be told|is for"):
-                accelerator.attach(model, link.name, "auto", 1.0)
+                accelerator.attach_accelerator(model, link.name, "auto", 1.0)
             link.unlink()
     assert tried > 100
 
@@ -656,7 +659,7 @@ def test_alphas_alone_are_no_applied_layers(unets, models):
         ValueError,
         match="does not fit the connected model: its 1 layer is not in this model.*Choose the file",
     ):
-        accelerator.attach(unets["sd15"], "alphas.safetensors", "lcm-lora-sd15", 1.0)
+        accelerator.attach_accelerator(unets["sd15"], "alphas.safetensors", "lcm-lora-sd15", 1.0)
 
 
 def test_a_bias_alone_is_an_applied_layer(unets):
@@ -680,7 +683,9 @@ def test_a_strength_that_is_no_number_is_refused(unets, models, strength):
         only="attn1|attn2",
     )
     with pytest.raises(ValueError, match="It must be a finite number; 1 is the strength"):
-        accelerator.attach(unets["sd15"], "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15", strength)
+        accelerator.attach_accelerator(
+            unets["sd15"], "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15", strength
+        )
 
 
 # ---------------------------------------------------------------- scales
@@ -690,7 +695,7 @@ def test_an_alpha_the_file_lacks_is_the_releases_own(small, models):
     model = small["MiniMaxH3"]
     file = "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors"
     written = write_lora(models / "loras" / file, model, "native", rank=16, only="attn", size=1.0)
-    attached, report = accelerator.attach(model, file, "auto", 1.0)
+    attached, report = accelerator.attach_accelerator(model, file, "auto", 1.0)
     assert accelerator_of(attached).id == "minimax-h3-fl2v-8step-lora"
     assert any("alpha 8 taken" in note and "the release's own" in note for note in report.notes)
     name = "blocks.0.attn.qkv_proj.weight"
@@ -708,7 +713,7 @@ def test_an_alpha_the_file_lacks_is_the_releases_own(small, models):
 def test_a_release_strength_is_its_own(small, models, name, id, strength):
     file = CATALOG[id].files[0].name
     write_lora(models / "loras" / file, small[name], "native", only="attn")
-    attached, report = accelerator.attach(small[name], file, "auto", 2.0)
+    attached, report = accelerator.attach_accelerator(small[name], file, "auto", 2.0)
     assert (
         accelerator_of(attached).id == id
         and report.data["layers_lost"] == 0
@@ -727,14 +732,14 @@ def test_the_wan21_recipe_is_chosen_by_hand_at_its_two_strengths(models):
     file = "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
     write_lora(models / "loras" / file, t2v, "native", only="self_attn")
     assert (
-        accelerator_of(accelerator.attach(t2v, file, "auto", 1.0)[0]).id
+        accelerator_of(accelerator.attach_accelerator(t2v, file, "auto", 1.0)[0]).id
         == "wan21-t2v-lightx2v-4step"
     )
-    high, report = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-high", 1.0)
+    high, report = accelerator.attach_accelerator(t2v, file, "wan22-t2v-wan21-lora-high", 1.0)
     assert not any(note.startswith("Chosen by hand") for note in report.notes), (
         "a recipe is there to be chosen"
     )
-    low, _ = accelerator.attach(t2v, file, "wan22-t2v-wan21-lora-low", 1.0)
+    low, _ = accelerator.attach_accelerator(t2v, file, "wan22-t2v-wan21-lora-low", 1.0)
     assert {patch[0] for patches in high.patches.values() for patch in patches} == {3.0}
     text = small_models.conditioning(t2v)
     output = sampler.FewStepSampler.execute(
@@ -758,9 +763,9 @@ def test_the_one_experts_lora_on_the_others_model_is_refused(models):
             " other one"
         ),
     ):
-        accelerator.attach(low, file.format("high"), "auto", 1.0)
+        accelerator.attach_accelerator(low, file.format("high"), "auto", 1.0)
     assert (
-        accelerator_of(accelerator.attach(low, file.format("low"), "auto", 1.0)[0]).id
+        accelerator_of(accelerator.attach_accelerator(low, file.format("low"), "auto", 1.0)[0]).id
         == "wan22-t2v-lightning-low"
     )
 
@@ -808,8 +813,8 @@ def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):
         ValueError,
         match="choose wan22-i2v-wan21-lora-high or wan22-i2v-wan21-lora-low in accelerator",
     ):
-        accelerator.attach(i2v, file, "auto", 1.0)
-    attached, report = accelerator.attach(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
+        accelerator.attach_accelerator(i2v, file, "auto", 1.0)
+    attached, report = accelerator.attach_accelerator(i2v, file, "wan22-i2v-wan21-lora-low", 1.0)
     assert accelerator_of(attached).strength == 1.0
     assert report.data["layers_not_needed"] > 0 and report.data["layers_lost"] == 0
 
@@ -820,7 +825,7 @@ def test_a_release_that_is_left_out_is_refused_with_the_reason(small, models):
     with pytest.raises(
         ValueError, match="left out: parallel decoding distillation: needs its own loader"
     ):
-        accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
+        accelerator.attach_accelerator(small["MiniMaxH3"], file, "auto", 1.0)
 
 
 def test_animatelcms_image_lora_is_sent_to_cores_loader(unets, models):
@@ -830,7 +835,7 @@ def test_animatelcms_image_lora_is_sent_to_cores_loader(unets, models):
         ValueError,
         match="load it with core's Load LoRA, then AnimateLCM with the Motion Module Loader",
     ):
-        accelerator.attach(unets["sd15"], file, "auto", 1.0)
+        accelerator.attach_accelerator(unets["sd15"], file, "auto", 1.0)
 
 
 def test_a_published_file_the_host_has_no_names_for_says_which_to_take(small, models):
@@ -843,14 +848,14 @@ def test_a_published_file_the_host_has_no_names_for_says_which_to_take(small, mo
     with pytest.raises(
         ValueError, match="the host does not map to this model: take a _comfyui one"
     ):
-        accelerator.attach(small["MiniMaxH3"], file, "auto", 1.0)
+        accelerator.attach_accelerator(small["MiniMaxH3"], file, "auto", 1.0)
 
 
 def test_licences_are_in_the_report(small, models):
     file = "Hyper-FLUX.1-dev-8steps-lora.safetensors"
     write_lora(models / "loras" / file, small["Flux"], "native", only="attn")
-    _, report = accelerator.attach(small["Flux"], file, "auto", 1.0)
+    _, report = accelerator.attach_accelerator(small["Flux"], file, "auto", 1.0)
     assert "NON-COMMERCIAL" in report.markdown
     save_file({"x": torch.zeros(1)}, models / "loras" / "nothing.safetensors")
     with pytest.raises(ValueError, match="neither a LoRA nor a diffusion model"):
-        accelerator.attach(small["Flux"], "nothing.safetensors", "auto", 1.0)
+        accelerator.attach_accelerator(small["Flux"], "nothing.safetensors", "auto", 1.0)

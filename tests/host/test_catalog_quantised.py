@@ -19,7 +19,7 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host.attach import with_record
-from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, width_of, with_model_sampling
+from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, with_model_sampling
 from safetensors.torch import load_file, save_file
 
 import small_models
@@ -135,8 +135,8 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
     model = load(form)
     assert base_of(model).name == "WAN_T2V"
     # The width is the model's, though a packed format stores fewer numbers.
-    assert width_of(model) == small_models.WAN_SMALL["dim"]
-    attached, report = accelerator.attach(model, FILE, "auto", 1.0)
+    assert look_at(model).width == small_models.WAN_SMALL["dim"]
+    attached, report = accelerator.attach_accelerator(model, FILE, "auto", 1.0)
     assert accelerator_of(attached).id == "wan21-t2v-lightx2v-4step"
     assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
 
@@ -144,7 +144,9 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
     assert data["evaluations"] == 4 and torch.isfinite(samples).all()
     # A packed model with the LoRA comes out near the whole one with the LoRA, and far from itself
     # without.
-    reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
+    reference, _ = run(
+        accelerator.attach_accelerator(small_models.load_model(whole), FILE, "auto", 1.0)[0]
+    )
     without, _ = run(
         with_record(
             with_model_sampling(model, accelerator_of(attached)),
@@ -164,7 +166,7 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
 
 @pytest.mark.parametrize("form", QUANT_ALGOS)
 def test_a_quantised_weight_is_patched_by_the_loras_product(load, lora, form):
-    attached, _ = accelerator.attach(load(form), FILE, "auto", 1.0)
+    attached, _ = accelerator.attach_accelerator(load(form), FILE, "auto", 1.0)
     name = "blocks.0.self_attn.q.weight"
     before = dequantised(attached, name)
     expected = before + lora.change(name)
@@ -247,11 +249,13 @@ def test_gguf_takes_an_accelerator_where_its_loader_is_installed(models, whole, 
     ):
         step()
     model = loader.load_unet("wan.gguf")[0]
-    assert width_of(model) == small_models.WAN_SMALL["dim"]
-    attached, report = accelerator.attach(model, FILE, "auto", 1.0)
+    assert look_at(model).width == small_models.WAN_SMALL["dim"]
+    attached, report = accelerator.attach_accelerator(model, FILE, "auto", 1.0)
     assert report.data["layers_lost"] == 0 and report.data["layers_applied"] > 20
     samples, data = run(attached)
-    reference, _ = run(accelerator.attach(small_models.load_model(whole), FILE, "auto", 1.0)[0])
+    reference, _ = run(
+        accelerator.attach_accelerator(small_models.load_model(whole), FILE, "auto", 1.0)[0]
+    )
     without, _ = run(
         with_record(
             with_model_sampling(model, accelerator_of(attached)),

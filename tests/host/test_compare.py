@@ -194,7 +194,7 @@ def test_rows_come_back_from_a_report_as_they_went_in() -> None:
 
 def sampler_report(seconds: float) -> str:
     plan = make_plan(CATALOG["hyper-sd15-4step-lora"], 0, 1.0, lambda timestep: timestep / 1000)
-    return sampler.describe(plan, Run(torch.zeros(1, 4, 8, 8), RunLog(), seconds), False).markdown
+    return sampler.report_on_run(plan, Run(torch.zeros(1, 4, 8, 8), RunLog(), seconds)).markdown
 
 
 def stream_report(seconds: float) -> str:
@@ -204,7 +204,7 @@ def stream_report(seconds: float) -> str:
     run = StreamRun(
         torch.zeros(1, 16, 3, 8, 8), seconds=seconds, first_seconds=seconds / 3, first_frames=1
     )
-    return stream.describe(plan, run, None).markdown
+    return stream.report_on_stream(plan, run).markdown
 
 
 @pytest.mark.parametrize("report_of", [sampler_report, stream_report])

@@ -13,7 +13,7 @@ from comfyui_fewstep.nodes import accelerator, demo
 from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from comfyui_fewstep.nodes.host.files import load_tensors
-from comfyui_fewstep.nodes.host.model import ModelFacts, accelerator_of, base_of, facts_of, width_of
+from comfyui_fewstep.nodes.host.model import ModelFacts, accelerator_of, base_of, look_at
 
 import nodes as core
 from small_models import HAS_CAUSAL_WAN
@@ -28,7 +28,7 @@ def red_circle():
 def test_the_host_detects_it_as_wan_21_text_to_video(red_circle):
     model = red_circle[0]
     assert type(model.model.model_config).__name__ == "WAN21_T2V"
-    assert width_of(model) == 256
+    assert look_at(model).width == 256
     assert model.get_model_object("model_sampling").shift == demo.SHIFT
 
 
@@ -92,7 +92,7 @@ def test_its_clips_play_as_fast_in_every_workflow_with_it():
 
 
 def test_what_the_host_cannot_tell_travels_with_the_model(red_circle):
-    facts = facts_of(red_circle[0].clone())
+    facts = look_at(red_circle[0].clone()).facts
     assert facts == ModelFacts(text_tokens=red_circle[1][0][0].shape[1], frame_rate=demo.FRAME_RATE)
 
 

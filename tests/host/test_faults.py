@@ -23,7 +23,7 @@ from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
-from comfyui_fewstep.nodes.host.model import with_model_sampling
+from comfyui_fewstep.nodes.host.model import look_at, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -82,7 +82,7 @@ def one_model(folder: Path) -> Scene:
     base = small_models.unet_patcher("sd15")
     if not (folder / "loras" / LCM).exists():
         write_lora(folder / "loras" / LCM, base, "kohya-diffusers", rank=2, only="attn")
-    model, _ = accelerator.attach(base, LCM, "lcm-lora-sd15", 1.0)
+    model, _ = accelerator.attach_accelerator(base, LCM, "lcm-lora-sd15", 1.0)
     text = small_models.conditioning(model, length=8)
     return Scene((model,), lambda: sampled((model,), text, (1, 4, 8, 8)))
 
@@ -137,7 +137,7 @@ def with_motion(folder: Path, is_inside: bool) -> Scene:
     path = folder / "animatediff_models" / LIGHTNING
     if not path.exists():
         save(path, animatediff_keys(motion_adapter(size=0.3).state_dict()))
-    model, _ = motion.attach(small_models.unet_patcher("sd15"), LIGHTNING, 4)
+    model, _ = motion.attach_motion(small_models.unet_patcher("sd15"), LIGHTNING, 4)
     text = small_models.conditioning(model, length=8)
     (extra,) = model.get_additional_models()
     return Scene(
@@ -157,8 +157,10 @@ def measuring(folder: Path) -> Scene:
 
     def run() -> Tensor:
         seconds = itertools.count()
-        cost = measure.measure(
-            model, {"samples": torch.zeros(1, 16, 1, 4, 4)}, clock=lambda: 0.01 * next(seconds)
+        cost = measure.measure_cost(
+            look_at(model),
+            {"samples": torch.zeros(1, 16, 1, 4, 4)},
+            clock=lambda: 0.01 * next(seconds),
         )
         return torch.tensor([cost.evaluation, cost.guided_step])
 
@@ -181,7 +183,10 @@ def measuring_blocks(folder: Path) -> Scene:
     def run() -> Tensor:
         seconds = itertools.count()
         cost = measure.measure_blocks(
-            model, latent, [CATALOG["self-forcing-dmd"]], clock=lambda: 0.01 * next(seconds)
+            look_at(model),
+            latent,
+            [CATALOG["self-forcing-dmd"]],
+            clock=lambda: 0.01 * next(seconds),
         )[3]
         return torch.tensor([cost.first, cost.last])
 
@@ -194,7 +199,9 @@ def demonstration(folder: Path) -> Scene:
     loaded, positive, _, _, latent = demo.FewStepDemo.execute(
         "a red circle moving right", 5, "base"
     ).args
-    model, _ = accelerator.attach(loaded, CATALOG["fewstep-demo-4step"].files[0].name, "auto", 1.0)
+    model, _ = accelerator.attach_accelerator(
+        loaded, CATALOG["fewstep-demo-4step"].files[0].name, "auto", 1.0
+    )
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 
 
@@ -345,7 +352,9 @@ def test_in_a_server_the_client_is_told_and_the_next_job_is_that_of_another_proc
     _, positive, _, _, latent = (
         made := demo.FewStepDemo.execute(*job["demo"]["inputs"].values())
     ).args
-    model, _ = accelerator.attach(made.args[0], job["loader"]["inputs"]["lora_name"], "auto", 1.0)
+    model, _ = accelerator.attach_accelerator(
+        made.args[0], job["loader"]["inputs"]["lora_name"], "auto", 1.0
+    )
     samples = FewStepSampler.execute(model, positive, latent, 20, 4, 1.0).args[0]
     (expected,) = support_nodes.TestLatentReport.execute(samples).ui["test_latent"]
     for run, (kind, evaluation) in enumerate(

@@ -14,7 +14,7 @@ from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host import recognise
 from comfyui_fewstep.nodes.host.declared import declared_ids, known_accelerators
 from comfyui_fewstep.nodes.host.foreign import ForeignLora, foreign_loras
-from comfyui_fewstep.nodes.host.model import accelerator_of
+from comfyui_fewstep.nodes.host.model import accelerator_of, look_at
 from comfyui_fewstep.samplers.plan import PlanError
 from published_headers import WIDTHS, layers_of
 
@@ -64,7 +64,7 @@ def test_a_title_that_core_leaves_on_the_model_tells_the_accelerator(sdxl, model
     assert data["accelerators"] == ["sdxl-lightning-4step-lora"] and data["evaluations"] == 4
     assert any("Recognised from what another loader left" in note for note in data["notes"])
     # The same through our own loader gives the same picture.
-    ours, _ = accelerator.attach(sdxl, "a1.safetensors", "auto", 1.0)
+    ours, _ = accelerator.attach_accelerator(sdxl, "a1.safetensors", "auto", 1.0)
     assert torch.equal(
         samples, run(ours, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))[0]
     )
@@ -131,10 +131,12 @@ def boogu_lora(rank, differences, title):
 def test_of_several_the_one_whose_contents_decide_is_taken(title):
     loras = [boogu_lora(4, False, title), boogu_lora(128, True, title), boogu_lora(8, False, title)]
     recognitions = [
-        (lora, recognise.recognise_patches(lora, known_accelerators())) for lora in loras
+        recognise.RecognisedLora(lora, recognise.recognise_patches(lora, known_accelerators()))
+        for lora in loras
     ]
-    lora, found = recognise.the_accelerator_among(recognitions)
-    assert lora is loras[1] and found.record.id == "boogu-turbo-lora" and found.is_certain
+    chosen = recognise.the_accelerator_among(recognitions)
+    assert chosen.lora is loras[1] and chosen.record.id == "boogu-turbo-lora"
+    assert chosen.recognition.is_certain
     for others in (recognitions[::2], [recognitions[1]] * 2):
         with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
             recognise.the_accelerator_among(others)
@@ -144,8 +146,8 @@ def test_of_several_the_one_whose_contents_decide_is_taken(title):
 def test_a_published_title_that_two_loras_share_tells_neither(styles, accelerated_by_core):
     # The style has no title of its own in its file, and so leaves the accelerator's.
     with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
-        recognise.recognise_foreign(
-            core_loaded(accelerated_by_core, styles[0]), known_accelerators()
+        recognise.recognise_carried(
+            look_at(core_loaded(accelerated_by_core, styles[0])), known_accelerators()
         )
 
 
@@ -157,7 +159,7 @@ def test_a_style_beside_an_accelerator_of_ours_changes_nothing(sdxl, models):
         only="attn1|attn2|middle",
     )
     write_lora(models / "loras" / "style.safetensors", sdxl, "kohya-diffusers", only="attn2")
-    model, _ = accelerator.attach(
+    model, _ = accelerator.attach_accelerator(
         core_loaded(sdxl, "style.safetensors"), "sdxl_lightning_4step_lora.safetensors", "auto", 1.0
     )
     after = core_loaded(model, "style.safetensors")
@@ -265,7 +267,9 @@ def test_ours_does_not_go_on_top_of_cores(accelerated_by_core, sdxl, models):
         only="attn1|attn2|middle",
     )
     with pytest.raises(ValueError, match=f"{SECOND}"):
-        accelerator.attach(accelerated_by_core, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
+        accelerator.attach_accelerator(
+            accelerated_by_core, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0
+        )
 
 
 @keeps_titles
@@ -276,7 +280,9 @@ def test_cores_does_not_go_on_top_of_ours(sdxl, accelerated_by_core, models):
         "kohya-diffusers",
         only="attn1|attn2|middle",
     )
-    ours, _ = accelerator.attach(sdxl, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0)
+    ours, _ = accelerator.attach_accelerator(
+        sdxl, "Hyper-SDXL-8steps-lora.safetensors", "auto", 1.0
+    )
     both = core_loaded(ours, "g1.safetensors")
     with pytest.raises(ValueError, match=f"{SECOND}"):
         run(both, small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
@@ -311,7 +317,7 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
         ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
     )
     assert (
-        recognise.recognise_foreign(turbo, known_accelerators())[0].record.id
+        recognise.recognise_carried(look_at(turbo), known_accelerators())[0].record.id
         == "krea2-turbo-4step-lora"
     )
     write_lora(
@@ -326,7 +332,7 @@ def test_a_lora_made_for_a_distilled_model_is_no_second_accelerator(models):
     with pytest.raises(
         ValueError, match="carries krea2-turbo-lora.*krea2-turbo is an accelerator itself"
     ):
-        recognise.recognise_foreign(twice, known_accelerators())
+        recognise.recognise_carried(look_at(twice), known_accelerators())
 
 
 @keeps_titles
@@ -344,10 +350,10 @@ def test_a_lora_made_for_the_model_that_the_loader_distilled_belongs_into_the_lo
         ValueError,
         match="It is made to go on krea2-turbo and has settings of its own: choose its file in",
     ):
-        sampler.accelerated(core_loaded(turbo, "k3.safetensors"), None)
+        recognise.accelerated(look_at(core_loaded(turbo, "k3.safetensors")))
     with pytest.raises(ValueError, match="It is made to go on krea2-turbo"):
         accelerator.attach_distilled(core_loaded(krea, "k3.safetensors"), "auto")
-    ours, _ = accelerator.attach(krea, "k3.safetensors", "auto", 1.0)
+    ours, _ = accelerator.attach_accelerator(krea, "k3.safetensors", "auto", 1.0)
     assert accelerator_of(ours).id == "krea2-turbo-4step-lora", "as the message says"
 
 
@@ -377,11 +383,10 @@ def test_words_in_a_title_are_no_second_accelerator(unets, models, architecture,
         recognise.recognise_patches(foreign_loras(styled_base)[0], known_accelerators()).record.id
         == id
     ), "the words do say so"
-    ours, report = accelerator.attach(styled_base, file, "auto", 1.0)
+    ours, report = accelerator.attach_accelerator(styled_base, file, "auto", 1.0)
     assert any(f"If it is {id}" in note and title in note for note in report.notes)
-    assert sampler.accelerated(core_loaded(ours, "n1.safetensors"), None)[1][0] is accelerator_of(
-        ours
-    )
+    models = recognise.accelerated(look_at(core_loaded(ours, "n1.safetensors")))
+    assert models.records[0] is accelerator_of(ours)
 
 
 @keeps_titles
@@ -399,7 +404,10 @@ def test_a_style_titled_after_the_distilled_model_it_is_for_is_let_pass(models):
         ("/models/diffusion_models/krea2_turbo_fp8_scaled.safetensors", {}),
     )
     turbo = core_loaded(krea, "n2.safetensors")
-    assert recognise.recognise_foreign(turbo, known_accelerators())[0].record.id == "krea2-turbo"
+    assert (
+        recognise.recognise_carried(look_at(turbo), known_accelerators())[0].record.id
+        == "krea2-turbo"
+    )
     _, report = accelerator.attach_distilled(turbo, "auto")
     assert any("If it is krea2-turbo-lora" in note for note in report.notes)
 
@@ -411,7 +419,9 @@ def test_styles_of_any_number_stay_allowed_beside_an_accelerator(sdxl, styles, m
         "kohya-diffusers",
         only="attn1|attn2|middle",
     )
-    under, _ = accelerator.attach(styled(sdxl, styles), f"{LIGHTNING}.safetensors", "auto", 1.0)
+    under, _ = accelerator.attach_accelerator(
+        styled(sdxl, styles), f"{LIGHTNING}.safetensors", "auto", 1.0
+    )
     _, data = run(styled(under, styles), small_models.conditioning(sdxl), torch.zeros(1, 4, 8, 8))
     assert data["accelerators"] == ["sdxl-lightning-4step-lora"]
     turbo, _ = accelerator.attach_distilled(as_sdxl_turbo(styled(sdxl, styles)), "auto")
@@ -433,7 +443,7 @@ def test_loras_are_told_apart_and_our_own_is_none_of_them(sdxl, styles, models):
         only="attn1|attn2|middle",
         differences=True,
     )
-    ours, _ = accelerator.attach(sdxl, f"{LIGHTNING}.safetensors", "auto", 1.0)
+    ours, _ = accelerator.attach_accelerator(sdxl, f"{LIGHTNING}.safetensors", "auto", 1.0)
     assert foreign_loras(ours) == () and foreign_loras(sdxl) == ()
     found = foreign_loras(styled(ours.clone(), styles))
     assert len(found) == 3 and {lora.ranks for lora in found} == {(4,)}, "the one of rank 8 is ours"
@@ -463,10 +473,10 @@ def test_an_alpha_that_the_release_lacks_is_not_the_rank(models, alpha):
             ValueError,
             match="minimax-h3-fl2v-8step-lora, whose file has no alpha .*is 8. Load it with",
         ):
-            recognise.recognise_foreign(by_core, known_accelerators())
+            recognise.recognise_carried(look_at(by_core), known_accelerators())
     else:
         assert (
-            recognise.recognise_foreign(by_core, known_accelerators())[0].record.id
+            recognise.recognise_carried(look_at(by_core), known_accelerators())[0].record.id
             == "minimax-h3-fl2v-8step-lora"
         )
 
@@ -487,12 +497,14 @@ def test_an_alpha_in_the_metadata_is_not_the_rank(sdxl, models):
     with pytest.raises(
         ValueError, match="took its rank for alpha, which is 1. Load it with the Accelerator Loader"
     ):
-        recognise.recognise_foreign(core_loaded(sdxl, "i1.safetensors"), known_accelerators())
+        recognise.recognise_carried(
+            look_at(core_loaded(sdxl, "i1.safetensors")), known_accelerators()
+        )
     # An alpha that is the rank changes nothing.
     assert (
-        recognise.recognise_foreign(core_loaded(sdxl, "i2.safetensors"), known_accelerators())[
-            0
-        ].record.id
+        recognise.recognise_carried(
+            look_at(core_loaded(sdxl, "i2.safetensors")), known_accelerators()
+        )[0].record.id
         == "sdxl-lightning-4step-lora"
     )
 
@@ -537,7 +549,7 @@ def test_a_declaration_beside_the_lora_is_an_accelerator_like_the_others(sdxl, m
     write_lora(
         models / "loras" / "mine.safetensors", sdxl, "kohya-diffusers", only="attn1|attn2|middle"
     )
-    model, report = accelerator.attach(sdxl, "mine.safetensors", "auto", 1.0)
+    model, report = accelerator.attach_accelerator(sdxl, "mine.safetensors", "auto", 1.0)
     assert accelerator_of(model).id == "my-own" and report.data["strength"] == 0.5
     assert "my own (NON-COMMERCIAL)" in report.markdown
     assert (
@@ -549,9 +561,11 @@ def test_a_declaration_goes_before_the_catalogue_for_its_own_file(sdxl, models, 
     name = "sdxl_lightning_4step_lora.safetensors"
     declare({**DECLARED, "file": name}, "three.fewstep.json")
     write_lora(models / "loras" / name, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
-    assert accelerator_of(accelerator.attach(sdxl, name, "auto", 1.0)[0]).id == "three"
+    assert accelerator_of(accelerator.attach_accelerator(sdxl, name, "auto", 1.0)[0]).id == "three"
     assert (
-        accelerator_of(accelerator.attach(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]).id
+        accelerator_of(
+            accelerator.attach_accelerator(sdxl, name, "sdxl-lightning-4step-lora", 1.0)[0]
+        ).id
         == "sdxl-lightning-4step-lora"
     )
 
@@ -600,9 +614,9 @@ def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models,
         models / "loras" / "sd15_thing.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
     )
     with pytest.raises(ValueError, match="not an accelerator known here"):
-        accelerator.attach(unets["sd15"], "sd15_thing.safetensors", "auto", 1.0)
+        accelerator.attach_accelerator(unets["sd15"], "sd15_thing.safetensors", "auto", 1.0)
     with pytest.raises(ValueError, match="is a LoRA for SD 1.5.*my-own is one for SDXL"):
-        accelerator.attach(unets["sdxl"], "sd15_thing.safetensors", "my-own", 1.0)
+        accelerator.attach_accelerator(unets["sdxl"], "sd15_thing.safetensors", "my-own", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -629,11 +643,15 @@ def test_a_wrong_declaration_harms_nobody_and_is_named_when_asked_for(
         "kohya-diffusers",
         only="attn1|attn2|middle",
     )
-    _, report = accelerator.attach(sdxl, "sdxl_lightning_4step_lora.safetensors", "auto", 1.0)
+    _, report = accelerator.attach_accelerator(
+        sdxl, "sdxl_lightning_4step_lora.safetensors", "auto", 1.0
+    )
     assert any(message in note for note in report.notes)
     if name.startswith("broken"):
         with pytest.raises(ValueError, match=message):
-            accelerator.attach(sdxl, "sdxl_lightning_4step_lora.safetensors", "broken", 1.0)
+            accelerator.attach_accelerator(
+                sdxl, "sdxl_lightning_4step_lora.safetensors", "broken", 1.0
+            )
 
 
 def test_a_declaration_that_changes_is_read_again(declare):

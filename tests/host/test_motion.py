@@ -63,7 +63,7 @@ def lightning(models, adapter):
 
 
 def with_lightning(model, name=LIGHTNING, frames=FRAMES):
-    return motion.attach(model, name, frames)[0]
+    return motion.attach_motion(model, name, frames)[0]
 
 
 def latent(frames=FRAMES):
@@ -462,9 +462,11 @@ def test_an_accelerator_lora_drives_an_ordinary_motion_module(sd15, models):
         models / "animatediff_models" / "v3_sd15_mm.safetensors",
         animatediff_keys(motion_adapter(has_middle=False, size=0.3).state_dict()),
     )
-    fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
+    fast, _ = accelerator.attach_accelerator(
+        sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
+    )
     lora_first = with_lightning(fast, "v3_sd15_mm.safetensors")
-    motion_first, _ = accelerator.attach(
+    motion_first, _ = accelerator.attach_accelerator(
         with_lightning(sd15, "v3_sd15_mm.safetensors"),
         "lcm-lora-sdv1-5.safetensors",
         accelerator.AUTO,
@@ -789,7 +791,7 @@ def test_a_control_nets_memory_and_models_are_the_hosts_to_manage_under_windows(
 
 
 def test_windows_are_counted_and_reported(sd15, lightning):
-    moving, report = motion.attach(sd15, LIGHTNING, LONG)
+    moving, report = motion.attach_motion(sd15, LIGHTNING, LONG)
     assert report.data["windows"] == 3 and "3 windows" in report.summary
     clip, data = run(moving, frames=LONG)
     assert clip.shape[0] == LONG
@@ -801,7 +803,7 @@ def test_windows_are_counted_and_reported(sd15, lightning):
     ("frames", "count"), [(16, 1), (17, 2), (28, 2), (29, 3), (32, 3), (40, 3), (41, 4), (52, 4)]
 )
 def test_the_window_count_is_the_hosts(sd15, lightning, frames, count):
-    moving, report = motion.attach(sd15, LIGHTNING, frames)
+    moving, report = motion.attach_motion(sd15, LIGHTNING, frames)
     assert report.data["windows"] == count
     handler = moving.model_options.get("context_handler")
     assert (handler is None) == (count == 1)
@@ -846,23 +848,23 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
         folder / "mm_sdxl.safetensors",
         animatediff_keys(motion_adapter(widths=(32, 64, 128), has_middle=False).state_dict()),
     )
-    assert "for SDXL" in refusal(motion.attach, sd15, "mm_sdxl.safetensors", 16)
+    assert "for SDXL" in refusal(motion.attach_motion, sd15, "mm_sdxl.safetensors", 16)
     write_lora(folder / "style.safetensors", sd15, "kohya-diffusers", rank=1)
-    assert "is a LoRA for pictures" in refusal(motion.attach, sd15, "style.safetensors", 16)
+    assert "is a LoRA for pictures" in refusal(motion.attach_motion, sd15, "style.safetensors", 16)
     whole = (folder / LIGHTNING).read_bytes()
     (folder / "broken.safetensors").write_bytes(whole[: len(whole) // 2])
     assert "not a complete .safetensors file" in refusal(
-        motion.attach, sd15, "broken.safetensors", 16
+        motion.attach_motion, sd15, "broken.safetensors", 16
     )
     (folder / "mm_sd_v15_v2.ckpt").write_bytes(b"PK")
-    pickled = refusal(motion.attach, sd15, "mm_sd_v15_v2.ckpt", 16)
+    pickled = refusal(motion.attach_motion, sd15, "mm_sd_v15_v2.ckpt", 16)
     assert (
         "can carry code" in pickled
         and "guoyww/animatediff-motion-adapter-v1-5" in pickled
         and "mm_sd_v15_v2.safetensors" in pickled
     )
     assert "is not in models/animatediff_models" in refusal(
-        motion.attach, sd15, "nothing.safetensors", 16
+        motion.attach_motion, sd15, "nothing.safetensors", 16
     )
     place = (
         "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
@@ -875,7 +877,7 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
             f"{place}.to_q_lora.up.weight": torch.zeros(32, 4),
         },
     )
-    assert "is a motion LoRA" in refusal(motion.attach, sd15, "zoom-in.safetensors", 16)
+    assert "is a motion LoRA" in refusal(motion.attach_motion, sd15, "zoom-in.safetensors", 16)
     # And where a LoRA would be loaded:
     save(models / "loras" / "zoom-in.safetensors", load_file(folder / "zoom-in.safetensors"))
     save(models / "loras" / "module.safetensors", load_file(folder / LIGHTNING))
@@ -894,14 +896,18 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
 
 
 def test_other_models_are_refused(unets, sd15, lightning, models):
-    assert "the connected model is SDXL" in refusal(motion.attach, unets["sdxl"], LIGHTNING, 16)
+    assert "the connected model is SDXL" in refusal(
+        motion.attach_motion, unets["sdxl"], LIGHTNING, 16
+    )
     save(
         models / "animatediff_models" / "wide.safetensors",
         motion_adapter(widths=(64, 128, 256, 256)).state_dict(),
     )
-    assert "widths [64, 128, 256, 256]" in refusal(motion.attach, sd15, "wide.safetensors", 16)
+    assert "widths [64, 128, 256, 256]" in refusal(
+        motion.attach_motion, sd15, "wide.safetensors", 16
+    )
     assert "already carries the motion module" in refusal(
-        motion.attach, with_lightning(sd15), LIGHTNING, 16
+        motion.attach_motion, with_lightning(sd15), LIGHTNING, 16
     )
 
 
@@ -909,15 +915,17 @@ def test_a_host_that_would_not_run_the_motion_is_refused(sd15, lightning, monkey
     monkeypatch.setattr(
         motion_patch, "forward_timestep_embed", lambda layers, x, emb, **options: layers[0](x, emb)
     )
-    assert "too old for motion modules" in refusal(motion.attach, sd15, LIGHTNING, 16)
+    assert "too old for motion modules" in refusal(motion.attach_motion, sd15, LIGHTNING, 16)
 
 
 def test_two_accelerators_are_refused(sd15, lightning, models):
     write_lora(
         models / "loras" / "lcm-lora-sdv1-5.safetensors", sd15, "kohya-diffusers", only="attn"
     )
-    fast, _ = accelerator.attach(sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0)
-    assert "already carries lcm-lora-sd15" in refusal(motion.attach, fast, LIGHTNING, 16)
+    fast, _ = accelerator.attach_accelerator(
+        sd15, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
+    )
+    assert "already carries lcm-lora-sd15" in refusal(motion.attach_motion, fast, LIGHTNING, 16)
     assert "already carries animatediff-lightning" in refusal(
         accelerator.FewStepAccelerator.execute,
         with_lightning(sd15),
@@ -961,7 +969,7 @@ def test_a_latent_that_is_too_short_never_leads_to_a_clip_of_few_frames(sd15, li
     ],
 )
 def test_clips_of_other_lengths_than_the_training_are_told(sd15, lightning, frames, words):
-    _, report = motion.attach(sd15, LIGHTNING, frames)
+    _, report = motion.attach_motion(sd15, LIGHTNING, frames)
     assert f"{frames} frame{'s' * (frames > 1)} " in report.summary
     about_length = [note for note in report.notes if "trained on" in note and "16" in note]
     assert [note.startswith(words) for note in about_length] == ([True] if words else [])
@@ -969,7 +977,7 @@ def test_clips_of_other_lengths_than_the_training_are_told(sd15, lightning, fram
 
 def test_a_window_longer_than_the_training_is_told_by_the_loader_and_by_the_run(sd15, lightning):
     words = "24 frames are seen at once, and motion modules were trained on 16"
-    loaded, report = motion.attach(others_windows(sd15, 24), LIGHTNING, LONG)
+    loaded, report = motion.attach_motion(others_windows(sd15, 24), LIGHTNING, LONG)
     assert any(words in note for note in report.notes)
     behind = others_windows(with_lightning(sd15, frames=LONG), 24)
     for model in (loaded, behind):
@@ -1044,7 +1052,7 @@ def test_a_patch_that_hides_the_motion_is_refused(sd15, lightning):
 def test_a_lightning_module_whose_name_hides_its_steps_is_asked_for(sd15, models, adapter):
     save(models / "animatediff_models" / "AnimateDiff-Lightning.safetensors", adapter.state_dict())
     assert "Put the step count in the name" in refusal(
-        motion.attach, sd15, "AnimateDiff-Lightning.safetensors", 16
+        motion.attach_motion, sd15, "AnimateDiff-Lightning.safetensors", 16
     )
 
 
@@ -1065,7 +1073,7 @@ def test_every_motion_module_of_the_catalogue_is_recognised_attached_and_planned
     )
     name = "AnimateLCM_sd15_t2v.safetensors" if is_lcm else record.files[0].name
     save(models / "animatediff_models" / name, tensors)
-    moving, report = motion.attach(sd15, name, FRAMES)
+    moving, report = motion.attach_motion(sd15, name, FRAMES)
     assert accelerator_of(moving) is record
     assert report.data["accelerator"] == record.id and record.id in report.markdown
     _, data = run(moving)
@@ -1105,7 +1113,7 @@ def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, ve
             motion_adapter(positions=positions, has_middle=has_middle, size=0.3).state_dict()
         ),
     )
-    moving, report = motion.attach(sd15, name, FRAMES)
+    moving, report = motion.attach_motion(sd15, name, FRAMES)
     assert accelerator_of(moving) is None and report.data["version"] == version
     assert any("no accelerator" in note for note in report.notes)
     assert torch.isfinite(core_run(moving, cfg=3.0)).all()

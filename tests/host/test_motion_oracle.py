@@ -41,7 +41,7 @@ def adapter():
 
 def attached(models, unets, adapter, name=LIGHTNING, layout=animatediff_keys, frames=4):
     save(models / "animatediff_models" / name, layout(adapter.state_dict()))
-    return motion.attach(unets["sd15"], name, frames)[0]
+    return motion.attach_motion(unets["sd15"], name, frames)[0]
 
 
 def without_encodings(tensors):

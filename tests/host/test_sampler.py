@@ -185,7 +185,7 @@ def test_one_model_as_both_experts_is_one_run(small, wan_text, id):
     model = small[high.bases[0]]
     pair = [with_settings(model, record.id) for record in (high, low)]
     split, report = run(pair[0], wan_text, video(), model_low_noise=pair[1])
-    single = replace(high, expert=None, boundary=None)
+    single = replace(high, expert=None, boundary=None, partner=None)
     whole, _ = run(with_record(pair[0], single), wan_text, video())
     assert report["switch_step"] not in (0, report["steps"])
     assert_within(split, whole, 1e-5)

@@ -16,7 +16,7 @@ import comfy.utils
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes import accelerator
+from comfyui_fewstep.nodes import accelerator, stream
 from comfyui_fewstep.nodes.host import stream as stream_run
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
@@ -638,6 +638,30 @@ def test_an_interruption_before_the_first_block_ends_the_run(causal, text, monke
 # ---------------------------------------------------------------- other nodes on the model
 
 
+def test_the_pace_is_that_of_the_frames_that_were_made() -> None:
+    # 21 latent frames given and one block of 3 made in 12 s: 12 pictures of 93.
+    given = make_stream_plan(CATALOG["self-forcing-dmd"], 24, lambda t: t / 1000, given=21)
+    latent = torch.zeros(1, 16, 24, 8, 8)
+    run = stream_run.StreamRun(latent, seconds=12.0, first_seconds=12.0, first_frames=93, blocks=1)
+    report = stream.report_on_stream(given, run)
+    assert report.data["frames_per_second"] == pytest.approx(1.0)
+    assert "1 frames per second" in dict(report.rows)["seconds per frame"]
+    assert report.summary.endswith("then 1 a second")
+    (published,) = report.publish(None)["fewstep_report"]
+    assert published["seconds_per_frame"] == pytest.approx(1.0)
+    # Nothing given: its 93 pictures in 12 s.
+    alone = make_stream_plan(CATALOG["self-forcing-dmd"], 24, lambda t: t / 1000)
+    report = stream.report_on_stream(alone, run)
+    assert report.data["frames_per_second"] == pytest.approx(93 / 12)
+    # Behind the first block its pace is that of the others: 24 latent frames given, two blocks made.
+    later = stream_run.StreamRun(
+        torch.zeros(1, 16, 30, 8, 8), seconds=16.0, first_seconds=12.0, first_frames=105, blocks=2
+    )
+    assert stream.report_on_stream(
+        make_stream_plan(CATALOG["self-forcing-dmd"], 30, lambda t: t / 1000, given=24), later
+    ).data["frames_per_second"] == pytest.approx(3.0)
+
+
 def test_step_skip_passes_through(causal, text):
     model = with_settings(causal, FRAMES)
     skipping = with_skip(model, SkipConfig("forecast", Settings(2.0, 0.2, 3), 0.0, 1.0, "auto"))
@@ -775,7 +799,7 @@ def test_a_causvid_lora_runs_on_ordinary_wan_under_the_few_step_sampler(models, 
         small_models.write_wan(models / "diffusion_models" / "ordinary.safetensors")
     )
     write_lora(models / "loras" / name, ordinary, "native", rank=4)
-    fast, _ = accelerator.attach(ordinary, name, accelerator.AUTO, 1.0)
+    fast, _ = accelerator.attach_accelerator(ordinary, name, accelerator.AUTO, 1.0)
     output = FewStepSampler.execute(fast, text, video(3), 1, 0, 1.0)
     report = output.ui["fewstep_report"][0]
     assert (report["accelerators"], report["sampler"], report["evaluations"]) == ([id], "uni_pc", 8)

@@ -1,0 +1,52 @@
+"""A LATENT on its way through a node: as core's samplers take it, and as nodes hand it on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import torch
+from torch import Tensor
+
+
+def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
+    """The tensor of a LATENT as core's samplers take it: an empty one gets the channels and the
+    scale of the model.
+    """
+    ratios = (latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
+    # 0.20.1 does not know the temporal ratio yet.
+    known = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:known])
+
+
+def first_tensor(samples: Tensor) -> Tensor:
+    """The tensor of a latent; of several at once, such as a clip and its sound, the first."""
+    return samples.unbind()[0] if samples.is_nested else samples
+
+
+def handed_on(latent: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
+    """The LATENT with what was made of it. The scale that an empty one says of itself is obeyed by
+    then.
+    """
+    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
+    return {**kept, "samples": samples}
+
+
+def between_nodes() -> dict[str, Any]:
+    """Where and in which precision the host hands latents from node to node. 0.16 has no say about
+    the precision yet.
+    """
+    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
+    return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
+
+
+def image_tokens(model, latent: Mapping[str, Any]) -> int:
+    """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a
+    function of.
+    """
+    height, width = first_tensor(fitted_latent(model, latent)).shape[-2:]
+    scale = model.get_model_object("latent_format").spacial_downscale_ratio
+    return round(height * scale * width * scale / (16 * 16))
