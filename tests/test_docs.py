@@ -1,9 +1,13 @@
-"""docs/accelerators/ and README.md's table are what the catalogue says, now."""
+"""The pages on accelerators are what the catalogue says, now; those for contributors name what is
+there.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 
+import pytest
 from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.declaration import ENTRIES, SCHEDULES, SOLVERS, parse_declaration
@@ -78,3 +82,57 @@ def test_the_page_on_declarations_knows_every_entry_and_its_examples_work():
         "my-lora",
         "my-lora",
     ]
+
+
+FOR_CONTRIBUTORS = ("docs/architecture.md", "CONTRIBUTING.md")
+
+
+def page_for_contributors(name: str) -> str:
+    return " ".join((build_docs.ROOT / name).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("name", FOR_CONTRIBUTORS)
+def test_every_file_that_a_page_for_contributors_names_is_there(name):
+    page = page_for_contributors(name)
+    paths = re.findall(r"[`(]((?:[\w.-]+/)+[\w.-]*)[`)]", page)
+    paths += re.findall(r"python ([\w./-]+\.py)", page)
+    assert len(paths) > 20
+    # A link is relative to its page; your_method.py is still to be written.
+    folders = (build_docs.ROOT, (build_docs.ROOT / name).parent)
+    assert [
+        path
+        for path in paths
+        if "your_" not in path and not any((folder / path).exists() for folder in folders)
+    ] == []
+
+
+@pytest.mark.parametrize("name", FOR_CONTRIBUTORS)
+def test_everything_that_is_named_beside_its_file_is_defined_there(name):
+    page = page_for_contributors(name)
+    places = re.findall(r"`([\w/]+\.py)`, `(\w+)`", page)
+    named_first = re.findall(r"`(\w+)`,? (?:in |\()`([\w/]+\.py)`", page)
+    places += [(path, defined) for defined, path in named_first]
+    assert places
+    for path, defined in places:
+        tree = ast.parse((build_docs.ROOT / path).read_text(encoding="utf-8"))
+        assert defined in top_level_names(tree), f"{name}: {path} has no {defined}"
+
+
+def top_level_names(tree: ast.Module) -> set[str]:
+    names = {getattr(node, "name", "") for node in tree.body}
+    for node in tree.body:
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_recipe_that_was_promised_is_there():
+    page = (build_docs.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^## Recipe: an? (.*)$", page, re.MULTILINE)
+    assert recipes == ["accelerator", "base", "schedule", "skip method", "node"]
