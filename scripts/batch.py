@@ -16,33 +16,21 @@ import threading
 import time
 import urllib.error
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
-
-# Where a node keeps its prompt (core's encoders of several texts name them after their text
-# encoders), and by which inputs one comes from a sampler to it.
-TEXT_INPUTS = (
-    "text",
-    "prompt",
-    "text_g",
-    "text_l",
-    "clip_l",
-    "clip_g",
-    "t5xxl",
-    "llama",
-    "bert",
-    "mt5xl",
-    "qwen25_7b",
+from workflow_inputs import (
+    SEED_INPUTS,
+    BatchError,
+    Workflow,
+    is_link,
+    seed_inputs,
+    text_inputs,
 )
-CONDITIONING_INPUTS = ("positive", "conditioning", "guider", "conditioning_1", "conditioning_to")
-# Where core's Text, Text (Multiline) and Int nodes keep what they hand on: no prompt and no seed
-# unless a link from one leads there.
-VALUE_INPUT = "value"
-SEED_INPUTS = ("seed", "noise_seed")
+
 # Endings that a result may have here. The server's own file names are never used as paths.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 RETURN_SECONDS = 120.0
@@ -55,25 +43,11 @@ MOST_RESTARTS = 2
 AWAY = (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError)
 
 
-class BatchError(ValueError):
-    """A request that cannot be run. The message says what was expected, what was found and what to
-    do.
-    """
-
-
 class StoreError(RuntimeError):
     """The output folder cannot be written to: no job can be kept, whatever the servers do."""
 
 
 # ---------------------------------------------------------------- jobs
-
-
-@dataclass(frozen=True)
-class Workflow:
-    """A workflow in API format. name: of its file, for the report."""
-
-    name: str
-    prompt: Prompt
 
 
 @dataclass(frozen=True)
@@ -194,90 +168,6 @@ def filled(workflow: Workflow, text: str, seed: int) -> Prompt:
     return prompt
 
 
-def seed_inputs(workflow: Workflow) -> list[tuple[str, str]]:
-    """(node, input) of every seed: where a node has it as a number, or where the link that it has
-    instead leads.
-    """
-    prompt = workflow.prompt
-    places = (
-        (id, name) for id, node in prompt.items() for name in SEED_INPUTS if name in node["inputs"]
-    )
-    found = {place for id, name in places for place in _written(prompt, id, name, SEED_INPUTS, int)}
-    if not found:
-        raise BatchError(
-            f"{workflow.name} has no seed to set: no number lies behind a node's"
-            f" {' or '.join(SEED_INPUTS)}."
-        )
-    return sorted(found)
-
-
-def text_inputs(workflow: Workflow) -> list[tuple[str, str]]:
-    """(node, input) of every prompt: followed from each positive conditioning of a sampler to where
-    its text is written.
-    """
-    prompt = workflow.prompt
-    starts = [
-        node["inputs"]["positive"][0]
-        for node in prompt.values()
-        if is_link(node["inputs"].get("positive"))
-    ]
-    starts += [
-        node["inputs"]["conditioning"][0]
-        for node in prompt.values()
-        if "Guider" in node["class_type"] and is_link(node["inputs"].get("conditioning"))
-    ]
-    found = {place for start in starts for place in _texts_behind(prompt, start)}
-    if not found:
-        raise BatchError(
-            f"{workflow.name} has no prompt to set: no text lies behind a sampler's positive input."
-        )
-    return sorted(found)
-
-
-def _texts_behind(prompt: Prompt, start: str) -> Iterator[tuple[str, str]]:
-    """The nearest texts upstream of a node, through nodes that only pass conditioning on."""
-    waiting, seen = [start], set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen or node not in prompt:
-            continue
-        seen.add(node)
-        inputs = prompt[node]["inputs"]
-        texts = {
-            place
-            for name in TEXT_INPUTS
-            for place in _written(prompt, node, name, TEXT_INPUTS, str)
-        }
-        yield from texts
-        if not texts:
-            waiting += [
-                inputs[name][0] for name in CONDITIONING_INPUTS if is_link(inputs.get(name))
-            ]
-
-
-def _written(
-    prompt: Prompt, node: str, name: str, names: Sequence[str], kind: type
-) -> Iterator[tuple[str, str]]:
-    """(node, input) where the value of an input is written: there, or wherever its link leads, as a
-    value or under one of these names.
-    """
-    waiting, seen = [(node, name)], set()
-    while waiting:
-        place = node, name = waiting.pop()
-        if place in seen or node not in prompt:
-            continue
-        seen.add(place)
-        value = prompt[node]["inputs"].get(name)
-        if isinstance(value, kind):
-            yield place
-        elif is_link(value):
-            waiting += [(value[0], behind) for behind in (*names, VALUE_INPUT)]
-
-
-def is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-
-
 # ---------------------------------------------------------------- results on disk
 
 
@@ -332,6 +222,15 @@ class Store:
 
 class ServerGone(RuntimeError):
     """A server stopped answering and did not come back in time."""
+
+
+class FileGone(RuntimeError):
+    """A server names a file that it lacks (HTTP 404). is_cached: it named it from its memory."""
+
+    def __init__(self, filename: str, is_cached: bool):
+        self.is_cached = is_cached
+        how = "remembers" if is_cached else "says that it made"
+        super().__init__(f"the server {how} {filename} and does not have it any more (HTTP 404)")
 
 
 @dataclass(frozen=True)
@@ -478,8 +377,7 @@ def run_job(
     restarts = 0
     while True:
         try:
-            entry = followed(client, job)
-            made = [(item["filename"], client.file(item)) for item in pictures(entry)]
+            entry, made = made_by(client, job, say)
             break
         except PromptRefused as error:
             return replace(
@@ -487,7 +385,7 @@ def run_job(
                 restarts=restarts,
                 error=f"refused by the server: {refusal_in_words(error.body)}",
             )
-        except JobFailed as error:
+        except (JobFailed, FileGone) as error:
             return replace(blank, restarts=restarts, error=str(error))
         except urllib.error.HTTPError as error:
             return replace(blank, restarts=restarts, error=f"HTTP {error.code} from the server")
@@ -509,6 +407,43 @@ def run_job(
         made,
         replace(blank, is_first=is_first or restarts > 0, restarts=restarts),
     )
+
+
+def made_by(
+    client: Client, job: Job, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """(history, [(the server's file name, bytes)]) of a job. What the server answered from its
+    cache, and has no file of any more, is made once more. Raises FileGone.
+    """
+    entry = followed(client, job)
+    try:
+        return entry, fetched(client, entry)
+    except FileGone as gone:
+        if not gone.is_cached:
+            raise
+        say(f"{client.url}: {gone}; it forgets what it remembers and makes it again")
+    client.forget()
+    entry = followed(client, job)
+    return entry, fetched(client, entry)
+
+
+def fetched(client: Client, entry: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """(the server's file name, bytes) of what a job made. Raises FileGone."""
+    made = []
+    for item in pictures(entry):
+        try:
+            made.append((item["filename"], client.file(item)))
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            is_cached = not from_cache(entry).isdisjoint(entry["outputs"])
+            raise FileGone(item["filename"], is_cached) from error
+    return made
+
+
+def from_cache(entry: dict[str, Any]) -> set[str]:
+    """The nodes of a finished job whose results the server had already."""
+    return set(dict(entry["status"]["messages"]).get("execution_cached", {}).get("nodes", []))
 
 
 def followed(client: Client, job: Job) -> dict[str, Any]:
@@ -591,7 +526,7 @@ def suffix_of(filename: str) -> str:
 def seconds_of(entry: dict[str, Any], job: Job) -> float | None:
     """The server's seconds from start to end; None where it had the sampled latent in its cache."""
     messages = dict(entry["status"]["messages"])
-    if samplers(job.prompt) & set(messages.get("execution_cached", {}).get("nodes", [])):
+    if samplers(job.prompt) & from_cache(entry):
         return None
     return (
         messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]

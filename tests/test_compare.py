@@ -212,6 +212,86 @@ def test_every_text_of_an_encoder_is_set_also_one_that_comes_from_elsewhere() ->
     assert batch.text_inputs(batch.Workflow("x", nodes)) == [("2", "text_g"), ("9", "value")]
 
 
+def with_text(*nodes: dict, encoder: str = "CLIPTextEncode") -> batch.Workflow:
+    """WORKFLOW, its prompt from the first of these nodes, which are numbered from 20 on."""
+    placed = {str(20 + number): node for number, node in enumerate(nodes)}
+    link = {"2": {"class_type": encoder, "inputs": {"text": ["20", 0], "clip": ["1", 1]}}}
+    return batch.Workflow("x", {**WORKFLOW.prompt, **link, **placed})
+
+
+TEXT = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "place"),
+    [
+        (  # a style is written behind every prompt
+            [{"string_a": ["21", 0], "string_b": "best quality", "delimiter": ", "}, TEXT],
+            ("21", "value"),
+        ),
+        ([{"string_a": "photo of ", "string_b": ["21", 0]}, TEXT], ("21", "value")),
+        ([{"string_a": "old", "string_b": " ", "delimiter": ""}], ("20", "string_a")),
+        ([{"string": "old", "mode": "UPPERCASE"}], ("20", "string")),
+        ([{"string": ["21", 0], "find": "x", "replace": "y"}, TEXT], ("21", "value")),
+        ([{"f_string": "{a}, sharp", "values.a": ["21", 0]}, TEXT], ("21", "value")),
+        (
+            [{"f_string": "{a}, {b}", "values.a": ["21", 0], "values.b": "sharp"}, TEXT],
+            ("21", "value"),
+        ),
+        ([{"source": ["21", 0]}, TEXT], ("21", "value")),
+        ([{"prompt": "old", "clip": ["1", 1]}], ("20", "prompt")),
+    ],
+)
+def test_a_prompt_is_found_through_the_nodes_that_make_texts_of_texts(nodes, place) -> None:
+    first = {"class_type": "Any", "inputs": nodes[0]}
+    workflow = with_text(first, *nodes[1:])
+    assert batch.text_inputs(workflow) == [place]
+    assert batch.filled(workflow, "new", 1)[place[0]]["inputs"][place[1]] == "new"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (
+            {"string_a": "a cat", "string_b": "best quality", "delimiter": ", "},
+            r"node 20 \(Mixer\) puts string_a, string_b together, and which of them is the prompt"
+            " cannot be told: link it alone, from a Text node",
+        ),
+        (
+            {"words": "old", "weight": 1.0},
+            r"The search ended at node 20 \(Mixer\), whose inputs are words, weight; known are"
+            " text, prompt, .*string",
+        ),
+        ({}, r"ended at node 20 \(Mixer\), whose inputs are none"),
+    ],
+)
+def test_where_a_prompt_is_lost_the_node_is_named(inputs, words) -> None:
+    workflow = with_text({"class_type": "Mixer", "inputs": inputs})
+    with pytest.raises(batch.BatchError, match=f"no prompt to set: .*{words}"):
+        batch.filled(workflow, "new", 1)
+    # Nor is one of two texts set and the other left as it was.
+    both = {"text_g": "old", "text_l": ["20", 0]}
+    workflow.prompt["2"] = {"class_type": "CLIPTextEncodeSDXL", "inputs": both}
+    with pytest.raises(batch.BatchError, match=f"of which a part cannot be set.*{words}"):
+        batch.filled(workflow, "new", 1)
+
+
+def test_where_a_conditioning_is_lost_the_node_is_named() -> None:
+    nodes = {**WORKFLOW.prompt, "3": {"class_type": "Odd", "inputs": {"idea": ["2", 0]}}}
+    with pytest.raises(
+        batch.BatchError, match=r"ended at node 3 \(Odd\), whose inputs are idea; a text is known"
+    ):
+        batch.filled(batch.Workflow("x", nodes), "new", 1)
+
+
+def test_where_a_seed_is_lost_the_node_is_named() -> None:
+    sampler = {"class_type": "KSampler", "inputs": {"seed": ["9", 0], "positive": ["3", 0]}}
+    odd = {"class_type": "Dice", "inputs": {"sides": 6}}
+    nodes = {**WORKFLOW.prompt, "5": sampler, "9": odd}
+    with pytest.raises(batch.BatchError, match=r"ended at node 9 \(Dice\), whose inputs are sides"):
+        batch.filled(batch.Workflow("x", nodes), "new", 1)
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem
 )
@@ -538,9 +618,39 @@ def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(
 
 
 def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
-    server = servers(times(1, "/view", lambda request: request.answer("", 404)))
+    server = servers(times(1, "/view", lambda request: request.answer("", 403)))
     result = run(server, batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path))
-    assert result.error == "HTTP 404 from the server"
+    assert result.error == "HTTP 403 from the server"
+
+
+def missing(request: Answers) -> None:
+    request.answer("", 404)
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_a_file_that_a_server_only_remembers_is_made_once_more(servers, tmp_path, losses) -> None:
+    server = servers(times(losses, "/view", missing))
+    server.entry["status"]["messages"].append(["execution_cached", {"nodes": ["2", "6"]}])
+    job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
+    result = run(server, job, store)
+    # What was posted: the job, that all is to be forgotten, a job for it to do so, and the job again.
+    assert server.queued == 4
+    if losses == 1:
+        assert result.error == "" and (store.results / result.files[0]).read_bytes() == PICTURE
+    else:
+        assert result.error == (
+            "the server remembers a.png and does not have it any more (HTTP 404)"
+        )
+
+
+def test_a_file_that_a_server_made_and_lost_is_told(servers, tmp_path) -> None:
+    server = servers(times(1, "/view", missing))
+    result = run(server, batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path))
+    assert (
+        result.error
+        == "the server says that it made a.png and does not have it any more (HTTP 404)"
+    )
+    assert server.queued == 1
 
 
 @pytest.mark.skipif(

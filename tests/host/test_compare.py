@@ -224,9 +224,10 @@ def workflow(steps: int) -> dict:
     """
     return {
         "words": node("PrimitiveStringMultiline", value="a prompt"),
+        "joined": node("StringConcatenate", string_a=["words", 0], string_b="", delimiter=""),
         "number": node("PrimitiveInt", value=1),
         "model": wan_model("wan21_t2v.safetensors"),
-        "text": node("TestPrompt", text=["words", 0], width=4096),
+        "text": node("TestPrompt", text=["joined", 0], width=4096),
         "size": wan_inputs(length=5)["size"],
         "sample": core_sampler("model", steps, seed=["number", 0]),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
@@ -299,6 +300,28 @@ def test_a_killed_server_and_a_failing_prompt_lose_nothing(
         assert "12 jobs, 8 done before, 4 to do on 1 server" in capsys.readouterr().out
         keep(out)
         assert server.is_alive
+
+
+def test_a_result_that_was_deleted_on_the_server_is_made_again(
+    server: Server, tmp_path: Path
+) -> None:
+    # The server answers the same job from its cache for as long as it runs, file or no file.
+    job = batch.make_job(batch.Workflow("w", workflow(2)), "a deleted picture", 17)
+    said: list[str] = []
+
+    def result(folder: str) -> tuple[batch.Result, batch.Store]:
+        store = batch.Store(tmp_path / folder)
+        return batch.run_job(server.client, job, store, False, 60.0, said.append), store
+
+    first, kept = result("first")
+    for made in (server.base / "output").glob("compare*.png"):
+        made.unlink()
+    again, store = result("again")
+    assert (first.error, again.error) == ("", "") and len(again.files) == len(first.files) == 5
+    for name in first.files:
+        assert (store.results / name).read_bytes() == (kept.results / name).read_bytes()
+    assert len(said) == 1 and "does not have it any more (HTTP 404)" in said[0]
+    assert again.seconds is not None, "computed, and not from the cache"
 
 
 @pytest.mark.parametrize(
