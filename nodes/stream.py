@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.words import counted
-from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan
+from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
 from ..samplers.plan import PlanError, make_plan
 from .host.latent import handed_on
 from .host.model import look_at, sigma_of, start_picture
@@ -20,7 +20,7 @@ from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.skip import another_skip_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
-from .host.stream_decode import can_decode_frames
+from .host.stream_decode import can_decode_frames, room_for_pictures
 
 # image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
 # of video.
@@ -37,6 +37,10 @@ REFUSED_IN_PROMPT = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
+NO_NEGATIVE = (
+    "A patch on the model asks for a negative prompt (as NAG does), and a stream has none: the patch"
+    " does nothing here. Take it off, and say what you want in the positive prompt."
+)
 IMAGES = 1  # which output it is
 NO_VAE = (
     "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or"
@@ -193,10 +197,15 @@ class FewStepStream(io.ComfyNode):
             # The same graph again asks for the whole clip, and must not be handed this one from the
             # host's cache.
             drop_cached_results()
-        notes = (*models.notes, *notes_on_start(start_latent, picture))
+        negative = (NO_NEGATIVE,) if models.is_negative_forced else ()
+        notes = (*models.notes, *notes_on_start(start_latent, picture), *negative)
         report = report_on_stream(plan, run, vae, notes)
         latent = handed_on(latent_image, run.samples)
-        images = missing_output(NO_VAE) if run.images is None else run.images.flatten(0, 1)
+        images = (
+            missing_output(NO_VAE if vae is None else run.notes[-1])
+            if run.images is None
+            else run.images.flatten(0, 1)
+        )
         return io.NodeOutput(latent, images, report.markdown, ui=report.publish(cls.hidden))
 
 
@@ -292,6 +301,14 @@ def refuse_images(vae, shape: torch.Size, hidden) -> None:
             f"The connected VAE is one for {kind} with {vae.latent_channels} latent channels; this"
             f" model makes video with {shape[1]}. Load the Wan 2.1 VAE."
         )
+    room = room_for_pictures(vae, shape)
+    if not room.is_enough and is_connected(hidden, IMAGES):
+        raise PlanError(
+            f"The {counted(video_frames(shape[2]), 'picture')} of this clip take {room.words}. Make"
+            " it in parts: a shorter clip, then one that goes on from it (start_latent). Or take"
+            " the wire off images: the latent alone takes a fiftieth of that, and the pictures are"
+            " shown as they come."
+        )
 
 
 # ---------------------------------------------------------------- what is told
@@ -303,7 +320,7 @@ def report_on_stream(
     """notes: how an accelerator of another loader was recognised, and where a start picture came
     from.
     """
-    pace, decoded = run.seconds_per_picture(plan.given), how_decoded(run, vae)
+    pace, decoded = run.seconds_per_picture(plan.given), run.decoded
     cut = (
         f"Interrupted after {run.blocks} of {len(plan.made)} blocks: " if run.is_interrupted else ""
     )
@@ -317,12 +334,6 @@ def report_on_stream(
         notes=(*notes, *notes_on_stream(plan, run, vae), *run.notes),
         data=data_of_stream(plan, run, pace, decoded),
     )
-
-
-def how_decoded(run: StreamRun, vae) -> str:
-    if vae is None:
-        return "no VAE connected"
-    return "block by block" if not run.notes and can_decode_frames(vae) else "whole, at the end"
 
 
 def rows_on_stream(
@@ -413,13 +424,29 @@ def notes_on_stream(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
             f"{type(vae.first_stage_model).__name__} cannot decode a clip in pieces, so it was"
             " decoded whole at the end. The Wan 2.1 VAE shows every block as it is finished."
         )
-    if plan.window.frames == 0 and plan.frames > TRAINED_FRAMES:
-        notes.append(
-            f"{in_frames(plan.frames)} are more than the {TRAINED_FRAMES} these models were trained"
-            " on, all of them seen at once: memory grows and quality may fade. Set window_frames"
-            f" to {TRAINED_FRAMES} or less."
+    return (*notes, *notes_on_window(plan))
+
+
+def notes_on_window(plan: StreamPlan) -> tuple[str, ...]:
+    """What to tell of a clip longer than those of the training."""
+    if plan.frames <= TRAINED_FRAMES:
+        return ()
+    seen = plan.window.capacity(plan.frames)
+    sinks = f"sink_frames to {plan.made[0].frames}"
+    if seen > TRAINED_FRAMES:
+        setting = f"Set window_frames to {TRAINED_FRAMES} or less"
+        also = "" if plan.window.sink else f", and {sinks}: without sinks long clips flicker"
+        return (
+            f"{in_frames(seen)} are more than the {TRAINED_FRAMES} these models were trained on, all"
+            f" of them seen at once: memory grows and quality may fade. {setting}{also}.",
         )
-    return tuple(notes)
+    if plan.window.sink == 0:
+        return (
+            f"A window without sinks, in a clip longer than the {TRAINED_FRAMES} latent frames these"
+            " models were trained on: pictures are known to flicker once the first frames have left"
+            f" it. Set {sinks}; they count as part of window_frames.",
+        )
+    return ()
 
 
 NODES = [FewStepStream]

@@ -39,9 +39,19 @@ from .model import LoadedModel
 from .recognise import UNMARKED
 from .run import RunLog, guider_for
 from .server import version
-from .stream_decode import FrameDecoder, can_decode_frames
+from .stream_decode import (
+    FrameDecoder,
+    Room,
+    can_decode_frames,
+    is_out_of_memory,
+    room_for_pictures,
+)
 
 KEY = "fewstep.stream"
+NOT_KEPT = (
+    "there are none at the images output. The latent is whole: decode it where there is more"
+    " memory, or make the clip in parts, each going on from the last (start_latent)."
+)
 
 
 @dataclass
@@ -63,6 +73,7 @@ class StreamRun:
     # and ROCm).
     peak_bytes: int | None = None
     is_interrupted: bool = False  # by the user
+    decoded: str = "no VAE connected"  # how, in words
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -99,9 +110,14 @@ def run_stream(
     """Make a clip. shape: (B, C, frames, H, W) of all of it. start: the given frames, as other
     nodes hand them on. show: what takes a line on how far it is. Raises what the host raises on an
     interruption before the first block is finished.
+
+    Where memory has no room for all pictures of the clip, they are shown as they come, and the
+    latent alone is left.
     """
-    run = StreamRun()
-    decoder = FrameDecoder(vae, shape) if vae is not None and can_decode_frames(vae) else None
+    run, decoder = StreamRun(), None
+    room = None if vae is None else room_for_pictures(vae, shape)
+    if vae is not None and can_decode_frames(vae):
+        decoder = FrameDecoder(vae, shape, is_kept=room.is_enough)
     screen = Screen(model, plan, show, has_pictures=decoder is not None)
     counts_memory = model.load_device.type == "cuda"
     if counts_memory:
@@ -119,12 +135,30 @@ def run_stream(
     run.seconds = time.perf_counter() - started
     run.samples = samples.to(**between_nodes())
     if vae is not None:
-        is_decoded = decoder is not None and not decoder.has_failed
-        frames = run.samples.shape[2]
-        run.images = decoder.pictures(frames) if is_decoded else vae.decode(run.samples)
+        keep_images(run, vae, decoder, room)
     if counts_memory:
         run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
     return run
+
+
+def keep_images(run: StreamRun, vae, decoder: FrameDecoder | None, room: Room) -> None:
+    """Put the pictures of a finished clip into its run, or say there why they are not."""
+    if decoder is not None and not decoder.has_failed:
+        if decoder.is_kept:
+            run.images, run.decoded = decoder.pictures(run.samples.shape[2]), "block by block"
+        else:
+            run.decoded = "block by block, shown and not kept"
+    elif room.is_enough:
+        try:
+            run.images, run.decoded = vae.decode(run.samples), "whole, at the end"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+    if run.images is None:
+        if decoder is None or decoder.has_failed:
+            run.decoded = "not"
+        why = "did not fit into memory" if room.is_enough else f"take {room.words}"
+        run.notes.append(f"The pictures of the clip {why}: {NOT_KEPT}")
 
 
 @dataclass(frozen=True)
@@ -341,11 +375,12 @@ class Pictures:
         try:
             for picture in self.decoder.decode(self.model.process_latent_out(latent)):
                 self.screen.show_picture(picture)
-        except comfy.model_management.OOM_EXCEPTION:
+        except (comfy.model_management.OOM_EXCEPTION, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.decoder.give_up()
             self.run.notes.append(
-                "Decoding beside the model did not fit into memory: the clip was decoded whole at"
-                " the end."
+                "Decoding beside the model did not fit into memory, so it was left to the end."
             )
 
 

@@ -8,13 +8,19 @@ nothing is kept on the VAE.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import comfy.ldm.wan.vae
+import comfy.model_management
 import torch
 from torch import Tensor
 
 from .latent import between_nodes
+
+# Of the free memory, what a clip's pictures may take: the rest is for what makes and saves them.
+FREE_SHARE = 0.9
 
 
 def can_decode_frames(vae) -> bool:
@@ -22,11 +28,54 @@ def can_decode_frames(vae) -> bool:
     return isinstance(vae.first_stage_model, comfy.ldm.wan.vae.WanVAE)
 
 
-class FrameDecoder:
-    """One clip, decoded in order. shape: (B, C, frames, H, W) of the latent of all of it."""
+@dataclass(frozen=True)
+class Room:
+    """What all pictures of a clip take in memory, and what is free for them, in bytes."""
 
-    def __init__(self, vae, shape: torch.Size):
-        self.vae, self.shape = vae, shape
+    needed: int
+    free: int
+
+    @property
+    def is_enough(self) -> bool:
+        return self.needed <= FREE_SHARE * self.free
+
+    @property
+    def words(self) -> str:
+        return f"{in_gib(self.needed)} of memory, all at once, and {in_gib(self.free)} are free"
+
+
+def room_for_pictures(vae, shape: torch.Size) -> Room:
+    """shape: (B, C, frames, H, W) of the latent of the clip."""
+    ratios = vae.upscale_ratio
+    frames, height, width = ratios if isinstance(ratios, tuple) else (int, ratios, ratios)
+    pictures = shape[0] * frames(shape[2])
+    pixels = shape[3] * height * shape[4] * width
+    needed = math.ceil(pictures * pixels * 3 * between_nodes()["dtype"].itemsize)
+    return Room(needed, comfy.model_management.get_free_memory(vae.output_device))
+
+
+def in_gib(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """The device's memory or the computer's. Of the latter torch tells by a plain RuntimeError."""
+    if isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("allocate memory", "not enough memory", "out of memory")
+    )
+
+
+class FrameDecoder:
+    """One clip, decoded in order. shape: (B, C, frames, H, W) of the latent of all of it.
+
+    is_kept: whether its pictures stay, all of them in memory, or are only handed out. It turns
+    False where there proves to be no room.
+    """
+
+    def __init__(self, vae, shape: torch.Size, is_kept: bool = True):
+        self.vae, self.shape, self.is_kept = vae, shape, is_kept
         # A slot for each layer; the decoder uses as many as it has convolutions over time.
         self.features: list = [None] * sum(1 for _ in vae.first_stage_model.decoder.modules())
         self.images: Tensor | None = None
@@ -48,7 +97,8 @@ class FrameDecoder:
         """
         for index in range(latent.shape[2]):
             pictures = self._pictures(latent[:, :, index : index + 1])
-            self._append(pictures)
+            if self.is_kept:
+                self._append(pictures)
             yield pictures[0, -1]
 
     def pictures(self, latent_frames: int) -> Tensor:
@@ -88,9 +138,12 @@ class FrameDecoder:
         if self.images is None:
             batch, _, height, width, channels = pictures.shape
             frames = self.vae.upscale_ratio[0](self.shape[2])
-            self.images = torch.empty(
-                batch, frames, height, width, channels, dtype=pictures.dtype, device=pictures.device
-            )
+            size = (batch, frames, height, width, channels)
+            try:
+                self.images = torch.empty(size, dtype=pictures.dtype, device=pictures.device)
+            except (RuntimeError, MemoryError):  # it does nothing but allocate
+                self.is_kept = False
+                return
         self.images[:, self.filled : self.filled + pictures.shape[1]] = pictures
         self.filled += pictures.shape[1]
 

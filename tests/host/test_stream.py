@@ -18,11 +18,13 @@ import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, stream
 from comfyui_fewstep.nodes.host import stream as stream_run
+from comfyui_fewstep.nodes.host import stream_decode
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
 from comfyui_fewstep.nodes.host.model import with_model_sampling
 from comfyui_fewstep.nodes.host.server import version
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
+from comfyui_fewstep.nodes.host.stream_decode import Room
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
@@ -498,6 +500,37 @@ def test_the_host_is_asked_for_room_for_the_cache_and_for_decoding(causal, text,
     ] + vae.memory_used_decode((1, 16, 1, SIDE, SIDE), vae.vae_dtype)
 
 
+# ---------------------------------------------------------------- longer than the training
+
+WITHOUT_SINKS = "A window without sinks, in a clip longer than the 21 latent frames"
+AT_ONCE = "24 latent frames are more than the 21 these models were trained on, all of them seen"
+
+
+@pytest.mark.parametrize(
+    ("record", "frames", "window", "sink", "words"),
+    [
+        (CHUNKS, 24, 0, 0, (AT_ONCE, "window_frames to 21 or less, and sink_frames to 3")),
+        (CHUNKS, 24, 24, 0, (AT_ONCE, "and sink_frames to 3")),
+        (CHUNKS, 24, 24, 3, (AT_ONCE, "Set window_frames to 21 or less.")),
+        (CHUNKS, 24, 6, 0, (WITHOUT_SINKS, "Set sink_frames to 3; they count")),
+        (FRAMES, 24, 4, 0, (WITHOUT_SINKS, "Set sink_frames to 1; they count")),
+        (CHUNKS, 24, 6, 3, ()),
+        (CHUNKS, 21, 0, 0, ()),
+        (CHUNKS, 21, 6, 0, ()),
+    ],
+)
+def test_clips_longer_than_the_training_are_told_and_no_note_leads_to_flicker(
+    causal, text, record, frames, window, sink, words
+):
+    _, _, report = run(with_settings(causal, record), text, video(frames), window=window, sink=sink)
+    assert len(report["notes"]) == bool(words)
+    for part in words:
+        assert part in report["notes"][0]
+    # A window is never advised without sinks to one who has none.
+    advised = [note for note in report["notes"] if "Set window_frames" in note]
+    assert all(sink or "sink_frames" in note for note in advised)
+
+
 # ---------------------------------------------------------------- decoding
 
 
@@ -526,6 +559,7 @@ def test_a_start_is_decoded_with_the_clip(causal, text, vae):
 def test_a_vae_that_cannot_decode_in_pieces_decodes_at_the_end_and_says_so(causal, text):
     class Whole:
         latent_dim, latent_channels, first_stage_model = 3, 16, torch.nn.Identity()
+        upscale_ratio, output_device = (lambda frames: frames, 1, 1), torch.device("cpu")
 
         def throw_exception_if_invalid(self):
             pass
@@ -551,6 +585,93 @@ def test_where_decoding_does_not_fit_beside_the_model_the_clip_is_decoded_at_the
     assert (
         report["decoded"] == "whole, at the end" and "did not fit into memory" in report["notes"][0]
     )
+
+
+TOO_MUCH = "can't allocate memory: you tried to allocate 99999999 bytes"  # of the CPU, torch's own
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError(f"DefaultCPUAllocator: {TOO_MUCH}"), MemoryError()],
+    ids=["RuntimeError", "MemoryError"],
+)
+def test_pictures_that_find_no_room_are_shown_and_the_latent_is_kept(
+    causal, text, vae, monkeypatch, shown, error
+):
+    model = with_settings(causal, FRAMES)
+    whole, _, _ = run(model, text, video(3), vae=vae)
+    shown.clear()
+
+    # What a computer without the memory does with the one allocation for all pictures.
+    def full(size, *args, empty=torch.empty, **more):
+        if size == (1, 9, 8 * SIDE, 8 * SIDE, 3):
+            raise error
+        return empty(size, *args, **more)
+
+    monkeypatch.setattr(torch, "empty", full)
+    latent, images, report = run(model, text, video(3), vae=vae)
+    assert torch.equal(latent, whole)
+    assert report["decoded"] == "block by block, shown and not kept"
+    assert report["notes"][-1].startswith("The pictures of the clip did not fit into memory")
+    assert images.message == report["notes"][-1]
+    assert len([preview for _, _, preview in shown if preview is not None]) == 3
+
+
+def test_a_decode_at_the_end_that_finds_no_room_leaves_the_latent(causal, text, vae, monkeypatch):
+    def out_of_memory(self, latent):
+        raise comfy.model_management.OOM_EXCEPTION("none left")
+
+    def full(self, samples):
+        raise RuntimeError(TOO_MUCH)
+
+    monkeypatch.setattr(stream_run.FrameDecoder, "_pictures", out_of_memory)
+    monkeypatch.setattr(type(vae), "decode", full)
+    latent, images, report = run(with_settings(causal, FRAMES), text, video(3), vae=vae)
+    assert latent.shape[2] == 3 and torch.isfinite(latent).all()
+    assert report["decoded"] == "not" and "The latent is whole" in images.message
+
+
+@pytest.mark.parametrize("words", ["mat1 and mat2 shapes cannot be multiplied", "no such layer"])
+def test_another_error_of_the_vae_is_not_taken_for_a_lack_of_memory(
+    causal, text, vae, monkeypatch, words
+):
+    def broken(self, latent):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(stream_run.FrameDecoder, "_pictures", broken)
+    with pytest.raises(RuntimeError, match=words):
+        run(with_settings(causal, FRAMES), text, video(3), vae=vae)
+
+
+def test_pictures_beyond_the_free_memory_are_refused_before_sampling_where_they_are_asked_for(
+    causal, text, vae
+):
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    # A latent frame is four pictures of 64 x 64 pixels of three floats; a tenth more than there is.
+    frames = round(1.1 * free / (4 * 64 * 64 * 3 * 4))
+    latent = {"samples": torch.zeros(1, 1, 1, SIDE, SIDE).expand(1, 16, frames, SIDE, SIDE)}
+    prompt = {"1": {"inputs": {}}, "2": {"inputs": {"images": ["1", 1]}}}
+    hidden = SimpleNamespace(unique_id="1", prompt=prompt, extra_pnginfo=None)
+    stream = type("Asked", (FewStepStream,), {"hidden": hidden})
+    with pytest.raises(PlanError) as error:
+        stream.execute(with_settings(causal, FRAMES), text, latent, 1, 0, 21, 1, vae=vae)
+    message = str(error.value)
+    assert (
+        f"The {4 * frames - 3} pictures of this clip take {1.1 * free / 2**30:.3g} GiB" in message
+    )
+    assert "GiB are free. Make it in parts" in message
+
+
+def test_pictures_beyond_the_free_memory_are_shown_and_not_kept_where_nobody_asks(
+    causal, text, vae, monkeypatch
+):
+    needed = 9 * 64 * 64 * 3 * 4  # 3 latent frames: 9 pictures
+    frames_of = stream_decode.room_for_pictures(vae, torch.Size([1, 16, 3, SIDE, SIDE]))
+    assert frames_of.needed == needed and frames_of.is_enough
+    monkeypatch.setattr(stream_run, "room_for_pictures", lambda *_: Room(needed, needed))
+    latent, images, report = run(with_settings(causal, FRAMES), text, video(3), vae=vae)
+    assert latent.shape[2] == 3 and report["decoded"] == "block by block, shown and not kept"
+    assert "take 0.000412 GiB of memory, all at once, and 0.000412 GiB are free" in images.message
 
 
 def test_without_a_vae_images_say_why_they_are_missing(causal, text):
@@ -668,6 +789,17 @@ def test_step_skip_passes_through(causal, text):
     latent, _, report = run(skipping, text, video(3))
     assert torch.equal(latent, run(model, text, video(3))[0])
     assert "key-value caches" in report["entries"][0]["passed_through"]
+
+
+def test_nag_is_told_that_it_does_nothing_in_a_stream(causal, text):
+    nag = pytest.importorskip("comfy_extras.nodes_nag").NAGuidance
+    model = with_settings(causal, CHUNKS)
+    plain, _, report = run(model, text, video(6))
+    assert not any("negative" in note for note in report["notes"])
+    patched = nag.execute(model, 5.0, 0.5, 1.5).args[0]
+    latent, _, report = run(patched, text, video(6))
+    assert torch.equal(latent, plain), "so it is said"
+    assert any("asks for a negative prompt (as NAG does)" in note for note in report["notes"])
 
 
 def test_core_easycache_and_context_windows_are_refused(causal, text):

@@ -33,7 +33,7 @@ def sigma_of(timestep: float) -> float:
 def test_a_run_of_one_step_is_told_in_the_singular() -> None:
     plan = make_plan(CATALOG["hyper-sd15-1step-lora"], 0, 1.0, sigma_of)
     run = Run(torch.zeros(1, 4, 8, 8), RunLog(calls=1, rows=1), 0.2)
-    report = sampler.describe(plan, run, False)
+    report = sampler.report_on_run(plan, run)
     assert report.summary.startswith("1 step, 1 evaluation, ")
     assert "(1 forward pass of 1 row in all)" in report.markdown
     assert ONE_OF_SEVERAL.findall(report.markdown) == []
@@ -44,7 +44,7 @@ def test_a_stream_of_one_picture_is_told_in_the_singular() -> None:
     run = StreamRun(
         torch.zeros(1, 16, 1, 8, 8), seconds=2.0, first_seconds=2.0, first_frames=1, blocks=1
     )
-    report = stream.describe(plan, run, None)
+    report = stream.report_on_stream(plan, run)
     assert report.summary.startswith("1 frame in 2 s")
     assert ONE_OF_SEVERAL.findall(report.markdown) == []
 
