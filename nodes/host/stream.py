@@ -245,9 +245,17 @@ class CachedFrames:
         # bits.
         dtype = model.get_dtype_inference()
         self.tokens = tokens_per_frame(self.network, shape)
-        self.caches = self.network.init_kv_caches(
-            shape[0], plan.window.capacity(plan.frames) * self.tokens, device, dtype
-        )
+        seen = plan.window.capacity(plan.frames)
+        try:
+            self.caches = self.network.init_kv_caches(shape[0], seen * self.tokens, device, dtype)
+        except (comfy.model_management.OOM_EXCEPTION, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise PlanError(
+                f"The keys and values of {counted(seen, 'latent frame')} do not fit into memory."
+                " Set window_frames lower (with sinks among them: sink_frames), or make a smaller"
+                " video."
+            ) from error
         self.text = self.network.init_crossattn_caches(shape[0], device, dtype)
         self.most_positions = exact_integers(dtype)
         self.held, self.origin = 0, 0

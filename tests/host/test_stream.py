@@ -474,6 +474,17 @@ def test_all_memory_of_a_run_is_flat_in_length_with_a_window(causal, text, monke
     assert most_held(32) > 5 * short, "without a window it grows"
 
 
+def test_a_cache_that_finds_no_room_is_told_in_words(causal, text, monkeypatch):
+    def full(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr(type(causal.model.diffusion_model), "init_kv_caches", full)
+    with pytest.raises(PlanError, match="values of 6 latent frames do not fit.* window_frames"):
+        run(with_settings(causal, FRAMES), text, video(6))
+    with pytest.raises(PlanError, match="values of 4 latent frames do not fit"):
+        run(with_settings(causal, FRAMES), text, video(6), window=4)
+
+
 def test_peak_memory_is_told_where_the_device_counts_it(causal, text):
     _, _, report = run(with_settings(causal, FRAMES), text, video(2))
     if causal.load_device.type == "cuda":
