@@ -159,7 +159,8 @@ def notes_on_black(reference, candidate) -> tuple[str, ...]:
     return tuple(
         f"The {name} is wholly black: look at the run that made it before the figures."
         if number == count
-        else f"{number} of {count} pictures of the {name} are wholly black."
+        else f"Of the {name}'s {count} pictures {number} {'is' if number == 1 else 'are'} wholly"
+        " black."
         for name, number in black.items()
     )
 

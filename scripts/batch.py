@@ -330,8 +330,8 @@ def run_all(
     todo = [job for job in jobs if not store.is_done(job)]
     batch = Batch(Pool(todo), store, say, return_seconds, [], [], [])
     say(
-        f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before, {len(todo)} to do on"
-        f" {len(servers)} server{'s' * (len(servers) > 1)}"
+        f"{len(jobs)} job{'s' * (len(jobs) != 1)}, {len(jobs) - len(todo)} done before,"
+        f" {len(todo)} to do on {len(servers)} server{'s' * (len(servers) > 1)}"
     )
     threads = [threading.Thread(target=batch.work, args=(url,), daemon=True) for url in servers]
     for thread in threads:

@@ -21,6 +21,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
+from ...loras.words import counted
 from ...samplers.skip import METHODS
 from ...samplers.skip.method import ModelSignals, RunFacts, Settings, SkipMethod, WanShape
 from ...samplers.skip.run import SkipRun
@@ -323,7 +324,7 @@ def describe(
     summary = (
         f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}"
         if steps
-        else f"{config.method}: all {tally.asked} evaluations made"
+        else f"{config.method}: all {counted(tally.asked, 'evaluation')} made"
         + (f", {refusal}" if refusal else "")
     )
     return Report(

@@ -115,7 +115,7 @@ def test_black_pictures_are_told() -> None:
     assert "The reference is wholly black" in notes_on(picture * 0, picture)[0]
     fading = clip.clone()
     fading[2] = 0
-    assert "1 of 3 pictures of the candidate are wholly black" in notes_on(clip, fading)[0]
+    assert "Of the candidate's 3 pictures 1 is wholly black" in notes_on(clip, fading)[0]
     assert not any("black" in note for note in notes_on(clip, clip * 0.5))
     assert notes_on(picture, picture * 0.5) == []
 
