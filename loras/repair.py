@@ -18,19 +18,18 @@ from .words import counted
 # A layer of a Wan model, with whatever stands before it in place of the host's own diffusion_model.
 WAN_KEY = (
     r"((model\.)?diffusion_model\.|model\.|transformer\.)?"
-    r"(?P<layer>(blocks\.\d+|head|patch_embedding|text_embedding|time_embedding|time_projection|img_emb)\.)"
+    r"(?P<layer>(blocks\.\d+|head|patch_embedding|text_embedding|time_embedding"
+    r"|time_projection|img_emb)\.)"
 )
 DIFFUSERS_UNET = r"(down_blocks|up_blocks|mid_block)\..*transformer_blocks\."
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """tensors: ready for the host's LoRA code. notes: what was repaired, in words; empty when
-    nothing was.
-    """
+    """A LoRA file's tensors, ready for the host's LoRA code."""
 
     tensors: dict[str, Tensor]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was repaired, in words; empty when nothing was
 
 
 def repair(
