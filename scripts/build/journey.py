@@ -30,6 +30,7 @@ from typing import Any
 SCRIPTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(SCRIPTS))
 
+from console import print_everywhere  # noqa: E402
 from host import ensure_host  # noqa: E402
 
 PACK = "comfyui_fewstep"
@@ -182,4 +183,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     sys.exit(main())
