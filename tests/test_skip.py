@@ -4,6 +4,7 @@ numbers worked out by hand.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_fewstep.samplers.skip import METHODS, forecast
-from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast, skip_shares
+from comfyui_fewstep.samplers.skip.forecast import LONG_RUN, Forecast
 from comfyui_fewstep.samplers.skip.history import (
     Entry,
     History,
@@ -29,6 +30,7 @@ from comfyui_fewstep.samplers.skip.method import (
     SkipMethod,
     WanShape,
 )
+from comfyui_fewstep.samplers.skip.placement import planned_shares, skip_shares, steps_left_out
 from comfyui_fewstep.samplers.skip.run import SkipRun
 from comfyui_fewstep.samplers.skip.schedule import RunSchedule
 from comfyui_fewstep.samplers.skip.tally import Tally
@@ -219,7 +221,7 @@ def test_plan_of_twenty_steps_at_twice_the_speed():
     # 1.0 skip -> 0      7: 0.625 8: 1.25 skip -> 0.25     9: 0.875           10: 1.5 skip -> 0.5
     # 11: 1.125 skip -> 0.125, then as from 4 on.
     schedule = exponential_schedule(20)
-    assert skip_shares(schedule, 2.0, 3) == (0.0,) * 3 + (0.625,) * 16 + (0.0,)
+    assert skip_shares(schedule, 10, 3) == (0.0,) * 3 + (0.625,) * 16 + (0.0,)
     run = forecast_run(schedule, target_speedup=2.0)
     euler(run, schedule, gaussian, noise())
     assert run.finish().steps_skipped == [3, 5, 6, 8, 10, 11, 13, 14, 16, 18]
@@ -230,8 +232,8 @@ def test_on_flow_models_the_last_but_one_is_made_and_runs_lie_late():
     # Open are steps 3 to 17 but not 18, 15 of them. 8 can go alone, two more make runs where two
     # thirds are over.
     schedule = linear_schedule(20)
-    assert skip_shares(schedule, 20 / 13, 3) == (0.0,) * 3 + (7 / 15,) * 15 + (0.0,) * 2
-    shares = skip_shares(schedule, 2.0, 3)
+    assert skip_shares(schedule, 7, 3) == (0.0,) * 3 + (7 / 15,) * 15 + (0.0,) * 2
+    shares = skip_shares(schedule, 10, 3)
     assert (
         sum(shares) == pytest.approx(10) and shares[:3] == (0.0,) * 3 and shares[18:] == (0.0,) * 2
     )
@@ -247,9 +249,10 @@ def test_on_flow_models_the_last_but_one_is_made_and_runs_lie_late():
 @pytest.mark.parametrize("speedup", [1.1, 1.6, 2.0, 2.3, 3.0, 10.0])
 def test_shares_add_up_to_what_has_to_go_as_far_as_runs_allow(speedup, longest):
     for schedule in (linear_schedule(30), exponential_schedule(30)):
-        shares = skip_shares(schedule, speedup, longest)
+        to_skip = 30 - round(30 / speedup)
+        shares = skip_shares(schedule, to_skip, longest)
         open_steps, most = sum(share > 0 for share in shares), longest / (longest + 1)
-        assert sum(shares) == pytest.approx(min(30 - round(30 / speedup), open_steps * most))
+        assert sum(shares) == pytest.approx(min(to_skip, open_steps * most))
         assert max(shares) <= most
 
 
@@ -265,7 +268,7 @@ def test_low_targets_give_isolated_skips():
 
 def test_max_consecutive_bounds_runs_and_the_rate():
     schedule = linear_schedule(40)
-    assert max(skip_shares(schedule, 10.0, 1)) == 0.5
+    assert max(skip_shares(schedule, 36, 1)) == 0.5
     for longest in (1, 2, 3):
         run = forecast_run(schedule, target_speedup=10.0, max_consecutive=longest)
         euler(run, schedule, gaussian, noise())
@@ -273,6 +276,106 @@ def test_max_consecutive_bounds_runs_and_the_rate():
             "s" if step in run.tally.steps_skipped else " " for step in range(40)
         ).split()
         assert max(map(len, runs)) == longest
+
+
+STEP_COUNTS = (10, 12, 16, 20, 25, 30, 40, 50, 60)
+WINDOWS = ((0.15, 0.95), (0.0, 1.0), (0.3, 0.7), (0.5, 1.0))
+TARGETS = (1.05, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.5, 2.8, 3.0, 3.5, 4.0)
+SCHEDULES = {
+    "flow": lambda steps: linear_schedule(steps),
+    "shifted flow": lambda steps: shifted_schedule(steps),
+    "strongly shifted flow": lambda steps: shifted_schedule(steps, 8.0),
+    "Karras": lambda steps: karras_schedule(steps),
+    "even in the level": lambda steps: karras_schedule(steps, rho=1000.0),
+}
+
+
+def karras_schedule(steps: int, rho: float = 7.0) -> RunSchedule:
+    """Karras et al. 2022, arXiv 2206.00364, equation 5, from 14.6 to 0.03. A large rho spaces the
+    logarithms evenly.
+    """
+    first, last = 14.6 ** (1 / rho), 0.03 ** (1 / rho)
+    places = [step / (steps - 1) for step in range(steps)]
+    sigmas = ((first + place * (last - first)) ** rho for place in places)
+    return RunSchedule((*sigmas, 0.0), is_flow=False)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_equal_evaluations_are_equally_placed_and_fall_with_the_target(kind, window, sampler):
+    traits = traits_of(f"sample_{sampler}", {})
+    for steps in STEP_COUNTS:
+        schedule = replace(SCHEDULES[kind](steps), start=window[0], end=window[1])
+        placements: dict[int, list[int]] = {}
+        for longest in (3, 4, 6, 10):
+            counts = []
+            for target in TARGETS:
+                settings = Settings(target_speedup=target, max_consecutive=longest)
+                method = Forecast(schedule, settings, traits)
+                skipped = steps_left_out(method.shares, method.longest_run)
+                assert placements.setdefault(len(skipped), skipped) == skipped
+                counts.append(len(skipped))
+            # A higher target leaves out as many or more, and never more than it asks for.
+            assert counts == sorted(counts)
+            assert all(
+                count <= steps - round(steps / target) for count, target in zip(counts, TARGETS)
+            )
+
+
+@pytest.mark.parametrize("target", [1.3, 2.0, 2.4, 4.0])
+@pytest.mark.parametrize("longest", [1, 3, 10])
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_run_leaves_out_the_steps_that_are_planned(kind, longest, target):
+    schedule = SCHEDULES[kind](30)
+    run = forecast_run(schedule, target_speedup=target, max_consecutive=longest)
+    planned = steps_left_out(run.method.shares, run.method.longest_run)
+    euler(run, schedule, gaussian, noise())
+    assert planned and run.finish().steps_skipped == planned
+
+
+@pytest.mark.parametrize("sampler", ["euler", "another"])
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("longest", [1, 2, 3, 10])
+def test_the_error_falls_with_the_target(kind, longest, sampler):
+    # The derivative bends one way all along, so no forecast's error makes up for another's. What is
+    # left is the rounding of the plan to whole steps, which is worth 2 %.
+    traits = traits_of(f"sample_{sampler}", {})
+    for steps, (start, end) in itertools.product((10, 20, 45), WINDOWS[:3]):
+        schedule = replace(SCHEDULES[kind](steps), start=start, end=end)
+
+        def denoiser(x: Tensor, sigma: float, schedule: RunSchedule = schedule) -> Tensor:
+            return x - sigma * math.exp(0.3 * schedule.level(sigma))
+
+        exact = euler(None, schedule, denoiser, torch.zeros(1, 1, dtype=torch.float64))
+        errors = []
+        for target in (1.2, 1.6, 2.0, 2.3, 2.5, 3.0, 4.0):
+            run = forecast_run(schedule, traits, target_speedup=target, max_consecutive=longest)
+            x = torch.zeros(1, 1, dtype=torch.float64)
+            errors.append((euler(run, schedule, denoiser, x) - exact).abs().item())
+        assert all(low <= 1.02 * high for low, high in itertools.combinations(errors, 2)), errors
+
+
+def test_a_target_beyond_reach_is_what_can_be_reached():
+    # Open are 23 of the 30 steps, of which runs of four leave out 18: the 12 evaluations that 2.5x
+    # asks for. 3x asks for 10.
+    schedule = linear_schedule(30)
+    reached, beyond = (
+        forecast_run(schedule, target_speedup=target, max_consecutive=4) for target in (2.5, 3.0)
+    )
+    assert torch.equal(
+        euler(beyond, schedule, gaussian, noise()), euler(reached, schedule, gaussian, noise())
+    )
+    assert reached.finish().made == beyond.finish().made == 12
+    assert beyond.method.notes(beyond.tally)[0].endswith("allow 2.50x")
+
+
+def test_runs_are_no_longer_than_it_takes():
+    short, long = (planned_shares(linear_schedule(30), 15, longest) for longest in (3, 10))
+    assert steps_left_out(short, 3) == steps_left_out(long, 10)
+    assert steps_left_out(planned_shares(linear_schedule(30), 18, 10), 10) == steps_left_out(
+        planned_shares(linear_schedule(30), 18, 4), 4
+    )
 
 
 @pytest.mark.parametrize("method", list(METHODS))

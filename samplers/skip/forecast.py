@@ -8,7 +8,6 @@ that are known, making good for the forecasts once the evaluation after them is 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from .corrector import Corrector, Missed
 from .history import Entry, Weights, combine, newton_weights
 from .method import Decision, Moment, Settings, SkipMethod
+from .placement import Credit, planned_shares
 from .schedule import RunSchedule
 from .tally import Tally
 from .traits import SamplerTraits
@@ -44,14 +44,6 @@ STOCHASTIC_SHARE = 0.5
 STOCHASTIC_START = 0.25
 STOCHASTIC_RUN = 2
 STOCHASTIC_SPEEDUP = 1.6  # at most; beyond it EasyCache came out nearer
-# Of every two evaluations one can be left out alone, between two that are made.
-ALONE = 0.5
-# Half a skip in advance, so that the first comes in the middle of its interval and the count rounds
-# to the nearest.
-FIRST_CREDIT = 0.5
-MOST_CREDIT = 2.0
-
-
 # A target is as good as reached from this share of it on: whole steps cannot do better.
 REACHED = 0.95
 
@@ -82,10 +74,11 @@ class Forecast(SkipMethod):
             schedule = replace(schedule, start=max(schedule.start, STOCHASTIC_START))
             speedup = min(speedup, STOCHASTIC_SPEEDUP)
             self.longest_run = min(self.longest_run, STOCHASTIC_RUN)
-        self.shares = skip_shares(schedule, speedup, self.longest_run)
+        to_skip = schedule.steps - round(schedule.steps / speedup)
+        self.shares = planned_shares(schedule, to_skip, self.longest_run)
         if not any(self.shares):
             self.refusal = f"a speed-up of {speedup:g} leaves none of the open steps out"
-        self.credit = FIRST_CREDIT
+        self.credit = Credit(self.shares)
         self.corrector = None
         if traits.is_known:
             response = MULTISTEP_RESPONSE if traits.looks_back else RESPONSE
@@ -96,17 +89,14 @@ class Forecast(SkipMethod):
         return 0 if self.corrector is None else self.corrector.bytes
 
     def decide(self, moment: Moment) -> Decision:
-        """Every evaluation earns its step's share of one; a whole one is spent on leaving one out.
-
-        Where a sampler evaluates twice at one level (Heun), the second is known almost exactly:
+        """Where a sampler evaluates twice at one level (Heun), the second is known almost exactly:
         there it is the cheap one.
         """
-        earned = self.shares[moment.step]
-        if earned == 0:
+        if self.shares[moment.step] == 0:
             return Decision.EVALUATE
-        self.credit = min(self.credit + earned, MOST_CREDIT)
+        self.credit.earn(moment.step)
         price = 0.5 if moment.is_repeat else 1.5 if moment.has_repeats else 1.0
-        if self.credit < price - 1e-9:  # the credit is a sum of rounded numbers
+        if not self.credit.covers(price):
             return Decision.EVALUATE
         expected = moment.expected_error
         too_wrong = expected is not None and expected > self.settings.threshold
@@ -141,7 +131,7 @@ class Forecast(SkipMethod):
         )
 
     def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
-        self.credit -= 1
+        self.credit.spend()
         if self.corrector is None or moment.has_repeats:
             return None
         return self.corrector.skipped(
@@ -174,49 +164,3 @@ class Forecast(SkipMethod):
             f"{target:g}x was asked for: {noise}the warm-up, the window and max_consecutive{vetoes}"
             f" allow {tally.estimated_speedup:.2f}x",
         )
-
-
-def skip_shares(
-    schedule: RunSchedule, target_speedup: float, longest_run: int
-) -> tuple[float, ...]:
-    """For each step, the share of its evaluations to leave out, so that the whole run reaches the
-    speed-up as far as runs allow.
-
-    On flow models the last step but one is made: it is long, and but one evaluation is left to make
-    good for it. And where more than every other evaluation has to go, what goes beyond that comes
-    from where it costs least: not early, where the picture is decided, nor at the very end. On
-    noise-prediction models, whose last steps are short, even shares did better.
-    """
-    steps = [
-        step
-        for step, sigma in enumerate(schedule.sigmas[:-1])
-        if schedule.is_open(sigma) and not (schedule.is_flow and step == schedule.steps - 2)
-    ]
-    to_skip = schedule.steps - round(schedule.steps / target_speedup)
-    most = longest_run / (longest_run + 1)
-    shares = [0.0] * schedule.steps
-    if to_skip <= 0 or not steps:
-        return tuple(shares)
-    even = min(to_skip / len(steps), most)
-    of_each = (
-        _raised_in_the_middle(len(steps), even, most)
-        if schedule.is_flow and ALONE < even < most
-        else [even] * len(steps)
-    )
-    for step, share in zip(steps, of_each):
-        shares[step] = share
-    return tuple(shares)
-
-
-def _raised_in_the_middle(count: int, mean: float, most: float) -> list[float]:
-    """Shares of this mean from ALONE to `most`, the highest two thirds of the way."""
-    places = [(index + 0.5) / count for index in range(count)]
-
-    def shares(height: float) -> list[float]:
-        return [min(ALONE + height * place * math.sqrt(1 - place), most) for place in places]
-
-    low, high = 0.0, 2.0 * count  # at which every share is `most`
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if sum(shares(middle)) < count * mean else (low, middle)
-    return shares(high)

@@ -57,15 +57,16 @@ class RunSchedule:
         return max(WARM_UP_STEPS, _ceil(max(WARM_UP_SHARE, self.start) * self.steps))
 
     def is_open(self, sigma: float) -> bool:
-        """Whether an evaluation at this level may be skipped at all: after the warm-up, before the
-        last step and the window's end.
-        """
-        step = self.step_of(sigma)
+        """Whether an evaluation at this level may be skipped at all."""
+        return self.is_open_step(self.step_of(sigma))
+
+    def is_open_step(self, step: int) -> bool:
+        """After the warm-up, before the last step and the window's end."""
         return self.warm_up <= step < min(self.steps - 1, 1 + _floor(self.end * self.steps))
 
     @property
     def open_steps(self) -> int:
-        return sum(self.is_open(sigma) for sigma in self.sigmas[:-1])
+        return sum(map(self.is_open_step, range(self.steps)))
 
 
 def _ceil(steps: float) -> int:
