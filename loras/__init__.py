@@ -1,3 +1,1 @@
-"""What accelerator files are: records of every published one, recognition by header, key repairs.
-Pure data, no host.
-"""
+"""What accelerator files are: records of the published ones, recognition, key repairs. No host."""

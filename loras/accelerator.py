@@ -22,8 +22,7 @@ class Kind(str, Enum):
 
 
 class Solver(str, Enum):
-    """The update rule a student was distilled for. ODE and re-noise students are not
-    interchangeable.
+    """The update rule a student was distilled for; ODE and re-noise students need different ones.
 
     Values are the host's sampler names; TCD is this pack's own.
     """
@@ -90,9 +89,7 @@ class PublishedFile:
 
     @property
     def url(self) -> str:
-        """Its address, the repository's where the file name is not known, empty for a user's own
-        file.
-        """
+        """Its address: the repository's if the file name is unknown, empty for a user's file."""
         if not self.repo:
             return ""
         return f"https://huggingface.co/{self.repo}" + (
@@ -125,9 +122,7 @@ UNKNOWN_LICENCE = Licence("unknown", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """One accelerator and the settings it was distilled for. Frozen: it travels on a MODEL and is
-    never changed.
-    """
+    """One accelerator and the settings it was distilled for. It travels on a MODEL, unchanged."""
 
     id: str  # permanent, lower-case words joined by hyphens
     family: str  # for people

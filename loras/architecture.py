@@ -1,5 +1,4 @@
-"""Which base architecture a set of layers belongs to, and how wide it is: by layer names and shapes
-alone.
+"""Which base architecture a set of layers belongs to, and how wide it is, by names and shapes.
 
 Layer names are compared flat: without the prefixes that trainers put before them, and with "."
 written as "_", the way kohya's format has them. Patterns are kept as text: compiling them all would
@@ -124,9 +123,7 @@ def _measure_wan(named: Layers) -> Measured:
 
 
 def _measure_double_stream(layers: Layers, named: Layers) -> Measured:
-    """FLUX.1, FLUX.2 and HunyuanVideo share most names; widths, later blocks and other names tell
-    them apart.
-    """
+    """FLUX.1, FLUX.2 and HunyuanVideo share most names; widths and other names tell them apart."""
     width = _width(named, DOUBLE_STREAM_WIDTH)
     # One projection makes queries, keys, values and the first half of the MLP: 3 + 4 widths, in
     # FLUX.2 3 + 2 · 3.
@@ -153,9 +150,7 @@ def _measure_double_stream(layers: Layers, named: Layers) -> Measured:
 
 
 def _measure_unet(named: Layers) -> Measured:
-    """Stable Diffusion UNets differ by the width of the text they attend to: the input of attn2's
-    keys.
-    """
+    """Stable Diffusion UNets differ in the width of their text: the input of attn2's keys."""
     widths = {
         inputs for name, (_, inputs) in named.items() if inputs and re.search(UNET_TEXT, name)
     }
@@ -169,9 +164,7 @@ def _measure_unet(named: Layers) -> Measured:
 
 
 def _measure_large_unet(named: Layers) -> Measured:
-    """SSD-1B is SDXL without attention in the middle block and with four transformer blocks where
-    SDXL has ten.
-    """
+    """SSD-1B is SDXL with no attention in the middle block and 4 transformer blocks for 10."""
     if _has(named, SDXL_ALONE):
         return Measured((Base.SDXL,), None, "SDXL (text width 2048)")
     if _has(named, LOWEST_BLOCK):

@@ -429,8 +429,7 @@ class Base(BaseRow, Enum):
 
 
 def base_in_host(host_class: str, input_channels: int = 16) -> Base | None:
-    """The base of a model by the name of its configuration class in the host; None where it is none
-    of these.
+    """The base of a model by its configuration class in the host; None for any other model.
 
     More channels than any of those that share the class has are the widest's: Fun's Wan models
     stack control signals on their input.

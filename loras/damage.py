@@ -1,5 +1,6 @@
-"""Whether a file holds numbers that are none: one is enough to make a whole picture black, and the
-host's LoRA code adds it.
+"""Whether a file holds infinity or NaN.
+
+One such number is enough to make a whole picture black, and the host's LoRA code adds it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ CHUNK = 1 << 20
 
 
 def refuse_damaged(path: str | Path, header: Header) -> None:
-    """Raise FileProblem for a .safetensors file with infinity or no number at all in it. header: of
-    that file.
+    """Raise FileProblem for a .safetensors file with infinity or NaN in it. header: of that file.
 
     The file is read in order as it lies on the disk; through a map of it, every page that is looked
     at for the first time costs more than looking at it.
@@ -66,8 +66,7 @@ def _are_finite(path: Path, tensors: Iterable[Stored]) -> bool:
 
 
 def _bits_are_finite(bits: Tensor, first: int) -> bool:
-    """Of either sign, what is not finite has the largest bits. bits: numbers read as integers with
-    a sign.
+    """Infinity and NaN have the largest bits, of either sign. bits: numbers read as integers.
 
     By numpy, at the speed of memory: torch would wake all its threads for every chunk.
     """

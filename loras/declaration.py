@@ -1,5 +1,6 @@
-"""Accelerators that a user declares: a small JSON file, `<name>.fewstep.json`, beside the LoRA or
-in models/fewstep.
+"""Accelerators that a user declares: a small JSON file, `<name>.fewstep.json`.
+
+It lies beside the LoRA or in models/fewstep.
 
 It becomes an Accelerator like the catalogue's, under the id its file name spells. It holds data
 only; everything in it is checked, and what is wrong is named with what was expected.
@@ -51,9 +52,7 @@ MOST_STEPS = 100
 
 
 class DeclarationError(Refusal):
-    """A declaration that cannot be an accelerator. The message names the file, the entry, what was
-    expected and found.
-    """
+    """A declaration that cannot be an accelerator, with the file, the entry, expected and found."""
 
 
 class _Wrong(Exception):
@@ -61,9 +60,7 @@ class _Wrong(Exception):
 
 
 def id_of(file_name: str) -> str:
-    """The id a declaration's file name spells: its words in lower case, joined by hyphens. Empty
-    when it has none.
-    """
+    """The id a declaration's file name spells: lower-case words joined by hyphens, or empty."""
     name = file_name.replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 

@@ -1,6 +1,4 @@
-"""From a header to what the file is, by its tensors alone: an adapter or a model, for which base
-and size, of which rank.
-"""
+"""What a file is, by its tensors alone: adapter or model, for which base and size, which rank."""
 
 from __future__ import annotations
 
@@ -75,9 +73,7 @@ def layer_of(key: str) -> str:
 
 
 def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of every layer a LoRA adapts: rows of its up factor, columns of its down
-    factor; 0 if unknown.
-    """
+    """(outputs, inputs) of each layer a LoRA adapts: rows of up, columns of down; 0 if unknown."""
     sizes: dict[str, tuple[int, int]] = {}
     for key, shape in shapes.items():
         outputs, inputs = sizes.get(layer := layer_of(key), (0, 0))

@@ -1,5 +1,4 @@
-"""Whether the tensors of a LoRA file can go on the weights they are for, before anything is
-computed from them.
+"""Whether a LoRA file's tensors fit the weights they are for, before anything is computed.
 
 A host's LoRA code only logs what does not fit and leaves it out of the sum, and some of its key
 kinds let a file of a few bytes ask for a weight of any size.
@@ -19,8 +18,9 @@ BIAS_ENDINGS = (".diff_b", ".b_norm")
 
 
 def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
-    """Layers that cannot be added to their weight. tensors: key -> shape, under the host's names.
-    weight_of: layer -> its shape.
+    """Layers that cannot be added to their weight.
+
+    tensors: key -> shape, under the host's names. weight_of: layer -> its shape.
 
     Where the weight's shape is not known, the layer's own tensors have to agree with each other.
     """
@@ -76,9 +76,7 @@ def _part_fits(ending: str, shape: Shape, weight: Shape | None) -> bool:
 
 
 def _pair_fits(down: Shape, up: Shape, middle: Shape | None, weight: Shape | None) -> bool:
-    """Whether up @ down is a change of this weight. middle: the kernel of a convolution that was
-    factorised in three.
-    """
+    """Whether up @ down is a change of this weight. middle: the kernel of three factors."""
     if len(down) < 2 or len(up) < 2 or 0 in (*down, *up) or math.prod(up[1:]) != down[0]:
         return False
     inputs, kernel = math.prod(down[1:]), 1

@@ -1,6 +1,7 @@
-"""From the bytes of a .safetensors file to its header. Nothing in it is believed before the
-format's own library found it in order, and only the header is read: milliseconds on a file of any
-size.
+"""From the bytes of a .safetensors file to its header.
+
+Nothing in it is believed before the format's own library has checked it. Only the header is read:
+milliseconds on a file of any size.
 """
 
 from __future__ import annotations
@@ -27,9 +28,7 @@ ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
 
 
 class FileProblem(Refusal):
-    """A file that cannot be what the user means it to be. The message says what was found and what
-    to do.
-    """
+    """A file that is not what the user means it to be. Says what was found and what to do."""
 
 
 class Stored(NamedTuple):
@@ -71,8 +70,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
-    """(the header as the file has it, bytes of the whole file), after the format's own library
-    found it in order.
+    """(the header as stored, bytes of the whole file), once the format's own library accepts it.
 
     That library hands a header on tensor by tensor, a slice of the file for each, which takes
     longer than reading it again.
@@ -123,9 +121,7 @@ def _size_of(path: Path) -> int:
 
 
 def alpha_in(metadata: Mapping[str, str]) -> float | None:
-    """The network alpha kept in file metadata, or None. Raises FileProblem for one that is not a
-    positive number.
-    """
+    """The network alpha in file metadata, or None. Raises FileProblem unless it is positive."""
     for name in ALPHA_METADATA:
         if name in metadata and metadata[name] not in ("", "None"):
             try:

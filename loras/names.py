@@ -57,9 +57,7 @@ def is_generic(stem: str) -> bool:
 
 
 def words_of(path: str) -> set[str]:
-    """Words, step counts ("4step") and experts ("high", "low") of a path, folders among them,
-    without the file's ending.
-    """
+    """Words, step counts ("4step") and experts ("high", "low") of a path and its folders."""
     folders = path.replace("\\", "/").rpartition("/")[0].lower()
     text = f"{folders}/{stem_of(path)}"
     counts = {f"{count}step" for count in re.findall(r"(\d+)[-_ ]?steps?", text)}
@@ -72,9 +70,7 @@ def step_counts_in(words: set[str]) -> set[int]:
 
 
 def says(words: set[str], groups: tuple[str, ...], excludes: tuple[str, ...]) -> bool:
-    """Whether the words hold one of each group ("lightning|lightx2v") and none that speaks against
-    it.
-    """
+    """Whether the words hold one of each group ("lightning|lightx2v") and none excluded."""
     return all(words & set(group.split("|")) for group in groups) and not words & set(excludes)
 
 

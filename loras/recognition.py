@@ -57,9 +57,7 @@ class Testimony:
 
 
 def recognise(header: Header, path: str, records: Iterable[Accelerator]) -> Recognition:
-    """The record a LoRA file belongs to. `path` is relative to the models folder, so that folders
-    speak too.
-    """
+    """The record a LoRA file belongs to. path: relative to the models folder; folders count too."""
     return recognise_lora(fingerprint_of(header), header.metadata, path, header.size, records)
 
 
@@ -70,9 +68,7 @@ def recognise_lora(
     size: int,
     records: Iterable[Accelerator],
 ) -> Recognition:
-    """The record of a LoRA by its fingerprint and what else is known; an empty path and size 0 say
-    nothing.
-    """
+    """The record of a LoRA by its fingerprint, and by path and size unless they are "" and 0."""
     records = tuple(records)
     possible = fitting(fingerprint, records)
     if not possible:
@@ -91,9 +87,7 @@ def recognise_model(
     path: str,
     records: Iterable[Accelerator],
 ) -> Recognition:
-    """The record of a loaded model that may be distilled as a whole: its architecture first, then
-    what its file is called.
-    """
+    """The record of a loaded, wholly distilled model: by its architecture, then its file's name."""
     words = f"model: {base.label if base else 'an architecture that is not known here'}" + (
         f", width {width}" if width else ""
     )
@@ -144,9 +138,7 @@ def _parts_of(path: str) -> list[str]:
 
 
 def is_titled_as_published(record: Accelerator, metadata: Mapping[str, str]) -> bool:
-    """Whether a title in the metadata is the name of one of the record's files; the words alone may
-    be any LoRA's.
-    """
+    """Whether a metadata title is a file name of the record; any LoRA may have the words alone."""
     return any(_published_as((record,), metadata.get(name, "")) for name in TITLE_METADATA)
 
 
@@ -156,9 +148,7 @@ def is_titled_as_published(record: Accelerator, metadata: Mapping[str, str]) -> 
 def _by_content(
     fingerprint: Fingerprint, size: int, records: tuple[Accelerator, ...]
 ) -> Testimony | None:
-    """The record that the file's contents alone prove; None where an ordinary LoRA may look the
-    same.
-    """
+    """The record that the contents alone prove; None where an ordinary LoRA may look the same."""
     sized = [record for record in records if any(file.size == size for file in record.files)]
     if size and len(sized) == 1:
         return Testimony(tuple(sized), f"size: exactly the {size} bytes of the published file")
@@ -195,8 +185,9 @@ def _by_names(
     path: str,
     alike: LookAlike | None = None,
 ) -> Recognition:
-    """Which of the `possible` records the file's title speaks for, else its path. alike: what its
-    path speaks for instead.
+    """Which `possible` records the file's title speaks for, else its path.
+
+    alike: what its path speaks for instead.
     """
     borrowed = _borrowed_name(fingerprint, records, possible, metadata, path)
     if borrowed is not None:
@@ -225,8 +216,7 @@ def _borrowed_name(
     metadata: Mapping[str, str],
     path: str,
 ) -> str | None:
-    """In words, whose published name the file bears against what its tensors are; None where it
-    bears none.
+    """In words, whose published name the file bears against its own tensors; None if nobody's.
 
     The words of such a name may well speak for a record that the tensors allow: Hyper-SD15-8steps
     for Hyper-SDXL's.
@@ -272,9 +262,7 @@ def _by_path(records: tuple[Accelerator, ...], path: str) -> Testimony | None:
 
 
 def _published_as(records: Iterable[Accelerator], path: str) -> tuple[Accelerator, ...]:
-    """Records with a file of this name. One name in two folders of a repository: the folder
-    decides, if it came along.
-    """
+    """Records with a file of this name. Where two folders have it, the folder decides."""
     stem = stem_of(path)
     if is_generic(stem):
         return ()

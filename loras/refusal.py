@@ -1,14 +1,10 @@
-"""The base of this pack's own exceptions, which the host shows under the pack's name and not the
-path of its folder.
-"""
+"""The base of this pack's exceptions: the host shows the pack's name, not its folder's path."""
 
 from __future__ import annotations
 
 
 class Refusal(ValueError):
-    """Something asked for that cannot be had as asked. The message says what was expected, what was
-    found and what to do.
-    """
+    """A request that cannot be met. Says what was expected, what was found and what to do."""
 
     __module__ = "comfyui_fewstep"
 

@@ -1,5 +1,6 @@
-"""Repairs of published LoRA files that the host's own LoRA code does not make. Tensors are never
-changed, only named.
+"""Repairs of published LoRA files that the host's LoRA code does not make.
+
+Tensors are never changed, only named.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The schedules accelerators were distilled for: each gives its own noise levels. Plain floats;
-tensors are the host's business.
+"""The schedules accelerators were distilled for: each gives its own noise levels.
+
+Plain floats; tensors are the host's business.
 
 A new schedule is one dataclass here, and one entry in declaration.SCHEDULES if a user may declare
 it. What most of them have in common, they have from Schedule.
@@ -85,8 +86,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trailing(Schedule):
-    """Timesteps counted down from the last training one in equal strides: 999, 749, 499, 249 for 4
-    steps.
+    """Timesteps from the last training one down, evenly: 999, 749, 499, 249 for 4 steps.
 
     "Trailing" of Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps Are Flawed,
     section 3.3.
@@ -100,8 +100,7 @@ class Trailing(Schedule):
 
 @dataclass(frozen=True)
 class ConsistencyGrid(Schedule):
-    """An even choice from the `original_steps` timesteps a consistency model was distilled at: 999,
-    759, 499, 259.
+    """An even choice from a consistency model's `original_steps`: 999, 759, 499, 259.
 
     Such a model knows its whole grid, so denoise < 1 spreads all its steps over the low end.
     """
@@ -123,8 +122,7 @@ class ConsistencyGrid(Schedule):
 
 @dataclass(frozen=True)
 class FirstTimesteps(Schedule):
-    """The first timesteps of a list, as many as there are steps: 999, 899, 799, 699 of SD-Turbo,
-    800 of a 1-step UNet.
+    """The first timesteps of a list, one per step: 999, 899, 799, 699 for SD-Turbo.
 
     denoise < 1 takes them from the list's low end.
     """
@@ -162,9 +160,7 @@ class ShiftedFlow(Schedule):
 
 @dataclass(frozen=True)
 class HostSpacedFlow(Schedule):
-    """A shifted flow spaced by the host's `normal` or `sgm_uniform` scheduler, where a release says
-    no more than that.
-    """
+    """A shifted flow, spaced by the host's `normal` or `sgm_uniform`: all that a release says."""
 
     shift: float = field()
     scheduler: str = field()
@@ -175,9 +171,7 @@ class HostSpacedFlow(Schedule):
 
 @dataclass(frozen=True)
 class FluxFlow(Schedule):
-    """Even flow times, shifted more for larger pictures: mu rises linearly from `base_shift` to
-    `max_shift`.
-    """
+    """Even flow times, shifted more for larger pictures: mu rises from base_shift to max_shift."""
 
     needs_size = True
     base_shift: float = 0.5
@@ -200,9 +194,7 @@ class Flux2Flow(Schedule):
 
 @dataclass(frozen=True)
 class TwoClockFlow(Schedule):
-    """A shifted flow whose second signal, sound, keeps a shift of its own: MiniMax-H3. The sampler
-    walks the video's.
-    """
+    """A shifted flow whose sound keeps its own shift: MiniMax-H3. The sampler walks the video's."""
 
     video_shift: float
     audio_shift: float = field()
@@ -217,7 +209,8 @@ class TwoClockFlow(Schedule):
 
 @dataclass(frozen=True)
 class TrigFlow(Schedule):
-    """rCM: noise levels as angles, arctan(sigma_max) and then `angles`; sigma = sin / (sin + cos).
+    """rCM: noise levels as angles: arctan(sigma_max), then `angles`; sigma = sin / (sin + cos).
+
     N steps take the first N.
     """
 
@@ -262,8 +255,7 @@ def truncated_steps(steps: int, denoise: float) -> int:
 
 
 def scaled_linear_sigma(timestep: float, start: float = 0.00085, end: float = 0.012) -> float:
-    """Sigma of an integer timestep of Stable Diffusion's training schedule, variance-exploding
-    form.
+    """Sigma of an integer training timestep of Stable Diffusion, variance-exploding form.
 
     Betas are linear in their square root (Rombach et al. 2022); sigma^2 = (1 - a) / a with a the
     product of 1 - beta.
@@ -284,8 +276,7 @@ def trailing_timesteps(steps: int) -> list[int]:
 
 
 def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0) -> list[int]:
-    """An even choice of `steps` from the grid a consistency model knows; 4 of 50: 999, 759, 499,
-    259.
+    """An even choice of `steps` from a consistency model's grid; 4 of 50: 999, 759, 499, 259.
 
     `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo
     et al. 2023, section 4.3. Raises ValueError when the grid has fewer timesteps than steps.
@@ -303,8 +294,7 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
 
 
 def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0) -> list[int]:
-    """The first `steps` of a list, or of its low end where `denoise` < 1; fewer where it ends
-    before.
+    """The first `steps` of a list, or of its low end where `denoise` < 1; fewer if it ends early.
 
     Raises ValueError when denoise leaves none.
     """
@@ -318,8 +308,9 @@ def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0
 
 
 def shift_sigma(sigma: float, shift: float) -> float:
-    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma), sigma in 0..1,
-    shift > 0.
+    """Spend more of a flow schedule at high noise: s·sigma / (1 + (s - 1)·sigma).
+
+    sigma in 0..1, shift > 0.
 
     FLUX writes the same with mu = ln(shift). Esser et al. 2024, Scaling Rectified Flow
     Transformers, section 5.3.2.
@@ -345,8 +336,9 @@ def host_spaced_flow(steps: int, shift: float, scheduler: str) -> list[float]:
 
 
 def flux_mu(image_tokens: int, base_shift: float, max_shift: float) -> float:
-    """FLUX.1's mu: linear from base_shift at 256 tokens (256 x 256 pixels) to max_shift at 4096
-    (1024 x 1024).
+    """FLUX.1's mu, linear in the tokens.
+
+    From base_shift at 256 tokens (256 x 256 pixels) to max_shift at 4096 (1024 x 1024).
     """
     return base_shift + (max_shift - base_shift) * (image_tokens - 256) / (4096 - 256)
 

@@ -1,3 +1,1 @@
-"""AnimateDiff's motion module in plain torch: the network and the published files' key layouts.
-Runs without the host.
-"""
+"""AnimateDiff's motion module in plain torch: the network and the files' key layouts. No host."""

@@ -1,5 +1,4 @@
-"""Published motion module files: what a header proves a file to be, and its tensors under this
-pack's names.
+"""Published motion module files: what a header proves, and their tensors under this pack's names.
 
 Two layouts are in use. AnimateDiff's own, which ComfyUI packs read, says
 `down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`;
@@ -92,9 +91,7 @@ _RENAMES = (
 
 
 def names_of(key: str) -> tuple[str, ...]:
-    """What a file's tensor is called here; two names for diffusers' shared position encodings, none
-    for other tensors.
-    """
+    """The names of a file's tensor here: two for diffusers' shared positions, none for others."""
     place = re.fullmatch(_PLACE, key)
     if place is None:
         return ()
@@ -112,8 +109,9 @@ def names_of(key: str) -> tuple[str, ...]:
 
 
 def inspect(shapes: Mapping[str, tuple[int, ...]], file_name: str) -> MotionFile:
-    """What a motion module's header proves. shapes: tensor name -> shape. Raises MotionFileError
-    for anything else.
+    """What a motion module's header proves; MotionFileError for anything else.
+
+    shapes: tensor name -> shape.
     """
     refuse_other_kinds(shapes, file_name)
     found = {name: shape for key, shape in shapes.items() for name in names_of(key)}
@@ -220,9 +218,7 @@ def refuse_incomplete(
 
 
 def renamed(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """A file's tensors under the names of MotionModule's state dict; position encodings are
-    computed where it has none.
-    """
+    """A file's tensors, named as MotionModule's; positions are computed if it has none."""
     found = {name: tensor for key, tensor in tensors.items() for name in names_of(key)}
     for name, tensor in MotionModule(architecture, device="meta").state_dict().items():
         if name.endswith(POSITIONS) and name not in found:

@@ -1,5 +1,4 @@
-"""The motion module: temporal attention between the frames of a clip, one after every spatial block
-of an SD 1.5 UNet.
+"""The motion module: attention between a clip's frames, after every spatial block of SD 1.5.
 
 Guo et al. 2023, AnimateDiff, arXiv 2307.04725, section 4.2. The weights' names here are our own;
 keys.py translates the published layouts to them.
@@ -28,8 +27,9 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs between motion modules. widths: channels at each resolution, finest first.
-    positions: longest clip.
+    """What differs between motion modules.
+
+    widths: channels at each resolution, finest first. positions: longest clip.
     """
 
     widths: tuple[int, ...]
@@ -46,8 +46,7 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def sinusoids(positions: int, channels: int) -> Tensor:
-    """Position encodings (1, positions, channels): sines in the even channels, cosines in the odd
-    ones.
+    """Position encodings (1, positions, channels): sines in even channels, cosines in odd ones.
 
     Vaswani et al. 2017, section 3.5. Files carry theirs; this one is for those that do not
     (AnimateLCM).
@@ -58,9 +57,7 @@ def sinusoids(positions: int, channels: int) -> Tensor:
 
 
 class Positions(nn.Module):
-    """Adds where in the clip each frame stands. A layer of its own, for hosts move and offload
-    whole layers.
-    """
+    """Adds each frame's place in the clip. A layer of its own: hosts move whole layers."""
 
     def __init__(self, channels: int, positions: int, **factory: Any):
         super().__init__()
@@ -160,8 +157,7 @@ class TemporalTransformer(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """All motion modules of a UNet. down[level][i], middle and up[level][i] follow the UNet's own
-    spatial blocks.
+    """All motion modules of a UNet, down[level][i], middle and up[level][i] as its spatial blocks.
 
     operations: where the layers come from (torch.nn, or a host's that manages their memory).
     attention: how to attend.

@@ -1,3 +1,4 @@
-"""How far two pictures or clips are apart: figures, drawings, contact sheets. No part of ComfyUI;
-numbers come from torchmetrics.
+"""How far two pictures or clips are apart: figures, drawings, contact sheets.
+
+No part of ComfyUI; numbers come from torchmetrics.
 """

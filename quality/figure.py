@@ -1,5 +1,4 @@
-"""Drawings as tensors in ComfyUI's layout for pictures. matplotlib is imported when something is
-drawn.
+"""Drawings as tensors in ComfyUI's picture layout; matplotlib is imported when one is made.
 
 It draws into memory alone (Agg): no window, no global state.
 """
@@ -17,9 +16,7 @@ DOTS_PER_INCH = 100
 
 
 def new_figure(width: int, height: int) -> Any:
-    """An empty matplotlib Figure of this many pixels. Raises ValueError with what to do where
-    matplotlib is missing.
-    """
+    """An empty matplotlib Figure of this size in pixels. Raises ValueError without matplotlib."""
     if why := matplotlib_missing():
         raise ValueError(f"Nothing can be drawn: {why}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -19,9 +19,7 @@ def matplotlib_missing() -> str:
 
 
 def torchmetrics_missing() -> str:
-    """Why PSNR and SSIM cannot be measured in this Python, and what to do; empty where they can
-    be.
-    """
+    """Why PSNR and SSIM cannot be measured here, and what to do; empty if they can."""
     try:
         import torchmetrics.functional.image  # noqa: F401
     except Exception as error:
@@ -30,9 +28,7 @@ def torchmetrics_missing() -> str:
 
 
 def torchvision_missing() -> str:
-    """Why torchvision, which has LPIPS' network, cannot be used in this Python; empty where it can
-    be.
-    """
+    """Why torchvision, which has LPIPS' network, cannot be used here; empty if it can."""
     try:
         import torchvision.models  # noqa: F401
     except Exception as error:
@@ -41,8 +37,10 @@ def torchvision_missing() -> str:
 
 
 def in_words(package: str, error: Exception) -> str:
-    """One that is not there is to be installed; the import of one that is there may fail for any
-    reason, as one built for another numpy does, and is told in its own words.
+    """What to do about a package: install it, or repair what its import says.
+
+    The import of an installed package may fail for any reason, such as being built for another
+    numpy, so it is told in its own words.
     """
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         return (

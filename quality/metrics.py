@@ -1,6 +1,4 @@
-"""How far a candidate is from a reference, in figures of a well-kept library. torchmetrics is
-imported when something is compared.
-"""
+"""How far a candidate is from a reference; torchmetrics is imported when something is compared."""
 
 from __future__ import annotations
 
@@ -22,7 +20,9 @@ LPIPS_NETWORK = "alex"
 
 @dataclass(frozen=True)
 class Quality:
-    """psnr: decibels, infinite for equal pictures. ssim: 1 is equal. lpips: 0 is equal, None where
+    """Figures of a candidate against its reference.
+
+    psnr: decibels, infinite for equal pictures. ssim: 1 is equal. lpips: 0 is equal, None where
     its weights are not on disk.
 
     temporal: mean difference of the changes between successive frames, 0..2, None for a single
@@ -49,8 +49,9 @@ class Quality:
 
 
 def compare(reference: Tensor, candidate: Tensor) -> Quality:
-    """(N, H, W, 3) in 0..1, both alike. N above 1 is taken for the frames of a clip. Raises
-    ValueError where they are not alike, or hold no numbers.
+    """Quality of (N, H, W, 3) in 0..1, both alike; N above 1 counts as the frames of a clip.
+
+    Raises ValueError where they are not alike, or where one holds no numbers.
     """
     refuse_unlike(reference, candidate)
     refuse_no_numbers("reference", reference)
@@ -84,9 +85,7 @@ def compare(reference: Tensor, candidate: Tensor) -> Quality:
 
 
 def temporal_difference(reference: Tensor, candidate: Tensor) -> float:
-    """Mean |Δreference - Δcandidate| over successive frames: motion that one has and the other has
-    not, and flicker.
-    """
+    """Mean |Δreference - Δcandidate| over successive frames: motion only one has, and flicker."""
     return float((reference[..., :3].diff(dim=0) - candidate[..., :3].diff(dim=0)).abs().mean())
 
 
@@ -128,9 +127,7 @@ def _size(images: Tensor) -> str:
 
 
 def _frames(reference: Tensor, candidate: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of (1, 3, H, W), one at a time: a clip of whole frames would not fit a metric's
-    intermediate results.
-    """
+    """Pairs of (1, 3, H, W), one at a time: a metric's intermediate results take much memory."""
     for a, b in zip(reference[..., :3].float(), candidate[..., :3].float()):
         yield a.permute(2, 0, 1)[None], b.permute(2, 0, 1)[None]
 
@@ -139,9 +136,7 @@ def _frames(reference: Tensor, candidate: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def lpips_missing() -> str:
-    """Why LPIPS cannot be measured, empty where it can: its network's weights are used if they are
-    there and never downloaded.
-    """
+    """Why LPIPS cannot be measured, empty if it can. Its network's weights are never downloaded."""
     if why := torchvision_missing():
         return why
     path = lpips_weights()
@@ -161,8 +156,9 @@ def lpips_weights() -> Path:
 
 
 def _lpips(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
-    Mean over frames.
+    """LPIPS, mean over frames.
+
+    Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
     """
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

@@ -25,8 +25,9 @@ def contact_sheet(
     quality: Quality,
     names: tuple[str, str] = ("reference", "candidate"),
 ) -> Tensor:
-    """(1, H, W, 3) of pictures (N, H, W, 3), N above 1 shown as up to four moments. names: headings
-    of the two columns.
+    """(1, H, W, 3) of pictures (N, H, W, 3): up to four moments where N is above 1.
+
+    names: headings of the two columns.
     """
     figure = draw_sheet(reference, candidate, quality, names)
     return as_image(figure)
@@ -74,9 +75,7 @@ def figures_in_words(quality: Quality) -> str:
 
 
 def shown_size(images: Tensor) -> tuple[int, int]:
-    """(height, width) of one picture on the sheet: small ones are enlarged, so that something can
-    be seen.
-    """
+    """(height, width) of one picture on the sheet: small ones are enlarged to be visible."""
     height, width = images.shape[1:3]
     longest = max(height, width)
     scale = min(max(longest, LEAST_SIDE), LARGEST_SIDE) / longest

@@ -1,3 +1,1 @@
-"""The mathematics of few-step sampling in plain torch: schedules, plans, solvers. Runs without the
-host.
-"""
+"""The mathematics of few-step sampling in plain torch: schedules, plans, solvers. No host."""

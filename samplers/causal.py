@@ -1,5 +1,4 @@
-"""Causal video models, unrolled block by block: what is made when, how far a block looks back, and
-the loop itself.
+"""Causal video models, block by block: what is made when, how far a block looks back, the loop.
 
 Frames are latent frames throughout. A block is denoised while the model looks at the keys and
 values of the frames before it; once it is finished the model reads it again without noise, so that
@@ -65,15 +64,11 @@ class Window:
     sink: int = 0  # first frames that stay when the window moves on
 
     def evicted(self, held: int, coming: int) -> int:
-        """How many of `held` remembered frames, the oldest after the sinks, go before `coming` more
-        are made.
-        """
+        """How many of `held` frames, oldest after the sinks, go before `coming` more are made."""
         return max(0, held + coming - self.frames) if self.frames else 0
 
     def capacity(self, frames: int) -> int:
-        """The most frames that are remembered at once in a clip of so many, the block being made
-        among them.
-        """
+        """The most frames held at once in a clip of so many, the block being made among them."""
         return min(self.frames, frames) if self.frames else frames
 
 
@@ -93,9 +88,7 @@ class StreamPlan:
 
     @property
     def evaluations(self) -> int:
-        """Of the model for each clip: every step, and every block once more as context, save the
-        last.
-        """
+        """For each clip: every step, and one context pass for every block but the last."""
         return sum(block.steps + 1 for block in self.blocks) - 1
 
 
@@ -107,8 +100,9 @@ def make_stream_plan(
     frames_per_block: int = 0,
     window: Window = Window(),
 ) -> StreamPlan:
-    """The blocks of a clip of `frames`, `given` of which exist already. frames_per_block: 0 is the
-    accelerator's own. Raises PlanError.
+    """The blocks of a clip of `frames`, of which `given` exist already. Raises PlanError.
+
+    frames_per_block: 0 is the accelerator's own.
     """
     ordinary = make_plan(record, 0, 1.0, sigma_of)
     assert record is not None  # make_plan refuses it
@@ -139,8 +133,7 @@ def make_stream_plan(
 
 
 def _given_blocks(given: int, size: int, window: Window) -> list[Block]:
-    """The blocks in which frames that exist already are read; those the first new block will not
-    see are left out.
+    """The blocks in which given frames are read, without those the first new block will not see.
 
     A first frame that is over stands alone: a picture, or a clip that began with one
     (independent_first_frame of Self Forcing).
@@ -192,9 +185,10 @@ def _refuse_window(window: Window, size: int) -> None:
 
 
 def refuse_partial_patches(height: int, width: int, patch: Sequence[int], pixels: int) -> None:
-    """Raise PlanError where a latent of height x width is no whole number of the network's patches,
-    (frames, height, width) each: the host's causal network pads such a latent and answers at the
-    padded size. pixels: of video to one of the latent, in either direction.
+    """Raise PlanError unless a latent of height x width is a whole number of the network's patches.
+
+    patch: (frames, height, width). pixels: of video to one of the latent, in either direction. The
+    host's causal network pads any other latent and answers at the padded size.
     """
     near = []
     for name, size, side in (("width", width, patch[2]), ("height", height, patch[1])):
@@ -231,9 +225,7 @@ class Memory(Protocol):
         """Forget what the window leaves behind when this block begins."""
 
     def evaluate(self, x: Tensor, sigma: float, block: Block) -> Tensor:
-        """x0 of this block; what is remembered of it replaces what an earlier evaluation left. x:
-        (B, C, frames, H, W).
-        """
+        """x0 of this block, from x (B, C, frames, H, W). Its memory replaces an earlier one's."""
 
     def keep(self, block: Block) -> None:
         """What the last evaluation left of this block belongs to the past now."""
@@ -244,8 +236,7 @@ DrawNoise = Callable[[Block], Tensor]
 
 
 def seeded_draw(seed: int, shape: Sequence[int], device: torch.device) -> DrawNoise:
-    """Noise that depends on the seed and on the blocks drawn before, so that a longer clip begins
-    like a shorter one.
+    """Noise from the seed and the blocks drawn before: a longer clip begins like a shorter one.
 
     shape: (B, C, H, W). Drawn on the CPU, so that a seed gives one clip on every device, and at
     once for all steps of a block: moving it waits for the device once.
@@ -260,8 +251,7 @@ def seeded_draw(seed: int, shape: Sequence[int], device: torch.device) -> DrawNo
 def unroll(
     memory: Memory, blocks: Sequence[Block], draw: DrawNoise, given: Tensor | None = None
 ) -> Iterator[tuple[Block, Tensor]]:
-    """Each made block as soon as it is finished, (B, C, frames, H, W). given: the frames that exist
-    already.
+    """Each made block, (B, C, frames, H, W), as soon as it is finished. given: existing frames.
 
     The context pass comes after the block is handed out, so that it can be shown first, and not at
     all after the last.
@@ -280,8 +270,7 @@ def unroll(
 
 
 def denoise(memory: Memory, block: Block, noise: Tensor) -> Tensor:
-    """One block from noise: jump to x0, then to the next noise level with fresh noise, (1 -
-    sigma)·x0 + sigma·n.
+    """One block from noise: jump to x0, then re-noise to the next level, (1 - sigma)·x0 + sigma·n.
 
     noise: (steps, B, C, frames, H, W).
     """

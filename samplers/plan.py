@@ -1,6 +1,4 @@
-"""From an accelerator and a request to the exact run. Everything that can be refused is refused
-here, in plain words.
-"""
+"""From an accelerator and a request to the exact run. What cannot be run is refused here."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
 
 
 class PlanError(Refusal):
-    """A request this accelerator cannot honour. The message says what was expected, what was found
-    and what to do.
-    """
+    """A request this accelerator cannot honour. Says what was expected, found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,7 @@ def make_plan(
     sigma_of: SigmaOf,
     image_tokens: int | None = None,
 ) -> SamplingPlan:
-    """The run of one model. steps: 0 takes the accelerator's own count. denoise: above 0 and up to
-    1.
+    """The run of one model. steps: 0 takes the accelerator's own. denoise: above 0, up to 1.
 
     sigma_of gives the connected model's sigma of a training timestep; image_tokens the picture's 16
     x 16 pixel patches, read by schedules that depend on its size. Raises PlanError.
@@ -100,9 +95,7 @@ def _shown(value: object) -> str:
 
 
 def refuse_other_cfg(plan: SamplingPlan, cfg: object) -> None:
-    """Raise PlanError for a cfg sent by an API caller that is not the plan's. There is no such
-    input in the editor.
-    """
+    """Raise PlanError for another cfg than the plan's; only an API caller can send one."""
     try:
         agrees = math.isclose(float(cfg), plan.cfg)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -144,9 +137,7 @@ def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
 
 
 def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
-    """The step count to run: the one asked for if every record was distilled for it, for 0 the
-    first record's own.
-    """
+    """The step count to run: the one asked for if every record allows it; 0: the first record's."""
     first = records[0]
     shared = [count for count in first.steps if all(count in record.steps for record in records)]
     ids = " and ".join(record.id for record in records)
@@ -221,8 +212,7 @@ def switch_step(sigmas: list[float], boundary: float) -> int:
 def tcd_sigmas_down(
     schedule: Schedule, steps: int, denoise: float, gamma: float, sigma_of: SigmaOf
 ) -> list[float]:
-    """The noise level each TCD step jumps to before it is re-noised to the next: sigma of floor((1
-    - gamma) · t_next).
+    """Where each TCD step jumps before it is re-noised: sigma of floor((1 - gamma) · t_next).
 
     The last is 0: the last step lands on x0. gamma 0 never re-noises, 1 always jumps to the first
     timestep. Zheng et al. 2024, arXiv 2402.19159, algorithm 4 (strategic stochastic sampling).

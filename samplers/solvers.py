@@ -1,5 +1,4 @@
-"""The solvers the host lacks, in the k-diffusion signature: sample_x(model, x, sigmas, extra_args,
-callback, disable, ...).
+"""The solvers the host lacks: sample_x(model, x, sigmas, extra_args, callback, disable, ...).
 
 Euler and LCM are the host's own.
 """
@@ -18,9 +17,7 @@ NoiseSampler = Callable[[Any, Any], Tensor]
 
 
 def seeded_noise(x: Tensor, seed: int | None) -> NoiseSampler:
-    """Standard normal noise of x's shape, drawn on the CPU so that a seed gives one picture on
-    every device.
-    """
+    """Standard normal noise like x, drawn on the CPU: a seed gives one picture on every device."""
     generator = torch.Generator(device="cpu")
     # The host drew the initial noise from a generator seeded with `seed` itself: start elsewhere.
     generator.manual_seed(((seed or 0) + 1) % 2**64)
@@ -41,8 +38,7 @@ def sample_tcd(
     *,
     sigmas_down: Mapping[float, float],
 ) -> Tensor:
-    """Trajectory consistency distillation: jump along the trajectory to sigma_down, then re-noise
-    to sigma_next.
+    """Trajectory consistency distillation: jump to sigma_down, then re-noise to sigma_next.
 
     Zheng et al. 2024, arXiv 2402.19159, algorithm 4, for x = x0 + sigma·n, where re-noising from
     sigma_down to sigma_next adds noise of variance sigma_next² - sigma_down². sigmas: (N+1,),

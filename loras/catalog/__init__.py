@@ -63,8 +63,10 @@ FAMILIES = (
 
 
 def index(records: list[Accelerator]) -> dict[str, Accelerator]:
-    """Records by id. Raises ValueError on an id used twice (ids are permanent, saved graphs hold
-    them) and on a partner that is none.
+    """Records by id.
+
+    Raises ValueError for an id used twice, since saved graphs hold ids, and for a partner that does
+    not exist.
     """
     by_id: dict[str, Accelerator] = {}
     for record in records:

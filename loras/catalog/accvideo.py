@@ -1,4 +1,5 @@
 """AccVideo: distillation on synthetic denoising trajectories, for Wan 2.1 14B and HunyuanVideo.
+
 Zhang et al. 2025, arXiv 2503.19462.
 """
 

@@ -1,5 +1,6 @@
-"""AnimateDiff-Lightning: motion modules for SD 1.5, one for each step count. Lin and Yang 2024,
-arXiv 2403.12706.
+"""AnimateDiff-Lightning: motion modules for SD 1.5, one for each step count.
+
+Lin and Yang 2024, arXiv 2403.12706.
 """
 
 from __future__ import annotations

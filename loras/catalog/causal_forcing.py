@@ -1,5 +1,6 @@
-"""Self Forcing and Causal Forcing: causal Wan 2.1, re-noised block by block. Huang et al. 2025,
-arXiv 2506.08009.
+"""Self Forcing and Causal Forcing: causal Wan 2.1, re-noised block by block.
+
+Huang et al. 2025, arXiv 2506.08009.
 
 The lists of the published configs (1000, 750, 500, 250) are warped by shift 5. Causal Forcing++
 needs four steps for the first block alone, and two or one for every later one.

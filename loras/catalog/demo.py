@@ -1,6 +1,4 @@
-"""The accelerators of the pack's own demo model: demo/README.md says how they were distilled and
-how well.
-"""
+"""The accelerators of the pack's own demo model; demo/README.md says how they were distilled."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""DMD2: distribution matching, re-noised at four trailing timesteps without the LCM boundary. Yin
-et al. 2024, arXiv 2405.14867.
+"""DMD2: distribution matching, re-noised at four trailing timesteps without the LCM boundary.
+
+Yin et al. 2024, arXiv 2405.14867.
 """
 
 from __future__ import annotations

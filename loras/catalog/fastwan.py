@@ -1,5 +1,6 @@
-"""FastWan: sparse distillation by FastVideo, three re-noised steps at 1000, 757, 522 unshifted; and
-the Wan 2.2 5B Turbo.
+"""FastWan: sparse distillation by FastVideo, three re-noised steps; and the Wan 2.2 5B Turbo.
+
+The three steps are at 1000, 757 and 522, unshifted.
 """
 
 from __future__ import annotations

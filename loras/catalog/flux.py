@@ -1,5 +1,6 @@
-"""FLUX: schnell, Turbo-Alpha, FLUX.2 klein and Turbo. The distilled guidance they embed is not CFG
-and is left alone.
+"""FLUX: schnell, Turbo-Alpha, FLUX.2 klein and Turbo.
+
+The distilled guidance they embed is not CFG and is left alone.
 """
 
 from __future__ import annotations

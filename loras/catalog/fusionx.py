@@ -1,5 +1,6 @@
-"""FusionX: a community merge of CausVid, AccVideo and others on Wan 2.1 14B, eight to ten steps at
-shift 2.
+"""FusionX: a community merge of CausVid, AccVideo and others on Wan 2.1 14B.
+
+Eight to ten steps at shift 2.
 """
 
 from __future__ import annotations

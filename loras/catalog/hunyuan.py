@@ -1,5 +1,4 @@
-"""HunyuanVideo made fast: FastHunyuan, HunyuanVideo 1.5 step-distilled and super-resolution,
-LightX2V's.
+"""Fast HunyuanVideo: FastHunyuan, 1.5 step-distilled and super-resolution, LightX2V's.
 
 Files of 1.5 named cfg_distilled, or distilled without step, still take 50 steps: they are
 look-alikes.

@@ -1,5 +1,6 @@
-"""Hyper-SD: trajectory-segmented consistency distillation with human feedback. Ren et al. 2024,
-arXiv 2404.13686.
+"""Hyper-SD: trajectory-segmented consistency distillation with human feedback.
+
+Ren et al. 2024, arXiv 2404.13686.
 
 The 2, 4 and 8-step files follow the ODE. The "1step" file is a unified consistency model for 1..8
 TCD steps. The "CFG" files keep guidance: running them at CFG 1 is as wrong as running the others at

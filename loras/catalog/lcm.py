@@ -1,5 +1,6 @@
-"""Latent consistency models: any count of 2..8 re-noised steps. Luo et al. 2023, arXiv 2310.04378
-and 2311.05556.
+"""Latent consistency models: any count of 2..8 re-noised steps.
+
+Luo et al. 2023, arXiv 2310.04378 and 2311.05556.
 """
 
 from __future__ import annotations

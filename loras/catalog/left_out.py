@@ -1,5 +1,6 @@
-"""What is not an accelerator here though it looks like one, and why: look-alikes that are refused,
-releases left out.
+"""What looks like an accelerator and is not one here, and why.
+
+Look-alikes are refused; releases are left out.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""rCM and TurboDiffusion: score-regularised continuous-time consistency on Wan, in angles. Zheng et
-al. 2025, arXiv 2510.08431.
+"""rCM and TurboDiffusion: score-regularised continuous-time consistency on Wan, in angles.
+
+Zheng et al. 2025, arXiv 2510.08431.
 
 Text-to-video models re-noise; the Wan 2.2 image-to-video models follow the ODE. The LoRA pair for
 them is the text-to-video LoRA written out for their layers, and keeps its schedule and solver.

@@ -1,5 +1,6 @@
-"""SDXL-Lightning: progressive adversarial distillation, one file for each step count. Lin et al.
-2024, arXiv 2402.13929.
+"""SDXL-Lightning: progressive adversarial distillation, one file for each step count.
+
+Lin et al. 2024, arXiv 2402.13929.
 """
 
 from __future__ import annotations

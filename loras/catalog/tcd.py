@@ -1,5 +1,6 @@
-"""TCD: trajectory consistency distillation, stochastic by gamma. Zheng et al. 2024, arXiv
-2402.19159.
+"""TCD: trajectory consistency distillation, stochastic by gamma.
+
+Zheng et al. 2024, arXiv 2402.19159.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Distilled models of the official workflow templates and documentation that have no family of
-their own here.
+"""Distilled models of the official templates and documentation that have no family of their own.
 
 Where a template leaves the model's default shift, that default is written out: ComfyUI 0.30.0,
 comfy/supported_models.py.

@@ -1,7 +1,7 @@
-"""Adversarially distilled Stable Diffusion: SD-Turbo and SDXL-Turbo (ADD), SD 3.5 Turbo (LADD),
-TurboX.
+"""Adversarially distilled Stable Diffusion: SD-Turbo, SDXL-Turbo, SD 3.5 Turbo, TurboX.
 
-Sauer et al. 2023, arXiv 2311.17042 and 2024, arXiv 2403.12015.
+SD-Turbo and SDXL-Turbo are ADD, SD 3.5 Turbo is LADD: Sauer et al. 2023, arXiv 2311.17042, and
+2024, arXiv 2403.12015.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""LightX2V step- and guidance-distilled Wan 2.1 14B, as LoRAs and whole: four Euler steps at shift
-5.
+"""LightX2V step- and guidance-distilled Wan 2.1 14B, LoRA or whole: four Euler steps at shift 5.
 
 The T2V LoRA is also a favourite on Wan 2.2's experts, at other strengths: wan22_lightning has that
 recipe.

@@ -1,5 +1,6 @@
-"""Wan2.2-Lightning and LightX2V for Wan 2.2 A14B, LoRA or whole expert, four Euler steps at shift
-5; and Wan 2.1's LoRA on 2.2.
+"""Wan2.2-Lightning and LightX2V for Wan 2.2 A14B, and Wan 2.1's LoRA on 2.2.
+
+A LoRA or a whole expert, four Euler steps at shift 5.
 
 Both experts' records share one schedule. The high-noise expert runs while sigma is at or above the
 boundary: steps 1 and 2 of 4.
@@ -135,8 +136,9 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
 def expert_record(
     id: str, base: Base, expert: Expert, is_alone: bool = False, **settings: Any
 ) -> Accelerator:
-    """A record of one expert. Every one shares the schedule, so that any high may meet any low of
-    its task. is_alone: nothing was published for the other expert.
+    """A record of one expert; is_alone: nothing was published for the other one.
+
+    Every one shares the schedule, so that any high may meet any low of its task.
     """
     return Accelerator(
         id=f"{id}-{expert.word}",
@@ -190,8 +192,9 @@ def whole_expert(base: Base, expert: Expert, files: tuple[PublishedFile, ...]) -
 
 
 def wan21_lora(base: Base, expert: Expert) -> Accelerator:
-    """Wan 2.1's LightX2V LoRA on a Wan 2.2 expert, by a community recipe: 3.0 on the high-noise
-    one, 1.0 on the low.
+    """Wan 2.1's LightX2V LoRA on a Wan 2.2 expert.
+
+    By a community recipe: strength 3.0 on the high-noise one, 1.0 on the low.
     """
     return expert_record(
         f"wan22-{TASK[base]}-wan21-lora",

@@ -1,6 +1,4 @@
-"""Wan 2.1's LightX2V LoRA on models derived from Wan, as the official workflow templates use it:
-recipes, not releases.
-"""
+"""Wan 2.1's LightX2V LoRA on models derived from Wan: recipes of the official templates."""
 
 from __future__ import annotations
 

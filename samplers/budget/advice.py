@@ -26,9 +26,7 @@ class Machine:
 def levers(
     choice: Choice, ways: Sequence[Way], machine: Machine, work: Work, there: Collection[str] = ()
 ) -> list[str]:
-    """What to pull, in this order, and what each brings here. there: ids of the accelerators that
-    are at hand.
-    """
+    """What to change, in this order, and what each brings. there: ids of accelerators at hand."""
     return [
         _quantise(machine),
         _skip(choice.way),
@@ -105,9 +103,7 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
 
 
 def _trouble(way: Way, there: Collection[str]) -> tuple[bool, bool]:
-    """What stands before an accelerator, the greater first: a download, then a licence that does
-    not allow everything.
-    """
+    """What an accelerator asks for, the worse first: a download, then a restrictive licence."""
     return (
         not all(record.id in there for record in way.records),
         not all(record.licence.commercial is True for record in way.records),

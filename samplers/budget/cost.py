@@ -13,9 +13,7 @@ from ...loras.refusal import Refusal
 
 
 class BudgetError(Refusal):
-    """A question that has no honest answer. The message says what was expected, what was found and
-    what to do.
-    """
+    """A question without an honest answer. Says what was expected, what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class Work:
 
 
 def allowance_of(experience: str, seconds: float, work: Work) -> float:
-    """Seconds one run may take. seconds: 0 takes the experience's own; live video may take as long
-    as it plays.
-    """
+    """Seconds one run may take. seconds: 0 takes the experience's; live video may play as long."""
     if seconds > 0:
         return seconds
     if experience == "live" and work.clip_seconds is not None:
@@ -61,17 +57,13 @@ def allowance_of(experience: str, seconds: float, work: Work) -> float:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """Seconds of one evaluation of a stream's block. A context pass is an evaluation like any
-    other.
-    """
+    """Seconds of one evaluation of a stream's block. A context pass counts as one."""
 
     first: float  # of the first block, which sees itself alone
     last: float  # of the last block, which sees the whole clip
 
     def at(self, block: int, blocks: int) -> float:
-        """Of block 0, 1, ...: every block adds its keys to those that are looked at, so the seconds
-        lie on a straight line.
-        """
+        """Of block 0, 1, ...: each block adds its keys to those read, so seconds rise in a line."""
         if blocks == 1:
             return self.first
         return self.first + (self.last - self.first) * block / (blocks - 1)
@@ -100,9 +92,7 @@ def streaming_cost(blocks: Mapping[int, BlockCost], size: int) -> Cost:
 
 
 def given_blocks(seconds: float, size: int, sizes: Iterable[int]) -> dict[int, BlockCost]:
-    """What blocks of several sizes cost where only the average evaluation of one size is known: in
-    proportion, and all blocks alike.
-    """
+    """Costs of several block sizes from the average of one: in proportion, all blocks alike."""
     return {
         other: BlockCost(seconds * other / size, seconds * other / size) for other in {size, *sizes}
     }

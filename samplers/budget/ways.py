@@ -25,8 +25,9 @@ SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
 
 
 def full_run_of(base: Base | None, is_guidance_distilled: bool) -> StepRange | None:
-    """The undistilled run of an architecture, None where there is none. is_guidance_distilled:
-    guidance is an input of the network.
+    """The undistilled run of an architecture; None if there is none.
+
+    is_guidance_distilled: guidance is an input of the network.
     """
     steps = StepRange() if base is None else base.full_run
     if steps is None:
@@ -82,8 +83,9 @@ def accelerated_way(
     work: Work,
     is_negative_forced: bool = False,
 ) -> Way:
-    """An accelerator at one of its step counts. is_negative_forced: a patch has the negative prompt
-    evaluated at CFG 1 too.
+    """An accelerator at one of its step counts.
+
+    is_negative_forced: a patch has the negative prompt evaluated at CFG 1 too.
     """
     record = records[0]
     if steps not in record.steps:
@@ -96,9 +98,7 @@ def accelerated_way(
 
 
 def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
-    """A causal model, block by block: each but the last is evaluated once more for the memory of
-    the blocks after it.
-    """
+    """A causal model, block by block; all but the last are evaluated once more for their memory."""
     causal = record.causal
     assert causal is not None
     block = cost.blocks[causal.frames_per_block]
@@ -130,9 +130,7 @@ def candidates(
     work: Work,
     is_negative_forced: bool = False,
 ) -> list[Way]:
-    """What the connected model can do, from the most faithful to the cheapest. record: the
-    accelerator it carries, if any.
-    """
+    """What the connected model can do, most faithful first. record: its accelerator, if any."""
     if record is not None:
         return [
             accelerated_way((record,), steps, cost, work, is_negative_forced)
@@ -179,8 +177,7 @@ class Choice:
 
 
 def choose(ways: Sequence[Way], allowance: float) -> Choice:
-    """The first that fits, of ways from the most faithful to the cheapest; else the cheapest, and
-    by how much it misses.
+    """The first of the ways, most faithful first, that fits; else the cheapest and its excess.
 
     Of several that cost the same and do not fit, the one of fewest steps: 20 steps and 21 at 2x
     both make ten evaluations.
@@ -199,8 +196,7 @@ def known_ways(
     is_negative_forced: bool = False,
     carried: Accelerator | None = None,
 ) -> list[Way]:
-    """Every way to run a model of this base and size, the slowest first. Accelerators at their own
-    step count.
+    """Every way to run a model of this base and size, slowest first, at accelerators' own steps.
 
     carried: the accelerator on the model, listed whatever its size is said to be. A stream is left
     out where its blocks have no cost.

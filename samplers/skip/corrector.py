@@ -28,8 +28,9 @@ class Missed:
 
 
 class Corrector:
-    """What is to be added to the denoised latents that a sampler is given. For solvers whose reply
-    is known; made anew for each run.
+    """What to add to the denoised latents a sampler gets, for solvers whose reply is known.
+
+    Made anew for each run.
 
     response: how much of a shift of x the model's denoised latent is taken to follow. 1 where
     derivatives are the same at both x, as on smooth data; 0 where the denoised latents are, as
@@ -58,9 +59,7 @@ class Corrector:
     def computed(
         self, step: int, level: float, derivative: Tensor, entries: Sequence[Entry]
     ) -> Tensor | None:
-        """To be added to this evaluation. entries: those that the forecasts since the last one were
-        made from.
-        """
+        """What to add to this evaluation. entries: those that the last forecasts were made from."""
         missed, self.missed = self.missed, []
         echo = self._echo(step)
         if not missed or not entries:
@@ -111,9 +110,7 @@ class Corrector:
         return tuple(correction), tuple(added - x for added, x in zip(correction, followed))
 
     def _echo(self, step: int) -> Tensor | None:
-        """What takes back the solver's second use of the excess. It leaves a smaller one itself,
-        and so on to the end.
-        """
+        """What undoes the solver's second use of the excess; it leaves a smaller one, and so on."""
         if self.excess is None or self.excess_step != step - 1:
             return None
         now, before = self.traits.reply(self.schedule.sigmas, step)

@@ -49,9 +49,7 @@ REACHED = 0.95
 
 
 class Forecast(SkipMethod):
-    """Keeps to settings.target_speedup, but makes an evaluation where the error to be expected of
-    its forecast is larger than settings.threshold.
-    """
+    """Keeps to target_speedup, but evaluates where a forecast's expected error tops threshold."""
 
     does = "extrapolates along the noise level and keeps to target_speedup."
     about_target_speedup = (

@@ -43,9 +43,7 @@ class History:
     entries: list[Entry] = field(default_factory=list)
 
     def record(self, entry: Entry) -> None:
-        """Take in an evaluation. It replaces those at its own level and below, which a sampler that
-        goes back leaves behind.
-        """
+        """Add an evaluation. It replaces those at or below its level, as after a step back."""
         kept = [
             old
             for old in self.entries
@@ -60,9 +58,7 @@ class History:
         return Entry(entry.sigma, entry.level, entry.derivative.to(self.device), denoised)
 
     def usable(self, sigma: float) -> tuple[Entry, ...]:
-        """The entries at or above this level, oldest first; none unless there are two to draw a
-        line through.
-        """
+        """The entries at or above this level, oldest first; none if fewer than two."""
         entries = tuple(
             entry
             for entry in self.entries
@@ -81,8 +77,7 @@ class History:
 def newton_weights(
     entries: Sequence[Entry], level: float, damping: float = 1.0, curvature: float = 0.0
 ) -> Weights:
-    """Weights of the evaluations, oldest first, for Newton's polynomial through the last of them,
-    read at `level`.
+    """Weights of the evaluations, oldest first, of Newton's polynomial read at `level`.
 
     newest + damping·(line through the last two - newest) + curvature·(parabola through the last
     three - line). damping 0 repeats the newest; curvature needs three entries.
@@ -104,9 +99,7 @@ def newton_weights(
 
 
 def reach(entries: Sequence[Entry], level: float) -> float:
-    """How far out of the last two evaluations a straight line is read: its error is this times half
-    the second derivative.
-    """
+    """How far out a straight line is read: its error is this times half the second derivative."""
     return abs((level - entries[-2].level) * (level - entries[-1].level))
 
 
@@ -119,9 +112,7 @@ def combine(tensors: Sequence[Tensor], weights: Sequence[float], device: torch.d
 
 
 def parabola_weights(levels: Sequence[float], level: float) -> tuple[float, float, float]:
-    """Lagrange's weights of three evaluations at these levels for the parabola through them, read
-    at `level`.
-    """
+    """Lagrange's weights of three evaluations for the parabola through them, read at `level`."""
     a, b, c = levels
     return (
         (level - b) * (level - c) / ((a - b) * (a - c)),

@@ -130,23 +130,21 @@ class SkipMethod(ABC):
     def predict(
         self, x: Tensor, moment: Moment, entries: tuple[Entry, ...], run_length: int
     ) -> Tensor:
-        """The derivative in place of the `run_length`-th evaluation left out in a row: a new
-        tensor, on x's device.
+        """The derivative for the `run_length`-th skip in a row: a new tensor on x's device.
 
         entries: two or more, oldest first.
         """
 
     def skipped(self, moment: Moment, entries: tuple[Entry, ...], run_length: int) -> Tensor | None:
-        """It was left out. A tensor returned is added to the denoised latent that the sampler
-        gets.
-        """
+        """It was left out. A tensor returned is added to the denoised latent the sampler gets."""
         return None
 
     def computed(
         self, moment: Moment, derivative: Tensor, entries: tuple[Entry, ...]
     ) -> Tensor | None:
-        """It was made. A tensor returned is added to the denoised latent that the sampler gets, to
-        make good for earlier forecasts.
+        """It was made. A tensor returned is added to the denoised latent that the sampler gets.
+
+        It makes good for earlier forecasts.
         """
         return None
 

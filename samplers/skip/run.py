@@ -1,6 +1,4 @@
-"""One sampling run with some evaluations left out: what every method shares. Pure torch, made anew
-for each run.
-"""
+"""One sampling run with some evaluations left out: what every method shares. Pure torch."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ class Check:
 
 
 class SkipRun:
-    """Stands between a sampler and its model. State: a short history and counters, dropped with the
-    object.
-    """
+    """Stands between a sampler and its model for one run. State: a short history and counters."""
 
     def __init__(
         self,
@@ -83,8 +79,7 @@ class SkipRun:
         return None
 
     def evaluate(self, x: Tensor, sigma: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The denoised latent at x: from the model or, where the method leaves the evaluation out,
-        from earlier ones.
+        """The denoised latent at x: from the model, or forecast from earlier ones on a skip.
 
         x: (B, ...). sigma: 0-dim. compute returns (B, ...) or several outputs (K, B, ...) for the
         same x.
@@ -143,9 +138,7 @@ class SkipRun:
         )
 
     def _expected_error(self, sigma: float, width: float) -> float | None:
-        """A straight line errs in proportion to its reach: the product of the distances to the two
-        evaluations it goes through.
-        """
+        """A line errs in proportion to its reach: the product of distances to its evaluations."""
         entries = self.history.usable(sigma)
         if not entries or self.error_per_reach is None:
             return None

@@ -33,15 +33,14 @@ class RunSchedule:
         return all(left > right for left, right in zip(self.sigmas, self.sigmas[1:]))
 
     def step_of(self, sigma: float) -> int:
-        """The step that an evaluation at this level belongs to: the last one that starts at or
-        above it.
-        """
+        """The step of an evaluation at this level: the last one that starts at or above it."""
         threshold = sigma * (1 - SAME_SIGMA)
         return max(0, sum(start >= threshold for start in self.sigmas[:-1]) - 1)
 
     def level(self, sigma: float) -> float:
-        """Half the logarithm of the signal-to-noise ratio: the time in which a model's output
-        changes most evenly. Infinite at sigma 0, where no noise is left.
+        """Half the log of the signal-to-noise ratio: outputs change most evenly in it.
+
+        Infinite at sigma 0, where no noise is left.
 
         The variable of DPM-Solver (Lu et al. 2022, arXiv 2206.00927). In sigma itself, a forecast
         over the long last steps of a flow schedule goes wrong.

@@ -77,8 +77,7 @@ PIXELS_OF_720P = 10_000
 
 
 def wan_polynomial(dim: int, in_dim: int, has_image_branch: bool, latent_pixels: int) -> str | None:
-    """The entry of POLYNOMIALS for a Wan network of this width and these input channels; None where
-    none is published.
+    """The entry of POLYNOMIALS for a Wan network of this shape; None where none is published.
 
     Wan 2.2's 14B text-to-video experts have the shape of Wan 2.1's 14B and are taken for it.
     """
@@ -112,7 +111,8 @@ def relative_l1(now: Tensor, before: Tensor) -> Tensor:
 
 
 class TeaCache(SkipMethod):
-    """settings.threshold: how much rescaled change may add up before the model is evaluated again.
+    """Evaluates again once the rescaled change adds up to more than settings.threshold.
+
     settings.target_speedup is not read.
 
     signal_of: (sigma, x) -> what is compared between evaluations. polynomial: rescales its change.

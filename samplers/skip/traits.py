@@ -60,8 +60,9 @@ class SamplerTraits:
         return self.last_share is not None and self.last_share(1.0, 1.0) != 0
 
     def reply(self, sigmas: Sequence[float], step: int) -> tuple[float, float]:
-        """Weights in x at the end of a step of the denoised latents of this step and of the one
-        before; x itself has sigma_next/sigma.
+        """Weights of this step's denoised latent and the last one's in x at the end of a step.
+
+        x itself has sigma_next/sigma.
         """
         assert self.last_share is not None
         sigma, sigma_next = sigmas[step : step + 2]
