@@ -222,30 +222,21 @@ def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tu
     kind = WrappersMP.APPLY_MODEL if way.variant == CAUSAL.variant else WrappersMP.DIFFUSION_MODEL
     counted.add_wrapper_with_key(kind, "benchmark.count", count)
     shape = (len(positive), 16, (way.frames - 1) // 4 + 1, demo.LATENT_SIDE, demo.LATENT_SIDE)
+    prompts, empty = ([[positive, {}]], [[negative, {}]]), torch.zeros(shape)
     if way.variant == CAUSAL.variant:
-        streamed = FewStepStream.execute(
-            counted,
-            [[positive, {}]],
-            {"samples": torch.zeros(shape)},
-            seed,
-            0,
-            way.window,
-            way.sink,
-        )
+        window = (way.window, way.sink)
+        streamed = FewStepStream.execute(counted, prompts[0], {"samples": empty}, seed, 0, *window)
         return streamed.args[0]["samples"], evaluations
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    sigmas = comfy.samplers.calculate_sigmas(
-        model.get_model_object("model_sampling"), "simple", way.steps
-    )
     latent = comfy.sample.sample_custom(
         counted,
-        noise,
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed)),
         way.cfg,
         comfy.samplers.ksampler(way.sampler),
-        sigmas,
-        [[positive, {}]],
-        [[negative, {}]],
-        torch.zeros(shape),
+        comfy.samplers.calculate_sigmas(
+            model.get_model_object("model_sampling"), "simple", way.steps
+        ),
+        *prompts,
+        empty,
         disable_pbar=True,
         seed=seed,
     )
@@ -305,7 +296,7 @@ def uncertainty(share: float, count: int) -> float:
     return 1.96 * math.sqrt(share * (1 - share) / count)
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -313,7 +304,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of the wall-time comparison")
     parser.add_argument("--plot", type=Path, help="write the ladder here, as .svg or .png")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def causal_way(frames: int, window: int, sink: int) -> Way:
+    seen = (f", window {window}" if window else "") + (f" with {sink} sink" if sink else "")
+    name = f"causal, {frames} frames{seen}"
+    return replace(CAUSAL, frames=frames, window=window, sink=sink, name=name)
+
+
+def print_times(bench: Bench, rounds: int) -> None:
+    print()
+    for clips in TIMED_CLIPS:
+        full, fast, factor = wall_time(bench, clips, rounds)
+        print(
+            f"clips at once: {clips}; teacher {full:.3f} s, student {fast:.3f} s, {factor:.1f}x"
+            " (25x fewer evaluations)",
+            flush=True,
+        )
+
+
+def print_uncertainty(prompts: int) -> None:
+    shares = ", ".join(
+        f"{share:.0%} by {uncertainty(share, prompts):.1%}" for share in (0.5, 0.9, 0.95, 0.99)
+    )
+    print(f"\nUncertain either way (95 %) at {prompts} prompts: a share of {shares}")
+
+
+def main() -> None:
+    options = parsed()
     logging.getLogger().setLevel(logging.ERROR)
     print(in_host.machine(), f"{options.prompts} prompts", sep="; ")
     print(HEADER, flush=True)
@@ -333,27 +352,11 @@ def main() -> None:
         if options.plot:
             plot(curves, teacher, options.plot)
     if "causal" in options.parts:
-        for frames, window, sink in CAUSAL_CLIPS:
-            name = (
-                f"causal, {frames} frames"
-                + (f", window {window}" if window else "")
-                + (f" with {sink} sink" if sink else "")
-            )
-            show(bench.measure(replace(CAUSAL, frames=frames, window=window, sink=sink, name=name)))
+        for clip in CAUSAL_CLIPS:
+            show(bench.measure(causal_way(*clip)))
     if "time" in options.parts:
-        print()
-        for clips in TIMED_CLIPS:
-            full, fast, factor = wall_time(bench, clips, options.rounds)
-            print(
-                f"clips at once: {clips}; teacher {full:.3f} s, student {fast:.3f} s, {factor:.1f}x"
-                " (25x fewer evaluations)",
-                flush=True,
-            )
-    shares = ", ".join(
-        f"{share:.0%} by {uncertainty(share, options.prompts):.1%}"
-        for share in (0.5, 0.9, 0.95, 0.99)
-    )
-    print(f"\nUncertain either way (95 %) at {options.prompts} prompts: a share of {shares}")
+        print_times(bench, options.rounds)
+    print_uncertainty(options.prompts)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict  # noqa: E4
 from comfyui_fewstep.motion.keys import Architecture  # noqa: E402
 from comfyui_fewstep.motion.module import MotionModule  # noqa: E402
 from comfyui_fewstep.nodes.host import motion as motion_patch  # noqa: E402
+from comfyui_fewstep.nodes.host.model import with_linear_betas  # noqa: E402
 from sampling import LIGHTX2V, Call, clip, few_step, ksampler, with_settings  # noqa: E402
 from skip import step_skip  # noqa: E402
 from stream import by_ar_video, causal_model, streamed  # noqa: E402
@@ -50,20 +51,14 @@ class Traced:
         )
 
 
-def tables(rounds: int, folder: Path) -> list[Table]:
+def cases(folder: Path) -> tuple[tuple[str, Callable[[], Call], Callable[[], Call]], ...]:
+    """(what, ours, core's)."""
     model = load_model(write_wan(folder / "wan1.safetensors", layers=1))
+    fast, causal = with_settings(model, LIGHTX2V), causal_model(folder, layers=1)
     text, latent = conditioning(length=6), clip(2, 4)
-    fast = with_settings(model, LIGHTX2V)
-    table = Table(
-        "torch.compile: what TorchDynamo makes of the network",
-        ("what", "core", "ours", "target"),
-        "The breaks of the causal network are those of the host's attention for a CPU, which cannot"
-        " be replaced in it.",
-    )
-    causal = causal_model(folder, layers=1)
     unet, picture = unet_patcher("sd15"), {"samples": torch.zeros(2, 4, 8, 8)}
     prompt = conditioning(unet)
-    cases = (
+    return (
         (
             "Few-Step Sampler against core's KSampler",
             lambda: few_step(compiled(fast), text, latent),
@@ -85,17 +80,19 @@ def tables(rounds: int, folder: Path) -> list[Table]:
             lambda: by_ar_video(compiled(causal), text, 6, 4),
         ),
     )
-    for what, ours, cores in cases:
+
+
+def tables(rounds: int, folder: Path) -> list[Table]:
+    table = Table(
+        "torch.compile: what TorchDynamo makes of the network",
+        ("what", "core", "ours", "target"),
+        "The breaks of the causal network are those of the host's attention for a CPU, which cannot"
+        " be replaced in it.",
+    )
+    for what, ours, cores in cases(folder):
         mine, theirs = traced(ours), traced(cores)
-        table.row(
-            what,
-            theirs,
-            mine,
-            Target(
-                "no more breaks, none later",
-                mine.breaks <= theirs.breaks and mine.again <= theirs.again,
-            ),
-        )
+        is_met = mine.breaks <= theirs.breaks and mine.again <= theirs.again
+        table.row(what, theirs, mine, Target("no more breaks, none later", is_met))
     return [table]
 
 
@@ -104,7 +101,8 @@ def with_motion(unet):
     network = MotionModule(
         Architecture(motion_patch.widths_of(unet), 32, True), operations=comfy.ops.manual_cast
     )
-    return motion_patch.with_motion(unet, network.requires_grad_(False), "benchmark", 2)
+    moving = motion_patch.with_motion(unet, network.requires_grad_(False), "benchmark", 2)
+    return with_linear_betas(moving)
 
 
 def compiled(model):

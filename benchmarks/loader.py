@@ -35,6 +35,7 @@ from small_loras import write_lora  # noqa: E402
 from small_models import load_model, unet_patcher, write_wan  # noqa: E402
 
 RANK = 64
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,24 @@ def loading(name: str, rounds: int, folder: Path) -> Table:
     offer(folder)
     model, path = case.model(folder), folder / "loras" / case.file
     table = Table(f"Loader: {case.name}, {path.stat().st_size / 1e6:.0f} MB")
+    for what, mine, cores, bound in pairs_of(case, model):
+        seconds = in_host.in_turns(mine, cores, rounds)
+        ratio = in_host.median_ratio(*seconds)
+        table.row(
+            what,
+            " / ".join(f"{1000 * median(each):.1f} ms" for each in seconds),
+            f"{ratio:.3f}",
+            at_most(ratio, bound, "{:.2f}"),
+        )
+    add_peaks(table, name, folder)
+    return table
+
+
+def pairs_of(case: Case, model) -> tuple[tuple[str, Run, Run, float], ...]:
+    """(what, ours, core's, the ratio that is aimed at)."""
     kept = core.LoraLoaderModelOnly()
     ours, theirs = node_call("ours", model, case.file), node_call("core", model, case.file)
-    pairs = (
+    return (
         ("node's call", ours, theirs, 1.05),
         (
             "node's call and first load onto the device",
@@ -117,15 +133,9 @@ def loading(name: str, rounds: int, folder: Path) -> Table:
             1.0,
         ),
     )
-    for what, mine, cores, bound in pairs:
-        seconds = in_host.in_turns(mine, cores, rounds)
-        ratio = in_host.median_ratio(*seconds)
-        table.row(
-            what,
-            " / ".join(f"{1000 * median(each):.1f} ms" for each in seconds),
-            f"{ratio:.3f}",
-            at_most(ratio, bound, "{:.2f}"),
-        )
+
+
+def add_peaks(table: Table, name: str, folder: Path) -> None:
     # A process differs from the next by some ten megabytes.
     peaks = [
         median(memory.peak("loader", "attaching", who, name, folder).taken for _ in range(3))
@@ -138,7 +148,6 @@ def loading(name: str, rounds: int, folder: Path) -> Table:
         f"{ratio:.3f}",
         at_most(ratio, 1.05),
     )
-    return table
 
 
 def offer(folder: Path) -> None:

@@ -14,13 +14,14 @@ extracts also writing whole differences.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import in_host
 
 in_host.enter()
 
-from comfyui_fewstep.loras.accelerator import Kind  # noqa: E402
+from comfyui_fewstep.loras.accelerator import Accelerator, Kind, PublishedFile  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.loras.recognition import recognise  # noqa: E402
 from published_headers import header_of  # noqa: E402
@@ -60,25 +61,8 @@ def tables(rounds: int, folder: Path) -> list[Table]:
         f"Recognition: {len(files)} published files of {len(records)} LoRA records, each renamed to"
         f" {RENAMED}"
     )
-    for differences, words in (
-        (False, "low-rank pairs and exact sizes alone"),
-        (True, "extracts with whole differences"),
-    ):
-        found = [
-            (record, *outcome(record, file, differences and is_extract(file)))
-            for record, file in files
-        ]
-        outcomes, left = Counter(what for _, what, _ in found), [count for *_, count in found]
-        decided = {record.id for record, what, _ in found if what.startswith("recognised")}
-        table.row(
-            words,
-            "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
-            f"{len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on"
-            f" average, {max(left)} at most",
-            Target(
-                "none taken for another", not any(what.startswith("TAKEN") for what in outcomes)
-            ),
-        )
+    add_renamed(table, "low-rank pairs and exact sizes alone", files, differences=False)
+    add_renamed(table, "extracts with whole differences", files, differences=True)
     by_name = sum(
         recognise(
             header_of(record, rank=file.rank or 32), file.name or RENAMED, CATALOG.values()
@@ -93,6 +77,24 @@ def tables(rounds: int, folder: Path) -> list[Table]:
         "",
     )
     return [table]
+
+
+def add_renamed(
+    table: Table, words: str, files: Sequence[tuple[Accelerator, PublishedFile]], differences: bool
+) -> None:
+    """What becomes of every file under a name that says nothing."""
+    read = [
+        (record, *outcome(record, file, differences and is_extract(file))) for record, file in files
+    ]
+    outcomes, left = Counter(what for _, what, _ in read), [count for *_, count in read]
+    decided = {record.id for record, what, _ in read if what.startswith("recognised")}
+    table.row(
+        words,
+        "; ".join(f"{count} {what}" for what, count in outcomes.most_common()),
+        f"{len(decided)} records recognised; {sum(left) / len(left):.1f} candidates left on"
+        f" average, {max(left)} at most",
+        Target("none taken for another", not any(what.startswith("TAKEN") for what in outcomes)),
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -76,41 +77,45 @@ def plan_for(frames: int, window: Window = Window()):
     return make_stream_plan(RECORD, frames, lambda timestep: timestep / 1000, window=window)
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of one run, and of its parts that no sampler can do without."""
+
+    first: float  # to the first block
+    whole: float
+    evaluation: float  # one, on average
+    first_ratio: float  # of the first block to its own evaluations and decodings
+    ratio: float  # of the whole run to all of them
+
+
+def timed_run(watch: Stopwatch, model, text, latent, vae) -> Timed:
+    with watch, torch.inference_mode():
+        ui = FewStepStream.execute(model, text, latent, 1, 0, 0, 0, vae=vae).ui
+    data = ui["fewstep_report"][0]
+    steps, size = len(data["sigmas"]) - 1, data["frames_per_block"]
+    first = sum(watch.evaluations[:steps]) + sum(watch.decodings[:size])
+    return Timed(
+        data["first_frame_seconds"],
+        data["seconds"],
+        sum(watch.evaluations) / len(watch.evaluations),
+        data["first_frame_seconds"] / first,
+        data["seconds"] / (sum(watch.evaluations) + sum(watch.decodings)),
+    )
+
+
 def overhead(table: Table, model, text, rounds: int, frames: int, side: int, vae=None) -> None:
     """What a run takes beyond the model's evaluations and decodings, and its first block beyond its
     own.
     """
-    latent, ratios, firsts, seconds = (
-        {"samples": torch.zeros(1, 16, frames, side, side)},
-        [],
-        [],
-        [],
-    )
+    latent = {"samples": torch.zeros(1, 16, frames, side, side)}
     watch = Stopwatch()
-    timed = watch.on(
-        model
-    )  # once: another wrapper each time would make the host load the weights again
-    for _ in range(rounds + 1):
-        with watch, torch.inference_mode():
-            data = FewStepStream.execute(timed, text, latent, 1, 0, 0, 0, vae=vae).ui[
-                "fewstep_report"
-            ][0]
-        steps, size = len(data["sigmas"]) - 1, data["frames_per_block"]
-        ratios.append(data["seconds"] / (sum(watch.evaluations) + sum(watch.decodings)))
-        firsts.append(
-            data["first_frame_seconds"]
-            / (sum(watch.evaluations[:steps]) + sum(watch.decodings[:size]))
-        )
-        seconds.append(
-            (
-                data["first_frame_seconds"],
-                data["seconds"],
-                sum(watch.evaluations) / len(watch.evaluations),
-            )
-        )
-    first, whole, evaluation = (median(column) for column in zip(*seconds[1:]))
+    # Once: another wrapper each time would make the host load the weights again.
+    model = watch.on(model)
+    _, *runs = [timed_run(watch, model, text, latent, vae) for _ in range(rounds + 1)]
+    first, whole, evaluation, first_ratio, ratio = (
+        median(column) for column in zip(*map(astuple, runs))
+    )
     decoded = ", decoded" if vae is not None else ""
-    first_ratio, ratio = median(firsts[1:]), median(ratios[1:])
     table.row(
         f"first block{decoded}, against its evaluations{' and decoding' if decoded else ''}",
         f"{first:.3f} s",

@@ -17,6 +17,8 @@ from workflow_graph import NAMESPACE, Graph, Output, Placed, slots_of
 INPUT_NODE, OUTPUT_NODE = -10, -20
 # Nodes of a workflow that a blueprint leaves to the graph it is put in.
 LEFT_OUT = ("SaveImage", "SaveVideo", "PreviewAny")
+# What the numbers of a workflow's link are; a subgraph's links say it by these names.
+LINK = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,33 @@ class Blueprint:
 
     def file(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The blueprint's JSON."""
-        id = self.uuid("graph")
-        definition = self.definition(id, pack, host_version)
+        definition = self.definition(pack, host_version)
         # Numbers are shared with the nodes inside.
         own_number = definition["state"]["lastNodeId"] + 1
-        instance = {
-            "id": own_number,
-            "type": id,
+        return {
+            "id": self.uuid("file"),
+            "revision": 0,
+            "last_node_id": own_number,
+            "last_link_id": 0,
+            "nodes": [self.instance(own_number, definition, pack)],
+            "links": [],
+            "groups": [],
+            "definitions": {"subgraphs": [definition]},
+            "config": {},
+            "extra": {
+                "BlueprintDescription": self.description,
+                "BlueprintSearchAliases": list(self.aliases),
+            },
+            "version": 0.4,
+        }
+
+    def instance(
+        self, number: int, definition: dict[str, Any], pack: dict[str, str]
+    ) -> dict[str, Any]:
+        """The one node that stands for the subgraph."""
+        return {
+            "id": number,
+            "type": definition["id"],
             "pos": [0, 0],
             "size": [420, 120 + 26 * len(self.inputs)],
             "flags": {},
@@ -76,39 +98,12 @@ class Blueprint:
             },
             "widgets_values": [],
         }
-        return {
-            "id": self.uuid("file"),
-            "revision": 0,
-            "last_node_id": own_number,
-            "last_link_id": 0,
-            "nodes": [instance],
-            "links": [],
-            "groups": [],
-            "definitions": {"subgraphs": [definition]},
-            "config": {},
-            "extra": {
-                "BlueprintDescription": self.description,
-                "BlueprintSearchAliases": list(self.aliases),
-            },
-            "version": 0.4,
-        }
 
-    def definition(self, id: str, pack: dict[str, str], host_version: str) -> dict[str, Any]:
+    def definition(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The subgraph: the workflow's nodes, an input node at the left and an output node at the
         right.
         """
-        whole = self.graph.editor(pack, host_version)
-        kept = {node.id for node in self.graph.nodes if node.schema.id not in LEFT_OUT}
-        nodes = {node["id"]: node for node in whole["nodes"] if node["id"] in kept}
-        links = [
-            dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link))
-            for link in whole["links"]
-            if link[1] in kept and link[3] in kept
-        ]
-        alive = {link["id"] for link in links}
-        for node in nodes.values():
-            for output in node["outputs"]:
-                output["links"] = [link for link in output["links"] or [] if link in alive]
+        nodes, links = self.insides(pack, host_version)
         inputs = [
             self.exposed_input(slot, shown, nodes, links) for slot, shown in enumerate(self.inputs)
         ]
@@ -117,7 +112,7 @@ class Blueprint:
         ]
         right = max(node["pos"][0] + node["size"][0] for node in nodes.values())
         return {
-            "id": id,
+            "id": self.uuid("graph"),
             "version": 1,
             "state": {
                 "lastGroupId": 0,
@@ -128,11 +123,8 @@ class Blueprint:
             "revision": 0,
             "config": {},
             "name": self.title,
-            "inputNode": {"id": INPUT_NODE, "bounding": [-240, 0, 160, 40 + 20 * len(inputs)]},
-            "outputNode": {
-                "id": OUTPUT_NODE,
-                "bounding": [right + 80, 0, 120, 40 + 20 * len(outputs)],
-            },
+            "inputNode": outer_node(INPUT_NODE, -240, 160, len(inputs)),
+            "outputNode": outer_node(OUTPUT_NODE, right + 80, 120, len(outputs)),
             "inputs": inputs,
             "outputs": outputs,
             "widgets": [],
@@ -144,6 +136,22 @@ class Blueprint:
             "description": self.description,
         }
 
+    def insides(
+        self, pack: dict[str, str], host_version: str
+    ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+        """The workflow's nodes by their numbers, and the links between them."""
+        whole = self.graph.editor(pack, host_version)
+        kept = {node.id for node in self.graph.nodes if node.schema.id not in LEFT_OUT}
+        nodes = {node["id"]: node for node in whole["nodes"] if node["id"] in kept}
+        links = [
+            dict(zip(LINK, link)) for link in whole["links"] if link[1] in kept and link[3] in kept
+        ]
+        alive = {link["id"] for link in links}
+        for node in nodes.values():
+            for output in node["outputs"]:
+                output["links"] = [link for link in output["links"] or [] if link in alive]
+        return nodes, links
+
     def exposed_input(
         self, slot: int, shown: Exposed, nodes: dict[int, Any], links: list[dict[str, Any]]
     ) -> dict[str, Any]:
@@ -151,7 +159,7 @@ class Blueprint:
         names = [entry.name for entry in slots_of(node.schema)]
         target_slot = names.index(shown.widget)
         type = node.schema.input(shown.widget).type
-        link = self.add_link(links, INPUT_NODE, slot, node.id, target_slot, type)
+        link = add_link(links, INPUT_NODE, slot, node.id, target_slot, type)
         nodes[node.id]["inputs"][target_slot]["link"] = link
         return {
             "id": self.uuid(f"input {shown.name}"),
@@ -166,7 +174,7 @@ class Blueprint:
         self, slot: int, name: str, nodes: dict[int, Any], links: list[dict[str, Any]]
     ) -> dict[str, Any]:
         output: Output = self.found(self.outputs[name][0])[self.outputs[name][1]]
-        link = self.add_link(links, output.node.id, output.slot, OUTPUT_NODE, slot, output.type)
+        link = add_link(links, output.node.id, output.slot, OUTPUT_NODE, slot, output.type)
         nodes[output.node.id]["outputs"][output.slot]["links"].append(link)
         return {
             "id": self.uuid(f"output {name}"),
@@ -176,31 +184,21 @@ class Blueprint:
             "pos": [0, 20 + 20 * slot],
         }
 
-    def add_link(
-        self,
-        links: list[dict[str, Any]],
-        origin: int,
-        origin_slot: int,
-        target: int,
-        target_slot: int,
-        type: str,
-    ) -> int:
-        id = max(link["id"] for link in links) + 1
-        links.append(
-            {
-                "id": id,
-                "origin_id": origin,
-                "origin_slot": origin_slot,
-                "target_id": target,
-                "target_slot": target_slot,
-                "type": type,
-            }
-        )
-        return id
-
     def found(self, name: str) -> Placed:
         """The node of this title or type."""
         return next(node for node in self.graph.nodes if name in (node.title, node.schema.id))
 
     def uuid(self, part: str) -> str:
         return str(uuid.uuid5(NAMESPACE, f"blueprint {self.title} {part}"))
+
+
+def outer_node(id: int, left: float, width: int, slots: int) -> dict[str, Any]:
+    """Where the subgraph's inputs or outputs are drawn."""
+    return {"id": id, "bounding": [left, 0, width, 40 + 20 * slots]}
+
+
+def add_link(links: list[dict[str, Any]], *ends: Any) -> int:
+    """Add a link from (node, slot) to (node, slot) of a type; its number."""
+    id = max(link["id"] for link in links) + 1
+    links.append(dict(zip(LINK, (id, *ends))))
+    return id

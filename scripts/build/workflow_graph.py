@@ -161,8 +161,6 @@ class Graph:
         self.groups[-1].nodes.append(placed)
         return placed
 
-    # ----------------------------------------------------------------------------------------------
-
     def api(self) -> dict[str, Any]:
         """The workflow for POST /prompt."""
         return {
@@ -180,8 +178,6 @@ class Graph:
             }
             for node in self.nodes
         }
-
-    # ----------------------------------------------------------------------------------------------
 
     def editor(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The workflow for the editor, schema 0.4. pack: cnr_id and ver of our nodes."""
@@ -262,12 +258,6 @@ class Graph:
         pack: dict[str, str],
         host_version: str,
     ) -> dict[str, Any]:
-        arriving = {link[4]: link[0] for link in links if link[3] == node.id}
-        models = [
-            value
-            for value in node.values.values()
-            if isinstance(value, Model) and not isinstance(value, Converted)
-        ]
         origin = pack if node.is_ours else {"cnr_id": "comfy-core", "ver": host_version}
         return {
             "id": node.id,
@@ -277,33 +267,10 @@ class Graph:
             "flags": {},
             "order": order,
             "mode": 0,
-            "inputs": [
-                {
-                    "name": entry.name,
-                    "type": entry.type,
-                    **({"shape": 7} if entry.is_optional else {}),
-                    **({"widget": {"name": entry.name}} if entry.is_widget else {}),
-                    "link": arriving.get(slot),
-                }
-                for slot, entry in enumerate(slots_of(node.schema))
-            ],
-            "outputs": [
-                {
-                    "name": name,
-                    "type": type,
-                    "links": (
-                        [link[0] for link in links if link[1] == node.id and link[2] == slot]
-                        or None
-                    ),
-                }
-                for slot, (name, type) in enumerate(node.schema.outputs)
-            ],
+            "inputs": editor_inputs(node, links),
+            "outputs": editor_outputs(node, links),
             **({"title": node.title} if node.title else {}),
-            "properties": {
-                **origin,
-                "Node name for S&R": node.schema.id,
-                **({"models": [vars(model) for model in models]} if models else {}),
-            },
+            "properties": {**origin, "Node name for S&R": node.schema.id, **models_of(node)},
             "widgets_values": widget_values(node, self.seeds),
             **(OUR_COLOURS if node.is_ours else {}),
         }
@@ -328,6 +295,42 @@ class Graph:
             "widgets_values": [self.note],
             **NOTE_COLOURS,
         }
+
+
+def editor_inputs(node: Placed, links: list[list[Any]]) -> list[dict[str, Any]]:
+    arriving = {link[4]: link[0] for link in links if link[3] == node.id}
+    return [
+        {
+            "name": entry.name,
+            "type": entry.type,
+            **({"shape": 7} if entry.is_optional else {}),
+            **({"widget": {"name": entry.name}} if entry.is_widget else {}),
+            "link": arriving.get(slot),
+        }
+        for slot, entry in enumerate(slots_of(node.schema))
+    ]
+
+
+def editor_outputs(node: Placed, links: list[list[Any]]) -> list[dict[str, Any]]:
+    leaving = [link for link in links if link[1] == node.id]
+    return [
+        {
+            "name": name,
+            "type": type,
+            "links": [link[0] for link in leaving if link[2] == slot] or None,
+        }
+        for slot, (name, type) in enumerate(node.schema.outputs)
+    ]
+
+
+def models_of(node: Placed) -> dict[str, list[dict[str, str]]]:
+    """The files that the editor may offer to download, as a property of the node."""
+    models = [
+        vars(value)
+        for value in node.values.values()
+        if isinstance(value, Model) and not isinstance(value, Converted)
+    ]
+    return {"models": models} if models else {}
 
 
 def slots_of(schema: Node) -> list[Input]:
