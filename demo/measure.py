@@ -75,11 +75,11 @@ def _nearest_colour(clip: Tensor) -> Tensor:
     """Index of the nearest palette colour per pixel (T, H, W), -1 where some grey below 0.5 is
     nearer.
     """
-    pixels = clip.permute(1, 2, 3, 0)  # (T, H, W, 3)
-    palette = torch.tensor(list(clips.COLOURS.values()))  # (P, 3)
-    to_palette = (pixels.unsqueeze(-2) - palette).norm(dim=-1)  # (T, H, W, P)
-    grey = pixels.mean(-1, keepdim=True).clamp(0, 0.5)
-    to_grey = (pixels - grey).norm(dim=-1)
+    palette = torch.tensor(list(clips.COLOURS.values())).T  # (3, P)
+    grey = clip.mean(0).clamp(0, 0.5)
+    # Squared, and summed over the first dimension: norms over a last one of three are slow.
+    to_palette = (clip.unsqueeze(-1) - palette.view(3, 1, 1, 1, -1)).square().sum(0)  # (T, H, W, P)
+    to_grey = (clip - grey).square().sum(0)
     nearest = to_palette.min(-1)
     return torch.where(nearest.values < to_grey, nearest.indices, -1)
 

@@ -54,5 +54,39 @@ sys.path.append(str(ROOT / "scripts" / "build"))
 sys.path.append(str(ROOT / "tests"))
 from pack_loader import PACK, load_pack  # noqa: E402
 
+import thinning  # noqa: E402
+
 if PACK not in sys.modules:
     load_pack()
+
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a run of everything takes, and keep count of it."""
+    if thinning.EVERYTHING:
+        return
+    gone = thinning.left_out(items)
+    config.hook.pytest_deselected(items=gone)
+    items[:] = [item for item in items if item not in set(gone)]
+    generated = [item.get_closest_marker("examples") for item in items]
+    counts = {"cases": len(gone), "examples": sum(mark.args[0] for mark in generated if mark)}
+    config.stash[LEFT_OUT] = counts
+    if hasattr(config, "workeroutput"):  # one of several processes, that another one reports for
+        config.workeroutput["left_out"] = counts
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Of several processes that run the tests all have collected the same."""
+    if counts := getattr(node, "workeroutput", {}).get("left_out"):
+        node.config.stash[LEFT_OUT] = counts
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    counts = config.stash.get(LEFT_OUT, {})
+    if words := thinning.in_words(**counts) if counts else "":
+        terminalreporter.write_line(words)

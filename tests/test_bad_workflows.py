@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thinning import examples
 
 import batch
 from comfy_client import Client
@@ -21,7 +22,7 @@ from comfy_client import Client
 ROOT = Path(__file__).resolve().parents[1]
 
 SHIPPED = json.loads((ROOT / "workflows" / "api" / "sd15_lcm.json").read_text(encoding="utf-8"))
-FUZZ = settings(max_examples=1500)
+FUZZ = examples(1500)
 
 
 def runs_or_refuses(path: Path, content: bytes) -> None:

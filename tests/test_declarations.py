@@ -44,10 +44,11 @@ from comfyui_fewstep.loras.schedules import (
     scaled_linear_sigma,
 )
 from comfyui_fewstep.samplers.plan import make_plan
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
 from published_headers import header_of
+from thinning import examples
 
 MINIMAL = {
     "file": "my_lora.safetensors",
@@ -392,19 +393,19 @@ def test_thousands_of_entries_are_refused_at_once():
         parse_declaration(text, "many.fewstep.json")
 
 
-@settings(max_examples=1500)
+@examples(1500)
 @given(PLAUSIBLE)
 def test_any_entries_are_an_accelerator_or_one_error(entries):
     is_accelerator_or_refused(json.dumps(entries))
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.text(max_size=300) | JSON_VALUES.map(json.dumps))
 def test_any_text_is_an_accelerator_or_one_error(text):
     is_accelerator_or_refused(text)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.data())
 def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
     text = json.dumps({**MINIMAL, "gamma": 0.3, "licence": {"name": "MIT", "commercial": None}})

@@ -9,8 +9,9 @@ import math
 import pytest
 from comfyui_fewstep.loras.fingerprint import DOWN_ENDINGS, UP_ENDINGS
 from comfyui_fewstep.loras.fit import misfits
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thinning import examples
 
 # A linear layer, a 1x1 and a 3x3 convolution, a norm.
 LINEAR, CONV1, CONV3, NORM = (64, 32), (64, 32, 1, 1), (64, 32, 3, 3), (32,)
@@ -126,7 +127,7 @@ def stays_within(parts: dict[str, tuple[int, ...]], weight: tuple[int, ...] | No
         assert up[0] * math.prod(down[1:]) * kernel == math.prod(weight)
 
 
-@settings(max_examples=5000)
+@examples(5000)
 @given(
     st.dictionaries(ENDINGS, DIMENSIONS, max_size=6),
     st.sampled_from([LINEAR, CONV1, CONV3, NORM, None]),

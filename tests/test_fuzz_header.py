@@ -15,9 +15,10 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import fingerprint_of
 from comfyui_fewstep.loras.header import LARGEST_HEADER, FileProblem, Header, read_header
 from comfyui_fewstep.loras.recognition import recognise
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
+from thinning import examples
 
 PLAIN = {
     "__metadata__": {"lora_alpha": "8", "modelspec.title": "sdxl_lightning_4step_lora"},
@@ -39,7 +40,7 @@ PLAIN = {
 }
 # For each example: no header of a few bytes may keep anybody waiting.
 LONGEST_SECONDS = 5.0
-FUZZ = settings(max_examples=1500)
+FUZZ = examples(1500)
 
 
 def file_of(header: bytes, length: int | None = None, content: bytes = bytes(21506)) -> bytes:

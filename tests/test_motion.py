@@ -11,8 +11,9 @@ import pytest
 import torch
 from comfyui_fewstep.motion.keys import Layout, MotionFileError, Version, inspect, names_of, renamed
 from comfyui_fewstep.motion.module import Architecture, MotionModule, TemporalTransformer, sinusoids
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from thinning import examples
 
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -243,7 +244,7 @@ def is_module_or_refused(header) -> None:
     )
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(st.sampled_from(list(WHOLE)), st.data())
 def test_any_header_is_a_whole_module_or_refused(layout, data):
     header = dict(WHOLE[layout])
@@ -258,7 +259,7 @@ def test_any_header_is_a_whole_module_or_refused(layout, data):
     is_module_or_refused(header)
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(WHOLE[Layout.DIFFUSERS])) | st.text(max_size=20),

@@ -7,6 +7,7 @@ Python.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,30 @@ MODEL_FOLDERS = (
     "text_encoders",
     "animatediff_models",
 )
+
+
+# Files whose models cost more to make twice than two processes gain.
+TOGETHER = ("test_claims",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, one of them runs all that need the server."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if "server" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("server"))
+        elif item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the garbage collector, which the host calls after runs and tests
+    of memory after steps, need not look through millions of objects of imported modules each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

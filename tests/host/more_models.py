@@ -69,6 +69,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "audio_attention_head_dim": 32,
         "audio_num_attention_heads": 2,
         "caption_channels": 64,
+        # Of the text's width, as the releases have it; the host's default is 3840 and 2.8 GB.
+        "connector_attention_head_dim": 32,
+        "connector_num_attention_heads": 2,
         "num_layers": 1,
     },
     "MiniMaxH3": {

@@ -9,6 +9,7 @@ name, so two processes make the same model. Import this only where ComfyUI is im
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import zlib
@@ -37,6 +38,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 # One long row of normal numbers that every tensor is cut from: a 2 GB checkpoint takes seconds, and
 # the odd length keeps the copies inside a large tensor out of step with its rows.
 ROW_LENGTH = (1 << 22) + 1009
+# Seeds and precisions whose rows are kept, twice 16 MB each: most tests take the same few.
+ROWS_KEPT = 4
 
 # Older ComfyUIs have not; their tests skip what needs it.
 HAS_CAUSAL_WAN = hasattr(comfy.supported_models, "WAN21_CausalAR_T2V")
@@ -164,6 +167,13 @@ SD_VAE = {
 }
 
 
+@functools.lru_cache(ROWS_KEPT)
+def row_twice(seed: int, dtype: torch.dtype) -> Tensor:
+    """Normal numbers, and the same again: a part of any beginning is one piece of it."""
+    row = torch.randn(ROW_LENGTH, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return row.repeat(2)
+
+
 class RandomWeights:
     """Weights that follow from a seed and their names, scaled so that activations neither die nor
     explode.
@@ -171,15 +181,15 @@ class RandomWeights:
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float32):
         self.dtype = dtype
-        self.row = torch.randn(ROW_LENGTH, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        self.row = row_twice(seed, dtype)
 
     def normal(self, name: str, shape: tuple[int, ...], deviation: float) -> Tensor:
         """Normal numbers of this standard deviation, the same ones every time for the same name."""
         count, start = math.prod(shape), zlib.crc32(name.encode()) % ROW_LENGTH
-        row = (
-            self.row.roll(-start) if start + count > ROW_LENGTH else self.row[start : start + count]
-        )
-        return row.repeat(-(-count // len(row)))[:count].reshape(shape) * deviation
+        row = self.row[start : start + min(count, ROW_LENGTH)]
+        if count > ROW_LENGTH:
+            row = row.repeat(-(-count // ROW_LENGTH))[:count]
+        return row.reshape(shape) * deviation
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A weight of the kind its name and shape say it is."""

@@ -24,9 +24,10 @@ import torch
 from comfyui_fewstep.loras.header import FileProblem
 from comfyui_fewstep.nodes import accelerator, motion
 from comfyui_fewstep.nodes.host.files import model_path
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from thinning import examples
 
 import nodes as core
 from comfy_client import PromptRefused
@@ -308,7 +309,7 @@ def changes(draw) -> list[tuple[str, torch.Tensor | None]]:
     return made
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.data())
 def test_any_tensors_are_attached_whole_or_refused_in_words(models, unets, good, caplog, data):
     layers = sorted({key.rpartition(".lora_")[0] for key in good if ".lora_" in key})

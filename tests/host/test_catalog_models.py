@@ -31,6 +31,7 @@ from comfyui_fewstep.nodes.host.declared import known_accelerators
 from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
+from thinning import corners
 
 import nodes as core
 import small_models
@@ -276,6 +277,7 @@ def test_styles_on_a_distilled_model_do_not_hide_it(distilled, models):
     assert data["accelerators"] == ["wan21-t2v-lightx2v-4step-model"]
 
 
+@corners("record", of=lambda record: record.bases)
 @pytest.mark.parametrize(
     "record", [pytest.param(r, id=r.id) for r in CATALOG.values() if r.kind is Kind.LORA]
 )

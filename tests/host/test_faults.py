@@ -27,6 +27,7 @@ from comfyui_fewstep.nodes.host.model import look_at, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
+from thinning import thorough
 from torch import Tensor, nn
 
 import small_models
@@ -310,8 +311,33 @@ def at_evaluation(
             handle.remove()
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(models, name):
+def what_goes_wrong(scene: Scene, count: int, is_between: bool) -> list[tuple[str, int]]:
+    """(fault, evaluation) of a run of so many evaluations. An interrupt comes at any time; what
+    else goes wrong in the middle or at the end goes wrong anywhere.
+
+    is_between: the interrupts that are neither the first, the middle nor the last one, and no more.
+    """
+    interrupts = count if scene.until_kept is None else scene.until_kept
+    ends = {0, interrupts // 2, interrupts - 1}
+    chosen = [number for number in range(interrupts) if (number not in ends) == is_between]
+    others = [] if is_between else itertools.product(scene.faults, (count // 2, count - 1))
+    return [*(("interrupt", number) for number in chosen), *others]
+
+
+# An interrupt while the VAE decodes keeps what is finished, at any of its frames.
+BETWEEN = [
+    pytest.param(name, True, id=f"{name}, in between", marks=thorough)
+    for name in SCENES
+    if name != "stream, in its VAE"
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_between"), [*(pytest.param(name, False, id=name) for name in SCENES), *BETWEEN]
+)
+def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
+    models, name, is_between
+):
     expected = SCENES[name](models).run()
     scene = SCENES[name](models)
     with at_evaluation(scene, None, fail) as evaluations:
@@ -322,13 +348,9 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
         live_bytes(),
     )
     assert count >= 4
-    # An interrupt comes at any time; what else goes wrong in the middle or at the end goes wrong
-    # anywhere.
-    interrupts = [
-        ("interrupt", number)
-        for number in range(count if scene.until_kept is None else scene.until_kept)
-    ]
-    for fault, number in [*interrupts, *itertools.product(scene.faults, (count // 2, count - 1))]:
+    wrongs = what_goes_wrong(scene, count, is_between)
+    assert wrongs
+    for fault, number in wrongs:
         where, wrong = f"{fault} at evaluation {number + 1} of {count}", FAULTS[fault]
         with (
             pytest.raises(wrong.error, match=wrong.words),

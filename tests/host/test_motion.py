@@ -32,6 +32,7 @@ from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from comfyui_fewstep.nodes.host.model import accelerator_of
 from motion_files import animatediff_keys, motion_adapter, save
+from thinning import corners
 
 from left_behind import live_bytes
 from small_loras import write_lora
@@ -579,6 +580,7 @@ def picture_per_frame(pictures=LONG):
     return torch.rand(pictures, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
+@corners()
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 @pytest.mark.parametrize("prompts", [1, LONG])
 def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightning, prompts, cfg):
@@ -1059,6 +1061,7 @@ def test_a_lightning_module_whose_name_hides_its_steps_is_asked_for(sd15, models
 # --- recognition and report
 
 
+@corners("record", of=lambda record: record.solver)
 @pytest.mark.parametrize(
     "record",
     [record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE],

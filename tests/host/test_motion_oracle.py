@@ -21,6 +21,7 @@ from comfyui_fewstep.nodes.host import motion as motion_patch
 from diffusers import AnimateDiffPipeline, EulerDiscreteScheduler, LCMScheduler
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from motion_files import animatediff_keys, motion_adapter, save
+from thinning import corners
 
 from motion_oracle import diffusers_unet
 from small_models import conditioning
@@ -83,6 +84,7 @@ def random_input(frames, groups=1, seed=0):
     )
 
 
+@corners()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("frames", "groups"), [(1, 1), (2, 2), (5, 1), (16, 1), (4, 3)])
 def test_one_evaluation_is_diffusers(models, unets, adapter, layout, frames, groups):
@@ -99,6 +101,7 @@ def test_one_evaluation_is_diffusers(models, unets, adapter, layout, frames, gro
     assert (actual - still).abs().max() > 1e-2, "the motion module takes part"
 
 
+@corners()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("frames", [3, 16])
 @pytest.mark.parametrize("positions", [24, 32], ids=["v1", "v3"])
@@ -245,6 +248,7 @@ def test_the_noise_schedule_is_linear_in_the_betas(models, unets, adapter):
     )
 
 
+@corners()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("steps", "frames"), [(1, 5), (2, 5), (4, 16), (8, 5)])
 def test_a_lightning_run_is_the_diffusers_pipelines(models, unets, adapter, layout, steps, frames):

@@ -30,6 +30,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.method import Settings
+from thinning import corners
 from torch import Tensor
 
 import nodes as core
@@ -191,6 +192,7 @@ def test_equals_full_causal_attention_without_a_cache(causal, text, record, fram
     assert report["evaluations"] == make_stream_plan(record, frames, lambda t: t / 1000).evaluations
 
 
+@corners()
 @pytest.mark.parametrize(
     "window", [Window(4), Window(5, 1), Window(6, 2)], ids=["4", "5 with 1 sink", "6 with 2 sinks"]
 )
