@@ -35,6 +35,8 @@ from workflow_inputs import (
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 RETURN_SECONDS = 120.0
 POLL_SECONDS = 1.0
+# A job is first looked at sooner, then half as often each time: some take no time.
+FIRST_POLL_SECONDS = 0.05
 # A job during which the server stopped answering once more than this is taken for the cause: it
 # kills the server, or keeps it too busy.
 MOST_RESTARTS = 2
@@ -450,11 +452,12 @@ def followed(client: Client, job: Job) -> dict[str, Any]:
     """The history of the job once it is finished. A server that forgot it was restarted:
     ConnectionResetError.
     """
-    prompt_id = client.queue(job.prompt)
+    prompt_id, pause = client.queue(job.prompt), min(FIRST_POLL_SECONDS, POLL_SECONDS)
     while (entry := client.history(prompt_id)) is None:
         if not is_queued(client, prompt_id) and client.history(prompt_id) is None:
             raise ConnectionResetError("it was restarted and has forgotten the job")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS)
     if entry["status"]["status_str"] != "success":
         raise JobFailed(entry)
     return entry

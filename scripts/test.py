@@ -1,14 +1,17 @@
 """Run every test this machine can run, and say what was left out and why.
 
-    python scripts/test.py [--host 0.30.0] [--oldest] [--tier static --tier pure ...] [-k
-    EXPRESSION] [pytest arguments]
+    python scripts/test.py [--all] [--oldest] [--host 0.30.0] [--tier static --tier pure ...]
+    [-k EXPRESSION] [pytest arguments]
 
 Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it
 covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in Chromium);
 with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
-ComfyUI that is supported). FEWSTEP_ALL_WORKFLOWS=1 in the environment runs every shipped workflow
-in the host tiers, and not only the quick ones. A ComfyUI is provided by scripts/host.py, with
-everything the tests need, on the first run.
+ComfyUI that is supported). The tests are split over the processors.
+
+A plain run takes the corners of costly tables of cases and a few generated examples, and says how
+many it left out; --all leaves out none. FEWSTEP_ALL_WORKFLOWS=1 in the environment adds every
+shipped workflow alone. A ComfyUI is provided by scripts/host.py, with everything the tests need,
+on the first run.
 """
 
 from __future__ import annotations
@@ -38,10 +41,15 @@ from host import (
 )
 
 TESTS = ROOT / "tests"
+# How several processes share a tier's tests. Of those of the host tiers some stay together, as
+# tests/host/conftest.py says; the browser's share one page.
+SPLIT = {"pure": "worksteal", "host": "loadgroup", "oldest": "loadgroup"}
 # exit status of pytest when it found no test to run
 NOTHING_COLLECTED = 5
-# Set, it has tests/host/test_workflows_run.py run every workflow.
-ALL_WORKFLOWS = "FEWSTEP_ALL_WORKFLOWS"
+# Set, nothing is left out by tests/thinning.py.
+ALL_TESTS = "FEWSTEP_ALL_TESTS"
+# More processes than this would each hold a ComfyUI, and most tests are over before they are up.
+MOST_PROCESSES = 4
 # Of the lines in these folders, at least this share, in per cent, has to be run by the pure tier.
 COVERED, LEAST_COVERAGE = ("samplers", "loras"), 95
 
@@ -112,8 +120,7 @@ def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
 
 def host_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """The nodes in a real ComfyUI, in this process and in a server of its own."""
-    outcome = run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
-    return replace(outcome, words=outcome.words + workflows_left_out())
+    return run_pytest("host", host, [str(TESTS / "host")], options, COMFYUI_PATH=str(host.root))
 
 
 def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -138,17 +145,12 @@ def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
         options,
         COMFYUI_PATH=str(oldest.root),
     )
-    slow = f"; without the slow tests (`--host {OLDEST_VERSION} --tier host` runs them)"
-    return replace(outcome, words=outcome.words + slow + workflows_left_out())
-
-
-def workflows_left_out() -> str:
-    """What to say of the workflows that a host tier does not run."""
-    return (
-        ""
-        if os.environ.get(ALL_WORKFLOWS)
-        else f"; only the quick workflows ({ALL_WORKFLOWS}=1 runs all)"
+    slow = (
+        f"; without the slow tests (`--all --host {OLDEST_VERSION} --tier host` runs them)"
+        if options.all
+        else ""
     )
+    return replace(outcome, words=outcome.words + slow)
 
 
 def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
@@ -204,9 +206,15 @@ def run_pytest(
     ]
     if options.k:
         arguments += ["-k", options.k]
+    if tier in SPLIT and runs(host.python, "import xdist"):
+        arguments += ["-n", str(processes()), "--dist", SPLIT[tier]]
     # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders
     # named like ComfyUI's.
     inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    # One thread each for torch, here and in the servers: the processes share the processors.
+    inherited.setdefault("OMP_NUM_THREADS", "1")
+    if options.all:
+        environment[ALL_TESTS] = "1"
     if options.cache:
         environment["COMFYUI_FEWSTEP_CACHE"] = str(options.cache.resolve())
     command = [str(host.python), "-m", "pytest", *arguments]
@@ -220,7 +228,7 @@ def run_pytest(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        summary = coverage = ""
+        summary = coverage = left_out = ""
         try:
             for line in process.stdout:
                 print(line, end="", flush=True)
@@ -228,11 +236,13 @@ def run_pytest(
                     summary = line.strip()
                 if line.startswith("TOTAL") and line.rstrip().endswith("%"):
                     coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
+                if line.startswith("left out: "):
+                    left_out = f"; {line.strip()}"
         except KeyboardInterrupt:
             process.terminate()  # pytest ends its servers then
             raise
     summary = (
-        summary + coverage
+        summary + coverage + left_out
         if summary
         else f"pytest ended without a summary (exit {process.returncode})"
     )
@@ -240,6 +250,11 @@ def run_pytest(
         process.returncode == NOTHING_COLLECTED and bool(options.k)
     )
     return Outcome(tier, passed, summary)
+
+
+def processes() -> int:
+    """How many processes run the tests: one for each processor, within reason."""
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def run(command: Sequence[object], cwd: Path = ROOT) -> int:
@@ -258,6 +273,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--cache",
         type=Path,
         help="folder to build ComfyUI in (default: the user's cache directory)",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every case of every table and every generated example, and the slow tests",
     )
     parser.add_argument(
         "--oldest", action="store_true", help=f"also run the host tier on ComfyUI {OLDEST_VERSION}"

@@ -532,10 +532,6 @@ def test_what_a_run_leaves_out_is_listed_with_what_runs_it(
     (oldest,) = runner.not_asked_for(runner.parse_arguments([]))
     assert (oldest.tier, oldest.passed, oldest.words) == ("oldest", None, "--oldest not given")
     assert not runner.not_asked_for(runner.parse_arguments(["--oldest"]))
-    monkeypatch.delenv(runner.ALL_WORKFLOWS, raising=False)
-    assert "FEWSTEP_ALL_WORKFLOWS=1 runs all" in runner.workflows_left_out()
-    monkeypatch.setenv(runner.ALL_WORKFLOWS, "1")
-    assert not runner.workflows_left_out()
 
 
 @pytest.mark.parametrize("name", STDLIB_ONLY)

@@ -57,10 +57,12 @@ def is_corner(item: pytest.Item, seen: dict[str, set[Hashable]]) -> bool:
     names, of = mark.args
     case: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
     names = names or tuple(case)
+    chosen = [(name, case[name]) for name in names]
+    # A table's values are the same things in each of its cases, whether they can be compared or not.
     values: set[Hashable] = (
-        {of(*(case[name] for name in names))}
+        {of(*(value for _, value in chosen))}
         if of
-        else {(name, item.callspec.indices[name]) for name in names}  # type: ignore[attr-defined]
+        else {(name, id(value)) for name, value in chosen}
     )
     before = seen.setdefault(item.nodeid.partition("[")[0], set())
     is_new = not values <= before

@@ -107,7 +107,7 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """A real server with the pack, the support nodes and small models in its base directory, cut
     off from every other machine.
 
-    What tried to leave is in <base>/network.log. Its models/diffusion_models holds
+    What tried to leave is in <base>/network.log, and fails the last of its tests. Its models/diffusion_models holds
     <variant>.safetensors for every Wan variant, and flux; models/vae holds wan_vae.
     """
     from small_models import WANS, write_flux, write_wan, write_wan_vae
@@ -127,6 +127,8 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
                 running_server(host, base, packs=packs, cpu=not torch.cuda.is_available())
             )
         yield running
+    log = base / "network.log"
+    assert not log.exists(), log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

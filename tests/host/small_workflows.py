@@ -76,7 +76,8 @@ WAN22_I2V = Family("wan22_i2v", 4096, "native", has_files=True)
 WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True, lengths=(9, 21))
 QWEN = Family("QwenImage", 64, "bare-peft")
 
-# The ones that every test run takes; the others only where FEWSTEP_ALL_WORKFLOWS is set.
+# The ones that every test run takes; the others a run of everything, or one where
+# FEWSTEP_ALL_WORKFLOWS is set.
 QUICK = (
     "sd15_lcm",
     "animatediff_lightning",

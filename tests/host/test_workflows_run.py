@@ -4,6 +4,8 @@ models.
 A few of them run every time. For all, which takes minutes:
 
     FEWSTEP_ALL_WORKFLOWS=1 python scripts/test.py --tier host -k workflow_runs
+
+They are a part of `python scripts/test.py --all`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from host import DEFAULT_VERSION, Host
 from workflows import all_graphs
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from thinning import thorough
+
 from small_models import HAS_CAUSAL_WAN
 from small_workflows import FAMILIES, QUICK, WAN_CAUSAL, Family, shrink, write_files
 
@@ -56,7 +60,15 @@ def test_converter_of_comfy_cli_makes_the_same_prompt(
     )
 
 
-@pytest.mark.parametrize("slug", FAMILIES if os.environ.get("FEWSTEP_ALL_WORKFLOWS") else QUICK)
+@pytest.mark.parametrize(
+    "slug",
+    [
+        slug
+        if slug in QUICK or os.environ.get("FEWSTEP_ALL_WORKFLOWS")
+        else pytest.param(slug, marks=thorough)
+        for slug in FAMILIES
+    ],
+)
 def test_workflow_runs_to_the_end_on_small_models(server: Server, slug: str) -> None:
     prompt, family = prompt_of(slug), FAMILIES[slug]
     skip_where_the_host_is_too_old(prompt, family)
@@ -112,8 +124,8 @@ def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
 
 
 def test_no_workflow_reached_for_another_machine(server: Server) -> None:
-    """The last of this file and of the session: until here all shipped workflows ran, and most
-    other tests.
+    """Until here all shipped workflows of this run ran. Whatever else uses the server is held to
+    the same when it is stopped.
     """
     log = server.base / "network.log"
     assert not log.exists(), log.read_text(encoding="utf-8")
