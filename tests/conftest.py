@@ -69,7 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     gone = thinning.left_out(items)
     config.hook.pytest_deselected(items=gone)
-    items[:] = [item for item in items if item not in set(gone)]
+    left = set(gone)
+    items[:] = [item for item in items if item not in left]
     generated = [item.get_closest_marker("examples") for item in items]
     counts = {"cases": len(gone), "examples": sum(mark.args[0] for mark in generated if mark)}
     config.stash[LEFT_OUT] = counts

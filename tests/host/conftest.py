@@ -45,20 +45,19 @@ MODEL_FOLDERS = (
 )
 
 
-# Files whose models cost more to make twice than two processes gain.
-TOGETHER = ("test_claims",)
+# Servers, and files whose models cost more to make twice than two processes gain.
+SERVERS, TOGETHER = ("server", "lesser_server"), ("test_claims",)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, one of them runs all that need the server."""
+    """Where several processes run the tests, one of them runs all that share a server."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
-        if "server" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("server"))
-        elif item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        shared = [name for name in SERVERS if name in item.fixturenames]
+        if shared or item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
 
 
 def pytest_collection_finish() -> None:

@@ -32,7 +32,7 @@ from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from comfyui_fewstep.nodes.host.model import accelerator_of
 from motion_files import animatediff_keys, motion_adapter, save
-from thinning import corners
+from thinning import corners, thorough
 
 from left_behind import live_bytes
 from small_loras import write_lora
@@ -307,7 +307,7 @@ def test_frames_depend_on_each_other_only_with_motion(sd15, lightning):
     assert changed_frames(with_lightning(sd15)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("clips", [1, 2, 3])
+@pytest.mark.parametrize("clips", [1, pytest.param(2, marks=thorough), 3])
 def test_a_batch_of_several_clips_makes_each_as_if_alone(sd15, lightning, clips):
     moving = with_lightning(sd15)
     noise = torch.randn(clips * FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -590,7 +590,9 @@ def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightn
     assert_same_clip(actual, windows_by_hand(moving, long_noise(), 5.0, positive, cfg=cfg))
 
 
-@pytest.mark.parametrize("more", [0, 1, 60])
+@pytest.mark.parametrize(
+    "more", [pytest.param(0, marks=thorough), 1, pytest.param(60, marks=thorough)]
+)
 def test_each_window_of_a_clip_sees_its_own_control_pictures(sd15, lightning, more):
     # A control video longer than the clip is the ordinary case: its first frames are the clip's.
     moving, positive = with_lightning(sd15, frames=LONG), conditioning(sd15, seed=1)
@@ -619,6 +621,7 @@ def pictures_seen(model, pictures, frames=LONG, previous=None, cfg=1.0):
     return seen
 
 
+@corners()
 @pytest.mark.parametrize("pictures", [LONG, LONG + 20])
 @pytest.mark.parametrize("whose", ["ours", "another node's", "another node's, in front"])
 def test_the_pictures_of_a_window_are_those_of_its_frames(sd15, lightning, pictures, whose):
