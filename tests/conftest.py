@@ -52,9 +52,9 @@ keep_root_off_the_path()
 sys.path.append(str(ROOT / "scripts"))
 sys.path.append(str(ROOT / "scripts" / "build"))
 sys.path.append(str(ROOT / "tests"))
-from pack_loader import PACK, load_pack  # noqa: E402
-
 import thinning  # noqa: E402
+
+from pack_loader import PACK, load_pack  # noqa: E402
 
 if PACK not in sys.modules:
     load_pack()

@@ -526,6 +526,44 @@ def test_static_tier_may_be_left_out_for_want_of_its_tools_in_a_persons_own_inst
     )
 
 
+# What a stand-in for pytest prints: how it was called, and two lines of a run.
+PYTEST = (
+    "$@ all=$FEWSTEP_ALL_TESTS threads=$OMP_NUM_THREADS;"
+    " echo left out: 3 cases, run with --all; echo = 5 passed in 1.00s ="
+)
+
+
+@pytest.mark.parametrize(
+    ("tier", "arguments", "asked"),
+    [
+        ("pure", [], ["-n 2 --dist worksteal", "all= "]),
+        ("host", ["-k", "some"], ["-k some -n 2 --dist loadgroup", "all= "]),
+        ("host", ["--all"], ["--dist loadgroup", "all=1 "]),
+        ("browser", ["--all"], ["all=1 "]),
+    ],
+)
+def test_a_tier_is_split_over_the_processors_and_says_what_it_left_out(
+    runner: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tier: str,
+    arguments: list[str],
+    asked: list[str],
+) -> None:
+    monkeypatch.delenv(runner.ALL_TESTS, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runner, "processes", lambda: 2)
+    own = host.Host(tmp_path, shell_python(tmp_path, PYTEST), "0.30.0")
+    outcome = runner.run_pytest(tier, own, ["tests"], runner.parse_arguments(arguments))
+    assert outcome == runner.Outcome(
+        tier, True, "= 5 passed in 1.00s =; left out: 3 cases, run with --all"
+    )
+    said = capsys.readouterr().out
+    assert [words for words in [*asked, "threads=1"] if words not in said] == []
+    assert (" -n " in said) == (tier != "browser")
+
+
 def test_what_a_run_leaves_out_is_listed_with_what_runs_it(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
