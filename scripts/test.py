@@ -208,11 +208,11 @@ def run_pytest(
         arguments += ["-k", options.k]
     if tier in SPLIT and runs(host.python, "import xdist"):
         arguments += ["-n", str(processes()), "--dist", SPLIT[tier]]
+        # One thread each for torch, in the servers too: the processes share the processors.
+        environment.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders
     # named like ComfyUI's.
     inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
-    # One thread each for torch, here and in the servers: the processes share the processors.
-    inherited.setdefault("OMP_NUM_THREADS", "1")
     if options.all:
         environment[ALL_TESTS] = "1"
     if options.cache:

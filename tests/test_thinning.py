@@ -53,6 +53,12 @@ def test_what_counts_of_a_case_may_be_worked_out() -> None:
     assert left == [{"x": 0, "y": 0}, {"x": 0, "y": 1}]
 
 
+def test_of_things_that_hold_several_each_is_left_in_that_has_one_more() -> None:
+    words = ("a b", "b", "a", "b c", "c a")
+    mark = thinning.corners("x", of=lambda x: frozenset(x.split()))
+    assert kept(case(mark, x=x) for x in words) == [{"x": "a b"}, {"x": "b c"}]
+
+
 def test_two_tests_do_not_lend_each_other_what_they_have_seen() -> None:
     mark = thinning.corners()
     assert len(kept(case(mark, test, x=1) for test in ("test_one", "test_other"))) == 2

@@ -24,7 +24,7 @@ def corners(*names: str, of: Callable[..., Hashable] | None = None) -> pytest.Ma
     before it had.
 
     names: of the parameters that count, all if none is given. of: what of a case counts, in place
-    of its values; called with the parameters of these names.
+    of its values, called with the parameters of these names; a frozenset is several such things.
     """
     return pytest.mark.corners(names, of)
 
@@ -57,16 +57,15 @@ def is_corner(item: pytest.Item, seen: dict[str, set[Hashable]]) -> bool:
     names, of = mark.args
     case: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
     names = names or tuple(case)
-    chosen = [(name, case[name]) for name in names]
-    # A table's values are the same things in each of its cases, whether they can be compared or not.
-    values: set[Hashable] = (
-        {of(*(value for _, value in chosen))}
-        if of
-        else {(name, id(value)) for name, value in chosen}
-    )
+    if of:
+        found = of(*(case[name] for name in names))
+        values = found if isinstance(found, frozenset) else {found}
+    else:
+        # A table's values are the same things in each of its cases, also where they are not equal.
+        values = {(name, id(case[name])) for name in names}
     before = seen.setdefault(item.nodeid.partition("[")[0], set())
     is_new = not values <= before
-    before |= values
+    before.update(values)
     return is_new
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from editor import Editor
 from stand_ins import INCOMPLETE, MISSING
+from thinning import corners
 
 import node_schema
 from comfy_server import PACK_NAME
@@ -57,6 +58,7 @@ def twin_of(graph: Graph) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{graph.slug}.json").read_text(encoding="utf-8"))
 
 
+@corners("graph", of=lambda graph: frozenset(node.schema.id for node in graph.nodes))
 @each_graph
 def test_dropped_workflow_opens_and_is_its_api_twin(
     editor: Editor, artefacts: Path, graph: Graph
@@ -214,21 +216,20 @@ def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(
         editor.set("Comfy.VueNodes.Enabled", False)
 
 
+@corners()
+@pytest.mark.parametrize("is_vue", [False, True], ids=["canvas", "vue"])
 @pytest.mark.parametrize("slug", ("demo_stream", "demo_compare"))
 def test_nodes_that_grew_in_a_run_do_not_cover_each_other(
-    editor: Editor, artefacts: Path, slug: str
+    editor: Editor, artefacts: Path, slug: str, is_vue: bool
 ) -> None:
     editor.drop(path_of(GRAPHS[slug]))
     assert editor.overlaps() == []
     before = heights(editor)
-    editor.run()
-    editor.picture(artefacts / "after-a-run" / f"{slug}.png")
-    assert [id for id, height in heights(editor).items() if height > before[id]]
-    assert editor.overlaps() == []
-    editor.set("Comfy.VueNodes.Enabled", True)
+    editor.set("Comfy.VueNodes.Enabled", is_vue)
     try:
         editor.run()
-        editor.picture(artefacts / "after-a-run" / f"{slug}-vue.png")
+        editor.picture(artefacts / "after-a-run" / f"{slug}{'-vue' * is_vue}.png")
+        assert [id for id, height in heights(editor).items() if height > before[id]]
         assert editor.overlaps() == []
     finally:
         editor.set("Comfy.VueNodes.Enabled", False)
