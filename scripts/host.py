@@ -281,7 +281,7 @@ def build_host(folder: Path, host: Host) -> None:
 
 
 def create_venv(target: Path) -> None:
-    """A virtual environment with pip, also where `python3 -m venv` lacks ensurepip, as on Debian."""
+    """A virtual environment with pip, also where Debian leaves ensurepip out of `-m venv`."""
     shutil.rmtree(target, ignore_errors=True)
     made = subprocess.run(
         [sys.executable, "-m", "venv", str(target)],
