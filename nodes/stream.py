@@ -14,11 +14,11 @@ from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, v
 from ..samplers.plan import PlanError, make_plan
 from .host.latent import handed_on
 from .host.model import look_at, sigma_of, start_picture
+from .host.other_skip import another_skip_node
 from .host.recognise import accelerated
 from .host.report import Report, in_figures
 from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
-from .host.skip import another_skip_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
 from .host.stream_decode import can_decode_frames, room_for_pictures
 
@@ -273,7 +273,7 @@ def refuse_prompt(positive) -> None:
 
 def refuse_patches(model) -> None:
     """Raise for nodes that answer in place of the network or cut the clip themselves."""
-    other = another_skip_node(model.model_options, model.wrappers, is_ours_expected=True)
+    other = another_skip_node(model)
     if other is not None:
         raise PlanError(
             f"The model skips evaluations with {other}, and a skipped evaluation leaves no keys for"

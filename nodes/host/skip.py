@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from ...samplers.skip.run import SkipRun
 from ...samplers.skip.schedule import RunSchedule
 from ...samplers.skip.tally import Tally
 from ...samplers.skip.traits import SamplerTraits, traits_of
+from .other_skip import another_skip_node
 from .report import Report
 from .run import run_log
 
@@ -55,12 +56,12 @@ def with_skip(model, config: SkipConfig, hidden=None):
     The wrappers go into the model options: on the patcher itself they would make the host load the
     same weights again.
     """
-    refuse_another(model.model_options, model.wrappers)
+    refuse_another(model, model.model_options)
     patched = model.clone()
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
-        refuse_another(guider.model_options, guider.model_patcher.wrappers, is_ours_expected=True)
+        refuse_another(guider.model_patcher, guider.model_options, ours_expected=1)
         run = GuidedRun(config, guider, sampler, sigmas)
         guider.model_options[KEY] = run
         try:
@@ -88,45 +89,18 @@ def with_skip(model, config: SkipConfig, hidden=None):
     return patched
 
 
-def refuse_another(
-    model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool = False
-) -> None:
+def refuse_another(model, options: Mapping[str, Any], ours_expected: int = 0) -> None:
     """Two nodes that skip evaluations work on each other's forecasts; the pictures are wrong and
     nobody says so.
     """
-    other = another_skip_node(model_options, wrappers, is_ours_expected)
+    wrappers = options.get("transformer_options", {}).get("wrappers", {})
+    ours = len(wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, ()))
+    other = f"another {NAME}" if ours > ours_expected else another_skip_node(model, options)
     if other is not None:
         raise ValueError(
             f"This model already skips evaluations with {other}, and {NAME} was added to it. Each"
             f" would forecast from the other's forecasts: remove {other} or {NAME}."
         )
-
-
-def another_skip_node(
-    model_options: dict[str, Any], wrappers: dict[str, Any], is_ours_expected: bool
-) -> str | None:
-    """The name of a skip node that is already at work, None where there is none.
-
-    ComfyUI's EasyCache and LazyCache name themselves. Those of other packs are known by "cache" in
-    a wrapper's key or in where their function comes from.
-    """
-    options = model_options.get("transformer_options", {})
-    if "easycache" in options:
-        return getattr(options["easycache"], "name", "EasyCache")
-    for found in (options.get("wrappers", {}), wrappers):
-        for kind, by_key in found.items():
-            for key, functions in by_key.items():
-                if (
-                    key == KEY
-                    and kind == WrappersMP.OUTER_SAMPLE
-                    and (not is_ours_expected or len(functions) > 1)
-                ):
-                    return f"another {NAME}"
-                if functions and "cache" in str(key).lower():
-                    return f"the node that registered {key!r}"
-    function = model_options.get("model_function_wrapper")
-    origin = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
-    return f"the node behind {origin}" if "cache" in origin.lower() else None
 
 
 class GuidedRun:
