@@ -73,6 +73,15 @@ def flat(layer: str) -> str:
     return re.sub(FLAT_PREFIXES, "", re.sub(DOTTED_PREFIXES, "", layer).replace(".", "_"))
 
 
+def weights_as_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every layer of a whole model, by its weights."""
+    return {
+        key.removesuffix(".weight"): (shape[0], shape[1])
+        for key, shape in shapes.items()
+        if key.endswith(".weight") and len(shape) > 1
+    }
+
+
 def architecture_of(layers: Layers) -> Measured:
     """What architecture these layers are of."""
     named = {flat(layer): shape for layer, shape in layers.items()}

@@ -85,15 +85,6 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int
     return sizes
 
 
-def weights_as_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of every layer of a whole model, by its weights."""
-    return {
-        key.removesuffix(".weight"): (shape[0], shape[1])
-        for key, shape in shapes.items()
-        if key.endswith(".weight") and len(shape) > 1
-    }
-
-
 def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     keys = header.shapes

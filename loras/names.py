@@ -1,4 +1,4 @@
-"""What the name of a file says: its words, its step counts, and which expert it is for.
+"""What the name of a file and the titles in it say: words, step counts, and which expert it is for.
 
 A path is relative to the models folder and written as either kind of system writes it.
 """
@@ -6,9 +6,15 @@ A path is relative to the models folder and written as either kind of system wri
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import lru_cache
 
 from .accelerator import Expert
 from .header import ENDINGS
+
+# Where trainers and converters put a file's title.
+TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
 
 # Endings of model files, the ones that are never opened here among them.
 MODEL_ENDINGS = (*ENDINGS, ".gguf", ".ckpt", ".pt", ".pth", ".bin")
@@ -40,6 +46,60 @@ GENERIC_WORDS = frozenset(
 EXPERT_WORDS = {expert.word: expert for expert in Expert}
 
 
+@dataclass(frozen=True)
+class Name:
+    """What a path or a title says, read once and asked for every record."""
+
+    text: str  # as it is written
+    stem: str  # the file's name without folders and ending, in lower case
+    is_generic: bool  # it says nothing about which release the file is
+    words: frozenset[str]  # folders among them
+    step_counts: frozenset[int]
+    experts: frozenset[Expert]
+    experts_by_noise: frozenset[Expert]  # where a bare "high" or "low" may mean anything
+
+    def says(self, groups: tuple[str, ...], excludes: tuple[str, ...]) -> bool:
+        """Whether its words hold one of each group ("lightning|lightx2v") and none excluded."""
+        is_said = all(self.words & set(group.split("|")) for group in groups)
+        return is_said and not self.words & set(excludes)
+
+
+def read_name(path: str) -> Name:
+    """What a path or a title says."""
+    stem, words = stem_of(path), words_of(path)
+    return Name(
+        path,
+        stem,
+        is_generic(stem),
+        frozenset(words),
+        frozenset(step_counts_in(words)),
+        frozenset(experts_named(path)),
+        frozenset(experts_named(path, by_noise_alone=True)),
+    )
+
+
+@lru_cache(maxsize=1 << 12)
+def read_published(path: str) -> Name:
+    """The same for a record's file: all are asked about every file that is recognised."""
+    return read_name(path)
+
+
+@dataclass(frozen=True)
+class Words:
+    """All that a file says of itself in words."""
+
+    titles: Mapping[str, Name]  # in its metadata, by the entry's name
+    path: Name  # its folders among the words
+    stem: Name  # of its own name alone
+
+
+def words_in(metadata: Mapping[str, str], path: str) -> Words:
+    """What a file says of itself: its titles and its path, which may be empty."""
+    name = read_name(path)
+    titles = {entry: read_name(metadata.get(entry, "")) for entry in TITLE_METADATA}
+    return Words(titles, name, read_name(name.stem))
+
+
 def short_name(path: str) -> str:
     """The file's name without folders, in lower case."""
     return path.replace("\\", "/").rpartition("/")[2].lower()
@@ -64,14 +124,9 @@ def words_of(path: str) -> set[str]:
     return {*_tokens(text), *counts, *_words_of_noise(text)}
 
 
-def step_counts_in(words: set[str]) -> set[int]:
+def step_counts_in(words: Set[str]) -> set[int]:
     """The step counts among the words of a path."""
     return {int(word[:-4]) for word in words if re.fullmatch(r"\d+step", word)}
-
-
-def says(words: set[str], groups: tuple[str, ...], excludes: tuple[str, ...]) -> bool:
-    """Whether the words hold one of each group ("lightning|lightx2v") and none excluded."""
-    return all(words & set(group.split("|")) for group in groups) and not words & set(excludes)
 
 
 def experts_named(path: str, by_noise_alone: bool = False) -> set[Expert]:

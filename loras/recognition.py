@@ -19,18 +19,7 @@ from .bases import Base, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 from .fingerprint import Fingerprint, fingerprint_of
 from .header import Header
-from .names import (
-    EXPERT_WORDS,
-    experts_named,
-    is_generic,
-    says,
-    short_name,
-    stem_of,
-    step_counts_in,
-    words_of,
-)
-
-TITLE_METADATA = ("modelspec.title", "ss_output_name", "title", "name")
+from .names import EXPERT_WORDS, Name, Words, read_published, short_name, words_in
 
 # Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
 LARGEST_TRAINED_RANK = 256
@@ -70,14 +59,15 @@ def recognise_lora(
 ) -> Recognition:
     """The record of a LoRA by its fingerprint, and by path and size unless they are "" and 0."""
     records = tuple(records)
-    possible = fitting(fingerprint, records)
+    # What a user's own record is declared for is nothing else.
+    possible = fitting(fingerprint, declared_for(records, path) or records)
     if not possible:
         return Recognition(fingerprint, None, (), fingerprint.evidence, False)
     if own := declared_for(possible, path):
         return _decided(fingerprint, _declaration(own, path))
     if content := _by_content(fingerprint, size, possible):
         return _decided(fingerprint, content, is_certain=True)
-    return _by_names(fingerprint, records, possible, metadata, path)
+    return _by_names(fingerprint, records, possible, words_in(metadata, path))
 
 
 def recognise_model(
@@ -88,18 +78,19 @@ def recognise_model(
     records: Iterable[Accelerator],
 ) -> Recognition:
     """The record of a loaded, wholly distilled model: by its architecture, then its file's name."""
-    words = f"model: {base.label if base else 'an architecture that is not known here'}" + (
+    evidence = f"model: {base.label if base else 'an architecture that is not known here'}" + (
         f", width {width}" if width else ""
     )
-    fingerprint = Fingerprint(Kind.MODEL, (base,) if base else (), (words,), width)
+    fingerprint = Fingerprint(Kind.MODEL, (base,) if base else (), (evidence,), width)
     records = tuple(records)
     possible = fitting(fingerprint, records)
     if own := declared_for(possible, path):
         return _decided(fingerprint, _declaration(own, path))
+    words = words_in(metadata, path)
     # A published name is the release itself; by the words alone a look-alike would pass, for
     # "distilled" is in its name too.
-    alike = None if _published_as(possible, path) else _look_alike(base, path)
-    return _by_names(fingerprint, records, possible, metadata, path, alike)
+    alike = None if _published_as(possible, words.path) else _look_alike(base, words.stem)
+    return _by_names(fingerprint, records, possible, words, alike)
 
 
 def fitting(fingerprint: Fingerprint, records: Iterable[Accelerator]) -> tuple[Accelerator, ...]:
@@ -139,7 +130,8 @@ def _parts_of(path: str) -> list[str]:
 
 def is_titled_as_published(record: Accelerator, metadata: Mapping[str, str]) -> bool:
     """Whether a metadata title is a file name of the record; any LoRA may have the words alone."""
-    return any(_published_as((record,), metadata.get(name, "")) for name in TITLE_METADATA)
+    titles = words_in(metadata, "").titles.values()
+    return any(_published_as((record,), title) for title in titles)
 
 
 # ---------------------------------------------------------------- by contents
@@ -181,21 +173,20 @@ def _by_names(
     fingerprint: Fingerprint,
     records: tuple[Accelerator, ...],
     possible: tuple[Accelerator, ...],
-    metadata: Mapping[str, str],
-    path: str,
+    words: Words,
     alike: LookAlike | None = None,
 ) -> Recognition:
     """Which `possible` records the file's title speaks for, else its path.
 
     alike: what its path speaks for instead.
     """
-    borrowed = _borrowed_name(fingerprint, records, possible, metadata, path)
+    borrowed = _borrowed_name(fingerprint, records, possible, words)
     if borrowed is not None:
         return Recognition(fingerprint, None, (), (*fingerprint.evidence, borrowed), False)
-    title = _by_title(possible, metadata)
+    title = _by_title(possible, words)
     if title is None and alike is not None:
         return Recognition(fingerprint, None, possible, fingerprint.evidence, False, alike)
-    testimony = title or _by_path(possible, path)
+    testimony = title or _by_path(possible, words)
     if testimony is None:
         return Recognition(fingerprint, None, possible, fingerprint.evidence, False)
     return _decided(fingerprint, testimony)
@@ -213,15 +204,14 @@ def _borrowed_name(
     fingerprint: Fingerprint,
     records: tuple[Accelerator, ...],
     possible: tuple[Accelerator, ...],
-    metadata: Mapping[str, str],
-    path: str,
+    words: Words,
 ) -> str | None:
     """In words, whose published name the file bears against its own tensors; None if nobody's.
 
     The words of such a name may well speak for a record that the tensors allow: Hyper-SD15-8steps
     for Hyper-SDXL's.
     """
-    names = [*(metadata.get(name, "") for name in TITLE_METADATA), path]
+    names = [*words.titles.values(), words.path]
     if any(_published_as(possible, name) for name in names):
         return None
     others = [
@@ -236,74 +226,67 @@ def _borrowed_name(
     return f"its name is that of {owner.id}, which is for {bases_in_words(owner.bases)}{size}"
 
 
-def _by_title(records: tuple[Accelerator, ...], metadata: Mapping[str, str]) -> Testimony | None:
+def _by_title(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
     """What the title in the metadata speaks for."""
-    for name in TITLE_METADATA:
-        title = metadata.get(name, "")
+    for entry, title in words.titles.items():
         named = _published_as(records, title) or _named_by(records, title)
         if named:
-            return Testimony(named, f"metadata {name}: {title!r}")
+            return Testimony(named, f"metadata {entry}: {title.text!r}")
     return None
 
 
-def _by_path(records: tuple[Accelerator, ...], path: str) -> Testimony | None:
-    """What the file's name speaks for."""
-    published = _published_as(records, path)
+def _by_path(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
+    """What the file's name speaks for, and its folders where it says nothing."""
+    published = _published_as(records, words.path)
     if published:
-        name = path.replace("\\", "/").rpartition("/")[2]
+        name = words.path.text.replace("\\", "/").rpartition("/")[2]
         return Testimony(published, f"file name: published as {name}")
-    stem = stem_of(path)
-    said = path if is_generic(stem) else stem
-    named = _named_by(records, said)
+    name = words.path if words.path.is_generic else words.stem
+    named = _named_by(records, name)
     if not named:
         return None
-    spoken = words_of(said) & _vocabulary(named)
+    spoken = name.words & _vocabulary(named)
     return Testimony(named, f"path: the words {', '.join(sorted(spoken))}")
 
 
-def _published_as(records: Iterable[Accelerator], path: str) -> tuple[Accelerator, ...]:
+def _published_as(records: Iterable[Accelerator], name: Name) -> tuple[Accelerator, ...]:
     """Records with a file of this name. Where two folders have it, the folder decides."""
-    stem = stem_of(path)
-    if is_generic(stem):
+    if name.is_generic:
         return ()
     published = tuple(
-        record for record in records if any(stem_of(file.name) == stem for file in record.files)
+        record
+        for record in records
+        if any(read_published(file.name).stem == name.stem for file in record.files)
     )
-    return _named_by(published, path) or published
+    return _named_by(published, name) or published
 
 
-def _look_alike(base: Base | None, path: str) -> LookAlike | None:
-    words = words_of(stem_of(path))
+def _look_alike(base: Base | None, name: Name) -> LookAlike | None:
     return next(
         (
             other
             for other in LOOK_ALIKES
-            if base in other.bases and says(words, other.name_words, other.name_excludes)
+            if base in other.bases and name.says(other.name_words, other.name_excludes)
         ),
         None,
     )
 
 
-def _named_by(records: tuple[Accelerator, ...], text: str) -> tuple[Accelerator, ...]:
-    words = words_of(text)
-    return tuple(
-        record
-        for record in records
-        if _speaks_for(words, record)
-        and experts_named(text, by_noise_alone=not _names_tell_experts(record))
-        == ({record.expert} if record.expert else set())
-    )
+def _named_by(records: tuple[Accelerator, ...], name: Name) -> tuple[Accelerator, ...]:
+    return tuple(record for record in records if _speaks_for(name, record))
 
 
-def _speaks_for(words: set[str], record: Accelerator) -> bool:
-    """Whether the words make the release's own claims, and name no other step count."""
-    if not record.name_words or not says(words, record.name_words, record.name_excludes):
+def _speaks_for(name: Name, record: Accelerator) -> bool:
+    """Whether a name makes the release's own claims, and names no other step count or expert."""
+    if not record.name_words or not name.says(record.name_words, record.name_excludes):
         return False
-    counts = step_counts_in(words)
     # A release that puts its step count into its files' names means it; one that does not leaves
     # the choice to its user.
-    own_counts = {n for file in record.files for n in step_counts_in(words_of(file.name))}
-    return not counts or bool(counts & (own_counts or set(record.steps)))
+    own_counts = {n for file in record.files for n in read_published(file.name).step_counts}
+    if name.step_counts and not name.step_counts & (own_counts or set(record.steps)):
+        return False
+    experts = name.experts if _names_tell_experts(record) else name.experts_by_noise
+    return experts == ({record.expert} if record.expert else set())
 
 
 def _names_tell_experts(record: Accelerator) -> bool:

@@ -8,3 +8,10 @@ def counted(count: float, noun: str) -> str:
     number = f"{count:g}" if isinstance(count, float) else str(count)
     ending = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending * (count != 1)}"
+
+
+def in_figures(seconds: float) -> str:
+    """Three figures or more, large numbers never as a power of ten: 0.0431, 4.26, 1200.
+    Speed-Quality Compare divides by them.
+    """
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"

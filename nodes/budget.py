@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..loras.accelerator import Accelerator
 from ..loras.bases import StepRange
-from ..loras.words import counted
+from ..loras.words import counted, in_figures
 from ..quality.figure import as_image, new_figure
 from ..quality.libraries import matplotlib_missing
 from ..samplers.budget.advice import Machine, levers, pitfalls
@@ -47,7 +47,7 @@ from .host.latent import first_tensor, fitted_latent
 from .host.measure import device_name, machine_of, measure_blocks, measure_cost
 from .host.model import LoadedModel, frames_per_latent_frame, look_at
 from .host.recognise import recognise_carried
-from .host.report import Report, in_figures
+from .host.report import Report
 from .host.server import is_connected, missing_output
 from .host.stream import refuse_not_causal
 

@@ -9,14 +9,14 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Parameterization
-from ..loras.words import counted
+from ..loras.words import counted, in_figures
 from ..samplers.causal import in_frames
 from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
 from .host.latent import handed_on, image_tokens
-from .host.model import LoadedModel, embedded_guidance, look_at, sigma_of
+from .host.model import LoadedModel, look_at, sigma_of
 from .host.recognise import AcceleratedModels, accelerated
-from .host.report import Report, in_figures
-from .host.run import Run, host_sampler, refuse_cfg_sent, sample, sigmas_tensor
+from .host.report import Report
+from .host.run import Run, embedded_guidance, host_sampler, refuse_cfg_sent, sample, sigmas_tensor
 
 STEPS_TOOLTIP = (
     "0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps"
@@ -120,14 +120,11 @@ class FewStepSampler(io.ComfyNode):
         refuse_cfg_sent(cls.hidden, plan)
         notes = notes_on_negative(models, plan, is_connected=negative is not None)
         run = sample(models.patchers, plan, positive, negative, latent_image, seed)
-        report = report_on_run(
-            plan,
-            run,
-            (*models.notes, *notes),
-            is_negative_read=negative is not None and models.is_negative_forced,
-            guidance=embedded_guidance(positive),
-        )
+        guidance = embedded_guidance(positive)
         latent = handed_on(latent_image, run.samples)
+        is_negative_read = negative is not None and models.is_negative_forced
+        notes = (*models.notes, *notes)
+        report = report_on_run(plan, run, notes, is_negative_read, guidance)
         return io.NodeOutput(latent, report.markdown, ui=report.publish(cls.hidden))
 
 
@@ -271,12 +268,12 @@ def report_on_run(
     """notes: what to tell from before the run. is_negative_read: a patch has a negative prompt
     evaluated at CFG 1. guidance: what the graph sets as embedded guidance.
     """
-    evaluations, record = run.evaluations, plan.accelerators[0]
+    evaluations, record, log = run.evaluations, plan.accelerators[0], run.log
     ids = " + ".join(record.id for record in plan.accelerators)
     locked = "guidance kept" if record.is_guided else "locked"
     count = notes_on_evaluations(plan, evaluations, is_negative_read)
     guidance_row, experts_row = rows_on_guidance(record, guidance), rows_on_experts(plan)
-    log, seconds = run.log, in_figures(run.seconds)
+    data, seconds = data_of_run(plan, run), in_figures(run.seconds)
     per_pass = in_figures(run.seconds / max(log.calls, 1))
     passes = f"{counted(log.calls, 'forward pass')} of {counted(log.rows, 'row')} in all"
     return Report(
@@ -298,7 +295,7 @@ def report_on_run(
             *((entry["node"], entry["summary"]) for entry in log.entries),
         ),
         notes=(*notes, *plan.notes, *count),
-        data=data_of_run(plan, run),
+        data=data,
     )
 
 

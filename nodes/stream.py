@@ -9,14 +9,14 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..loras.words import counted
+from ..loras.words import counted, in_figures
 from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
 from ..samplers.plan import PlanError, make_plan
 from .host.latent import handed_on
 from .host.model import look_at, sigma_of, start_picture
 from .host.other_skip import another_skip_node
 from .host.recognise import accelerated
-from .host.report import Report, in_figures
+from .host.report import Report
 from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of

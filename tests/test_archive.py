@@ -49,6 +49,7 @@ FLAGGED = {
 # a program, runs text as code or unpickles. ComfyUI's own modules are as safe as ComfyUI.
 MODULES = {
     "__future__",
+    "abc",
     "collections",
     "copy",
     "dataclasses",

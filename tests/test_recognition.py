@@ -133,7 +133,7 @@ def test_the_title_of_an_ordinary_lora_is_never_a_published_name(base):
         "hyper detail 8 steps",
         "lcm portrait",
     ):
-        for field in recognition.TITLE_METADATA:
+        for field in names.TITLE_METADATA:
             assert not any(
                 recognition.is_titled_as_published(record, {field: name})
                 for record in RECORDS

@@ -15,7 +15,7 @@ from ...loras.accelerator import Accelerator
 from ...loras.fingerprint import layer_of
 from ...loras.fit import misfits
 from .foreign import PATCHES_KEY
-from .model import RECORD_KEY, shapes_of, with_model_sampling
+from .model import RECORD_KEY, with_model_sampling
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Coverage:
     not_needed: tuple[str, ...]  # leaving them out changes nothing
     lost: tuple[str, ...]  # of real weight, and the model has no place for them
     misfit: tuple[str, ...]  # of another width than the model's
+
+    @property
+    def all_lost(self) -> int:
+        """Layers of real weight that were not applied, for either reason."""
+        return len(self.lost) + len(self.misfit)
 
 
 def with_accelerator(model, record: Accelerator):
@@ -47,10 +52,11 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora = comfy.lora_convert.convert_lora(dict(tensors))
     shapes = shapes_of(model.model)
-    misfit = misfits(
-        {key: tuple(tensor.shape) for key, tensor in lora.items()},
-        lambda layer: _weight_shape(key_map.get(layer), shapes),
-    )
+    # The host names part of a fused weight by a tuple: of that the shape is not known.
+    weights = {
+        layer: shapes.get(target) for layer, target in key_map.items() if isinstance(target, str)
+    }
+    misfit = misfits({key: tuple(tensor.shape) for key, tensor in lora.items()}, weights.get)
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
     layers = set(fitting.values())
     # The host tries every name a weight may have in a file, in a dozen formats: only those that are
@@ -74,6 +80,13 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         misfit=tuple(sorted(misfit)),
     )
     return _with_patches(model, patches, shapes, strength), coverage
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, as the arithmetic sees it: quantised formats pack several values
+    into one stored number.
+    """
+    return {key: tuple(value.shape) for key, value in module.named_parameters()}
 
 
 def _with_patches(
@@ -128,13 +141,6 @@ def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn
         [(strength, patch, 1.0, None, None)], weight.detach().float().clone(), key
     )
     return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
-
-
-def _weight_shape(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Shape of the weight a layer goes on. None for part of a fused one, which the host names by a
-    tuple, and where it has none.
-    """
-    return shapes.get(target) if isinstance(target, str) else None
 
 
 def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:

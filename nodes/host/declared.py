@@ -10,7 +10,6 @@ from pathlib import Path
 from ...loras.accelerator import Accelerator, are_partners
 from ...loras.catalog import CATALOG
 from ...loras.declaration import LARGEST_FILE, SUFFIX, DeclarationError, id_of, parse_declaration
-from ...loras.recognition import declared_for
 from .files import declaration_names, model_path
 
 log = logging.getLogger(__name__)
@@ -48,10 +47,6 @@ class Known:
             or f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the"
             " list."
         )
-
-    def for_file(self, name: str) -> tuple[Accelerator, ...]:
-        """The user's own records that name this file: they go before the catalogue's."""
-        return declared_for(self.own, name)
 
 
 def declarations() -> dict[str, str]:

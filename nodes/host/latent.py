@@ -28,11 +28,11 @@ def first_tensor(samples: Tensor) -> Tensor:
 
 
 def handed_on(latent: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
-    """The LATENT with what was made of it. The scale that an empty one says of itself is obeyed by
-    then.
+    """The LATENT with what was made of it, as nodes take it. The scale that an empty one says of
+    itself is obeyed by then.
     """
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    return {**kept, "samples": samples}
+    return {**kept, "samples": samples.to(**between_nodes())}
 
 
 def between_nodes() -> dict[str, Any]:

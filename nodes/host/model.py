@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Parameterization
-from ...loras.architecture import architecture_of
+from ...loras.architecture import architecture_of, weights_as_layers
 from ...loras.bases import Base, base_in_host
-from ...loras.fingerprint import weights_as_layers
 from ...loras.header import ENDINGS, read_metadata
 from ...loras.schedules import Schedule
 from .foreign import ForeignLora, foreign_loras
@@ -52,6 +51,7 @@ class LoadedModel:
     file_name: str  # of the file it was loaded from, with its folders in models/; "" if unknown
     path: str | None  # of that file
     record: Accelerator | None  # the accelerator it carries
+    foreign_loras: tuple[ForeignLora, ...]  # what other loaders put on it
 
     @property
     def words(self) -> str:
@@ -107,22 +107,18 @@ class LoadedModel:
             return {}
         return read_metadata(path)
 
-    @cached_property
-    def foreign_loras(self) -> tuple[ForeignLora, ...]:
-        """The LoRAs that other loaders put on it."""
-        return foreign_loras(self.patcher)
-
 
 def look_at(model) -> LoadedModel:
     """What the host and this pack know of a MODEL."""
     name, path = file_of(model)
     return LoadedModel(
         patcher=model,
-        base=base_of(model),
         class_name=type(model.model.model_config).__name__,
         file_name=name,
         path=path,
         record=accelerator_of(model),
+        base=base_of(model),
+        foreign_loras=foreign_loras(model),
     )
 
 
@@ -147,13 +143,6 @@ def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str
     for name, child in module.named_children():
         if not name.isdigit() or name == "0":
             yield from _first_shapes(child, f"{path}{name}.")
-
-
-def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, as the arithmetic sees it: quantised formats pack several values
-    into one stored number.
-    """
-    return {key: tuple(value.shape) for key, value in module.named_parameters()}
 
 
 def file_of(model) -> tuple[str, str | None]:
@@ -277,13 +266,6 @@ def with_linear_betas(model):
         type(current)(SimpleNamespace(sampling_settings=settings), zsnr=current.zsnr),
     )
     return patched
-
-
-def embedded_guidance(conditioning) -> float | None:
-    """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where
-    none is set.
-    """
-    return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)
 
 
 def start_picture(model) -> Tensor | None:

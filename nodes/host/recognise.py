@@ -4,12 +4,12 @@ own where it is distilled as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...loras.accelerator import Accelerator, Kind, ids_in_words
-from ...loras.bases import Base, bases_in_words
+from ...loras.accelerator import Accelerator
+from ...loras.bases import Base
+from ...loras.decision import refuse_other_base, refuse_second
 from ...loras.fingerprint import lora_fingerprint
 from ...loras.header import alpha_in
 from ...loras.recognition import (
@@ -72,13 +72,13 @@ def accelerated(*models: LoadedModel) -> AcceleratedModels:
         # Declarations are files: read where there is something to recognise, and once.
         if known is None and (loaded.record is None or loaded.foreign_loras):
             known = known_accelerators()
-        if loaded.record is not None:
-            refuse_foreign_accelerator(recognised_loras(loaded, known), loaded.record)
-        else:
+        if loaded.record is None:
             recognition, told = recognise_carried(loaded, known)
             if recognition is not None:
                 loaded = with_recognised(loaded, recognition)
                 notes += [*told, *recognition.evidence]
+        elif loaded.foreign_loras:
+            refuse_second(loaded.record, recognise_loras(loaded, known).accelerator)
         accelerated_models.append(loaded)
     return AcceleratedModels(tuple(accelerated_models), tuple(notes))
 
@@ -87,7 +87,17 @@ def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedMode
     """The model with the record that was recognised on it, and its settings."""
     record = recognition.record
     if record is None:
-        raise PlanError(_why_not_told(recognition))
+        candidates = ", ".join(other.id for other in recognition.candidates)
+        advice = (
+            f"; it may be one of {candidates}."
+            if candidates
+            else ", or use the core KSampler for an ordinary LoRA."
+        )
+        raise PlanError(
+            "No accelerator is attached, and the LoRA another loader put on the model cannot be"
+            f" told ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader, which"
+            f" sees the file and its name{advice}"
+        )
     return replace(loaded, patcher=with_model_sampling(loaded.patcher, record), record=record)
 
 
@@ -100,38 +110,22 @@ def recognise_carried(
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets
     the file's name. Raises ValueError for what would run otherwise than it was distilled.
     """
-    distilled, loras = recognise_distilled(loaded, known), recognised_loras(loaded, known)
-    if distilled.record is not None and not any(
-        lora.record is not None and distilled.record.id in lora.record.for_distilled
-        for lora in loras
-    ):
-        refuse_foreign_accelerator(loras, distilled.record)
+    foreign, distilled = recognise_loras(loaded, known), recognise_distilled(loaded, known)
+    if distilled.record is not None and not foreign.is_made_for(distilled.record):
+        refuse_second(distilled.record, foreign.accelerator)
         # A distilled model needs no LoRA: those on it are the user's own styles.
         return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    if not loras:
+    if not foreign.loras:
         refuse_look_alike(distilled, loaded.file_name)
         return None, ()
-    lora = loras[0] if len(loras) == 1 else the_accelerator_among(loras)
-    if lora.record is None:
+    lora = foreign.loras[0] if len(foreign.loras) == 1 else foreign.the_accelerator()
+    record = lora.record
+    if record is None:
         return lora.recognition, ()
-    refuse_other_base(loaded, lora.record, "The LoRA that another loader put on the model", known)
-    refuse_unscaled(lora.lora, lora.record)
+    name, records = "The LoRA that another loader put on the model", known.records.values()
+    refuse_other_base(record, name, loaded.base, loaded.class_name, records)
+    refuse_unscaled(lora.lora, record)
     return lora.recognition, lora.notes
-
-
-def _why_not_told(recognition: Recognition) -> str:
-    """Why a LoRA of another loader is not taken for an accelerator."""
-    candidates = ", ".join(record.id for record in recognition.candidates)
-    return (
-        "No accelerator is attached, and the LoRA another loader put on the model cannot be told"
-        f" ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader, which sees the"
-        " file and its name"
-        + (
-            f"; it may be one of {candidates}."
-            if candidates
-            else ", or use the core KSampler for an ordinary LoRA."
-        )
-    )
 
 
 # ---------------------------------------------------------------- distilled as a whole
@@ -143,10 +137,8 @@ def recognise_distilled(loaded: LoadedModel, known: Known, base: Base | None = N
 
     base: what to take its architecture for, where the host's word for it is not the last.
     """
-    records = known.records.values()
-    return recognise_model(
-        base or loaded.base, loaded.width, loaded.metadata, loaded.file_name, records
-    )
+    title, width, records = loaded.metadata, loaded.width, known.records.values()
+    return recognise_model(base or loaded.base, width, title, loaded.file_name, records)
 
 
 def refuse_look_alike(recognition: Recognition, name: str) -> None:
@@ -165,19 +157,13 @@ class RecognisedLora:
 
     lora: ForeignLora
     recognition: Recognition
+    # An accelerator by its contents or a published name. The words of a title may be a style's as
+    # well.
+    is_beyond_doubt: bool
 
     @property
     def record(self) -> Accelerator | None:
         return self.recognition.record
-
-    @property
-    def is_beyond_doubt(self) -> bool:
-        """Whether it is an accelerator by its contents or a published name. The words of a title
-        may be a style's as well.
-        """
-        return self.record is not None and (
-            self.recognition.is_certain or is_titled_as_published(self.record, self.lora.metadata)
-        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -196,109 +182,72 @@ class RecognisedLora:
         )
 
 
-def recognised_loras(loaded: LoadedModel, known: Known | None) -> list[RecognisedLora]:
-    """What each of the LoRAs is that other loaders left on a model. known: None where there are
-    none.
-    """
-    return [RecognisedLora(lora, recognise_patches(lora, known)) for lora in loaded.foreign_loras]
+@dataclass(frozen=True)
+class RecognisedLoras:
+    """All the LoRAs that other loaders put on a model."""
+
+    loras: tuple[RecognisedLora, ...]
+
+    @property
+    def accelerator(self) -> Recognition | None:
+        """The first that is one beyond doubt. Beside it there may be any number of styles."""
+        return next((lora.recognition for lora in self.loras if lora.is_beyond_doubt), None)
+
+    @property
+    def notes_on_styles(self) -> tuple[str, ...]:
+        """What to tell of LoRAs that have only the words of an accelerator in their title, and so
+        are let pass.
+        """
+        suspected = {
+            lora.record.id: lora.recognition
+            for lora in self.loras
+            if lora.record is not None and not lora.is_beyond_doubt
+        }
+        return tuple(
+            f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as"
+            f" its title may mean ({recognition.evidence[-1]}), take it out."
+            for id, recognition in suspected.items()
+        )
+
+    def is_made_for(self, distilled: Accelerator) -> bool:
+        """Whether one of them is made to go on this distilled model."""
+        return any(
+            lora.record is not None and distilled.id in lora.record.for_distilled
+            for lora in self.loras
+        )
+
+    def the_accelerator(self) -> RecognisedLora:
+        """The one of several that is an accelerator beyond doubt. Raises ValueError where no one
+        alone is.
+        """
+        sure = [lora for lora in self.loras if lora.is_beyond_doubt]
+        # Where the contents of one decide, the title that all of them share is its own.
+        decided = [lora for lora in sure if lora.recognition.is_certain] or sure
+        if len(decided) == 1 and len({lora.record.id for lora in sure}) == 1:
+            return decided[0]
+        raise ValueError(
+            "No accelerator is attached to this model, and several LoRAs of other loaders are on"
+            " it, whose names ComfyUI does not keep: which of them is the accelerator is not sure."
+            " Load the accelerator's LoRA with the Accelerator Loader, the others as before."
+        )
 
 
-def recognise_patches(lora: ForeignLora, known: Known) -> Recognition:
+def recognise_loras(loaded: LoadedModel, known: Known) -> RecognisedLoras:
+    """What each of the LoRAs is that other loaders left on a model."""
+    return RecognisedLoras(tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras))
+
+
+def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:
     """What another loader's LoRA is. Of several the host keeps one file's title alone, and not
     whose: it speaks for each.
     """
     fingerprint = lora_fingerprint(lora.layers, lora.ranks, lora.alpha, lora.has_differences)
-    return recognise_lora(fingerprint, lora.metadata, "", 0, known.records.values())
-
-
-def the_accelerator_among(loras: Iterable[RecognisedLora]) -> RecognisedLora:
-    """The one of several LoRAs of other loaders that is an accelerator beyond doubt. Raises
-    ValueError where no one alone is.
-    """
-    sure = [lora for lora in loras if lora.is_beyond_doubt]
-    # Where the contents of one decide, the title that all of them share is its own.
-    decided = [lora for lora in sure if lora.recognition.is_certain] or sure
-    if len(decided) == 1 and len({lora.record.id for lora in sure}) == 1:
-        return decided[0]
-    raise ValueError(
-        "No accelerator is attached to this model, and several LoRAs of other loaders are on it,"
-        " whose names ComfyUI does not keep: which of them is the accelerator is not sure. Load the"
-        " accelerator's LoRA with the Accelerator Loader, the others as before."
+    recognition = recognise_lora(fingerprint, lora.metadata, "", 0, known.records.values())
+    record = recognition.record
+    is_beyond_doubt = record is not None and (
+        recognition.is_certain or is_titled_as_published(record, lora.metadata)
     )
-
-
-def foreign_notes(loras: Iterable[RecognisedLora]) -> tuple[str, ...]:
-    """What to tell of LoRAs that have only the words of an accelerator in their title, and so are
-    let pass.
-    """
-    suspected = {
-        lora.record.id: lora.recognition
-        for lora in loras
-        if lora.record is not None and not lora.is_beyond_doubt
-    }
-    return tuple(
-        f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as its"
-        f" title may mean ({recognition.evidence[-1]}), take it out."
-        for id, recognition in suspected.items()
-    )
-
-
-# ---------------------------------------------------------------- what does not go together
-
-
-def refuse_other_base(
-    loaded: LoadedModel, record: Accelerator, lora_name: str, known: Known
-) -> None:
-    if loaded.base in record.bases:
-        return
-    connected = (
-        loaded.words
-        if loaded.base
-        else f"a {loaded.class_name} model, which no accelerator here is for"
-    )
-    recipes = [
-        other
-        for other in known.records.values()
-        if other.only_by_choice
-        and loaded.base in other.bases
-        and {file.name for file in other.files} & {file.name for file in record.files}
-    ]
-    advice = (
-        "To run it on this model all the same, choose"
-        f" {ids_in_words(recipes, ' or ')} in accelerator."
-        if recipes
-        else "Connect a model of that kind, or choose an accelerator made for this one."
-    )
-    raise ValueError(
-        f"{lora_name} ({record.id}) is for {bases_in_words(record.bases)}; the connected model is"
-        f" {connected}. {advice}"
-    )
-
-
-def refuse_foreign_accelerator(loras: Iterable[RecognisedLora], record: Accelerator) -> None:
-    """Raise where a LoRA of another loader is an accelerator, and `record` is one itself. Styles
-    may be there, any number.
-    """
-    other = next((lora for lora in loras if lora.is_beyond_doubt), None)
-    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
-    if other is None or (
-        record.kind is Kind.MOTION_MODULE and record.family == other.record.family
-    ):
-        return
-    carried = (
-        f"This model already carries {other.record.id}, which another loader put on it"
-        f" ({'; '.join(other.recognition.evidence)})"
-    )
-    if record.id in other.record.for_distilled:
-        raise ValueError(
-            f"{carried}. It is made to go on {record.id} and has settings of its own: choose its"
-            " file in the Accelerator Loader's lora_name, on the model as it comes from its"
-            " loader."
-        )
-    raise ValueError(
-        f"{carried}, and {record.id} is an accelerator itself. Two accelerators on one model spoil"
-        " each other: take one of them out."
-    )
+    return RecognisedLora(lora, recognition, is_beyond_doubt)
 
 
 def refuse_unscaled(lora: ForeignLora, record: Accelerator) -> None:

@@ -47,10 +47,11 @@ class Report:
         a graph.
         """
         summary = in_words(self.summary)
+        data = {"node": self.node, "summary": summary, "notes": list(self.notes), **self.data}
+        published = {"fewstep_report": [numbers_only(data)]}
         log.info("%s: %s", self.node, summary)
         show_on_node(summary, getattr(hidden, "unique_id", None))
-        data = {"node": self.node, "summary": summary, "notes": list(self.notes), **self.data}
-        return {"fewstep_report": [numbers_only(data)]}
+        return published
 
 
 def in_words(text: str) -> str:
@@ -65,10 +66,3 @@ def numbers_only(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [numbers_only(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def in_figures(seconds: float) -> str:
-    """Three figures or more, large numbers never as a power of ten: 0.0431, 4.26, 1200.
-    Speed-Quality Compare divides by them.
-    """
-    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"

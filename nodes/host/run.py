@@ -26,7 +26,7 @@ from torch import Tensor
 from ...loras.accelerator import Solver
 from ...samplers.plan import SamplingPlan, refuse_other_cfg
 from ...samplers.solvers import sample_tcd
-from .latent import between_nodes, first_tensor, fitted_latent
+from .latent import first_tensor, fitted_latent
 
 RUN_KEY = "fewstep.run"
 
@@ -61,11 +61,7 @@ class Run:
     samples: Tensor
     log: RunLog
     seconds: float  # wall time of sampling alone
-
-    @property
-    def evaluations(self) -> float:
-        """Rows evaluated for each row of the latent batch."""
-        return self.log.rows / first_tensor(self.samples).shape[0]
+    evaluations: float  # rows evaluated for each row of the latent batch
 
 
 class _WholeNoise(comfy.samplers.KSAMPLER):
@@ -126,14 +122,14 @@ def sample(
     interrupts are the host's.
     """
     latent_image = fitted_latent(models[0], latent)
+    batch = first_tensor(latent_image).shape[0]
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
     preview = latent_preview.prepare_callback(models[0], plan.steps)
-    run = RunLog()
-    sampler, sigmas = host_sampler(plan), sigmas_tensor(plan)
+    log, sampler, sigmas = RunLog(), host_sampler(plan), sigmas_tensor(plan)
     started = time.perf_counter()
 
     def stage(model, sampler, first: int, last: int) -> Tensor:
-        guider = guider_for(model, plan.cfg, positive, negative, run)
+        guider = guider_for(model, plan.cfg, positive, negative, log)
         return guider.sample(
             noise,
             latent_image,
@@ -149,8 +145,7 @@ def sample(
         samples = stage(models[0], sampler, 0, plan.steps)
     else:
         samples = _two_experts(models, sampler, plan, stage)
-    seconds = time.perf_counter() - started
-    return Run(samples.to(**between_nodes()), run, seconds)
+    return Run(samples, log, time.perf_counter() - started, log.rows / batch)
 
 
 def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
@@ -239,3 +234,10 @@ def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
     sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
     if "cfg" in sent:
         refuse_other_cfg(plan, sent["cfg"])
+
+
+def embedded_guidance(conditioning) -> float | None:
+    """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where
+    none is set.
+    """
+    return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)

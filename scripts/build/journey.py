@@ -110,8 +110,6 @@ def walk(root: Path) -> dict[str, Journey]:
     loader, sample = accelerator.FewStepAccelerator.execute, sampler.FewStepSampler.execute
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         by_core = put_on_by_core(model, write_titled(demo.LORAS / LORA, Path(folder)))
-        # What is computed once and remembered for good is no part of anybody's way.
-        loader(model, LORA, "auto", 1.0)
         loaded, onto_the_model = follow(root, lambda: loader(model, LORA, "auto", 1.0))
         to_the_latent = follow(root, lambda: sample(loaded.args[0], positive, latent, 0, 0, 1.0))[1]
         recognised = follow(root, lambda: sample(by_core, positive, latent, 0, 0, 1.0))[1]

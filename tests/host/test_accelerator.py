@@ -11,7 +11,9 @@ import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Parameterization
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.decision import record_of
 from comfyui_fewstep.loras.header import read_header
+from comfyui_fewstep.loras.recognition import recognise
 from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.loras.schedules import ShiftedFlow
 from comfyui_fewstep.nodes import accelerator
@@ -289,11 +291,11 @@ def test_the_fates_of_several_layers_are_told_in_the_plural():
 def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, choice, words):
     written = write_lora(models / "loras" / name, wans["wan21_i2v"], "native", only="attn")
     known, header = known_accelerators(), replace(read_header(written.path), size=size)
-    recognition = accelerator.recognise_file(header, name, known)
-    record = accelerator.record_of(recognition, name, choice, known)
+    recognition = recognise(header, name, known.records.values())
+    chosen = None if choice == accelerator.AUTO else known.chosen(choice)
+    record = record_of(recognition, name, chosen, known.records.values())
     assert record.id == WAN_FILES[1][2]
-    coverage = Coverage(applied=1, not_needed=(), lost=(), misfit=())
-    report = accelerator.report_on_lora(record, recognition, coverage, (), name, 1.0)
+    report = accelerator.report_on_loading(record, recognition, None, (), name)
     assert dict(report.rows)["recognised"].startswith(words)
 
 

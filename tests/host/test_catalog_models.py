@@ -22,13 +22,13 @@ from comfyui_fewstep.loras.accelerator import Kind, Solver
 from comfyui_fewstep.loras.bases import Base, base_in_host
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
+from comfyui_fewstep.loras.decision import refuse_other_base
 from comfyui_fewstep.loras.schedules import HostSpacedFlow, ShiftedFlow
 from comfyui_fewstep.nodes import accelerator, sampler
-from comfyui_fewstep.nodes.host import recognise
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
 from comfyui_fewstep.nodes.host.declared import known_accelerators
-from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, with_model_sampling
+from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
 from thinning import corners
@@ -287,13 +287,13 @@ def test_no_lora_of_the_catalogue_is_accepted_on_another_base(record, unets, sma
         *(small[name] for name in SMALL if hasattr(comfy.supported_models, name)),
         distilled,
     ]
-    known = known_accelerators()
+    known = known_accelerators().records.values()
     for model in models:
         if base_of(model) in record.bases:
-            recognise.refuse_other_base(look_at(model), record, "x.safetensors", known)
+            refuse_other_base(record, "x.safetensors", base_of(model), "", known)
             continue
         with pytest.raises(ValueError, match="is for .*; the connected model is "):
-            recognise.refuse_other_base(look_at(model), record, "x.safetensors", known)
+            refuse_other_base(record, "x.safetensors", base_of(model), "", known)
 
 
 @pytest.fixture(scope="module")
@@ -791,11 +791,11 @@ def test_the_models_own_name_says_which_expert_it_is(models, model_file, expert)
     for word in ("high", "low"):
         write_lora(models / "loras" / file.format(word), model, "native", only="self_attn")
         if expert in (word, None):
-            attached, _ = accelerator.attach(model, file.format(word), "auto", 1.0)
+            attached, _ = accelerator.attach_accelerator(model, file.format(word), "auto", 1.0)
             assert accelerator_of(attached).id == f"wan22-t2v-lightning-{word}"
             continue
         with pytest.raises(ValueError, match=f"is for the {word}-noise expert"):
-            accelerator.attach(model, file.format(word), "auto", 1.0)
+            accelerator.attach_accelerator(model, file.format(word), "auto", 1.0)
 
 
 def test_a_file_for_another_base_names_the_recipe_that_takes_it(models):

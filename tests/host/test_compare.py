@@ -194,7 +194,9 @@ def test_rows_come_back_from_a_report_as_they_went_in() -> None:
 
 def sampler_report(seconds: float) -> str:
     plan = make_plan(CATALOG["hyper-sd15-4step-lora"], 0, 1.0, lambda timestep: timestep / 1000)
-    return sampler.report_on_run(plan, Run(torch.zeros(1, 4, 8, 8), RunLog(), seconds)).markdown
+    return sampler.report_on_run(
+        plan, Run(torch.zeros(1, 4, 8, 8), RunLog(), seconds, 4.0)
+    ).markdown
 
 
 def stream_report(seconds: float) -> str:

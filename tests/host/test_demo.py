@@ -42,7 +42,7 @@ def test_the_host_detects_the_causal_variant_as_its_causal_wan():
 
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
-@pytest.mark.parametrize("lora_name", [accelerator.NONE, "fewstep_demo_lcm.safetensors"])
+@pytest.mark.parametrize("lora_name", [accelerator.NO_LORA, "fewstep_demo_lcm.safetensors"])
 def test_the_causal_variant_needs_no_accelerator_loader_and_is_told_so(lora_name):
     demo.offer_loras()
     model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]
@@ -52,7 +52,7 @@ def test_the_causal_variant_needs_no_accelerator_loader_and_is_told_so(lora_name
     assert "already carries fewstep-demo-causal: it is distilled as a whole" in message
     assert "Leave this node out and connect the model to the Streaming Sampler." in message
     assert ("lcm.safetensors is for a model that is not distilled" in message) == (
-        lora_name != accelerator.NONE
+        lora_name != accelerator.NO_LORA
     )
 
 

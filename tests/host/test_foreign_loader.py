@@ -130,16 +130,13 @@ def boogu_lora(rank, differences, title):
 @pytest.mark.parametrize("title", ["", "my style", CATALOG["boogu-turbo-lora"].files[0].name])
 def test_of_several_the_one_whose_contents_decide_is_taken(title):
     loras = [boogu_lora(4, False, title), boogu_lora(128, True, title), boogu_lora(8, False, title)]
-    recognitions = [
-        recognise.RecognisedLora(lora, recognise.recognise_patches(lora, known_accelerators()))
-        for lora in loras
-    ]
-    chosen = recognise.the_accelerator_among(recognitions)
+    recognised = [recognise.recognise_patches(lora, known_accelerators()) for lora in loras]
+    chosen = recognise.RecognisedLoras(tuple(recognised)).the_accelerator()
     assert chosen.lora is loras[1] and chosen.record.id == "boogu-turbo-lora"
     assert chosen.recognition.is_certain
-    for others in (recognitions[::2], [recognitions[1]] * 2):
+    for others in (recognised[::2], [recognised[1]] * 2):
         with pytest.raises(ValueError, match="which of them is the accelerator is not sure"):
-            recognise.the_accelerator_among(others)
+            recognise.RecognisedLoras(tuple(others)).the_accelerator()
 
 
 @keeps_titles
@@ -585,12 +582,12 @@ def test_a_declaration_for_a_generic_file_name_is_recognised(
         path = models / "loras" / name
         path.parent.mkdir(exist_ok=True)
         write_lora(path, sdxl, "kohya-diffusers", only="attn1|attn2|middle")
-    model, report = accelerator.attach(sdxl, lies, "auto", 1.0)
+    model, report = accelerator.attach_accelerator(sdxl, lies, "auto", 1.0)
     assert accelerator_of(model).id == "my-own"
     assert "declared for" in report.markdown
     if elsewhere is not None:
         with pytest.raises(ValueError, match="cannot be told apart by its contents"):
-            accelerator.attach(sdxl, elsewhere, "auto", 1.0)
+            accelerator.attach_accelerator(sdxl, elsewhere, "auto", 1.0)
 
 
 def test_declared_experts_that_do_not_name_each_other_are_told(declare):

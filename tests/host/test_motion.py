@@ -941,7 +941,7 @@ def test_two_accelerators_are_refused(sd15, lightning, models):
     assert "take a motion module that is not an accelerator" in refusal(
         accelerator.FewStepAccelerator.execute,
         with_lightning(sd15),
-        accelerator.NONE,
+        accelerator.NO_LORA,
         accelerator.AUTO,
         1.0,
     )

@@ -1,0 +1,249 @@
+"""Which record a file or a model runs with, and what speaks against it: all that is decided before
+anything is attached. Every refusal says what was expected, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .accelerator import Accelerator, Kind, Solver, ids_in_words
+from .bases import Base, bases_in_words
+from .catalog import CATALOG
+from .catalog.left_out import LEFT_OUT
+from .fingerprint import LORA_ENDINGS
+from .header import FileProblem, Header
+from .names import experts_named, short_name
+from .recognition import Recognition
+
+# The Accelerator Loader's lora_name for a model that is itself distilled.
+NO_LORA = "none"
+
+# ---------------------------------------------------------------- a file and its record
+
+
+def refuse_left_out(name: str) -> None:
+    """Raise for a release that is known, and known not to run here as it was distilled."""
+    short = short_name(name)
+    reason = next((why for left_out, why in LEFT_OUT.items() if left_out.lower() == short), None)
+    if reason is not None:
+        raise FileProblem(f"{short} is known and left out: {reason}.")
+
+
+def refuse_other_kind(recognition: Recognition, header: Header, lora_name: str) -> None:
+    """Raise for a file that is not a LoRA for a model."""
+    kind = recognition.fingerprint.kind
+    if kind is Kind.LORA:
+        return
+    is_motion_lora = any(key.endswith(LORA_ENDINGS) for key in header.shapes)
+    what = {
+        Kind.MOTION_MODULE: (
+            "a motion LoRA: it changes an AnimateDiff motion module and not the model, and a motion"
+            " LoRA is not applied by this pack"
+            if is_motion_lora
+            else "an AnimateDiff motion module: load it with the Motion Module Loader"
+        ),
+        Kind.MODEL: "a whole diffusion model: load it as the model and set lora_name to none",
+    }.get(kind, "not an accelerator: it holds neither a LoRA nor a diffusion model")
+    raise FileProblem(f"{lora_name} is {what}.")
+
+
+def record_of(
+    recognition: Recognition,
+    lora_name: str,
+    chosen: Accelerator | None,
+    records: Iterable[Accelerator],
+) -> Accelerator:
+    """The record of a LoRA: the one chosen by hand if its header allows it, else the one the
+    evidence leaves. records: all that are known.
+    """
+    if chosen is not None:
+        refuse_other_header(chosen, recognition, lora_name)
+        return chosen
+    if recognition.record is not None:
+        return recognition.record
+    if not recognition.candidates:
+        cautions = [
+            file.caution
+            for record in records
+            for file in record.files
+            if file.caution and file.name.lower() == short_name(lora_name)
+        ]
+        evidence = "; ".join([*recognition.evidence, *cautions])
+        raise ValueError(
+            f"{lora_name} is not an accelerator known here ({evidence}). Use the core LoRA loader"
+            " for an ordinary LoRA, or choose its record in accelerator if it is a renamed one."
+        )
+    raise ValueError(
+        f"{lora_name} cannot be told apart by its contents"
+        f" ({'; '.join(recognition.fingerprint.evidence)}) and its name does not say. If it is an"
+        f" accelerator, choose which in accelerator: {ids_in_words(recognition.candidates)}."
+    )
+
+
+def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name: str) -> None:
+    """Raise where a record chosen by hand contradicts what the file's tensors prove."""
+    fingerprint = recognition.fingerprint
+    if record.kind is not Kind.LORA:
+        raise ValueError(
+            f"{record.id} is a {record.kind.value}, and {lora_name} is a LoRA. Choose the LoRA's"
+            " record, or set lora_name to none for a model that is itself distilled."
+        )
+    bases = fingerprint.bases
+    if bases and not set(bases) & set(record.bases) and not record.only_by_choice:
+        raise ValueError(
+            f"{lora_name} is a LoRA for {bases_in_words(bases)}, and {record.id} is one for"
+            f" {bases_in_words(record.bases)}. Set accelerator to auto, or choose the file that"
+            " belongs to it."
+        )
+    refuse_other_size(record, fingerprint.width, lora_name)
+
+
+def refuse_other_model(record: Accelerator, recognition: Recognition, name: str) -> None:
+    """Raise where a record does not belong to a model that is distilled as a whole."""
+    if record.kind is not Kind.MODEL:
+        advice = (
+            "Load it with the Motion Module Loader"
+            if record.kind is Kind.MOTION_MODULE
+            else "Choose its file in lora_name"
+        )
+        raise ValueError(f"{record.id} is a {record.kind.value}, and lora_name is none. {advice}.")
+    fingerprint = recognition.fingerprint
+    if not set(fingerprint.bases) & set(record.bases):
+        raise ValueError(
+            f"{record.id} is a {bases_in_words(record.bases)} model, and {name} is"
+            f" {bases_in_words(fingerprint.bases) or 'of no base known here'}. Connect that model,"
+            " or set accelerator to auto."
+        )
+    refuse_other_size(record, fingerprint.width, name)
+
+
+def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
+    """Raise where what is called `name` is another published size of the record's base: 1.3B for
+    14B.
+    """
+    published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
+    if record.width and width in published - {record.width}:
+        raise ValueError(
+            f"{record.id} is for the size of {bases_in_words(record.bases)} that is"
+            f" {record.width} wide, and {name} is for the one that is {width}. Choose what is of"
+            " one size."
+        )
+
+
+# ---------------------------------------------------------------- a record and the model
+
+
+def refuse_carried(carried: Accelerator | None, lora_name: str) -> None:
+    """Raise where the model has its accelerator already. lora_name: none, or a file that is one."""
+    if carried is None:
+        return
+    found = f"This model already carries {carried.id}"
+    if carried.kind is Kind.MODEL:
+        sampler = "Few-Step Sampler" if carried.causal is None else "Streaming Sampler"
+        is_lora = lora_name != NO_LORA
+        second = f" {lora_name} is for a model that is not distilled." if is_lora else ""
+        raise ValueError(
+            f"{found}: it is distilled as a whole, and its settings are on it.{second} Leave this"
+            f" node out and connect the model to the {sampler}."
+        )
+    advice = "connect the model as it comes from its loader"
+    if carried.kind is Kind.MOTION_MODULE:
+        found += ", its motion module"
+        advice = (
+            "an LCM LoRA, which its record takes the place of, goes on the model in front of the"
+            " Motion Module Loader"
+            if carried.solver is Solver.LCM
+            else "leave this node out, or take a motion module that is not an accelerator, such as"
+            " AnimateDiff v2 or v3"
+        )
+    raise ValueError(f"{found}. Two accelerators on one model spoil each other: {advice}.")
+
+
+def refuse_other_base(
+    record: Accelerator,
+    lora_name: str,
+    base: Base | None,
+    class_name: str,
+    records: Iterable[Accelerator],
+) -> None:
+    """Raise where the connected model is not of a base that the accelerator is for.
+
+    class_name: what ComfyUI calls its architecture. records: all that are known, for a recipe that
+    runs these files on this base all the same.
+    """
+    if base in record.bases:
+        return
+    connected = base.label if base else f"a {class_name} model, which no accelerator here is for"
+    files = {file.name for file in record.files}
+    recipes = [
+        other
+        for other in records
+        if other.only_by_choice
+        and base in other.bases
+        and files & {file.name for file in other.files}
+    ]
+    advice = (
+        "To run it on this model all the same, choose"
+        f" {ids_in_words(recipes, ' or ')} in accelerator."
+        if recipes
+        else "Connect a model of that kind, or choose an accelerator made for this one."
+    )
+    raise ValueError(
+        f"{lora_name} ({record.id}) is for {bases_in_words(record.bases)}; the connected model is"
+        f" {connected}. {advice}"
+    )
+
+
+def refuse_distilled_model(
+    record: Accelerator, lora_name: str, distilled: Recognition, model_name: str
+) -> None:
+    """Raise where the model's own file says that it is distilled already, unless the LoRA is made
+    for such a model. distilled: what the model was taken for.
+    """
+    already = distilled.record
+    if already is None or already.id in record.for_distilled:
+        return
+    raise ValueError(
+        f"The connected model, {model_name}, is distilled already: {already.id}"
+        f" ({distilled.evidence[-1]}). {lora_name} would distil it twice. Set lora_name to none to"
+        " run it as it is, or connect the undistilled model; if its name misleads, rename it."
+    )
+
+
+def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) -> None:
+    """Raise where the model's file is named as the one expert of Wan 2.2 and the accelerator is the
+    other's.
+
+    The two have the same tensors, so the names are all there is.
+    """
+    named = experts_named(model_name) if record.expert is not None else set()
+    if named and record.expert not in named:
+        raise ValueError(
+            f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {model_name}"
+            " is the other one by its name. Connect the other model, or choose the other LoRA."
+        )
+
+
+def refuse_second(record: Accelerator, other: Recognition | None) -> None:
+    """Raise where the model carries another accelerator. other: of another loader's LoRA, which is
+    an accelerator beyond doubt.
+    """
+    # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
+    if other is None or (
+        record.kind is Kind.MOTION_MODULE and record.family == other.record.family
+    ):
+        return
+    carried = (
+        f"This model already carries {other.record.id}, which another loader put on it"
+        f" ({'; '.join(other.evidence)})"
+    )
+    if record.id in other.record.for_distilled:
+        raise ValueError(
+            f"{carried}. It is made to go on {record.id} and has settings of its own: choose its"
+            " file in the Accelerator Loader's lora_name, on the model as it comes from its"
+            " loader."
+        )
+    raise ValueError(
+        f"{carried}, and {record.id} is an accelerator itself. Two accelerators on one model spoil"
+        " each other: take one of them out."
+    )
