@@ -121,7 +121,8 @@ def test_v1_and_v3_have_no_middle_module(models, unets, layout, frames, position
 def test_animatelcm_without_position_encodings_is_diffusers_with_sixty_four(models, unets, frames):
     adapter = motion_adapter(positions=64, size=0.3)
     model = attached(models, unets, adapter, ANIMATELCM, without_encodings, frames)
-    assert "context_handler" not in model.model_options, "seen whole"
+    assert motion_patch.motion_of(model).positions == 64
+    # Evaluated without a sampler, and so whole: a sampler sees 64 frames in windows of 16.
     x, context = random_input(frames)
     torch.testing.assert_close(
         evaluate(model, x, 499, context),
