@@ -32,7 +32,7 @@ def sigma_of(timestep: float) -> float:
 
 def test_a_run_of_one_step_is_told_in_the_singular() -> None:
     plan = make_plan(CATALOG["hyper-sd15-1step-lora"], 0, 1.0, sigma_of)
-    run = Run(torch.zeros(1, 4, 8, 8), RunLog(calls=1, rows=1), 0.2)
+    run = Run(torch.zeros(1, 4, 8, 8), RunLog(calls=1, rows=1), 0.2, evaluations=1.0)
     report = sampler.report_on_run(plan, run)
     assert report.summary.startswith("1 step, 1 evaluation, ")
     assert "(1 forward pass of 1 row in all)" in report.markdown
