@@ -64,9 +64,8 @@ class MixtureNetwork(torch.nn.Module):
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor, transformer_options) -> Tensor:
         sigma = float(timestep[0]) / 1000 if self.is_flow else float(self.sigma_of(timestep[:1]))
         signal = 1 - sigma if self.is_flow else 1.0
-        latent = (
-            x if self.is_flow else x * math.sqrt(1 + sigma**2)
-        )  # the host scales the input of noise-prediction models
+        # The host scales the input of noise-prediction models.
+        latent = x if self.is_flow else x * math.sqrt(1 + sigma**2)
         classes = context[:, 0, 0]
         denoised = torch.stack(
             [

@@ -44,10 +44,8 @@ MORE_TARGETS = (1.3, *TARGETS, 2.8)
 THRESHOLDS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 BETTER_SOLVERS = ("dpmpp_2m", "res_multistep")
 CLAIMED = (1.55, 2.4)  # speed-ups that round to those
-EASY_SHARE, FEWER_SHARE = (
-    1 / 3,
-    0.8,
-)  # what forecast's error may be of EasyCache's and of fewer steps'
+# What forecast's error may be of EasyCache's and of fewer steps'.
+EASY_SHARE, FEWER_SHARE = 1 / 3, 0.8
 STOCHASTIC = ("ancestral", "sde")
 
 

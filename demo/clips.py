@@ -62,9 +62,8 @@ VOCABULARY = (
     *BACKGROUNDS,
     "background",
 )
-SENTENCE_LENGTH = (
-    10  # words, padded: "a small red circle moving right on a dark background" is the longest
-)
+# In words, padded: "a small red circle moving right on a dark background" is the longest.
+SENTENCE_LENGTH = 10
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,8 @@ def _background(scene: Scene) -> Tensor:
     if scene.background == "grey":
         return torch.full_like(x, 0.36 + 0.08 * scene.phase)
     if scene.background == "striped":
-        wave = torch.sin(
-            (x / 16 + scene.phase) * 2 * torch.pi
-        )  # four stripes, an edge about three pixels wide
+        # Four stripes, an edge about three pixels wide.
+        wave = torch.sin((x / 16 + scene.phase) * 2 * torch.pi)
         return 0.22 + 0.12 * (wave * 2).clamp(-1, 1)
     return 0.05 + 0.35 * y / SIDE + 0.08 * scene.phase
 
@@ -154,9 +152,8 @@ def _background(scene: Scene) -> Tensor:
 def radii(scene: Scene, frames: int) -> Tensor:
     """Of the shape in each frame, (T,) in pixels."""
     growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
-    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(
-        max=1
-    )  # -1 to 1 over the training length, then constant
+    # -1 to 1 over the training length, then constant.
+    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(max=1)
     return scene.radius * GROWTH ** (growth * progress)
 
 

@@ -17,7 +17,6 @@ import argparse
 import json
 import logging
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from torch import Tensor
 import host
 import teacher
 from optimizer import MuonAdamW, warm_up_then_decay
+from pace import Pace
 from teacher import SIGMAS, STEPS
 
 log = logging.getLogger("demo")
@@ -205,24 +205,12 @@ def train_deltas(
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    started, recent = time.monotonic(), []
+    pace = Pace(f"{checkpoint.stem} step", first, steps, 25)
     for step in range(first, steps):
         loss = loss_at(step)
         loss.backward()
         optimizer.step(rate * warm_up_then_decay(step, steps))
-        recent.append(loss.item())
-        if (step + 1) % 25 == 0:
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            mean = sum(recent) / len(recent)
-            log.info(
-                "%s step %d of %d: loss %.4f, %.2f s per step",
-                checkpoint.stem,
-                step + 1,
-                steps,
-                mean,
-                pace,
-            )
-            recent.clear()
+        pace.measured(step, loss.item())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             host.save_checkpoint(
                 checkpoint,

@@ -29,9 +29,8 @@ def connect(device: str = "cpu", training: bool = True) -> None:
             " its Python."
         )
     sys.path.insert(1, os.environ["COMFYUI_PATH"])
-    logging.basicConfig(
-        format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )  # the host's own chatter stays at warnings
+    # The host's own chatter stays at warnings.
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("demo").setLevel(logging.INFO)
 
     from comfy.cli_args import args

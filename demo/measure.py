@@ -147,9 +147,8 @@ def _motion(masks: list[Tensor], whole: list[Tensor]) -> str:
     of the centre, else standing still.
     """
     areas = [mask.sum().item() for mask in whole]
-    ends = min(
-        4, len(areas) // 2
-    )  # frames at either end; a long clip grows in its first 17 frames only
+    # Frames at either end; a long clip grows in its first 17 frames only.
+    ends = min(4, len(areas) // 2)
     growth = sum(areas[-ends:]) / sum(areas[:ends])
     if growth > GROWTH_RATIO:
         return "growing"

@@ -25,9 +25,8 @@ class MuonAdamW:
             (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
         ]
         self.weights = [weight for name, weight in named if takes_muon(name, weight)]
-        self.matrices = [
-            torch.nn.Parameter(weight.data.flatten(1)) for weight in self.weights
-        ]  # same storage
+        # In the same storage as the weights.
+        self.matrices = [torch.nn.Parameter(weight.data.flatten(1)) for weight in self.weights]
         others = [weight for name, weight in named if not takes_muon(name, weight)]
         self.parts = [torch.optim.AdamW(others, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98))]
         if self.matrices:

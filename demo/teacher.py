@@ -22,9 +22,8 @@ STEPS = 4
 # Teacher steps per student step. Of second order, so that 16 do what Euler does in many more.
 SUBSTEPS = 4
 SIGMAS = shift_sigmas(torch.linspace(1, 0, STEPS + 1), SHIFT)  # 1, .9375, .8333, .625, 0
-GRID = shift_sigmas(
-    torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT
-)  # of the teacher's own steps
+# Of the teacher's own steps.
+GRID = shift_sigmas(torch.linspace(1, 0, STEPS * SUBSTEPS + 1, dtype=torch.float64), SHIFT)
 CHUNK = 256  # paths per file
 BATCH = 64
 IMAGE_CHUNK = 8  # every eighth file holds single pictures, so that the students can make those too

@@ -16,7 +16,6 @@ import argparse
 import json
 import logging
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from torch import Tensor
 import clips
 import host
 from optimizer import MuonAdamW, warm_up_then_decay
+from pace import Pace
 
 log = logging.getLogger("demo")
 
@@ -188,13 +188,10 @@ class Batches:
         ]
         latent = self.latents[chosen]
         if self.rng.random() < IMAGE_SHARE:
-            latent = latent[
-                :, :, :1
-            ]  # the VAE is causal: the first latent frame is the first picture alone
-        return (
-            latent,
-            self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])],
-        )
+            # The VAE is causal: the first latent frame is the first picture alone.
+            latent = latent[:, :, :1]
+        words = torch.tensor([clips.word_ids(sentence) for sentence in sentences])
+        return latent, self.table[words]
 
 
 def is_block_matrix(name: str, weight: Tensor) -> bool:
@@ -215,6 +212,26 @@ def flow_loss(
     return (velocity.float() - (noise - latent)).square().mean()
 
 
+def first_model(goes_on: bool) -> torch.nn.Module:
+    """With the shipped weights, or with random ones."""
+    model = build_model()
+    initialise(model)
+    if goes_on:
+        shipped = load_file(ASSET)
+        model.load_state_dict(
+            {key: value.float() for key, value in shipped.items() if not key.startswith("demo.")}
+        )
+    return model
+
+
+@torch.no_grad()
+def take_in(average: dict[str, Tensor], model: torch.nn.Module, step: int) -> None:
+    """Move the averaged weights towards the model's, at first faster."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    for key, value in model.state_dict().items():
+        average[key].lerp_(value, 1 - decay)
+
+
 def train(
     steps: int,
     batch: int,
@@ -225,13 +242,7 @@ def train(
     compiles: bool,
 ) -> dict[str, Tensor]:
     """Averaged weights after `steps` steps, from the checkpoint if there is one."""
-    model = build_model()
-    initialise(model)
-    if goes_on:
-        shipped = load_file(ASSET)
-        model.load_state_dict(
-            {key: value.float() for key, value in shipped.items() if not key.startswith("demo.")}
-        )
+    model = first_model(goes_on)
     average = {key: value.clone() for key, value in model.state_dict().items()}
     model.to(device)
     forward = torch.compile(model) if compiles else model
@@ -246,29 +257,15 @@ def train(
 
     batches = Batches(folder, SEED + first)
     generator = torch.Generator().manual_seed(SEED + first)
-    started, recent = time.monotonic(), []
+    pace = Pace("step", first, steps, 50)
     for step in range(first, steps):
         latent, context = batches.draw(batch)
         with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
             loss = flow_loss(forward, latent.to(device), context.to(device), generator)
         loss.backward()
         optimizer.step(warm_up_then_decay(step, steps, warm_up=100))
-
-        decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                average[key].lerp_(value, 1 - decay)
-        recent.append(loss.item())
-        if (step + 1) % 50 == 0:
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            log.info(
-                "step %d of %d: loss %.4f, %.2f s per step",
-                step + 1,
-                steps,
-                sum(recent) / len(recent),
-                pace,
-            )
-            recent.clear()
+        take_in(average, model, step)
+        pace.measured(step, loss.item())
         if (step + 1) % 100 == 0 or step + 1 == steps:
             batches.refresh()
             host.save_checkpoint(
@@ -296,7 +293,7 @@ def write_model(weights: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path, metadata=metadata)
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -325,9 +322,12 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
-    options = parser.parse_args()
-    host.connect(options.device)
+    return parser.parse_args()
 
+
+def main() -> None:
+    options = parsed()
+    host.connect(options.device)
     work = PICTURE_WORK if options.pictures else CLIP_WORK
     folder, checkpoint = options.cache / work.name, options.cache / work.checkpoint
     if not options.no_encode:

@@ -46,43 +46,32 @@ BATCH = 16
 PICTURE_BATCH = 32
 PAST_NOISE = 0.1  # highest sigma of the noise on the past
 MOST_REMAKES = 3  # times that the model makes the past anew, each from its own last one
-WINDOWS = (
-    3,
-    4,
-    6,
-    FRAMES,
-)  # latent frames that a frame sees, itself among them: any of these will do when sampling
+# Latent frames that a frame sees, itself among them: any of these will do when sampling.
+WINDOWS = (3, 4, 6, FRAMES)
 SINK_SHARE = 0.75  # of the batches with a window, where the first frame stays in sight
 GO_ON_RATE = 0.8  # of the learning rates, from weights that are good already
-RESIZED_SHARE = (
-    0.6  # of the batches, whose past frames have shapes of several sizes about the true one
-)
-# of the batches, where another size is the true one: own first frames have more sizes than the
-# scenes
+RESIZED_SHARE = 0.6  # of the batches, whose past has shapes of several sizes about the true one
+# Of the batches, where another size is the true one: own first frames have more sizes than the
+# scenes.
 OTHER_SHARE = 0.25
 SHOWN_SHARE = 0.5  # of their frames, which have such a shape themselves before they are denoised
 RESIZE = 1.25  # at most that factor, or one by it
-SIZE_WEIGHT = (
-    5.0  # of the squared error of the logarithm of the radius, beside that of the velocity
-)
+# Of the squared error of the logarithm of the radius, beside that of the velocity.
+SIZE_WEIGHT = 5.0
 MOST_SIZE_ERROR = 0.25  # of a frame; beyond it there may be no shape to read
 MOST_GAP = 30  # latent frames by which it is put further back than it is
 FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
-PICTURE_CFG = (
-    2.0  # guidance makes shapes larger, and what follows a first frame takes its size from it
-)
+# Guidance makes shapes larger, and what follows a first frame takes its size from it.
+PICTURE_CFG = 2.0
 
 
 @dataclass(frozen=True)
 class View:
-    """What a latent frame sees of its past. window: frames at once, its own among them. has_sink:
-    the first one beside them, always.
+    """What a latent frame sees of its past."""
 
-    gap: frames by which a sink is put further back than it is, as that of a longer clip would be.
-    """
-
-    window: int
-    has_sink: bool = False
+    window: int  # frames at once, its own among them
+    has_sink: bool = False  # the first one beside them, always
+    # Frames by which a sink is put further back than it is, as that of a longer clip would be.
     gap: int = 0
 
     @property
@@ -95,13 +84,11 @@ class View:
 
 @dataclass(frozen=True)
 class Batch:
-    """latents: (3, B, 16, T, 8, 8), the clips and twice the same with shapes of other sizes. sizes:
-    (B, T) of the clips, as size_reader.sizes gives them. context: (B, L, 4096).
-    """
+    """Clips, and what they are to show."""
 
-    latents: Tensor
-    sizes: Tensor
-    context: Tensor
+    latents: Tensor  # (3, B, 16, T, 8, 8): the clips, and twice the same with shapes of other sizes
+    sizes: Tensor  # (B, T) of the clips, as size_reader.sizes gives them
+    context: Tensor  # (B, L, 4096)
 
     def to(self, device: str) -> "Batch":
         return Batch(self.latents.to(device), self.sizes.to(device), self.context.to(device))
@@ -168,6 +155,53 @@ def teacher_forced(
     return out[:, :, frames:].float()
 
 
+class Draws:
+    """The random numbers of one batch."""
+
+    def __init__(self, batch: Batch, generator: torch.Generator):
+        self.batch, self.generator = batch, generator
+        self.latent = batch.latents[0]
+        self.count, _, self.frames = self.latent.shape[:3]
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator).to(self.latent.device)
+
+    def below(self, number: int) -> int:
+        return int(self.uniform(1) * number)
+
+    def noise(self) -> Tensor:
+        noise = torch.randn(self.latent.shape, generator=self.generator)
+        return noise.to(self.latent.device)
+
+    def levels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps (B, T), their sigmas (B, 1, T, 1, 1), and noise."""
+        steps = (self.uniform(self.count, self.frames) * STEPS).long()
+        sigma = SIGMAS.to(self.latent.device)[steps].view(self.count, 1, self.frames, 1, 1)
+        return steps, sigma, self.noise()
+
+    def of_any_size(self) -> Tensor:
+        """The clips, each frame in one of the three sizes."""
+        latents = self.batch.latents
+        chosen = (self.uniform(self.count, 1, self.frames, 1, 1) * len(latents)).long()
+        return latents.gather(0, chosen.expand_as(self.latent).unsqueeze(0))[0]
+
+    def with_sink_at_times(self, view: View) -> View:
+        """A window with a sink in most batches, anywhere in a longer clip."""
+        if view.window < self.frames and self.uniform(1) < SINK_SHARE:
+            return replace(view, has_sink=True, gap=self.below(MOST_GAP + 1))
+        return view
+
+
+def remade(model: torch.nn.Module, past: Tensor, draws: Draws, view: View) -> Tensor:
+    """The past as the model itself makes it from that past."""
+    with torch.no_grad():
+        steps, sigma, noise = draws.levels()
+        noisy = past.lerp(noise, sigma)
+        context = draws.batch.context
+        own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, view)
+    return torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
+
+
 def clip_loss(
     model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator
 ) -> Tensor:
@@ -180,52 +214,25 @@ def clip_loss(
     own, about the true one: taken from the frame before alone, sizes would wander, a few hundredths
     with every frame.
     """
-    latent = batch.latents[0]
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator).to(latent.device)
-
-    def draw_noise() -> tuple[Tensor, Tensor, Tensor]:
-        """Steps (B, T), their sigmas (B, 1, T, 1, 1), and noise."""
-        steps = (draw(count, frames) * STEPS).long()
-        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
-        return steps, SIGMAS.to(latent.device)[steps].view(count, 1, frames, 1, 1), noise
-
-    def of_any_size() -> Tensor:
-        """The clips, each frame in one of the three sizes."""
-        chosen = (draw(count, 1, frames, 1, 1) * len(batch.latents)).long()
-        return batch.latents.gather(0, chosen.expand_as(latent).unsqueeze(0))[0]
-
-    count, _, frames = latent.shape[:3]
-    view, past, shown, remakes = (
-        View(WINDOWS[int(draw(1) * len(WINDOWS))]),
-        latent,
-        latent,
-        int(draw(1) * (MOST_REMAKES + 1)),
-    )
-    if view.window < frames and draw(1) < SINK_SHARE:
-        view = replace(view, has_sink=True, gap=int(draw(1) * (MOST_GAP + 1)))
-    if draw(1) < RESIZED_SHARE:
-        past, remakes = torch.cat([latent[:, :, :1], of_any_size()[:, :, 1:]], 2), 0
-        shown = torch.where(draw(count, 1, frames, 1, 1) < SHOWN_SHARE, of_any_size(), latent)
-    past = past.lerp(
-        torch.randn(latent.shape, generator=generator).to(latent.device),
-        PAST_NOISE * draw(count, 1, 1, 1, 1),
-    )
+    draws = Draws(batch, generator)
+    latent = past = shown = draws.latent
+    view = View(WINDOWS[draws.below(len(WINDOWS))])
+    remakes = draws.below(MOST_REMAKES + 1)
+    view = draws.with_sink_at_times(view)
+    if draws.uniform(1) < RESIZED_SHARE:
+        past, remakes = torch.cat([latent[:, :, :1], draws.of_any_size()[:, :, 1:]], 2), 0
+        is_resized = draws.uniform(draws.count, 1, draws.frames, 1, 1) < SHOWN_SHARE
+        shown = torch.where(is_resized, draws.of_any_size(), latent)
+    past = past.lerp(draws.noise(), PAST_NOISE * draws.uniform(draws.count, 1, 1, 1, 1))
     for _ in range(remakes):
-        with torch.no_grad():
-            steps, sigma, noise = draw_noise()
-            noisy = past.lerp(noise, sigma)
-            own = noisy - sigma * teacher_forced(model, past, noisy, steps, batch.context, view)
-        past = torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
-    steps, sigma, noise = draw_noise()
+        past = remade(model, past, draws, view)
+    steps, sigma, noise = draws.levels()
     noisy = shown.lerp(noise, sigma)
     velocity = teacher_forced(model, past, noisy, steps, batch.context, view)
     # From a shape of another size the way to the true one is another than that of the noise.
     error = (velocity - (noisy - latent) / sigma)[:, :, view.first :].square().mean()
-    size_error = (reader.read_clips(noisy - sigma * velocity) - batch.sizes)[
-        :, view.first :
-    ].square()
+    sizes = reader.read_clips(noisy - sigma * velocity)
+    size_error = (sizes - batch.sizes)[:, view.first :].square()
     return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 

@@ -8,9 +8,7 @@ key layout.
 
 import argparse
 import logging
-import math
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 import clips
 import host
 from optimizer import MuonAdamW, warm_up_then_decay
+from pace import Pace, psnr_in_words, resume
 
 log = logging.getLogger("demo")
 
@@ -37,11 +36,11 @@ KL_WEIGHT = 1e-4
 SQUARE_WEIGHT = 4.0
 EDGE_WEIGHT = 0.5  # L1 on spatial differences, in the video phase: sharpens outlines
 REFINE_EDGE_WEIGHT = 1.0  # outlines are what tells the shapes apart
-# Pictures first, since they are cheap and teach all but the temporal layers. Short clips then: a
-# causal VAE that is right on nine frames is right on more. (frames, share of the steps, batch)
 REFINE_LENGTHS = ((4, 17), (6, 9), (8, 5), (16, 1))  # (batch, frames) of the second training
 REFINE_NOISE = 0.08  # of the latent's SD: sampled latents are never quite clean
 TIE_WEIGHT = 0.01  # on the squared change of the latent, in SDs
+# Pictures first, since they are cheap and teach all but the temporal layers. Short clips then: a
+# causal VAE that is right on nine frames is right on more. (frames, share of the steps, batch)
 PICTURE_SHARE = 0.3
 LENGTHS = ((1, 0.1, 16), (5, 0.75, 8), (9, 0.15, 8))
 
@@ -86,16 +85,10 @@ def train(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
     initialise(vae)
     vae.to(device)
     optimizer = MuonAdamW(vae, lambda _, weight: weight.ndim >= 4, MUON_RATE, ADAM_RATE)
-    state = host.load_checkpoint(checkpoint)
-    first = 0
-    if state is not None:
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
+    first = resume(checkpoint, vae=vae, optimizer=optimizer)
     rng = random.Random(SEED + first)
     noise = torch.Generator().manual_seed(SEED + first)
-    started, recent = time.monotonic(), []
+    pace = Pace("step", first, steps, 25, psnr_in_words)
     for step in range(first, steps):
         pictures_only = step < PICTURE_SHARE * steps
         target = draw_batch(rng, pictures_only).to(device)
@@ -107,19 +100,8 @@ def train(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
         (loss + KL_WEIGHT * latent.square().mean()).backward()
         optimizer.step(warm_up_then_decay(step, steps))
 
-        recent.append((output - target).detach().div(2).square().mean().item())
-        if (step + 1) % 25 == 0:
-            psnr = -10 * math.log10(sum(recent) / len(recent))
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            log.info(
-                "step %d of %d: PSNR %.1f dB, latent SD %.2f, %.2f s per step",
-                step + 1,
-                steps,
-                psnr,
-                latent.std().item(),
-                pace,
-            )
-            recent.clear()
+        error = (output - target).detach().div(2).square().mean().item()
+        pace.measured(step, error, f"latent SD {latent.std().item():.2f}")
         if (step + 1) % 25 == 0 or step + 1 == steps:
             host.save_checkpoint(
                 checkpoint, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1
@@ -149,9 +131,8 @@ def normalise_latents(vae: torch.nn.Module, count: int = 128) -> None:
     published_mean, published_std = Wan21().latents_mean.flatten(), Wan21().latents_std.flatten()
     scale = published_std / std  # (16,)
 
-    channels = slice(
-        0, len(scale)
-    )  # the rest of conv1 is the posterior's log variance, which nothing reads
+    # The rest of conv1 is the posterior's log variance, which nothing reads.
+    channels = slice(0, len(scale))
     vae.conv1.weight[channels] *= scale.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[channels] = (vae.conv1.bias[channels] - mean) * scale + published_mean
     vae.conv1.weight[len(scale) :], vae.conv1.bias[len(scale) :] = 0, 0
@@ -168,17 +149,10 @@ def refine(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
     the new ones.
     """
     vae, before = host.load_vae(ASSET, device).requires_grad_(True), host.load_vae(ASSET, device)
-    state = host.load_checkpoint(checkpoint)
-    if state is not None:
-        before.load_state_dict(state["before"])
     optimizer = MuonAdamW(vae, lambda _, weight: weight.ndim >= 4, MUON_RATE / 2, ADAM_RATE / 2)
-    first = 0
-    if state is not None:
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
-    rng, started, recent = random.Random(SEED + 100 + first), time.monotonic(), []
+    first = resume(checkpoint, vae=vae, before=before, optimizer=optimizer)
+    rng = random.Random(SEED + 100 + first)
+    pace = Pace("refining step", first, steps, 20, psnr_in_words)
     for step in range(first, steps):
         batch, frames = rng.choice(REFINE_LENGTHS)
         target = clips.render([clips.draw_scene(rng) for _ in range(batch)], frames).to(device)
@@ -189,19 +163,9 @@ def refine(steps: int, device: str, checkpoint: Path) -> torch.nn.Module:
         tie = TIE_WEIGHT * ((latent - tied) / tied.std()).square().mean()
         (reconstruction_loss(output, target, REFINE_EDGE_WEIGHT) + tie).backward()
         optimizer.step(warm_up_then_decay(step, steps, warm_up=20, flat_share=0.3))
-        recent.append((output - target).detach().div(2).square().mean().item())
+        error = (output - target).detach().div(2).square().mean().item()
+        pace.measured(step, error, f"tie {tie.item():.4f}")
         if (step + 1) % 20 == 0 or step + 1 == steps:
-            pace = (time.monotonic() - started) / (step + 1 - first)
-            psnr = -10 * math.log10(sum(recent) / len(recent))
-            log.info(
-                "refining step %d of %d: PSNR %.1f dB, tie %.4f, %.2f s per step",
-                step + 1,
-                steps,
-                psnr,
-                tie.item(),
-                pace,
-            )
-            recent.clear()
             host.save_checkpoint(
                 checkpoint,
                 vae=vae.state_dict(),

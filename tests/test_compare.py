@@ -119,9 +119,8 @@ def test_lpips_is_measured_with_weights_on_disk(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = metrics.lpips_weights()
     path.parent.mkdir(parents=True)
-    torch.save(
-        torchvision.models.alexnet(weights=None).state_dict(), path
-    )  # random: what it says does not matter here
+    # Random: what it says does not matter here.
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: pytest.fail("a download"))
     picture = torch.rand(1, 64, 64, 3)
     assert compare(picture, picture.clone()).lpips == pytest.approx(0.0, abs=1e-6)

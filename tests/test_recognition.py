@@ -313,9 +313,8 @@ def test_an_extract_of_a_rank_that_one_release_alone_has_tells_a_renamed_file():
     )
 
 
-@pytest.mark.parametrize(
-    "rank", [7, 65, 257, 300, 1000]
-)  # the last three above what anybody trains
+# The last three above what anybody trains.
+@pytest.mark.parametrize("rank", [7, 65, 257, 300, 1000])
 @pytest.mark.parametrize("base", LORA_BASES, ids=lambda base: base.name)
 def test_an_extract_of_a_rank_that_no_release_has_proves_nothing(base, rank):
     assert rank not in {file.rank for record in LORAS for file in record.files}

@@ -114,9 +114,8 @@ def teacache_run(schedule: RunSchedule, signal_of, polynomial=IDENTITY, **settin
 def test_a_step_is_found_by_sigma_alone():
     schedule = linear_schedule(10)
     assert [schedule.step_of(sigma) for sigma in (1.0, 0.9, 0.85, 0.5, 0.05)] == [0, 1, 1, 5, 9]
-    assert (
-        schedule.step_of(0.9000001) == 1
-    )  # float32 rounding does not move an evaluation to the step before
+    # Float32 rounding does not move an evaluation to the step before.
+    assert schedule.step_of(0.9000001) == 1
     assert schedule.step_of(1.2) == 0  # a sampler that churns starts above the schedule
 
 

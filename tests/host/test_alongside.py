@@ -189,9 +189,8 @@ def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
                 # Random weights bend more than trained ones; a patch that is lost is far beyond
                 # this.
                 assert ((made - expected).norm() / expected.norm()) < 0.2
-                assert (
-                    len(seen) < evaluated or name == "AnimateDiff-Evolved"
-                )  # whose traces are one a run
+                # AnimateDiff-Evolved's traces are one a run.
+                assert len(seen) < evaluated or name == "AnimateDiff-Evolved"
 
 
 # ---------------------------------------------------------------- motion

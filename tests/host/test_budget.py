@@ -601,9 +601,8 @@ def test_a_causal_model_streams(tmp_path) -> None:
         with_record(causal, CATALOG["self-forcing-dmd"]), VIDEO, "live", evaluation=0.1
     )
     assert steps == 4
-    assert (
-        data["evaluations"] == 4
-    )  # one block of three frames: four steps, and no later block that needs its keys
+    # One block of three frames: four steps, and no later block that needs its keys.
+    assert data["evaluations"] == 4
     assert "first block of the stream" in report
     assert {way["method"] for way in data["ways"]} == {Route.STREAM.value}
     assert "a stream's seconds are rough" in report
@@ -635,9 +634,8 @@ def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) ->
     of_demo = {id for id in table_of(run(model, latent, evaluation=0.1)[2]) if id in CATALOG}
     assert of_demo == {"fewstep-demo-4step", "fewstep-demo-lcm"}
     wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
-    assert of_demo.isdisjoint(
-        table_of(run(wan, VIDEO, evaluation=0.1)[2])
-    )  # though they have no width of their own
+    # The demo's accelerators have no width of their own.
+    assert of_demo.isdisjoint(table_of(run(wan, VIDEO, evaluation=0.1)[2]))
 
 
 def test_the_demo_models_clip_plays_as_in_its_workflows() -> None:
@@ -678,11 +676,12 @@ def test_weights_are_measured_as_they_lie_in_memory(unets) -> None:
 
 def test_the_chart_draws_the_time_allowed_and_rings_the_choice(unets) -> None:
     _, choice, axes = chart(unets["sd15"], 6.0)
+    # 30 steps made.
     assert (
         points_of(axes, "chosen: 50 steps, 6 s")
         == [(choice.way.evaluations, choice.way.seconds)]
         == [(60, 6.0)]
-    )  # 30 steps made
+    )
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert set(lines["allowed: 6 s"].get_ydata()) == {6.0}
     # One prompt's evaluations lie on the grey line.

@@ -388,9 +388,8 @@ def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(
     }
     assert len(done) == 2 and "not run" in (out / "report.html").read_text(encoding="utf-8")
 
-    assert (
-        program.main(request(tmp_path, server.client.url, out)) == 1
-    )  # the failing prompt, and only it
+    # The failing prompt, and only it.
+    assert program.main(request(tmp_path, server.client.url, out)) == 1
     assert f"12 jobs, {len(done)} done before, {12 - len(done)} to do" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in done} == done
     assert sum(not json.loads(path.read_text())["error"] for path in results(out)) == 8

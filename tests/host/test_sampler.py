@@ -502,9 +502,8 @@ def test_sag_without_a_negative_is_refused_and_runs_with_one(hyper, text, unets,
     _, report = run(
         model, text, image(size=16), negative=small_models.conditioning(unets["sd15"], seed=1)
     )
-    assert (
-        report["evaluations"] == 12
-    )  # both prompts at each of 4 steps, and what SAG evaluates again
+    # Both prompts at each of 4 steps, and what SAG evaluates again.
+    assert report["evaluations"] == 12
     assert any("12 evaluations instead of 4" in note for note in report["notes"])
 
 

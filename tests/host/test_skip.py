@@ -180,9 +180,8 @@ def kind_of(sampler: str) -> tuple:
 @pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
 def test_every_sampler_of_the_host_runs_twice_alike(flux, reports, sampler):
     model, rows = counted(skip(flux))
-    size = (
-        2 if sampler == "dpm_adaptive" else 4
-    )  # that one needs hundreds of evaluations where the weights are random
+    # dpm_adaptive needs hundreds of evaluations where the weights are random.
+    size = 2 if sampler == "dpm_adaptive" else 4
     first = sample(model, sampler, shape=(1, 16, size, size))
     forward_passes = len(rows)
     assert torch.equal(first, sample(model, sampler, shape=(1, 16, size, size)))
