@@ -157,7 +157,7 @@ class Forecast(SkipMethod):
             if self.traits.is_stochastic
             else ""
         )
-        vetoes = f" and {tally.vetoes} vetoes" if tally.vetoes else ""
+        vetoes = f" and {tally.vetoes} veto{'es' * (tally.vetoes > 1)}" if tally.vetoes else ""
         return (
             f"{target:g}x was asked for: {noise}the warm-up, the window and max_consecutive{vetoes}"
             f" allow {tally.estimated_speedup:.2f}x",
