@@ -268,6 +268,22 @@ def _falls(sigmas: tuple[float, ...]) -> bool:
     )
 
 
+MOST_IDS = 5  # in one message
+
+
+def some_ids(records: Iterable[Accelerator]) -> str:
+    """The ids of several records: of many a few, the first of each family before its others. Those
+    of the pack's own demo model are named where there are no others.
+    """
+    records = list(records)
+    records = [record for record in records if record.family != "Demo"] or records
+    families = [record.family for record in records]
+    turns = [families[:place].count(family) for place, family in enumerate(families)]
+    ids = [record.id for _, record in sorted(zip(turns, records), key=lambda pair: pair[0])]
+    more = len(ids) - MOST_IDS
+    return ", ".join(ids[:MOST_IDS]) + (f" and {more} more" if more > 0 else "")
+
+
 def ids_in_words(records: Iterable[Accelerator], joint: str = ", ") -> str:
     """The ids of several records, as a list or with another word between them."""
     return joint.join(record.id for record in records)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .accelerator import Accelerator, Kind, Solver, ids_in_words
+from .accelerator import Accelerator, Kind, Solver, ids_in_words, some_ids
 from .bases import Base, bases_in_words
 from .catalog import CATALOG
 from .catalog.left_out import LEFT_OUT
@@ -17,6 +17,11 @@ from .recognition import Recognition
 
 # The Accelerator Loader's lora_name for a model that is itself distilled.
 NO_LORA = "none"
+# What to do with what the catalogue does not have.
+DECLARE = (
+    "An accelerator that is not in the list can be declared in a small .fewstep.json file beside it"
+    " (docs/declaring-accelerators.md)."
+)
 
 # ---------------------------------------------------------------- a file and its record
 
@@ -70,13 +75,14 @@ def record_of(
         ]
         evidence = "; ".join([*recognition.evidence, *cautions])
         raise ValueError(
-            f"{lora_name} is not an accelerator known here ({evidence}). Use the core LoRA loader"
-            " for an ordinary LoRA, or choose its record in accelerator if it is a renamed one."
+            f"{lora_name} is not a known accelerator ({evidence}). Use the core LoRA loader for an"
+            f" ordinary LoRA, or choose its record in accelerator if it is a renamed one. {DECLARE}"
         )
     raise ValueError(
         f"{lora_name} cannot be told apart by its contents"
         f" ({'; '.join(recognition.fingerprint.evidence)}) and its name does not say. If it is an"
-        f" accelerator, choose which in accelerator: {ids_in_words(recognition.candidates)}."
+        " accelerator, which file did you download? Choose it in accelerator:"
+        f" {some_ids(recognition.candidates)}. {DECLARE}"
     )
 
 
@@ -100,17 +106,15 @@ def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name
 
 def refuse_other_model(record: Accelerator, recognition: Recognition, name: str) -> None:
     """Raise where a record does not belong to a model that is distilled as a whole."""
-    if record.kind is not Kind.MODEL:
-        advice = (
-            "Load it with the Motion Module Loader"
-            if record.kind is Kind.MOTION_MODULE
-            else "Choose its file in lora_name"
+    if record.kind is Kind.MOTION_MODULE:
+        raise ValueError(
+            f"{record.id} is a motion module, and lora_name is none. Load it with the Motion Module"
+            " Loader."
         )
-        raise ValueError(f"{record.id} is a {record.kind.value}, and lora_name is none. {advice}.")
     fingerprint = recognition.fingerprint
     if not set(fingerprint.bases) & set(record.bases):
         raise ValueError(
-            f"{record.id} is a {bases_in_words(record.bases)} model, and {name} is"
+            f"{record.id} is for {bases_in_words(record.bases)}, and {name} is"
             f" {bases_in_words(fingerprint.bases) or 'of no base known here'}. Connect that model,"
             " or set accelerator to auto."
         )

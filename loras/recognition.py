@@ -19,7 +19,7 @@ from .bases import Base, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 from .fingerprint import Fingerprint, fingerprint_of
 from .header import Header
-from .names import EXPERT_WORDS, Name, Words, read_published, short_name, words_in
+from .names import EXPERT_WORDS, Name, Words, read_name, read_published, short_name, words_in
 
 # Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
 LARGEST_TRAINED_RANK = 256
@@ -132,6 +132,11 @@ def is_titled_as_published(record: Accelerator, metadata: Mapping[str, str]) -> 
     """Whether a metadata title is a file name of the record; any LoRA may have the words alone."""
     titles = words_in(metadata, "").titles.values()
     return any(_published_as((record,), title) for title in titles)
+
+
+def is_published_as(record: Accelerator, path: str) -> bool:
+    """Whether a file's name is that of one of the record's files."""
+    return bool(_published_as((record,), read_name(path)))
 
 
 # ---------------------------------------------------------------- by contents

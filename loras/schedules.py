@@ -30,6 +30,7 @@ class Schedule:
 
     # A formula has any step count from 1 up; a list has only those that were published.
     is_formula: bool = True
+    most_steps: int | None = None  # of a formula, where there is a limit
     # The shift that the model's own sampling is set to, so that the host reads these noise levels
     # as they are meant. None: it is left as it is.
     shift: float | None = None
@@ -107,6 +108,10 @@ class ConsistencyGrid(Schedule):
 
     has_timesteps = True
     original_steps: int = 50
+
+    @property
+    def most_steps(self) -> int:  # type: ignore[override]
+        return self.original_steps
 
     def has_steps(self, steps: int) -> bool:
         return steps <= self.original_steps

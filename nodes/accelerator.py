@@ -5,15 +5,16 @@ everything it needs.
 from __future__ import annotations
 
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, ids_in_words
+from ..loras.accelerator import Accelerator, Kind, some_ids
 from ..loras.bases import Base
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
 from ..loras.decision import (
+    DECLARE,
     NO_LORA,
     record_of,
     refuse_carried,
@@ -29,7 +30,7 @@ from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
 from ..loras.words import counted
-from .host.attach import Coverage, attach_lora, with_accelerator
+from .host.attach import Coverage, attach_lora, with_accelerator, with_news
 from .host.declared import Known, declaration_paths, declared_ids, known_accelerators
 from .host.files import (
     is_there,
@@ -45,6 +46,10 @@ from .host.report import Report
 
 LORAS = "loras"
 AUTO = "auto"
+INSIDE = (
+    "Taken at your word: the settings of {} are on the model, and whether its weights are in it was"
+    " not checked. If the picture stays unfinished, they are not."
+)
 
 
 class FewStepAccelerator(io.ComfyNode):
@@ -76,7 +81,7 @@ class FewStepAccelerator(io.ComfyNode):
                     options=[NO_LORA, *listed_files(LORAS)],
                     tooltip=(
                         "The accelerator's file in models/loras; none for a model that is itself"
-                        " distilled."
+                        " distilled, or that has the LoRA in it already."
                     ),
                 ),
                 io.Combo.Input(
@@ -99,6 +104,16 @@ class FewStepAccelerator(io.ComfyNode):
                         " towards the undistilled model and is usually blurrier."
                     ),
                 ),
+                io.Boolean.Input(
+                    "lock_cfg",
+                    default=True,
+                    advanced=True,
+                    tooltip=(
+                        "On: samplers of other packs and of ComfyUI itself refuse to run this model"
+                        " at another CFG than the accelerator's. Off: they run it, and it is"
+                        " logged. The Few-Step Sampler always runs at its own."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -110,7 +125,7 @@ class FewStepAccelerator(io.ComfyNode):
                     tooltip="What the file is, how that was decided, and what was attached.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -123,11 +138,13 @@ class FewStepAccelerator(io.ComfyNode):
         return stamp_of((*((path,) if path else ()), *declaration_paths()))
 
     @classmethod
-    def execute(cls, model, lora_name: str, accelerator: str, strength: float) -> io.NodeOutput:
+    def execute(
+        cls, model, lora_name: str, accelerator: str, strength: float, lock_cfg: bool = True
+    ) -> io.NodeOutput:
         attached, report = (
-            attach_distilled(model, accelerator)
+            attach_distilled(model, accelerator, lock_cfg, cls.hidden)
             if lora_name == NO_LORA
-            else attach_accelerator(model, lora_name, accelerator, strength)
+            else attach_accelerator(model, lora_name, accelerator, strength, lock_cfg, cls.hidden)
         )
         return io.NodeOutput(attached, report.markdown, ui=report.publish(cls.hidden))
 
@@ -135,12 +152,19 @@ class FewStepAccelerator(io.ComfyNode):
 # ---------------------------------------------------------------- a LoRA
 
 
-def attach_accelerator(model, lora_name: str, accelerator: str, strength: float):
+def attach_accelerator(
+    model,
+    lora_name: str,
+    accelerator: str,
+    strength: float,
+    lock_cfg: bool = True,
+    hidden: Any = None,
+):
     """(accelerated model, Report). Raises ValueError naming what was expected, what was found and
     what to do.
     """
     refuse_strength(strength, lora_name)
-    loaded, known = look_at(model), known_accelerators()
+    loaded, known = look_at(model, hidden), known_accelerators()
     records = known.records.values()
     path = required_path(LORAS, lora_name)
     header = read_header(path)
@@ -161,9 +185,10 @@ def attach_accelerator(model, lora_name: str, accelerator: str, strength: float)
     tensors, metadata = load_tensors(path)
     repaired = repair(tensors, metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
-    prepared = with_accelerator(model, record)
+    prepared = with_accelerator(model, record, lock_cfg)
     patched, coverage = attach_lora(prepared, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
+    refuse_twice(coverage, lora_name)
 
     notes = (
         *coverage_notes(coverage),
@@ -173,7 +198,8 @@ def attach_accelerator(model, lora_name: str, accelerator: str, strength: float)
         *foreign.notes_on_styles,
         *known.problems,
     )
-    return patched, report_on_loading(record, recognition, coverage, notes, lora_name, strength)
+    report = report_on_loading(record, recognition, coverage, notes, lora_name, strength)
+    return with_news(patched, report), report
 
 
 def refuse_strength(strength: float, lora_name: str) -> None:
@@ -232,14 +258,24 @@ def refuse_misfit(coverage: Coverage, lora_name: str, record: Accelerator) -> No
     )
 
 
+def refuse_twice(coverage: Coverage, lora_name: str) -> None:
+    """Raise where another loader has put the same file on the model, perhaps under another name."""
+    if coverage.strength_before is not None:
+        raise ValueError(
+            f"{lora_name} is on this model already: another loader put the same weights there at"
+            f" strength {coverage.strength_before:g}, and the two would add up. Take that loader"
+            " out."
+        )
+
+
 # ---------------------------------------------------------------- a model that is itself distilled
 
 
-def attach_distilled(model, accelerator: str):
+def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any = None):
     """(the distilled model with its record, Report). Raises ValueError for one that is not
     distilled or not known.
     """
-    loaded, known = look_at(model), known_accelerators()
+    loaded, known = look_at(model, hidden), known_accelerators()
     refuse_carried(loaded.record, NO_LORA)
     name = loaded.file_name or "The connected model"
     foreign, recognition = recognise_loras(loaded, known), recognise_distilled(loaded, known)
@@ -250,16 +286,20 @@ def attach_distilled(model, accelerator: str):
         refuse_undistilled(loaded, recognition, name, known)
     refuse_unmarked(loaded, record, name)
     refuse_other_model(record, recognition, name)
-    refuse_second(record, foreign.accelerator)
+    is_inside = record.kind is Kind.LORA
+    # Where it is said to be in the model, the loader that put it there may show it.
+    refuse_second(record, foreign.without(record).accelerator if is_inside else foreign.accelerator)
 
-    patched = with_accelerator(model, record)
+    patched = with_accelerator(model, record, lock_cfg)
     notes = (
+        *((INSIDE.format(record.id),) if is_inside else ()),
         *look_alike_notes(recognition, name),
         *size_notes(record, recognition, name),
         *foreign.notes_on_styles,
         *known.problems,
     )
-    return patched, report_on_loading(record, recognition, None, notes, name)
+    report = report_on_loading(record, recognition, None, notes, name)
+    return with_news(patched, report), report
 
 
 def refuse_undistilled(
@@ -269,19 +309,21 @@ def refuse_undistilled(
     refuse_look_alike(recognition, name)
     refuse_unmarked(loaded, recognise_distilled(loaded, known, Base.WAN_CAUSAL).record, name)
     width = recognition.fingerprint.width
-    candidates = ids_in_words(
+    candidates = [
         other
         for other in fitting(recognition.fingerprint, known.records.values())
         if other.width in (None, width)
+    ]
+    which = (
+        f" If the model is one of these, choose it in accelerator: {some_ids(candidates)}."
+        if candidates
+        else ""
     )
     raise ValueError(
-        f"lora_name is none, and {name} is not known as a model that is distilled as a whole "
-        f"({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file"
-        + (
-            f"; or, if the model is one of these, choose it in accelerator: {candidates}."
-            if candidates
-            else "."
-        )
+        f"lora_name is none, and {name} is not known as a model that is distilled as a whole"
+        f" ({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file.{which} If a"
+        " LoRA is in the model already (a merge, or another pack's loader), choose that LoRA in"
+        f" accelerator: its settings are taken, no weights. {DECLARE}"
     )
 
 
@@ -338,7 +380,7 @@ def report_on_loading(
     total, steps = record.strength * strength, steps_in_words(record)
     recognised, guidance = how_recognised(record, recognition), guidance_rows(record)
     locked = "guidance kept" if record.is_guided else "locked"
-    attached = attached_in_words(coverage, total)
+    attached = attached_in_words(record, coverage, total)
     return Report(
         node="Accelerator Loader",
         summary=(
@@ -369,8 +411,10 @@ def report_on_loading(
     )
 
 
-def attached_in_words(coverage: Coverage | None, strength: float) -> str:
+def attached_in_words(record: Accelerator, coverage: Coverage | None, strength: float) -> str:
     """What of the file is on the model now."""
+    if coverage is None and record.kind is Kind.LORA:
+        return "settings alone: it is in the model already"
     if coverage is None:
         return "nothing: the model itself is distilled"
     lost = f", {coverage.all_lost} LOST" if coverage.all_lost else ""

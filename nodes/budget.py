@@ -171,7 +171,7 @@ class FewStepBudget(io.ComfyNode):
         no_chart = why_no_chart()
         if no_chart and is_connected(cls.hidden, CHART):
             raise BudgetError(no_chart)
-        subject = subject_of(model, latent_image)
+        subject = subject_of(model, latent_image, cls.hidden)
         allowance = allowance_of(experience, seconds, subject.work)
         cost = cost_of(subject, latent_image, seconds_per_evaluation)
         options = (cost, subject.work, subject.model.is_negative_forced)
@@ -239,8 +239,8 @@ class Subject:
         return [record for record in records if (record.family == DEMO_FAMILY) == is_demo]
 
 
-def subject_of(model, latent: Mapping[str, Tensor]) -> Subject:
-    loaded, known = look_at(model), known_accelerators()
+def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subject:
+    loaded, known = look_at(model, hidden), known_accelerators()
     record, notes = carried_by(loaded, known)
     return Subject(
         loaded,

@@ -17,7 +17,7 @@ from ..loras.header import ENDINGS, FileProblem, Header, read_header
 from ..loras.recognition import recognise_lora
 from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
-from .host.attach import with_accelerator
+from .host.attach import with_accelerator, with_news
 from .host.files import (
     add_model_folder,
     is_there,
@@ -145,7 +145,8 @@ def attach_motion(model, motion_name: str, frames: int):
     if record is not None:
         patched = with_accelerator(patched, record)
     patched = with_linear_betas(patched)
-    return patched, report_on_motion(patched, file, evidence)
+    report = report_on_motion(patched, file, evidence)
+    return with_news(patched, report), report
 
 
 def refuse_pickle(motion_name: str) -> None:

@@ -4,23 +4,40 @@ parts for other samplers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..loras.accelerator import Accelerator, Parameterization
+from ..loras.accelerator import Accelerator, Expert, Parameterization, ids_in_words
+from ..loras.catalog import recipes_for_experts
+from ..loras.names import experts_named
 from ..loras.words import counted, in_figures
 from ..samplers.causal import in_frames
-from ..samplers.plan import PlanError, SamplingPlan, make_expert_plan, make_plan
+from ..samplers.plan import (
+    PlanError,
+    SamplingPlan,
+    make_expert_plan,
+    make_high_noise_plan,
+    make_plan,
+)
 from .host.latent import handed_on, image_tokens
-from .host.model import LoadedModel, look_at, sigma_of
+from .host.model import LoadedModel, LoaderNews, look_at, sigma_of
 from .host.recognise import AcceleratedModels, accelerated
-from .host.report import Report
-from .host.run import Run, embedded_guidance, host_sampler, refuse_cfg_sent, sample, sigmas_tensor
+from .host.report import Report, notes_of_loaders, rows_on_loaders
+from .host.run import (
+    Run,
+    embedded_guidance,
+    host_sampler,
+    refuse_cfg_sent,
+    sample,
+    sigmas_tensor,
+)
 
 STEPS_TOOLTIP = (
-    "0 runs the accelerator's own count. Other values must be ones it was distilled for; more steps"
-    " cost more and look better only where the accelerator allows several."
+    "0 runs the accelerator's own count, where it is best. Another count runs on the same formula"
+    " and the report says so: more steps cost more and add little, fewer lose detail. Accelerators"
+    " whose noise levels are a list have their own counts alone."
 )
 DENOISE_TOOLTIP = (
     "1 starts from pure noise. Lower keeps more of the latent it is given (image to image); most"
@@ -113,9 +130,9 @@ class FewStepSampler(io.ComfyNode):
         negative=None,
         model_low_noise=None,
     ) -> io.NodeOutput:
-        experts = (model,) if model_low_noise is None else (model, model_low_noise)
-        models = accelerated(*map(look_at, experts))
+        models = accelerated(*experts_of(model, model_low_noise, cls.hidden))
         refuse_causal(models.records[0])
+        notes_on_expert = notes_on_expert_alone(models)
         plan = plan_run(models, steps, denoise, latent_image)
         refuse_cfg_sent(cls.hidden, plan)
         notes = notes_on_negative(models, plan, is_connected=negative is not None)
@@ -123,8 +140,8 @@ class FewStepSampler(io.ComfyNode):
         guidance = embedded_guidance(positive)
         latent = handed_on(latent_image, run.samples)
         is_negative_read = negative is not None and models.is_negative_forced
-        notes = (*models.notes, *notes)
-        report = report_on_run(plan, run, notes, is_negative_read, guidance)
+        notes = (*models.notes, *notes_on_expert, *notes)
+        report = report_on_run(plan, run, notes, is_negative_read, guidance, models.news)
         return io.NodeOutput(latent, report.markdown, ui=report.publish(cls.hidden))
 
 
@@ -137,11 +154,14 @@ class FewStepSchedule(io.ComfyNode):
             category="few-step",
             description=(
                 "The accelerator's exact sigmas, sampler, CFG and step count, for SamplerCustom and"
-                " other samplers."
+                " other samplers. With both experts of Wan 2.2 each gets its own part."
             ),
             search_aliases=["sigmas", "scheduler", "lightning", "lightx2v", "lcm"],
             inputs=[
-                io.Model.Input("model", tooltip="A model with an accelerator."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model with an accelerator. With Wan 2.2: the high-noise expert.",
+                ),
                 io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP
@@ -154,27 +174,67 @@ class FewStepSchedule(io.ComfyNode):
                         " picture."
                     ),
                 ),
+                io.Model.Input(
+                    "model_low_noise",
+                    optional=True,
+                    tooltip=(
+                        "Wan 2.2 only: the low-noise expert with its own accelerator. Then sigmas"
+                        " are the high-noise part, and low_noise_sigmas the rest."
+                    ),
+                ),
             ],
             outputs=[
                 io.Sigmas.Output(
                     display_name="sigmas",
-                    tooltip="The noise levels of the distillation, one more than steps.",
+                    tooltip=(
+                        "The noise levels of the distillation, one more than steps. Of Wan 2.2's"
+                        " experts: the high-noise part."
+                    ),
                 ),
                 io.Sampler.Output(
                     display_name="sampler", tooltip="The sampler it was distilled for."
                 ),
                 io.Float.Output(display_name="cfg", tooltip="The guidance scale it must run at."),
-                io.Int.Output(display_name="steps", tooltip="How many steps the sigmas hold."),
+                io.Int.Output(
+                    display_name="steps", tooltip="How many steps there are, of both parts."
+                ),
+                io.Sigmas.Output(
+                    display_name="low_noise_sigmas",
+                    tooltip=(
+                        "The low-noise expert's part, for a second sampler that adds no noise."
+                        " Empty for a single model."
+                    ),
+                ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
-    def execute(cls, model, steps: int, denoise: float, latent_image=None) -> io.NodeOutput:
-        models = accelerated(look_at(model))
-        refuse_expert(models.records[0])
-        refuse_changed(model, models.loaded[0])
-        plan = plan_run(models, steps, denoise, latent_image)
-        return io.NodeOutput(sigmas_tensor(plan), host_sampler(plan), plan.cfg, plan.steps)
+    def execute(
+        cls, model, steps: int, denoise: float, latent_image=None, model_low_noise=None
+    ) -> io.NodeOutput:
+        experts = (model,) if model_low_noise is None else (model, model_low_noise)
+        models = accelerated(*experts_of(model, model_low_noise, cls.hidden))
+        for given, loaded in zip(experts, models.loaded):
+            refuse_changed(given, loaded)
+        plan = plan_parts(models, steps, denoise, latent_image)
+        first, rest = (*map(sigmas_tensor, plan.parts), sigmas_tensor(()))[:2]
+        return io.NodeOutput(
+            first,
+            host_sampler(plan),
+            plan.cfg,
+            plan.steps,
+            rest,
+            ui=report_on_schedule(plan, models.notes).publish(cls.hidden),
+        )
+
+
+def experts_of(model, model_low_noise, hidden: Any) -> list[LoadedModel]:
+    """The model of a run, or its two experts."""
+    loaded = [look_at(model, hidden)]
+    if model_low_noise is not None:
+        loaded.append(look_at(model_low_noise, hidden, "model_low_noise"))
+    return loaded
 
 
 def plan_run(
@@ -186,6 +246,16 @@ def plan_run(
         return make_expert_plan(*models.records, steps, denoise, sigma)
     tokens = None if latent_image is None else image_tokens(first, latent_image)
     return make_plan(models.records[0], steps, denoise, sigma, tokens)
+
+
+def plan_parts(
+    models: AcceleratedModels, steps: int, denoise: float, latent_image=None
+) -> SamplingPlan:
+    """As plan_run, but of a high-noise expert its part alone can be had."""
+    record = models.records[0]
+    if len(models.loaded) == 1 and record is not None and record.expert is Expert.HIGH_NOISE:
+        return make_high_noise_plan(record, steps, denoise, sigma_of(models.patchers[0]))
+    return plan_run(models, steps, denoise, latent_image)
 
 
 def notes_on_negative(
@@ -230,16 +300,35 @@ def refuse_causal(record: Accelerator | None) -> None:
         )
 
 
-def refuse_expert(record: Accelerator | None) -> None:
-    """Raise for one of Wan 2.2's two experts, in the words of a node that has no input for the
-    other.
+def notes_on_expert_alone(models: AcceleratedModels) -> tuple[str, ...]:
+    """What to tell of a model that is one of Wan 2.2's two experts by its name, with an accelerator
+    for a single model. Raises PlanError for the high-noise one, which never finishes a picture.
     """
-    if record is not None and record.expert is not None:
+    loaded = models.loaded[0]
+    record = loaded.record
+    if len(models.loaded) > 1 or record is None or record.expert:
+        return ()
+    if loaded.base is None or not loaded.base.names_tell_experts:
+        return ()
+    experts = experts_named(loaded.file_name)
+    recipes = recipes_for_experts(record)
+    pair = (
+        f" and choose {ids_in_words(recipes, ' and ')} in the accelerator of the two loaders"
+        if recipes
+        else ", each with its own accelerator"
+    )
+    if experts == {Expert.HIGH_NOISE}:
         raise PlanError(
-            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and the Few-Step"
-            " Schedule takes one model, which makes the whole video. For two experts use the"
-            " Few-Step Sampler."
+            f"The connected model, {loaded.file_name}, is by its name Wan 2.2's high-noise expert,"
+            f" which never finishes a picture, and {record.id} would run it alone. Connect the"
+            f" low-noise model to model_low_noise{pair}."
         )
+    if experts == {Expert.LOW_NOISE}:
+        return (
+            f"{loaded.file_name} is by its name Wan 2.2's low-noise expert, and runs the whole"
+            f" schedule here. For video connect both experts{pair}.",
+        )
+    return ()
 
 
 def refuse_changed(model, loaded: LoadedModel) -> None:
@@ -264,9 +353,10 @@ def report_on_run(
     notes: tuple[str, ...] = (),
     is_negative_read: bool = False,
     guidance: float | None = None,
+    news: Sequence[LoaderNews] = (),
 ) -> Report:
     """notes: what to tell from before the run. is_negative_read: a patch has a negative prompt
-    evaluated at CFG 1. guidance: what the graph sets as embedded guidance.
+    evaluated at CFG 1. guidance: what the graph sets as embedded guidance. news: of the loaders.
     """
     evaluations, record, log = run.evaluations, plan.accelerators[0], run.log
     ids = " + ".join(record.id for record in plan.accelerators)
@@ -279,7 +369,7 @@ def report_on_run(
     return Report(
         node="Few-Step Sampler",
         summary=(
-            f"{counted(plan.steps, 'step')}, {counted(evaluations, 'evaluation')}, {seconds} s,"
+            f"{steps_in_words(plan)}, {counted(evaluations, 'evaluation')}, {seconds} s,"
             f" CFG {plan.cfg:g} {locked}"
         ),
         rows=(
@@ -293,8 +383,9 @@ def report_on_run(
             ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
             *experts_row,
             *((entry["node"], entry["summary"]) for entry in log.entries),
+            *rows_on_loaders(news),
         ),
-        notes=(*notes, *plan.notes, *count),
+        notes=(*notes, *plan.notes, *count, *notes_of_loaders(news)),
         data=data,
     )
 
@@ -317,12 +408,42 @@ def notes_on_evaluations(
     return ()
 
 
+def report_on_schedule(plan: SamplingPlan, notes: tuple[str, ...] = ()) -> Report:
+    """notes: what to tell from before the plan."""
+    return Report(
+        node="Few-Step Schedule",
+        summary=f"{steps_in_words(plan)}, {plan.solver.value}, CFG {plan.cfg:g}",
+        rows=(),
+        notes=(*notes, *plan.notes),
+        data={
+            "accelerators": [record.id for record in plan.accelerators],
+            "steps": plan.steps,
+            "cfg": plan.cfg,
+            "sampler": plan.solver.value,
+            "sigmas": list(plan.sigmas),
+            "switch_step": plan.switch_step,
+        },
+    )
+
+
+def steps_in_words(plan: SamplingPlan) -> str:
+    """6 steps (distilled for 4)."""
+    told = f" (distilled for {plan.distilled_for})" if plan.distilled_for else ""
+    return counted(plan.steps, "step") + told
+
+
 def rows_on_experts(plan: SamplingPlan) -> tuple[tuple[str, str], ...]:
+    """Which expert runs which steps; one of them may have none."""
     if plan.switch_step is None:
         return ()
     switch = plan.switch_step
-    steps = f"high-noise for steps 1 to {switch}, low-noise for {switch + 1} to {plan.steps}"
-    return (("experts", steps),)
+    spans = (("high-noise", 1, switch), ("low-noise", switch + 1, plan.steps))
+    parts = [
+        f"{expert} for {f'step {first}' if first == last else f'steps {first} to {last}'}"
+        for expert, first, last in spans
+        if first <= last
+    ]
+    return (("experts", ", ".join(parts)),)
 
 
 def rows_on_guidance(record: Accelerator, guidance: float | None) -> tuple[tuple[str, str], ...]:

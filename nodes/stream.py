@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from ..loras.words import counted, in_figures
 from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
 from ..samplers.plan import PlanError, make_plan
 from .host.latent import handed_on
-from .host.model import look_at, sigma_of, start_picture
+from .host.model import LoaderNews, look_at, sigma_of, start_picture
 from .host.other_skip import another_skip_node
 from .host.recognise import accelerated
-from .host.report import Report
+from .host.report import Report, notes_of_loaders, rows_on_loaders
 from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
@@ -175,7 +175,7 @@ class FewStepStream(io.ComfyNode):
         vae=None,
         start_latent=None,
     ) -> io.NodeOutput:
-        loaded = look_at(model)
+        loaded = look_at(model, cls.hidden)
         refuse_not_causal(loaded)
         models = accelerated(loaded)
         patcher, record = models.patchers[0], models.records[0]
@@ -199,7 +199,7 @@ class FewStepStream(io.ComfyNode):
             drop_cached_results()
         negative = (NO_NEGATIVE,) if models.is_negative_forced else ()
         notes = (*models.notes, *notes_on_start(start_latent, picture), *negative)
-        report = report_on_stream(plan, run, vae, notes)
+        report = report_on_stream(plan, run, vae, notes, models.news)
         latent = handed_on(latent_image, run.samples)
         images = (
             missing_output(NO_VAE if vae is None else run.notes[-1])
@@ -315,10 +315,14 @@ def refuse_images(vae, shape: torch.Size, hidden) -> None:
 
 
 def report_on_stream(
-    plan: StreamPlan, run: StreamRun, vae=None, notes: tuple[str, ...] = ()
+    plan: StreamPlan,
+    run: StreamRun,
+    vae=None,
+    notes: tuple[str, ...] = (),
+    news: Sequence[LoaderNews] = (),
 ) -> Report:
     """notes: how an accelerator of another loader was recognised, and where a start picture came
-    from.
+    from. news: of the loaders.
     """
     pace, decoded = run.seconds_per_picture(plan.given), run.decoded
     cut = (
@@ -330,8 +334,8 @@ def report_on_stream(
             f"{cut}{counted(run.pictures, 'frame')} in {in_figures(run.seconds)} s, the first after"
             f" {in_figures(run.first_seconds)} s, then {1 / pace:.3g} a second"
         ),
-        rows=rows_on_stream(plan, run, pace, decoded),
-        notes=(*notes, *notes_on_stream(plan, run, vae), *run.notes),
+        rows=(*rows_on_stream(plan, run, pace, decoded), *rows_on_loaders(news)),
+        notes=(*notes, *notes_on_stream(plan, run, vae), *run.notes, *notes_of_loaders(news)),
         data=data_of_stream(plan, run, pace, decoded),
     )
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..loras.accelerator import Accelerator, Expert, Solver
+from ..loras.accelerator import Accelerator, Expert, Solver, ids_in_words
 from ..loras.bases import bases_in_words
+from ..loras.catalog import recipes_for_experts
 from ..loras.refusal import Refusal
 from ..loras.schedules import ConsistencyGrid, Schedule, SigmaOf
 from ..loras.words import counted
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
 SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
+
+
+# People make stills so.
+_LOW_NOISE_ALONE = (
+    "{} is for Wan 2.2's low-noise expert, which runs the whole schedule here: layout and motion"
+    " are the high-noise expert's work. For video connect that one to model, and this one to"
+    " model_low_noise."
+)
 
 
 class PlanError(Refusal):
@@ -31,11 +40,20 @@ class SamplingPlan:
     switch_step: int | None = None  # first step of the low-noise expert, if any
     noise_clip: float = 0.0  # as in Accelerator
     starts_on_noise: bool = False  # the first sigma is the record's noise, below the model's own
+    # The counts it was distilled for, in words, where the run has another.
+    distilled_for: str = ""
     notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def parts(self) -> tuple[tuple[float, ...], ...]:
+        """The noise levels of each expert's part, or of the one model's whole run."""
+        if self.switch_step is None:
+            return (self.sigmas,)
+        return (self.sigmas[: self.switch_step + 1], self.sigmas[self.switch_step :])
 
     @property
     def evaluations(self) -> int:
@@ -56,13 +74,16 @@ def make_plan(
     x 16 pixel patches, read by schedules that depend on its size. Raises PlanError.
     """
     record = _require(record, "model")
-    if record.expert is not None:
+    if record.expert is Expert.HIGH_NOISE:
         raise PlanError(
-            f"{record.id} belongs to Wan 2.2's {record.expert.value} expert, and one expert alone"
-            " cannot make a video. Connect the high-noise model to model and the low-noise model,"
-            " with its own accelerator, to model_low_noise."
+            f"{record.id} belongs to Wan 2.2's high-noise expert, which never finishes a picture."
+            " Connect the low-noise model, with its own accelerator, to model_low_noise. For the"
+            " high-noise part alone take the sigmas of the Few-Step Schedule and a core sampler."
         )
-    return _plan(record, _steps_of((record,), steps), denoise, sigma_of, image_tokens)
+    plan = _plan(record, _step_count((record,), steps), denoise, sigma_of, image_tokens)
+    if record.expert is Expert.LOW_NOISE:
+        return replace(plan, notes=(*plan.notes, _LOW_NOISE_ALONE.format(record.id)))
+    return plan
 
 
 def make_expert_plan(
@@ -80,11 +101,23 @@ def make_expert_plan(
                 f" {_shown(getattr(high, name))}, of {low.id} {_shown(getattr(low, name))}. Load a"
                 " pair of one release."
             )
-    plan = _plan(high, _steps_of((high, low), steps), denoise, sigma_of)
+    plan = _plan(high, _step_count((high, low), steps), denoise, sigma_of)
+    return replace(_with_switch(plan, high), accelerators=(high, low))
+
+
+def make_high_noise_plan(
+    high: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf
+) -> SamplingPlan:
+    """The schedule of a pair whose low-noise expert is somewhere else: only its first part is this
+    expert's. Raises PlanError.
+    """
+    _require_expert(high, Expert.HIGH_NOISE, "model")
+    return _with_switch(_plan(high, _step_count((high,), steps), denoise, sigma_of), high)
+
+
+def _with_switch(plan: SamplingPlan, high: Accelerator) -> SamplingPlan:
     assert high.boundary is not None
-    return replace(
-        plan, accelerators=(high, low), switch_step=switch_step(list(plan.sigmas), high.boundary)
-    )
+    return replace(plan, switch_step=switch_step(list(plan.sigmas), high.boundary))
 
 
 def _shown(value: object) -> str:
@@ -125,37 +158,62 @@ def _require_expert(record: Accelerator, expert: Expert, name: str) -> None:
         if record.expert
         else f"{record.id}, which is for a single model"
     )
-    advice = (
-        "Swap the two models, or load the other LoRA."
-        if record.expert
-        else "For a single model leave model_low_noise unconnected."
-    )
+    if record.expert:
+        advice = "Swap the two models, or load the other LoRA."
+    elif recipes := recipes_for_experts(record):
+        advice = (
+            f"To run its file on the two experts, choose {ids_in_words(recipes, ' and ')} in the"
+            " accelerator of the two loaders."
+        )
+    else:
+        advice = "For a single model leave model_low_noise unconnected."
     raise PlanError(
         f"{name} takes Wan 2.2's {expert.value} expert with its own accelerator; it carries"
         f" {found}. {advice}"
     )
 
 
-def _steps_of(records: tuple[Accelerator, ...], steps: int) -> int:
-    """The step count to run: the one asked for if every record allows it; 0: the first record's."""
+@dataclass(frozen=True)
+class _StepCount:
+    """How many steps to run."""
+
+    steps: int
+    distilled_for: str = ""  # as in SamplingPlan
+
+
+def _step_count(records: tuple[Accelerator, ...], steps: int) -> _StepCount:
+    """The step count to run: the one asked for, for 0 the first record's own.
+
+    The counts a student was distilled for are where it is best, not all that it can do: where its
+    noise levels are a formula, the same formula has any other count. A list has its own alone.
+    """
     first = records[0]
     shared = [count for count in first.steps if all(count in record.steps for record in records)]
     ids = " and ".join(record.id for record in records)
-    if not shared:
+    if steps == 0 and not shared:
         raise PlanError(
             f"{ids} share no step count: {', '.join(f'{record.steps}' for record in records)}. Load"
-            " a pair of one release."
+            " a pair of one release, or set steps."
         )
-    own = first.default_steps if first.default_steps in shared else shared[0]
     if steps == 0:
-        return own
-    if steps not in shared:
+        return _StepCount(first.default_steps if first.default_steps in shared else shared[0])
+    if steps in shared:
+        return _StepCount(steps)
+    own = shared or list(first.steps)
+    if not all(record.schedule.is_formula for record in records):
         raise PlanError(
-            f"{ids} {'was' if len(records) == 1 else 'were'} distilled for {_in_words(shared)}"
-            f" step{'s' * (shared != [1])}, not {steps}. Set steps to {own} (or 0 for the"
-            f" accelerator's own), or load the {steps}-step accelerator."
+            f"{ids} {'was' if len(records) == 1 else 'were'} distilled at a list of noise levels,"
+            f" which has {_in_words(own)} step{'s' * (own != [1])} and not {steps}. Set steps to"
+            f" {_in_words(own)}, or to 0 for the accelerator's own."
         )
-    return steps
+    most = first.schedule.most_steps
+    if most is not None and steps > most:
+        raise PlanError(
+            f"{ids} can run at most {most} steps, as many timesteps as it was distilled at, and"
+            f" steps is {steps}. Set steps to {_in_words(own)}, which it was distilled for, or to"
+            " another count up to that."
+        )
+    return _StepCount(steps, _in_words(own))
 
 
 def _in_words(counts: list[int]) -> str:
@@ -166,7 +224,7 @@ def _in_words(counts: list[int]) -> str:
 
 def _plan(
     record: Accelerator,
-    steps: int,
+    count: _StepCount,
     denoise: float,
     sigma_of: SigmaOf,
     image_tokens: int | None = None,
@@ -175,7 +233,7 @@ def _plan(
         raise PlanError(
             f"denoise is {denoise:g}; expected above 0 and up to 1 (1 starts from pure noise)."
         )
-    schedule = record.schedule
+    schedule, steps = record.schedule, count.steps
     if schedule.needs_size and image_tokens is None:
         raise PlanError(
             f"{record.id} has a schedule that depends on the size of the picture: connect"
@@ -185,23 +243,36 @@ def _plan(
         sigmas = schedule.sigmas(steps, denoise, sigma_of, image_tokens)
     except ValueError as error:
         raise PlanError(f"{record.id} at {counted(steps, 'step')}: {error}") from None
-    notes: tuple[str, ...] = ()
-    down: list[float] = []
+    notes = []
+    if count.distilled_for:
+        notes.append(
+            f"Distilled for {count.distilled_for}, run at {counted(steps, 'step')} on the same"
+            " formula."
+        )
     if (left := len(sigmas) - 1) < steps:
         cut = schedule.words_of_cut(left, steps)
-        notes = (f"denoise {denoise:g}: {cut}, from sigma {sigmas[0]:.4g}",)
-    if record.solver is Solver.TCD:
-        down = tcd_sigmas_down(schedule, steps, denoise, record.gamma[steps], sigma_of)
+        notes.append(f"denoise {denoise:g}: {cut}, from sigma {sigmas[0]:.4g}")
     return SamplingPlan(
         (record,),
         tuple(sigmas),
         record.solver,
         record.cfg,
-        tuple(down),
-        notes=notes,
+        _sigmas_down(record, steps, denoise, sigma_of),
+        notes=tuple(notes),
         noise_clip=record.noise_clip,
         starts_on_noise=schedule.starts_on_noise and math.isclose(denoise, 1.0),
+        distilled_for=count.distilled_for,
     )
+
+
+def _sigmas_down(
+    record: Accelerator, steps: int, denoise: float, sigma_of: SigmaOf
+) -> tuple[float, ...]:
+    """SamplingPlan.sigmas_down. A count without a gamma has the nearest one's."""
+    if record.solver is not Solver.TCD:
+        return ()
+    nearest = min(record.gamma, key=lambda count: (abs(count - steps), count))
+    return tuple(tcd_sigmas_down(record.schedule, steps, denoise, record.gamma[nearest], sigma_of))
 
 
 def switch_step(sigmas: list[float], boundary: float) -> int:

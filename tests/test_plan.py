@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import pytest
 from comfyui_fewstep.loras.accelerator import Accelerator, Expert
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.schedules import scaled_linear_sigma
-from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan, make_plan, refuse_other_cfg
+from comfyui_fewstep.samplers.plan import (
+    PlanError,
+    make_expert_plan,
+    make_high_noise_plan,
+    make_plan,
+    refuse_other_cfg,
+)
 
 sd_sigma = functools.cache(scaled_linear_sigma)
 
@@ -38,16 +45,52 @@ def test_a_consistency_model_keeps_its_step_count_below_denoise_1():
     assert "last 2 of the 4" in shorter.notes[0]
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 8, 50])
-def test_steps_it_was_not_distilled_for_are_refused_with_the_allowed_ones(steps):
-    with pytest.raises(PlanError, match=rf"distilled for 4 steps, not {steps}.*Set steps to 4"):
-        make_plan(LIGHTNING, steps, 1.0, sd_sigma)
-    assert issubclass(PlanError, ValueError)
+@pytest.mark.parametrize("steps", [1, 3, 5, 6, 8, 50])
+def test_other_steps_than_the_distilled_ones_run_on_the_same_formula_and_are_told(steps):
+    plan = make_plan(LIGHTNING, steps, 1.0, sd_sigma)
+    # Trailing: round(1000 - step * 1000 / steps) - 1, so 999, 799, 599, 399, 199 for 5.
+    timesteps = [round(1000 - step * 1000 / steps) - 1 for step in range(steps)]
+    assert plan.sigmas == (*map(sd_sigma, timesteps), 0.0)
+    assert plan.distilled_for == "4"
+    words = f"{steps} step{'s' * (steps != 1)}"
+    assert plan.notes == (f"Distilled for 4, run at {words} on the same formula.",)
+
+
+def test_the_distilled_steps_need_no_words():
+    assert make_plan(LIGHTNING, 4, 1.0, sd_sigma).notes == ()
+    assert make_plan(LIGHTNING, 4, 1.0, sd_sigma).distilled_for == ""
 
 
 def test_a_range_of_steps_is_named_as_one():
-    with pytest.raises(PlanError, match="distilled for 2 to 8 steps, not 12"):
-        make_plan(LCM, 12, 1.0, sd_sigma)
+    assert make_plan(LCM, 12, 1.0, sd_sigma).distilled_for == "2 to 8"
+
+
+def test_a_grid_has_no_more_steps_than_timesteps():
+    assert make_plan(LCM, 50, 1.0, sd_sigma).steps == 50
+    with pytest.raises(PlanError, match="at most 50 steps.*steps is 51.*Set steps to 2 to 8"):
+        make_plan(LCM, 51, 1.0, sd_sigma)
+
+
+@pytest.mark.parametrize(
+    ("id", "steps", "own"),
+    [
+        ("ltxv-13b-098-distilled", 5, "3 or 7 steps"),
+        ("dmd2-sdxl-1step", 2, "1 step"),
+        ("rcm-wan21-t2v-14b", 5, "1 to 4 steps"),
+    ],
+)
+def test_a_list_of_noise_levels_has_its_own_steps_alone(id, steps, own):
+    with pytest.raises(PlanError, match=f"list of noise levels, which has {own} and not {steps}"):
+        make_plan(CATALOG[id], steps, 1.0, sd_sigma)
+
+
+def test_tcd_takes_the_stochasticity_of_the_nearest_count():
+    tcd = CATALOG["tcd-lora-sdxl"]
+    nearest = min(tcd.gamma, key=lambda count: (abs(count - 5), count))
+    plan = make_plan(tcd, 5, 1.0, sd_sigma)
+    timesteps = tcd.schedule.timesteps(5, 1.0)[1:]
+    down = [sd_sigma(math.floor((1 - tcd.gamma[nearest]) * t)) for t in timesteps]
+    assert plan.sigmas_down == (*down, 0.0)
 
 
 @pytest.mark.parametrize("denoise", [0.0, -0.5, 1.01, float("nan")])
@@ -125,6 +168,12 @@ def test_two_experts_share_one_schedule_and_switch_at_the_boundary():
         (
             HIGH,
             CATALOG["wan21-t2v-lightx2v-4step"],
+            "which is for a single model.*choose wan22-t2v-wan21-lora-high and"
+            " wan22-t2v-wan21-lora-low",
+        ),
+        (
+            HIGH,
+            CATALOG["wan21-t2v-lightx2v-4step-model"],
             "which is for a single model. For a single model leave model_low_noise unconnected",
         ),
         (HIGH, CATALOG["wan22-i2v-lightning-low"], "distilled differently: bases"),
@@ -135,9 +184,26 @@ def test_experts_that_do_not_belong_together_are_refused(high, low, message):
         make_expert_plan(high, low, 0, 1.0, sd_sigma)
 
 
-def test_one_expert_alone_is_refused():
-    with pytest.raises(PlanError, match="one expert alone"):
+def test_the_high_noise_expert_alone_is_refused_and_the_low_noise_one_told():
+    with pytest.raises(PlanError, match="never finishes a picture.*model_low_noise.*Schedule"):
         make_plan(HIGH, 0, 1.0, sd_sigma)
+    plan = make_plan(LOW, 0, 1.0, sd_sigma)
+    assert plan.sigmas == make_expert_plan(HIGH, LOW, 0, 1.0, sd_sigma).sigmas
+    assert plan.switch_step is None
+    assert "low-noise expert, which runs the whole schedule here" in plan.notes[0]
+
+
+def test_the_experts_parts_of_a_schedule_meet_at_the_switch():
+    plan = make_expert_plan(HIGH, LOW, 6, 1.0, sd_sigma)
+    high, low = plan.parts
+    assert high[-1] == low[0] and (*high, *low[1:]) == plan.sigmas
+    assert min(high[:-1]) >= HIGH.boundary > low[0]
+    assert plan.distilled_for == "4"
+
+
+def test_of_a_high_noise_expert_its_part_alone_can_be_had():
+    whole = make_expert_plan(HIGH, LOW, 0, 1.0, sd_sigma)
+    assert make_high_noise_plan(HIGH, 0, 1.0, sd_sigma).parts[0] == whole.parts[0]
 
 
 @pytest.mark.parametrize("record", SINGLE, ids=lambda record: record.id)

@@ -98,7 +98,7 @@ def test_the_check_of_values_finds_wrong_ones() -> None:
         len(
             problems_of(
                 SCHEMA["FewStepAccelerator"],
-                {"lora_name": "x", "accelerator": "auto", "strength": 1.0},
+                {"lora_name": "x", "accelerator": "auto", "strength": 1.0, "lock_cfg": True},
             )
         )
         == 1

@@ -14,8 +14,10 @@ from torch import Tensor
 from ...loras.accelerator import Accelerator
 from ...loras.fingerprint import layer_of
 from ...loras.fit import misfits
-from .foreign import PATCHES_KEY
-from .model import RECORD_KEY, with_model_sampling
+from .foreign import PATCHES_KEY, strength_of_same
+from .lock import with_lock
+from .model import NEWS_KEY, RECORD_KEY, LoaderNews, with_model_sampling
+from .report import Report
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Coverage:
     not_needed: tuple[str, ...]  # leaving them out changes nothing
     lost: tuple[str, ...]  # of real weight, and the model has no place for them
     misfit: tuple[str, ...]  # of another width than the model's
+    # At which another loader has put the very same tensors on the model; None where it has not.
+    strength_before: float | None = None
 
     @property
     def all_lost(self) -> int:
@@ -33,9 +37,23 @@ class Coverage:
         return len(self.lost) + len(self.misfit)
 
 
-def with_accelerator(model, record: Accelerator):
-    """The model with the record, and the settings its accelerator was distilled with."""
-    return with_record(with_model_sampling(model, record), record)
+def with_accelerator(model, record: Accelerator, is_locked: bool = True):
+    """The model with the record, and the settings its accelerator was distilled with. is_locked: as
+    in with_lock.
+    """
+    prepared = with_record(with_model_sampling(model, record), record)
+    return with_lock(prepared, record, is_locked)
+
+
+def with_news(model, report: Report):
+    """The model carrying what its loader has to tell, for the report of the sampler: the loader's
+    own line is gone from the editor when the job ends.
+    """
+    licence = next((value for name, value in report.rows if name == "licence"), "")
+    news = LoaderNews(report.node, report.summary, licence, report.notes)
+    patched = model.clone()
+    patched.set_attachments(NEWS_KEY, (*(model.get_attachment(NEWS_KEY) or ()), news))
+    return patched
 
 
 def with_record(model, record: Accelerator):
@@ -78,6 +96,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         not_needed=not_needed,
         lost=tuple(layer for layer in absent if layer not in not_needed),
         misfit=tuple(sorted(misfit)),
+        strength_before=strength_of_same(model, patches),
     )
     return _with_patches(model, patches, shapes, strength), coverage
 

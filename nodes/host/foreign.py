@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import comfy.weight_adapter
+import torch
+from comfy.weight_adapter import LoRAAdapter
 
 from ...loras.fingerprint import DIFFERENCE_ENDINGS
 
 # The patches that this pack put on a MODEL, to tell them from those of other loaders.
 PATCHES_KEY = "fewstep.patches"
+LAYERS_COMPARED = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def foreign_loras(model) -> tuple[ForeignLora, ...]:
     ]
     files: dict[int, list[tuple[str, Any]]] = {}
     for key, patch in foreign:
-        if isinstance(patch[1], comfy.weight_adapter.LoRAAdapter):
+        if isinstance(patch[1], LoRAAdapter):
             files.setdefault(id(patch[1].loaded_keys), []).append((key, patch))
     metadata = model.get_attachment("lora_metadata") or {}
     if foreign and not files:
@@ -52,6 +55,33 @@ def foreign_loras(model) -> tuple[ForeignLora, ...]:
             ),
         )
     return tuple(_foreign_lora(pairs, metadata) for pairs in files.values())
+
+
+def strength_of_same(model, patches: Mapping[str, Any]) -> float | None:
+    """The strength at which another loader put the very tensors of these patches on a MODEL; None
+    where they are not on it.
+
+    patches: of one file, as the host reads it, by the model's weights. A few layers tell.
+    """
+    own = {id(patch) for patch in model.get_attachment(PATCHES_KEY) or ()}
+    strengths = []
+    for key, patch in islice(patches.items(), LAYERS_COMPARED):
+        same = [
+            other
+            for other in model.patches.get(key, ())
+            if id(other[1]) not in own and _are_equal(other[1], patch)
+        ]
+        if not same:
+            return None
+        strengths.append(sum(other[0] for other in same))
+    return strengths[0] if strengths else None
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    if not (isinstance(one, LoRAAdapter) and isinstance(other, LoRAAdapter)):
+        return False
+    pairs = zip(one.weights[:2], other.weights[:2])
+    return all(mine.shape == theirs.shape and torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> ForeignLora:

@@ -23,11 +23,23 @@ from ...loras.bases import Base, base_in_host
 from ...loras.header import ENDINGS, read_metadata
 from ...loras.schedules import Schedule
 from .foreign import ForeignLora, foreign_loras
+from .provenance import NamedFile, model_file, upstream_files
 
 # What this pack attaches to a MODEL.
 RECORD_KEY = "fewstep.accelerator"
 MOTION_KEY = "fewstep.motion"
 FACTS_KEY = "fewstep.facts"
+NEWS_KEY = "fewstep.news"
+
+
+@dataclass(frozen=True)
+class LoaderNews:
+    """What a loader of this pack has to tell of what it put on a MODEL."""
+
+    node: str  # its name for people
+    summary: str
+    licence: str  # empty where it is not known
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,15 +60,28 @@ class LoadedModel:
     patcher: Any  # the host's MODEL itself
     base: Base | None  # None for an architecture that no accelerator is known for
     class_name: str  # of the host's configuration for this architecture
-    file_name: str  # of the file it was loaded from, with its folders in models/; "" if unknown
+    # Of the file it was loaded from, with its folders in models/; where the MODEL does not say, as
+    # its loader in the graph names it; "" if unknown.
+    file_name: str
     path: str | None  # of that file
     record: Accelerator | None  # the accelerator it carries
     foreign_loras: tuple[ForeignLora, ...]  # what other loaders put on it
+    upstream: tuple[NamedFile, ...] = ()  # the files that the graph's loaders name
 
     @property
     def words(self) -> str:
         """What to call its architecture."""
         return self.base.label if self.base else self.class_name
+
+    @property
+    def has_other_loras(self) -> bool:
+        """Whether other loaders may have put LoRAs on it."""
+        return bool(self.foreign_loras) or any(file.is_lora for file in self.upstream)
+
+    @property
+    def news(self) -> tuple[LoaderNews, ...]:
+        """What the loaders of this pack that the MODEL came through have to tell."""
+        return self.patcher.get_attachment(NEWS_KEY) or ()
 
     @property
     def facts(self) -> ModelFacts | None:
@@ -108,17 +133,23 @@ class LoadedModel:
         return read_metadata(path)
 
 
-def look_at(model) -> LoadedModel:
-    """What the host and this pack know of a MODEL."""
+def look_at(model, hidden: Any = None, input_name: str = "model") -> LoadedModel:
+    """What the host, the graph and this pack know of a MODEL.
+
+    hidden: the hidden inputs of the node that asks, with unique_id and prompt; input_name: the
+    input it got the MODEL by. Without them the graph has no say.
+    """
     name, path = file_of(model)
+    upstream = upstream_files(hidden, input_name)
     return LoadedModel(
         patcher=model,
         class_name=type(model.model.model_config).__name__,
-        file_name=name,
+        file_name=name or model_file(upstream),
         path=path,
         record=accelerator_of(model),
         base=base_of(model),
         foreign_loras=foreign_loras(model),
+        upstream=upstream,
     )
 
 

@@ -4,24 +4,28 @@ own where it is distilled as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...loras.accelerator import Accelerator
+from ...loras.accelerator import Accelerator, some_ids
 from ...loras.bases import Base
 from ...loras.decision import refuse_other_base, refuse_second
 from ...loras.fingerprint import lora_fingerprint
-from ...loras.header import alpha_in
+from ...loras.header import ENDINGS, alpha_in, read_header
 from ...loras.recognition import (
     Recognition,
+    is_published_as,
     is_titled_as_published,
+    recognise,
     recognise_lora,
     recognise_model,
 )
 from ...samplers.plan import PlanError
 from .declared import Known, known_accelerators
+from .files import model_path
 from .foreign import ForeignLora
-from .model import LoadedModel, with_model_sampling
+from .model import LoadedModel, LoaderNews, with_model_sampling
 
 # Causal Wan has the tensors of ordinary Wan, and ComfyUI tells them apart by the file's metadata
 # alone.
@@ -31,6 +35,8 @@ UNMARKED = (
     " which also converts .pt files, and load OUT."
 )
 
+# Its LoRAs are on the record, and not another loader's.
+OWN_LOADER = "FewStepAccelerator"
 
 # ---------------------------------------------------------------- a model that carries accelerators
 
@@ -54,6 +60,11 @@ class AcceleratedModels:
         return [loaded.record for loaded in self.loaded]
 
     @property
+    def news(self) -> list[LoaderNews]:
+        """What their loaders have to tell."""
+        return [news for loaded in self.loaded for news in loaded.news]
+
+    @property
     def is_negative_forced(self) -> bool:
         """Whether a patch on one of them has the negative prompt evaluated at CFG 1."""
         return any(loaded.is_negative_forced for loaded in self.loaded)
@@ -70,14 +81,14 @@ def accelerated(*models: LoadedModel) -> AcceleratedModels:
     accelerated_models, notes, known = [], [], None
     for loaded in models:
         # Declarations are files: read where there is something to recognise, and once.
-        if known is None and (loaded.record is None or loaded.foreign_loras):
+        if known is None and (loaded.record is None or loaded.has_other_loras):
             known = known_accelerators()
         if loaded.record is None:
             recognition, told = recognise_carried(loaded, known)
             if recognition is not None:
                 loaded = with_recognised(loaded, recognition)
                 notes += [*told, *recognition.evidence]
-        elif loaded.foreign_loras:
+        elif loaded.has_other_loras:
             refuse_second(loaded.record, recognise_loras(loaded, known).accelerator)
         accelerated_models.append(loaded)
     return AcceleratedModels(tuple(accelerated_models), tuple(notes))
@@ -87,7 +98,7 @@ def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedMode
     """The model with the record that was recognised on it, and its settings."""
     record = recognition.record
     if record is None:
-        candidates = ", ".join(other.id for other in recognition.candidates)
+        candidates = some_ids(recognition.candidates)
         advice = (
             f"; it may be one of {candidates}."
             if candidates
@@ -115,10 +126,10 @@ def recognise_carried(
         refuse_second(distilled.record, foreign.accelerator)
         # A distilled model needs no LoRA: those on it are the user's own styles.
         return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
-    if not foreign.loras:
+    if not loaded.foreign_loras:
         refuse_look_alike(distilled, loaded.file_name)
         return None, ()
-    lora = foreign.loras[0] if len(foreign.loras) == 1 else foreign.the_accelerator()
+    lora = foreign.the_accelerator()
     record = lora.record
     if record is None:
         return lora.recognition, ()
@@ -155,11 +166,12 @@ def refuse_look_alike(recognition: Recognition, name: str) -> None:
 class RecognisedLora:
     """A LoRA that another loader put on a model, and what it is."""
 
-    lora: ForeignLora
+    lora: ForeignLora | None  # None where only the graph knows of it
     recognition: Recognition
     # An accelerator by its contents or a published name. The words of a title may be a style's as
     # well.
     is_beyond_doubt: bool
+    file_name: str = ""  # as the graph's loader names it, if it does
 
     @property
     def record(self) -> Accelerator | None:
@@ -172,6 +184,11 @@ class RecognisedLora:
             "Recognised from what another loader left on the model; its file was not seen, so"
             " nothing in it could be repaired."
         )
+        if self.file_name:
+            unseen = (
+                f"Recognised by {self.file_name}, which another loader put on the model; nothing in"
+                " it was repaired."
+            )
         if self.lora.strengths == (self.record.strength,):
             return (unseen,)
         strengths = ", ".join(f"{strength:g}" for strength in self.lora.strengths)
@@ -186,12 +203,21 @@ class RecognisedLora:
 class RecognisedLoras:
     """All the LoRAs that other loaders put on a model."""
 
-    loras: tuple[RecognisedLora, ...]
+    loras: tuple[RecognisedLora, ...]  # by what they left on it
+    named: tuple[RecognisedLora, ...] = ()  # accelerators, by the files that the graph names
 
     @property
     def accelerator(self) -> Recognition | None:
         """The first that is one beyond doubt. Beside it there may be any number of styles."""
-        return next((lora.recognition for lora in self.loras if lora.is_beyond_doubt), None)
+        everything = (*self.loras, *self.named)
+        return next((lora.recognition for lora in everything if lora.is_beyond_doubt), None)
+
+    def without(self, record: Accelerator) -> RecognisedLoras:
+        """The others than one accelerator."""
+        return RecognisedLoras(
+            tuple(lora for lora in self.loras if lora.record is not record),
+            tuple(lora for lora in self.named if lora.record is not record),
+        )
 
     @property
     def notes_on_styles(self) -> tuple[str, ...]:
@@ -217,9 +243,15 @@ class RecognisedLoras:
         )
 
     def the_accelerator(self) -> RecognisedLora:
-        """The one of several that is an accelerator beyond doubt. Raises ValueError where no one
-        alone is.
+        """The only one, or the one of several that is an accelerator beyond doubt. Raises
+        ValueError where no one alone is.
         """
+        if len(self.loras) == 1 and self.loras[0].record is not None:
+            return self.loras[0]
+        if (named := self._named_one()) is not None:
+            return named
+        if len(self.loras) == 1:
+            return self.loras[0]
         sure = [lora for lora in self.loras if lora.is_beyond_doubt]
         # Where the contents of one decide, the title that all of them share is its own.
         decided = [lora for lora in sure if lora.recognition.is_certain] or sure
@@ -231,10 +263,35 @@ class RecognisedLoras:
             " Load the accelerator's LoRA with the Accelerator Loader, the others as before."
         )
 
+    def _named_one(self) -> RecognisedLora | None:
+        """The LoRA that is the one accelerator file the graph names, by its ranks."""
+        if len(self.named) != 1:
+            return None
+        (named,) = self.named
+        ranks = named.recognition.fingerprint.ranks
+        same = [lora.lora for lora in self.loras if lora.lora.ranks == ranks]
+        return replace(named, lora=same[0]) if len(same) == 1 else None
+
 
 def recognise_loras(loaded: LoadedModel, known: Known) -> RecognisedLoras:
-    """What each of the LoRAs is that other loaders left on a model."""
-    return RecognisedLoras(tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras))
+    """What each of the LoRAs is that other loaders put on a model."""
+    return RecognisedLoras(
+        tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras),
+        tuple(recognise_named(loaded, known)),
+    )
+
+
+def recognise_named(loaded: LoadedModel, known: Known) -> Iterator[RecognisedLora]:
+    """The LoRA files that loaders of other packs upstream name, where they are accelerators."""
+    for file in loaded.upstream:
+        path = model_path("loras", file.name) if file.is_lora and file.strength != 0 else None
+        if path is None or file.class_type == OWN_LOADER or not path.lower().endswith(ENDINGS):
+            continue
+        recognition = recognise(read_header(path), file.name, known.records.values())
+        record = recognition.record
+        if record is not None:
+            is_sure = recognition.is_certain or is_published_as(record, file.name)
+            yield RecognisedLora(None, recognition, is_sure, file.name)
 
 
 def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:

@@ -7,10 +7,11 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .model import LoaderNews
 from .server import show_on_node
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,25 @@ class Report:
         log.info("%s: %s", self.node, summary)
         show_on_node(summary, getattr(hidden, "unique_id", None))
         return published
+
+
+def rows_on_loaders(news: Iterable[LoaderNews]) -> tuple[tuple[str, str], ...]:
+    """What the loaders in front of a sampler put on its models, and under which licences."""
+    news = list(news)
+    licences = sorted({each.licence for each in news if each.licence})
+    return (
+        *((each.node, each.summary) for each in news),
+        *(("licence", licence) for licence in licences),
+    )
+
+
+def notes_of_loaders(news: Iterable[LoaderNews]) -> list[str]:
+    """Their notes; what the loaders of a pair both say, once."""
+    notes: list[str] = []
+    for note in (note for each in news for note in each.notes):
+        if note not in notes:
+            notes.append(note)
+    return notes
 
 
 def in_words(text: str) -> str:

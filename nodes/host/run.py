@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,9 @@ class _WholeNoise(comfy.samplers.KSAMPLER):
 def host_sampler(plan: SamplingPlan):
     """The SAMPLER of a plan: the host's own for all but TCD."""
     if plan.solver is Solver.TCD:
-        sigmas_down = dict(zip(sigmas_tensor(plan)[1:].tolist(), plan.sigmas_down, strict=True))
+        sigmas_down = dict(
+            zip(sigmas_tensor(plan.sigmas)[1:].tolist(), plan.sigmas_down, strict=True)
+        )
         return comfy.samplers.KSAMPLER(sample_tcd, extra_options={"sigmas_down": sigmas_down})
     sampler = comfy.samplers.sampler_object(plan.solver.value)
     function = (
@@ -107,9 +109,9 @@ def also_for_one_step(sample_unipc: Callable[..., Tensor]) -> Callable[..., Tens
     return solve
 
 
-def sigmas_tensor(plan: SamplingPlan) -> Tensor:
+def sigmas_tensor(sigmas: Sequence[float]) -> Tensor:
     """(steps + 1,), as the host's samplers take them."""
-    return torch.tensor(plan.sigmas, dtype=torch.float32)
+    return torch.tensor(sigmas, dtype=torch.float32)
 
 
 def sample(
@@ -125,7 +127,7 @@ def sample(
     batch = first_tensor(latent_image).shape[0]
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
     preview = latent_preview.prepare_callback(models[0], plan.steps)
-    log, sampler, sigmas = RunLog(), host_sampler(plan), sigmas_tensor(plan)
+    log, sampler, sigmas = RunLog(), host_sampler(plan), sigmas_tensor(plan.sigmas)
     started = time.perf_counter()
 
     def stage(model, sampler, first: int, last: int) -> Tensor:

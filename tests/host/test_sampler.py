@@ -13,6 +13,7 @@ import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.utils
+import comfy_extras.nodes_custom_sampler as custom
 import latent_preview
 import pytest
 import torch
@@ -211,7 +212,7 @@ def test_unipc_of_any_number_of_steps_ends_on_what_the_model_is_sure_of(
 
 def test_tcd_takes_the_halves_of_its_schedule(unets, text):
     model = with_settings(unets["sd15"], "hyper-sd15-1step-lora")
-    sigmas, sampler, cfg, _ = FewStepSchedule.execute(model, 4, 1.0).args
+    sigmas, sampler, cfg, _ = FewStepSchedule.execute(model, 4, 1.0).args[:4]
     high, low = SplitSigmas.execute(sigmas, 2).args
     guider = CFGGuider.execute(model, text, text, cfg).args[0]
     half = SamplerCustomAdvanced.execute(
@@ -238,7 +239,7 @@ def test_a_second_run_is_bit_identical(lcm, text, wan_pair, wan_text):
 
 def test_the_schedule_node_feeds_core_samplers_the_same_run(lcm, text):
     ours, _ = run(lcm, text, image())
-    sigmas, sampler, cfg, steps = FewStepSchedule.execute(lcm, 0, 1.0).args
+    sigmas, sampler, cfg, steps = FewStepSchedule.execute(lcm, 0, 1.0).args[:4]
     noise = comfy.sample.prepare_noise(image()["samples"], 3)
     theirs = comfy.sample.sample_custom(
         lcm, noise, cfg, sampler, sigmas, text, text, image()["samples"], seed=3
@@ -619,12 +620,43 @@ def test_the_low_noise_input_refuses_the_high_noise_expert(wan_pair, wan_text):
         run(wan_pair[1], wan_text, video(), model_low_noise=wan_pair[0])
 
 
-def test_the_schedule_node_names_the_node_that_takes_two_experts(wan_pair):
-    with pytest.raises(
-        PlanError, match="Few-Step Schedule takes one model.*use the Few-Step Sampler"
-    ) as refused:
-        FewStepSchedule.execute(wan_pair[0], 0, 1.0)
-    assert "model_low_noise" not in str(refused.value), "an input that this node does not have"
+def test_the_schedules_two_parts_in_cores_samplers_are_the_few_step_samplers_run(wan_pair):
+    high, low = wan_pair
+    text, latent = small_models.conditioning(high), {"samples": torch.zeros(1, 16, 3, 8, 8)}
+    sigmas, solver, cfg, steps, low_noise_sigmas = FewStepSchedule.execute(
+        high, 0, 1.0, model_low_noise=low
+    ).args
+    assert steps == 4 and cfg == 1.0
+    assert sigmas[-1] == low_noise_sigmas[0]
+    half = custom.SamplerCustomAdvanced.execute(
+        custom.RandomNoise.execute(3).args[0],
+        custom.BasicGuider.execute(high, text).args[0],
+        solver,
+        sigmas,
+        latent,
+    ).args[0]
+    chained = custom.SamplerCustomAdvanced.execute(
+        custom.DisableNoise.execute().args[0],
+        custom.BasicGuider.execute(low, text).args[0],
+        solver,
+        low_noise_sigmas,
+        half,
+    ).args[0]["samples"]
+    ours = FewStepSampler.execute(high, text, latent, 3, 0, 1.0, model_low_noise=low).args[0]
+    # Between its two samplers core takes the noise's scale off the latent and puts it on again.
+    assert torch.allclose(chained, ours["samples"], rtol=0, atol=1e-5 * float(chained.std()))
+
+
+def test_of_a_high_noise_expert_the_schedule_gives_its_part_alone(wan_pair):
+    sigmas, *_, rest = FewStepSchedule.execute(wan_pair[0], 0, 1.0).args
+    whole = FewStepSchedule.execute(wan_pair[0], 0, 1.0, model_low_noise=wan_pair[1]).args
+    assert torch.equal(sigmas, whole[0])
+    assert torch.equal(rest, whole[4])
+
+
+def test_a_single_models_schedule_has_no_second_part(hyper):
+    *_, rest = FewStepSchedule.execute(hyper, 0, 1.0).args
+    assert rest.numel() == 0
 
 
 def test_a_cfg_in_the_api_prompt_is_refused(hyper, text):

@@ -53,7 +53,7 @@ def test_a_refused_step_count_is_told_in_the_singular() -> None:
     record = next(
         record
         for record in CATALOG.values()
-        if record.steps == (1,) and record.expert is None and not record.schedule.needs_size
+        if record.steps == (1,) and record.expert is None and not record.schedule.is_formula
     )
-    with pytest.raises(PlanError, match="distilled for 1 step, not 4"):
+    with pytest.raises(PlanError, match="which has 1 step and not 4"):
         make_plan(record, 4, 1.0, sigma_of)

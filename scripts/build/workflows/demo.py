@@ -69,6 +69,7 @@ def accelerated(graph: Graph) -> None:
     2. with its accelerator: 4 evaluations
     3. without the accelerator in 4 steps: why it takes one
     4. with the accelerator, but CFG left at 5: what guidance does to a model that has it built in
+       (`lock_cfg` is off in the loader, or the sampler would refuse)
 
     The sheet shows the first two, the difference, and the figures; the reports below say how far
     each of the others is from the first.
@@ -81,7 +82,8 @@ def accelerated(graph: Graph) -> None:
 def four_ways(graph: Graph) -> None:
     with graph.group("Demo model"):
         model = graph.node("FewStepDemo")
-        fast = accelerate(graph, model, DEMO_LORA, output="model")
+        # Unlocked, for the last of the four ways: it shows what the lock is for.
+        fast = accelerate(graph, model, DEMO_LORA, output="model", lock_cfg=False)
     with graph.group("50 steps with guidance"):
         full = core_clip(graph, FULL, model, model, steps=50, cfg=5.0)
     with graph.group("4 steps accelerated", below=True):

@@ -30,9 +30,10 @@ def accelerate(
     record: str = "auto",
     title: str | None = None,
     output: str = "MODEL",
+    **more: bool,
 ) -> Placed:
     """The Accelerator Loader. Without a file the model itself is the distilled one, and the record
-    says which.
+    says which. more: its other widgets.
     """
     return graph.node(
         "FewStepAccelerator",
@@ -40,6 +41,7 @@ def accelerate(
         model=model[output],
         lora_name=accelerator or "none",
         accelerator=record,
+        **more,
     )
 
 

@@ -1,0 +1,108 @@
+"""The lock on CFG, which goes with the MODEL into other samplers than this pack's."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import BasicGuider, SamplerCustomAdvanced
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes.host.lock import with_lock
+from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
+
+import nodes
+
+LIGHTNING = "sdxl-lightning-4step-lora"
+
+
+@pytest.fixture(scope="module")
+def sdxl_text():
+    generator = torch.Generator().manual_seed(3)
+    cross = torch.randn(1, 77, 2048, generator=generator)
+    return [[cross, {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
+
+
+@pytest.fixture
+def latent():
+    return {"samples": torch.zeros(1, 4, 16, 16)}
+
+
+@pytest.fixture
+def model(unets):
+    from comfyui_fewstep.nodes.host.attach import with_accelerator
+
+    return lambda is_locked=True: with_accelerator(unets["sdxl"], CATALOG[LIGHTNING], is_locked)
+
+
+def core_ksampler(model, text, latent, cfg, steps=4, scheduler="sgm_uniform"):
+    return nodes.KSampler().sample(
+        model, 7, steps, cfg, "euler", scheduler, text, text, latent, denoise=1.0
+    )[0]["samples"]
+
+
+def test_cores_sampler_at_another_cfg_is_refused_with_both_ways_out(model, sdxl_text, latent):
+    with pytest.raises(ValueError) as refusal:
+        core_ksampler(model(), sdxl_text, latent, 8.0)
+    message = str(refusal.value)
+    assert f"{LIGHTNING} was distilled to run at CFG 1, and this sampler runs it at 8" in message
+    assert "use the Few-Step Sampler, or take cfg and sigmas from the Few-Step Schedule" in message
+    assert "lock_cfg" in message
+
+
+def test_switched_off_it_runs_as_without_a_lock_and_is_logged(
+    model, unets, sdxl_text, latent, caplog
+):
+    from comfyui_fewstep.nodes.host.attach import with_record
+
+    bare = with_record(unets["sdxl"], CATALOG[LIGHTNING])
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        told = core_ksampler(model(is_locked=False), sdxl_text, latent, 8.0)
+    assert torch.equal(told, core_ksampler(bare, sdxl_text, latent, 8.0))
+    assert "runs it at 8, which burns or blurs the picture; lock_cfg is off" in caplog.text
+
+
+def test_at_its_own_cfg_and_levels_nothing_is_told(model, unets, sdxl_text, latent, caplog):
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        # sgm_uniform is the trailing schedule of Lightning.
+        core_ksampler(model(), sdxl_text, latent, 1.0)
+        sigmas, sampler, *_ = FewStepSchedule.execute(model(), 0, 1.0).args
+        guider = BasicGuider.execute(model(), sdxl_text).args[0]
+        noise = comfy_noise(7)
+        SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("steps", "scheduler", "words"),
+    [
+        (6, "sgm_uniform", "was distilled for 4 steps and runs at 6 here"),
+        (4, "karras", "on other noise levels here than it was distilled at: 4 steps from sigma"),
+    ],
+)
+def test_other_steps_and_levels_are_the_users_choice_and_told(
+    model, sdxl_text, latent, caplog, steps, scheduler, words
+):
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        core_ksampler(model(), sdxl_text, latent, 1.0, steps, scheduler)
+    assert words in caplog.text
+
+
+def test_the_packs_own_sampler_is_let_through_at_any_count(model, sdxl_text, latent, caplog):
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        FewStepSampler.execute(model(), sdxl_text, latent, 7, 6, 1.0)
+    assert caplog.text == ""
+
+
+def test_a_second_record_brings_its_own_lock_in_place_of_the_first(model, sdxl_text, latent):
+    guided = CATALOG["hyper-sdxl-8step-cfg-lora"]
+    twice = with_lock(model(), guided)
+    core_ksampler(twice, sdxl_text, latent, guided.cfg)
+    with pytest.raises(ValueError, match=f"{guided.id} was distilled to run at CFG 5"):
+        core_ksampler(twice, sdxl_text, latent, 1.0)
+
+
+def comfy_noise(seed):
+    from comfy_extras.nodes_custom_sampler import RandomNoise
+
+    return RandomNoise.execute(seed).args[0]

@@ -1,0 +1,237 @@
+"""What only the graph knows: the loaders upstream of a node."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from comfy_api.v0_0_2 import io
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.nodes import accelerator
+from comfyui_fewstep.nodes.host.attach import with_accelerator
+from comfyui_fewstep.nodes.host.model import look_at
+from comfyui_fewstep.nodes.host.provenance import model_file, upstream_files
+from comfyui_fewstep.nodes.host.recognise import accelerated
+from comfyui_fewstep.nodes.sampler import FewStepSampler
+from comfyui_fewstep.samplers.plan import PlanError
+
+from prompts import accelerator as loader
+from prompts import few_steps, node
+from small_loras import write_lora
+from small_models import conditioning, load_model, write_wan
+from test_foreign_loader import core_loaded
+
+LIGHTNING = "sdxl_lightning_4step_lora.safetensors"
+GGUF = "Wan2.2-T2V-A14B-HighNoise-Q4_K_M.gguf"
+
+
+def hidden(prompt, id="at"):
+    return SimpleNamespace(prompt=prompt, unique_id=id)
+
+
+def test_the_loaders_upstream_are_found_through_other_nodes_the_nearest_first():
+    prompt = {
+        "base": node("UnetLoaderGGUF", unet_name=GGUF),
+        "clip": node("CLIPLoader", clip_name="umt5.safetensors"),
+        "style": node(
+            "LoraLoader",
+            model=["base", 0],
+            clip=["clip", 0],
+            lora_name="style.safetensors",
+            strength_model=0.6,
+            strength_clip=1.0,
+        ),
+        "reroute": node("Reroute", any=["style", 0]),
+        "switch": node("ComfySwitchNode", on_true=["reroute", 0], on_false=["reroute", 0]),
+        "motion": node("SomeMotion", model=["switch", 0], motion_name="mm.safetensors"),
+        "at": few_steps("motion"),
+    }
+    files = upstream_files(hidden(prompt), "model")
+    assert [(file.name, file.is_lora, file.strength) for file in files] == [
+        ("style.safetensors", True, 0.6),
+        (GGUF, False, None),
+    ]
+    assert model_file(files) == GGUF
+
+
+def test_of_two_models_neither_is_named_and_without_a_prompt_nothing_is():
+    prompt = {
+        "a": node("UNETLoader", unet_name="a.safetensors"),
+        "b": node("UNETLoader", unet_name="b.safetensors"),
+        "at": node("ComfySwitchNode", on_true=["a", 0], on_false=["b", 0]),
+        "sampler": few_steps("at"),
+    }
+    assert model_file(upstream_files(hidden(prompt, "sampler"), "model")) == ""
+    assert upstream_files(None, "model") == ()
+    assert upstream_files(hidden(prompt, "7:2"), "model") == ()
+
+
+def test_a_graph_that_runs_in_a_circle_ends():
+    prompt = {"a": node("Reroute", any=["b", 0]), "b": node("Reroute", any=["a", 0])}
+    prompt["at"] = few_steps("a")
+    assert upstream_files(hidden(prompt), "model") == ()
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    """Wan's text-to-video as loaders of other packs hand it on: without a file name."""
+    path = write_wan(tmp_path_factory.mktemp("wan") / "wan.safetensors", "wan21_t2v")
+    patcher = load_model(path).clone()
+    patcher.cached_patcher_init = None
+    return patcher
+
+
+@pytest.fixture
+def wan_lora(models, wan):
+    def write(name):
+        write_lora(models / "loras" / name, wan, "native")
+        return name
+
+    return write
+
+
+def gguf(name, **between):
+    return {"base": node("UnetLoaderGGUF", unet_name=name), **between}
+
+
+def test_crossed_experts_are_refused_by_the_name_that_the_graph_has(wan, wan_lora):
+    name = wan_lora("wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors")
+    prompt = gguf(GGUF, at=loader("base", name))
+    with pytest.raises(ValueError, match=f"low-noise expert, and {GGUF} is the other one"):
+        accelerator.attach_accelerator(wan, name, "auto", 1.0, hidden=hidden(prompt))
+    # Without the graph there is no name, and nothing to say.
+    accelerator.attach_accelerator(wan, name, "auto", 1.0)
+
+
+def test_a_single_models_accelerator_on_the_high_noise_expert_is_refused_with_the_recipes(wan):
+    record = CATALOG["wan21-t2v-lightx2v-4step"]
+    prompt = gguf(GGUF, load=loader("base"), at=few_steps("load"))
+    latent = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+    with pytest.raises(PlanError) as refusal:
+        run_in(prompt, with_accelerator(wan, record), latent)
+    message = str(refusal.value)
+    assert "never finishes a picture" in message
+    assert "wan22-t2v-wan21-lora-high and wan22-t2v-wan21-lora-low" in message
+
+
+def test_the_low_noise_expert_makes_stills_alone_and_is_told(wan):
+    record = CATALOG["wan21-t2v-lightx2v-4step"]
+    prompt = gguf(GGUF.replace("High", "Low"), at=few_steps("base"))
+    latent = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+    output = run_in(prompt, with_accelerator(wan, record), latent)
+    assert "by its name Wan 2.2's low-noise expert, and runs the whole" in output.args[1]
+
+
+def run_in(prompt, model, latent):
+    """The Few-Step Sampler as the host runs it in this graph."""
+    prepared = FewStepSampler.PREPARE_CLASS_CLONE(
+        {"hidden_inputs": {io.Hidden.unique_id: "at", io.Hidden.prompt: prompt}}
+    )
+    return prepared.execute(model, conditioning(width=4096, length=16), latent, 1, 0, 1.0)
+
+
+# ---------------------------------------------------------------- the same accelerator twice
+
+
+@pytest.fixture
+def lightning(models, unets):
+    write_lora(models / "loras" / LIGHTNING, unets["sdxl"], "kohya-diffusers", rank=64)
+    return LIGHTNING
+
+
+def test_the_same_file_by_cores_loader_and_by_ours_is_refused_by_its_tensors(unets, lightning):
+    by_core = core_loaded(unets["sdxl"], lightning, 0.8)
+    with pytest.raises(ValueError, match=r"is on this model already.*at strength 0\.8"):
+        accelerator.attach_accelerator(by_core, lightning, "auto", 1.0)
+
+
+def test_two_accelerators_are_refused_whoever_loaded_them_by_the_graphs_names(
+    models, unets, lightning
+):
+    lcm = "lcm-lora-sdxl.safetensors"
+    write_lora(models / "loras" / lcm, unets["sdxl"], "kohya-diffusers", rank=64, seed=5)
+    by_core = core_loaded(unets["sdxl"], lightning, 0.8)
+    prompt = {
+        "base": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"),
+        "core": node(
+            "LoraLoaderModelOnly", model=["base", 0], lora_name=lightning, strength_model=0.8
+        ),
+        "at": loader("core", lcm),
+    }
+    with pytest.raises(ValueError, match="already carries sdxl-lightning-4step-lora.*lcm-lora-sdx"):
+        accelerator.attach_accelerator(by_core, lcm, "auto", 1.0, hidden=hidden(prompt))
+    prompt["core"]["inputs"]["strength_model"] = 0.0
+    accelerator.attach_accelerator(unets["sdxl"], lcm, "auto", 1.0, hidden=hidden(prompt))
+
+
+def test_a_style_of_another_loader_stays_allowed(models, unets, lightning):
+    style = "my_style.safetensors"
+    write_lora(models / "loras" / style, unets["sdxl"], "kohya-diffusers", only="attn2", seed=9)
+    prompt = {
+        "base": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"),
+        "core": node("LoraLoaderModelOnly", model=["base", 0], lora_name=style, strength_model=1.0),
+        "at": loader("core", lightning),
+    }
+    styled = core_loaded(unets["sdxl"], style)
+    _, report = accelerator.attach_accelerator(
+        styled, lightning, "auto", 1.0, hidden=hidden(prompt)
+    )
+    assert report.data["accelerator"] == "sdxl-lightning-4step-lora"
+
+
+def test_the_sampler_knows_cores_lora_by_the_file_that_the_graph_names(unets, lightning):
+    by_core = core_loaded(unets["sdxl"], lightning)
+    prompt = {
+        "base": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"),
+        "core": node(
+            "LoraLoaderModelOnly", model=["base", 0], lora_name=lightning, strength_model=1.0
+        ),
+        "at": few_steps("core"),
+    }
+    models = accelerated(look_at(by_core, hidden(prompt)))
+    assert models.records[0].id == "sdxl-lightning-4step-lora"
+    assert LIGHTNING in " ".join(models.notes)
+
+
+# ---------------------------------------------------------------- in the model already
+
+
+def test_settings_alone_for_a_lora_that_is_in_the_model_already(unets):
+    merged, report = accelerator.attach_distilled(unets["sdxl"], "sdxl-lightning-4step-lora")
+    assert merged.patches.keys() == unets["sdxl"].patches.keys()
+    assert accelerated(look_at(merged)).records[0].id == "sdxl-lightning-4step-lora"
+    assert "settings alone: it is in the model already" in report.markdown
+    assert "whether its weights are in it was not checked" in report.markdown
+    assert report.data["layers_applied"] == 0
+
+
+def test_settings_for_another_base_are_refused_all_the_same(unets):
+    with pytest.raises(ValueError, match="is for SD 1.5"):
+        accelerator.attach_distilled(unets["sdxl"], "lcm-lora-sd15")
+
+
+def test_settings_alone_for_what_core_put_on_and_not_beside_another(unets, lightning):
+    by_core = core_loaded(unets["sdxl"], lightning)
+    prompt = {
+        "core": node("LoraLoaderModelOnly", lora_name=lightning, strength_model=1.0),
+        "at": loader("core"),
+    }
+    at = hidden(prompt)
+    accelerator.attach_distilled(by_core, "sdxl-lightning-4step-lora", hidden=at)
+    with pytest.raises(ValueError, match="already carries sdxl-lightning-4step-lora"):
+        accelerator.attach_distilled(by_core, "lcm-lora-sdxl", hidden=at)
+
+
+# ---------------------------------------------------------------- the loader's news
+
+
+def test_the_samplers_report_has_what_the_loader_had_to_tell(unets, lightning):
+    model, loaded = accelerator.attach_accelerator(unets["sdxl"], lightning, "auto", 0.0)
+    text = conditioning(unets["sdxl"])
+    output = FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 4, 8, 8)}, 1, 0, 1.0)
+    report = output.args[1]
+    assert f"- Accelerator Loader: {loaded.summary}" in report
+    assert "- licence: " in report
+    assert all(f"- {note}" in report for note in loaded.notes)
+    assert "strength is 0" in report
