@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui_fewstep"
 
 
-def load_pack() -> ModuleType:
-    """Import the repository root as the package `comfyui_fewstep` without putting it on the path,
+def load_pack(root: Path = ROOT) -> ModuleType:
+    """Import a repository's root as the package `comfyui_fewstep` without putting it on the path,
     where its folders would hide ComfyUI's modules of the same names.
     """
     spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        PACK, root / "__init__.py", submodule_search_locations=[str(root)]
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -16,7 +16,6 @@ an operator is no call: properties, and methods that Python calls by itself (__s
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -32,8 +31,8 @@ sys.path.append(str(SCRIPTS))
 
 from console import print_everywhere  # noqa: E402
 from host import ensure_host  # noqa: E402
+from pack_loader import load_pack  # noqa: E402
 
-PACK = "comfyui_fewstep"
 LORA = "fewstep_demo_lightx2v_4step.safetensors"
 PROMPT, FRAMES = "a red circle moving right", 5
 
@@ -102,7 +101,7 @@ def walk(root: Path) -> dict[str, Journey]:
     """The three journeys, by name. Needs ComfyUI's tree on the path."""
     import torch
 
-    load(root)
+    load_pack(root)
     from comfyui_fewstep.nodes import accelerator, demo, sampler
 
     demo.offer_loras()
@@ -137,17 +136,6 @@ def put_on_by_core(model, path: Path):
 
     folder_paths.add_model_folder_path("loras", str(path.parent))
     return core.LoraLoaderModelOnly().load_lora_model_only(model, path.name, 1.0)[0]
-
-
-def load(root: Path) -> None:
-    """Import a repository's root as the package, as ComfyUI does."""
-    spec = importlib.util.spec_from_file_location(
-        PACK, root / "__init__.py", submodule_search_locations=[str(root)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
 
 
 def enter_host() -> None:
