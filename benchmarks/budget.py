@@ -43,7 +43,8 @@ Latent = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A model at a size, and how long it may take in evaluations: 0 takes batch's, full steps.
+    """A model at a size, and how many evaluations' time it has; 0: batch's, full steps.
+
     prompts: with and against.
     """
 
@@ -91,9 +92,7 @@ def prompts(model, length: int) -> tuple[Any, Any]:
 
 
 def demo_cases() -> list[Case]:
-    """The demo model at the length it was trained on, and its stream at a longer one too. An
-    evaluation takes milliseconds.
-    """
+    """The demo model at its training length, and its stream also longer; an evaluation takes ms."""
     demo.offer_loras()
     cases = []
     for name, variant, lora, frames in (
@@ -123,9 +122,7 @@ def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
 
 
 def run_of(case: Case, way) -> Callable[[], object]:
-    """The sampler at the chosen steps: ours for an accelerator, else core's with Step Skip where it
-    was counted on.
-    """
+    """The sampler at the chosen steps: ours with an accelerator, else core's and Step Skip."""
     positive, negative = case.prompts
     if way.route is Route.STREAM:
         return lambda: FewStepStream.execute(case.model, positive, case.latent, 1, 0, 0, 0)

@@ -57,8 +57,7 @@ TIMED_CLIPS = (1, 8)
 
 @dataclass(frozen=True)
 class Way:
-    """One way of sampling. lora: a file of demo/loras, or empty. skip: Step Skip's target speedup,
-    0 without it.
+    """One way of sampling. lora: a file of demo/loras, or empty. skip: target speedup, 0 for none.
 
     window, sink: latent frames that the causal variant sees at once, 0 for all, and how many of
     them are the clip's first.
@@ -94,9 +93,7 @@ CAUSAL_CLIPS = ((17, 0, 0), (33, 0, 0), (65, 0, 0), (65, 7, 1), (129, 7, 1))
 
 @dataclass(frozen=True)
 class Result:
-    """evaluations: of one clip. psnr, ssim and feature are None where there is no teacher's clip to
-    compare with.
-    """
+    """evaluations: of one clip. psnr, ssim and feature: None without a teacher's clip."""
 
     way: Way
     right: float
@@ -284,9 +281,7 @@ def plot(curves: dict[str, list[Result]], teacher: Result, path: Path) -> None:
 
 
 def wall_time(bench: Bench, clips: int, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of the teacher and of the student for so many clips at once, and the median of
-    the pairwise ratios.
-    """
+    """Median seconds of teacher and student for that many clips, and of the paired ratios."""
     full, fast = in_host.in_turns(bench.call(TEACHER, clips), bench.call(STUDENT, clips), rounds)
     return statistics.median(full), statistics.median(fast), in_host.median_ratio(full, fast)
 

@@ -47,7 +47,5 @@ def draw(panels: list[tuple[str, list[Curve]]]) -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as the file's name says, .svg or .png. The same drawing is the same file on
-    every day.
-    """
+    """Write a figure as .svg or .png. The same drawing gives the same file on every day."""
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})

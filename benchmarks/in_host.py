@@ -48,9 +48,7 @@ def enter() -> None:
 
 @contextlib.contextmanager
 def demo_scripts() -> Iterator[None]:
-    """Within it the scripts of demo/ can be imported. They call a module of their own `host`, as
-    scripts/ does.
-    """
+    """Within it demo/'s scripts can be imported; they too have a module called `host`."""
     ours = sys.modules.pop("host", None)
     sys.path.insert(0, str(ROOT / "demo"))
     try:
@@ -65,9 +63,7 @@ def demo_scripts() -> Iterator[None]:
 def in_turns(
     first: Callable[[], object], second: Callable[[], object], rounds: int, is_warm: bool = False
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each call, the two taken in turns so that a drift of the machine's speed meets
-    both; one warm-up each before.
-    """
+    """Seconds of each call, in turns, so that a drift in speed meets both; one warm-up each."""
     if not is_warm:
         seconds_of(first), seconds_of(second)
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -84,9 +80,7 @@ def in_turns(
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call, without the host's progress bars, and with the work it has left the
-    device to do.
-    """
+    """Wall time of one call, without progress bars, with the work it has left the device."""
     import torch
 
     with contextlib.redirect_stderr(io.StringIO()):

@@ -40,9 +40,7 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A LoRA file under its published name and the model it is for. options: how small_loras writes
-    it.
-    """
+    """A LoRA under its published name, and its model. options: how small_loras writes it."""
 
     name: str
     file: str
@@ -174,9 +172,7 @@ def then_loaded(call: Callable[[], Any]) -> Callable[[], object]:
 
 
 def graph(loader: str, model, **inputs: Any) -> Callable[[], object]:
-    """The run of a graph of one loader by the host's own executor, which keeps the results of nodes
-    that have not changed.
-    """
+    """A one-loader graph run by the host's executor, which keeps unchanged nodes' results."""
     given = type(
         "GivenModel",
         (),

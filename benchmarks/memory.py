@@ -21,9 +21,7 @@ import in_host
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of the GPU where there is one, of main memory otherwise: held before the call, and at
-    most during it.
-    """
+    """Bytes of the GPU, or of main memory without one: before the call, and at most in it."""
 
     before: int
     highest: int

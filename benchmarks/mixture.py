@@ -1,5 +1,4 @@
-"""A model whose exact answer is known: a mixture of Gaussians with the spectrum of pictures, as a
-model of the host.
+"""A model with a known exact answer: a mixture of Gaussians with the spectrum of pictures.
 
 Where no trained model is at hand, this one is: ComfyUI samples it like any other, guidance
 included, and what its network returns is the posterior mean in closed form. A small fixed error
@@ -28,9 +27,7 @@ NO_CLASS = -1.0
 
 
 class MixtureNetwork(torch.nn.Module):
-    """Velocity (flow) or noise prediction for latents (B, 4, 16, 16), in the basis where the
-    covariance is diagonal.
-    """
+    """Velocity or noise prediction for latents (B, 4, 16, 16), in the covariance's own basis."""
 
     def __init__(self, seed: int, is_flow: bool, sigma_of):
         super().__init__()

@@ -1,5 +1,4 @@
-"""A motion module on SD 1.5's UNet: what it adds to an evaluation of the same batch of frames, and
-its memory.
+"""A motion module on SD 1.5's UNet: what it adds to an evaluation of a batch, and its memory.
 
 python benchmarks/motion.py [--rounds 7]
 """
@@ -97,9 +96,7 @@ def module_at(widths: tuple[int, ...]) -> MotionModule:
 
 
 def arithmetic(has_motion: bool) -> int:
-    """Floating-point operations of one evaluation at SD 1.5's own width, counted on tensors that
-    have shapes and no numbers.
-    """
+    """FLOPs of one evaluation at SD 1.5's own width, counted on tensors without numbers."""
     config = UNETS["sd15"][0](unet_config("sd15", FULL_WIDTH))
     with torch.device("meta"):
         patcher = ModelPatcher(config.get_model({}, ""), torch.device("cpu"), torch.device("cpu"))

@@ -1,5 +1,4 @@
-"""How many of the catalogue's LoRA records are recognised when a file was renamed: by its contents,
-or not at all.
+"""How many renamed LoRAs of the catalogue are still recognised, by their contents.
 
 Every record gets a header as its published file has it, and a name that says nothing. Printed, not
 asserted: what the header cannot tell must be refused, and the share of what it can tell is a fact
@@ -31,8 +30,7 @@ RENAMED = "a1b2c3.safetensors"
 
 
 def is_extract(file) -> bool:
-    """Whether a file is the difference of two whole models, which writes whole tensors beside
-    low-rank pairs.
+    """Whether a file is the difference of two models: whole tensors beside low-rank pairs.
 
     Reported of several of these publishers' files, read in none here.
     """

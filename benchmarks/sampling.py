@@ -1,5 +1,4 @@
-"""Few-Step Sampler against core's samplers, the accelerated run against the full guided one, and
-how long recognition takes.
+"""The samplers against core's, the accelerated run against the full one, and recognition time.
 
 python benchmarks/sampling.py [--rounds 7]
 """
@@ -71,9 +70,7 @@ def small_wan(folder: Path, seed: int = 0):
 
 
 def with_settings(model, name: str):
-    """The model as the loader leaves it, without the LoRA: what a weight is does not change what it
-    costs.
-    """
+    """The loader's model without the LoRA: what a weight is does not change its cost."""
     return with_record(with_model_sampling(model, CATALOG[name]), CATALOG[name])
 
 
@@ -95,9 +92,7 @@ def ksampler(
 
 
 def custom_sampler(model, positive, latent, steps: int = 0) -> Call:
-    """Core's SamplerCustomAdvanced on the accelerator's own sigmas and sampler, as a user of the
-    Few-Step Schedule has it.
-    """
+    """Core's SamplerCustomAdvanced on the Few-Step Schedule's sigmas and sampler."""
 
     def run():
         sigmas, sampler, _, _ = FewStepSchedule.execute(model, steps, 1.0).args
@@ -259,9 +254,7 @@ def answering_at_once(model):
 
 
 def recognition(rounds: int, folder: Path) -> Table:
-    """A 2 GB LoRA in LightX2V's layout: only its header is real, the tensors are a hole in the
-    file.
-    """
+    """A 2 GB LoRA in LightX2V's layout: its header is real, its tensors are a hole."""
     table = Table("Recognition")
     path = folder / "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
     names = [

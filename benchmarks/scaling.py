@@ -1,5 +1,4 @@
-"""Seconds of a run against steps, frames, resolution and batch: ours, core's, and the part that is
-ours.
+"""Seconds of a run against steps, frames, resolution and batch: ours, core's, our own part.
 
     python benchmarks/scaling.py [--rounds 5]
 

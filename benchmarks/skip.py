@@ -1,5 +1,4 @@
-"""Step Skip against other caches, fewer steps and better solvers: the error of the result against
-the evaluations made.
+"""Step Skip against other caches, fewer steps and better solvers: error against evaluations.
 
     python benchmarks/skip.py [--models mixture-flow mixture-noise demo unet]
         [--samplers euler dpmpp_2m] [--steps 20 30 50] [--clips 12]
@@ -64,9 +63,7 @@ class Subject:
     calls: list[int] = field(default_factory=list)
 
     def sample(self, model, sampler: str, steps: int) -> tuple[Tensor, int]:
-        """(latents as the model sees them, evaluations made). model: this subject's, patched or
-        not.
-        """
+        """(latents as the model sees them, evaluations made). model: patched or not."""
         calls = 0
 
         def count(executor, *args, **kwargs):
@@ -177,9 +174,7 @@ def lazy_cache(model, threshold: float):
 
 @dataclass(frozen=True)
 class Point:
-    """evaluations made, relative L2 error of each clip, and PSNR of the decoded clips in dB where
-    they can be decoded.
-    """
+    """Evaluations made, relative L2 error of each clip, and PSNR in dB if clips can be decoded."""
 
     evaluations: int
     errors: tuple[float, ...]
@@ -277,9 +272,7 @@ class Measurement:
         self.curves[name] = sorted(points.values(), key=lambda point: point.evaluations)
 
     def error_at(self, name: str, evaluations: int) -> float | None:
-        """The curve's median error at this number of evaluations, log-linear between neighbours,
-        None outside of it.
-        """
+        """The curve's median error at this many evaluations, interpolated; None outside of it."""
         points = self.curves.get(name, [])
         below = [point for point in points if point.evaluations <= evaluations]
         above = [point for point in points if point.evaluations >= evaluations]
@@ -292,9 +285,7 @@ class Measurement:
         return math.exp((1 - share) * math.log(low.error) + share * math.log(high.error))
 
     def meets_target(self, point: Point) -> bool | None:
-        """Whether a forecast's error is within what is aimed at; None outside of the speed-ups that
-        the claims are made for.
-        """
+        """Whether a forecast's error is within its target; None outside the claimed speed-ups."""
         if not CLAIMED[0] <= self.steps / point.evaluations <= CLAIMED[1]:
             return None
         shares = (

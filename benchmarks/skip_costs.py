@@ -1,5 +1,4 @@
-"""Step Skip in short: its error on the demo model beside other caches and fewer steps, what it
-costs, what it keeps.
+"""Step Skip in short, on the demo model: its error beside others', what it costs and keeps.
 
 benchmarks/skip.py has all the curves.
 
@@ -60,9 +59,7 @@ def errors() -> Table:
 
 
 def costs(rounds: int, folder: Path) -> Table:
-    """The node at work with every evaluation made: at threshold 0 it vetoes all that it planned to
-    leave out.
-    """
+    """The node with every evaluation made: at threshold 0 it vetoes every planned skip."""
     table = Table("Step Skip: what it costs where nothing is skipped")
     model, text, latent, steps = small_wan(folder), conditioning(length=6), clip(), 12
     idle = skip.step_skip(model, "forecast", 1.5, threshold=0.0)
@@ -91,9 +88,7 @@ def costs(rounds: int, folder: Path) -> Table:
 
 
 def bookkeeping(shape: tuple[int, ...], runs: int = 20) -> tuple[float, int]:
-    """(seconds of its own for one evaluation, bytes of history) in runs by Euler where the model's
-    answer is there already.
-    """
+    """(own seconds per evaluation, bytes of history) in Euler runs with a ready answer."""
     schedule, euler = (
         RunSchedule(tuple(1 - step / STEPS for step in range(STEPS + 1)), is_flow=True),
         traits_of("sample_euler", {}),

@@ -1,5 +1,4 @@
-"""Many varied runs in one ComfyUI server: does its memory stay flat, and does every job give the
-same bits the last time as the first?
+"""Many varied runs in one ComfyUI server: is its memory flat, are a job's bits always the same?
 
     python benchmarks/soak.py [--runs 500] [--jobs 40] [--keep-log soak.csv]
 
@@ -221,8 +220,10 @@ def write_files(models: Path) -> None:
 
 @dataclass
 class Soak:
-    """What was seen. resident: bytes after each run past the warm-up. held: (tensors' bytes,
-    models) after forgetting everything.
+    """What was seen.
+
+    resident: bytes after each run past the warm-up. held: (tensors' bytes, models) after forgetting
+    everything.
     """
 
     first: dict[int, str] = field(default_factory=dict)
@@ -305,9 +306,7 @@ def cancelled(client: Client, prompt: Prompt) -> str:
 
 
 def failing(client: Client, prompt: Prompt, number: int) -> str:
-    """Let the network fail at its second evaluation. A stream's patches are refused in words, which
-    is a failure as good.
-    """
+    """Let the network fail at its second evaluation; a stream's patches are refused in words."""
     broken = dict(prompt) | {
         "fault": node(
             "TestFault",

@@ -1,5 +1,4 @@
-"""What the pack adds to ComfyUI's start, in fresh processes with everything of ComfyUI's imported
-before.
+"""What the pack adds to ComfyUI's start, in fresh processes that have ComfyUI's imports.
 
 python benchmarks/start.py [--rounds 5]
 """
@@ -63,9 +62,7 @@ def once(folder: Path) -> dict:
 
 
 def own_milliseconds(folder: Path) -> list[tuple[str, float]]:
-    """Each module's own part, without what it imports, slowest first. As Python's -X importtime has
-    it, which slows them all.
-    """
+    """Each module's own part, slowest first, by -X importtime, which slows them all."""
     found = []
     for line in started(folder, "-X", "importtime").stderr.splitlines():
         own, _, name = (

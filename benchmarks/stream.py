@@ -1,5 +1,4 @@
-"""Streaming Sampler: time to the first frame, overhead, against core's ar_video, and memory on a
-clip ten times as long.
+"""Streaming Sampler: first frame, overhead against ar_video, memory of a tenfold clip.
 
 python benchmarks/stream.py [--rounds 5]
 """
@@ -104,9 +103,7 @@ def timed_run(watch: Stopwatch, model, text, latent, vae) -> Timed:
 
 
 def overhead(table: Table, model, text, rounds: int, frames: int, side: int, vae=None) -> None:
-    """What a run takes beyond the model's evaluations and decodings, and its first block beyond its
-    own.
-    """
+    """What a run, and its first block, takes beyond the model's evaluations and decodings."""
     latent = {"samples": torch.zeros(1, 16, frames, side, side)}
     watch = Stopwatch()
     # Once: another wrapper each time would make the host load the weights again.
@@ -177,9 +174,7 @@ def by_ar_video(model, text, frames: int, side: int) -> Callable[[], object]:
 
 
 def add_memory(table: Table, folder: Path) -> None:
-    """Peak memory of a clip that just fills its window, and of one ten times as long, each in a
-    process of its own.
-    """
+    """Peak memory of a clip that fills its window and of one ten times as long, apart."""
     short, long = (memory.peak("stream", "streaming", frames, folder) for frames in (9, 90))
     ratio = long.highest / short.highest
     table.row(

@@ -45,9 +45,7 @@ class Table:
     rows: list[tuple[object, ...]] = field(default_factory=list)
 
     def row(self, *cells: object) -> None:
-        """Add a row and print it. A target among the cells is a Target, so that a missed one is
-        found again.
-        """
+        """Add a row and print it. A target in it is a Target, so that a miss is found again."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{self.title}: {len(cells)} cells for {len(self.columns)} columns")
         if not self.rows:
@@ -81,9 +79,7 @@ def main_of(
     rounds: int,
     **options: dict[str, Any],
 ) -> None:
-    """The command line of one benchmark: its tables as they are measured. options: name ->
-    argparse's settings, passed on to tables.
-    """
+    """A benchmark's command line: its tables as measured. options: name -> argparse settings."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,4 @@
-"""A second trained model, unlike the demo's: a small UNet of SD 1.5's kind, predicting noise, on
-pictures of the demo's world.
+"""A second trained model, unlike the demo's: a small noise-predicting UNet on the demo's world.
 
 Step Skip's settings were chosen with the demo's flow transformer and the mixtures at hand; this
 model came after them, so it shows what they are worth elsewhere. It is trained where it is first
@@ -67,9 +66,7 @@ def word_table() -> Tensor:
 
 @dataclass(frozen=True)
 class Code:
-    """A linear code for 4 x 4 blocks of pixels: their principal components, each scaled to variance
-    1.
-    """
+    """A linear code for 4 x 4 blocks of pixels: principal components of variance 1."""
 
     mean: Tensor  # (48,)
     basis: Tensor  # (4, 48), orthogonal rows
@@ -118,9 +115,7 @@ def trained_model() -> Any:
 
 
 def train(network: torch.nn.Module, sigmas: Tensor) -> dict[str, Tensor]:
-    """Averaged weights after training the noise prediction (Ho et al. 2020, section 3.2). sigmas
-    (1000,): of each timestep.
-    """
+    """Weights averaged in training noise prediction (Ho et al. 2020). sigmas: (1000,)."""
     torch.nn.init.zeros_(network.out[-1].weight)
     network.requires_grad_(True)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))

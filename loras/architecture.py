@@ -96,7 +96,7 @@ def architecture_of(layers: Layers) -> Measured:
         return _measure_double_stream(layers, named)
     if _has(kinds, UNET_TEXT):
         return _measure_unet(named)
-    return Measured((), None, "an architecture that is not known here")
+    return Measured((), None, "an unknown architecture")
 
 
 def _has(names: Iterable[str], pattern: str) -> bool:
@@ -169,7 +169,7 @@ def _measure_unet(named: Layers) -> Measured:
     if bases:
         words = f"{bases_in_words(bases)} (text width {bases[0].text_width})"
         return Measured(bases, None, words)
-    return Measured((), None, f"a UNet with text width {sorted(widths)}, which is not known here")
+    return Measured((), None, f"a UNet with the unknown text width {sorted(widths)}")
 
 
 def _measure_large_unet(named: Layers) -> Measured:

@@ -42,8 +42,8 @@ def refuse_damaged(path: str | Path, header: Header) -> None:
     damaged = [key for key, stored in header.stored.items() if not _are_finite(path, [stored])]
     raise FileProblem(
         f"{path.name} is damaged: {len(damaged)} of its {counted(len(header.stored), 'tensor')}"
-        f" {'holds' if len(damaged) == 1 else 'hold'} infinity or no number at all, such as"
-        f" {damaged[0]}. Download it again."
+        f" {'holds' if len(damaged) == 1 else 'hold'} values that are not finite"
+        f" numbers, such as {damaged[0]}. Download it again."
     )
 
 

@@ -115,7 +115,7 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
     if not set(fingerprint.bases) & set(record.bases):
         raise ValueError(
             f"{record.id} is for {bases_in_words(record.bases)}, and {name} is"
-            f" {bases_in_words(fingerprint.bases) or 'of no base known here'}. Connect that model,"
+            f" {bases_in_words(fingerprint.bases) or 'of an unknown base'}. Connect that model,"
             " or set accelerator to auto."
         )
     refuse_other_size(record, fingerprint.width, name)
@@ -154,8 +154,8 @@ def refuse_carried(carried: Accelerator | None, lora_name: str) -> None:
     if carried.kind is Kind.MOTION_MODULE:
         found += ", its motion module"
         advice = (
-            "an LCM LoRA, which its record takes the place of, goes on the model in front of the"
-            " Motion Module Loader"
+            "it takes the place of an LCM LoRA, which goes on the model in front of the Motion"
+            " Module Loader"
             if carried.solver is Solver.LCM
             else "leave this node out, or take a motion module that is not an accelerator, such as"
             " AnimateDiff v2 or v3"
@@ -177,7 +177,7 @@ def refuse_other_base(
     """
     if base in record.bases:
         return
-    connected = base.label if base else f"a {class_name} model, which no accelerator here is for"
+    connected = base.label if base else f"a {class_name} model, for which no accelerator is known"
     files = {file.name for file in record.files}
     recipes = [
         other

@@ -71,7 +71,7 @@ def parse_declaration(text: str, file_name: str) -> Accelerator:
         if not file_name.endswith(SUFFIX) or not id_of(file_name):
             raise _Wrong(f"its name must be letters or digits and end in {SUFFIX}")
         entries = _object(_parse(text), "the file")
-        _no_unknown(entries, ENTRIES, "entry")
+        _no_unknown(entries, ENTRIES, "an entry")
         missing = [name for name in REQUIRED if name not in entries]
         if missing:
             raise _Wrong(
@@ -111,13 +111,13 @@ def _parse(text: str) -> Any:
         )
 
     def no_constant(name: str) -> None:
-        raise _Wrong(f"{name} is not a number here")
+        raise _Wrong(f"{name} is not a number in JSON")
 
     def no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries: dict[str, Any] = {}
         for name, value in pairs:
             if name in entries:
-                raise _Wrong(f"{name!r} stands in it twice")
+                raise _Wrong(f"it has {name!r} twice")
             entries[name] = value
         return entries
 
@@ -153,8 +153,8 @@ def _no_unknown(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise _Wrong(
-                f"{_shown(name)} is no {what}"
-                + (f"; did you mean {near[0]!r}" if near else f"; there are {', '.join(known)}")
+                f"{_shown(name)} is not {what}"
+                + (f"; did you mean {near[0]!r}" if near else f"; the choice is {', '.join(known)}")
             )
 
 
@@ -284,7 +284,7 @@ def _schedule(value: Any) -> Schedule:
         given.pop("type", None), "schedule.type", SCHEDULES
     )
     make, known = kind
-    _no_unknown(given, known, "setting of this schedule")
+    _no_unknown(given, known, "a setting of this schedule")
     settings = {}
     for name, (check, default) in known.items():
         if name not in given and default is None:
@@ -325,8 +325,8 @@ def _gamma(value: Any) -> dict[str, Any]:
     for steps, gamma in value.items():
         if not re.fullmatch(r"[1-9][0-9]{0,2}", steps):
             raise _Wrong(
-                f"gamma must be a number, or numbers by step count, and {_shown(steps)} is no step"
-                " count"
+                f"gamma must be a number, or numbers by step count, and {_shown(steps)} is not"
+                " a step count"
             )
         by_steps[int(steps)] = _number(gamma, "gamma", 0.0, 1.0)
     return {"gamma": by_steps}
@@ -334,7 +334,7 @@ def _gamma(value: Any) -> dict[str, Any]:
 
 def _licence(value: Any) -> dict[str, Any]:
     given = _object(value, "licence")
-    _no_unknown(given, {"name": 0, "commercial": 0, "note": 0}, "entry of licence")
+    _no_unknown(given, {"name": 0, "commercial": 0, "note": 0}, "an entry of licence")
     commercial = given.get("commercial")
     if commercial is not None and not isinstance(commercial, bool):
         raise _Wrong(f"licence.commercial must be true, false or null, not {_shown(commercial)}")

@@ -90,7 +90,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
     keys = header.shapes
     kind = _kind_of(keys)
     if kind is not Kind.LORA:
-        what = f"header: {kind.value if kind else 'no adapter and no diffusion model'}"
+        what = f"header: {kind.value if kind else 'neither an adapter nor a diffusion model'}"
         return Fingerprint(kind, (), (what,))
     ranks = tuple(
         sorted({shape[0] for key, shape in keys.items() if key.endswith(DOWN_ENDINGS) and shape})

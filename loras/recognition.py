@@ -78,7 +78,7 @@ def recognise_model(
     records: Iterable[Accelerator],
 ) -> Recognition:
     """The record of a loaded, wholly distilled model: by its architecture, then its file's name."""
-    evidence = f"model: {base.label if base else 'an architecture that is not known here'}" + (
+    evidence = f"model: {base.label if base else 'an unknown architecture'}" + (
         f", width {width}" if width else ""
     )
     fingerprint = Fingerprint(Kind.MODEL, (base,) if base else (), (evidence,), width)

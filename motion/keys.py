@@ -146,8 +146,8 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
     is_motion = any("motion_modules." in key for key in keys)
     if any("lora" in key for key in keys):
         raise MotionFileError(
-            f"{file_name} is a motion LoRA: it changes a motion module and is none itself. Motion"
-            " LoRAs are not applied by this pack; choose the motion module it was made for."
+            f"{file_name} is a motion LoRA: it changes a motion module and is not one itself."
+            " This pack does not apply motion LoRAs; choose the motion module it was made for."
             if is_motion
             else (
                 f"{file_name} is a LoRA for pictures, with no motion in it. Load it with Load LoRA,"
@@ -163,7 +163,7 @@ def refuse_other_kinds(keys: Iterable[str], file_name: str) -> None:
     if not is_motion:
         raise MotionFileError(
             f"{file_name} is not an AnimateDiff motion module: it holds"
-            f" {counted(len(keys), 'tensor')}, and none belongs to one. Choose a file such as"
+            f" {counted(len(keys), 'tensor')}, and none belongs in one. Choose a file such as"
             " animatediff_lightning_4step_comfyui.safetensors."
         )
     levels = {

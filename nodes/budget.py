@@ -266,8 +266,8 @@ def carried_by(loaded: LoadedModel, known: Known) -> tuple[Accelerator | None, t
     if recognition is None or recognition.record is not None:
         return (recognition.record if recognition else None), notes
     return None, (
-        "Taken for a model without an accelerator: the LoRA that another loader put on it is none"
-        " that is known here.",
+        "Taken for a model without an accelerator: the LoRA that another loader put on it is not a"
+        " known accelerator.",
     )
 
 
@@ -336,7 +336,7 @@ def describe(
         if way.records
         else subject.model.base.label
         if subject.model.base
-        else "not known here"
+        else "unknown"
     )
     todo = [
         f"{number}. {text}"

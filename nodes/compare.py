@@ -153,7 +153,7 @@ def notes_on_black(reference, candidate) -> tuple[str, ...]:
     }
     if list(black.values()) == [count, count]:
         return (
-            "Both are wholly black, so that their being equal means nothing: look at the runs that"
+            "Both are wholly black, so it means nothing that they are equal: look at the runs that"
             " made them.",
         )
     return tuple(

@@ -190,7 +190,7 @@ def refuse_second_accelerator(carried: Accelerator | None, record: Accelerator |
         raise ValueError(
             f"This model already carries {carried.id}, and {record.id} is an accelerator itself."
             " Two accelerators on one model spoil each other: leave one out, or take a motion"
-            " module that is none (AnimateDiff v2 or v3)."
+            " module that is not one (AnimateDiff v2 or v3)."
         )
 
 
@@ -219,7 +219,7 @@ def accelerator_in(
     if recognition.record is not None:
         return recognition.record, recognition.evidence
     if recognition.evidence == fingerprint.evidence:
-        return None, (*fingerprint.evidence, "nothing speaks for a Lightning module")
+        return None, (*fingerprint.evidence, "nothing suggests a Lightning module")
     candidates = recognition.candidates
     raise ValueError(
         f"{motion_name} may be any of {', '.join(record.id for record in candidates)}: their"
@@ -290,7 +290,7 @@ def notes_on_motion(patched, file: MotionFile, windows: Windows | None) -> tuple
         )
     if record is None:
         notes.append(
-            "This module is no accelerator: use a sampler with its usual steps, or attach an"
+            "This module is not an accelerator: use a sampler with its usual steps, or attach an"
             " accelerator LoRA for SD 1.5."
         )
     if record is None and file.version is Version.V2:

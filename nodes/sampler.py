@@ -283,7 +283,7 @@ def notes_on_negative(
     if models.is_negative_forced:
         return (
             "A patch on the model (such as NAG) asks for the negative prompt and may do nothing"
-            " without: connect one to negative.",
+            " without one: connect one to negative.",
         )
     return ()
 

@@ -102,8 +102,8 @@ def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:
         )
     if min(reference.shape[1:3]) < LEAST_PIXELS:
         raise ValueError(
-            f"The pictures are {_size(reference)}; figures need {LEAST_PIXELS} pixels each way at"
-            " least."
+            f"The pictures are {_size(reference)}; figures need at least {LEAST_PIXELS}"
+            " pixels each way."
         )
 
 

@@ -155,7 +155,7 @@ def _refuse_lengths(frames: int, given: int, size: int) -> None:
     if given >= frames:
         raise PlanError(
             f"latent_image says that the clip has {in_frames(frames)} in all, and its start holds"
-            f" {given} of them, so nothing is left to be made. Make latent_image longer: length"
+            f" {given} of them, so nothing is left to make. Make latent_image longer: length"
             f" {video_frames(given + size)} or more."
         )
     over = (frames - given) % size
@@ -164,8 +164,8 @@ def _refuse_lengths(frames: int, given: int, size: int) -> None:
         near = " or ".join(str(video_frames(count)) for count in (shorter, longer) if count > given)
         start = f" after the {given} it starts with" if given else ""
         raise PlanError(
-            f"The clip has {in_frames(frames - given)} to be made{start}, which is no whole number"
-            f" of blocks of {size}. Set the video's length to {near}."
+            f"The clip has {in_frames(frames - given)} to make{start}, which is not a whole"
+            f" number of blocks of {size}. Set the video's length to {near}."
         )
 
 
@@ -199,8 +199,8 @@ def refuse_partial_patches(height: int, width: int, patch: Sequence[int], pixels
             )
     if near:
         raise PlanError(
-            f"latent_image is {width * pixels} x {height * pixels} pixels, which is no whole number"
-            f" of this model's patches of {patch[2] * pixels} x {patch[1] * pixels}. Set"
+            f"latent_image is {width * pixels} x {height * pixels} pixels, which is not a whole"
+            f" number of this model's patches of {patch[2] * pixels} x {patch[1] * pixels}. Set"
             f" {' and '.join(near)}."
         )
 

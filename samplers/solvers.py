@@ -52,8 +52,8 @@ def sample_tcd(
     levels = sigmas.tolist()
     if strange := [level for level in levels[1:] if level not in sigmas_down]:
         raise ValueError(
-            "TCD jumps to levels of its own before it re-noises, and knows them for the sigmas of"
-            f" the Few-Step Schedule alone; {strange[0]:.4g} is none of them. Connect that node's"
+            "TCD jumps to levels of its own before it re-noises, and knows them only for the sigmas"
+            f" of the Few-Step Schedule; {strange[0]:.4g} is not one of them. Connect that node's"
             " sigmas as they are, whole or split."
         )
     ones = x.new_ones([x.shape[0]])

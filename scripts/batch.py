@@ -1,5 +1,4 @@
-"""Many runs over the HTTP API of one or several ComfyUI servers: queued, resumed where they
-stopped, nothing done lost.
+"""Many runs over the HTTP API of one or several ComfyUI servers: queued, resumed, nothing lost.
 
 A job is one workflow with one prompt and one seed. Its result is a small JSON file in the output
 folder, written when the job is done and never before, so whatever is killed (this program, a
@@ -65,8 +64,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job. seconds: the server's own, from start to end; None where it answered
-    from its cache.
+    """What became of a job.
+
+    seconds: the server's own, from start to end; None where it answered from its cache.
 
     is_first: the first run of its workflow on its server, which loads the model. restarts: how
     often the server was away during the job and came back. error: empty for success. files: in the
@@ -105,7 +105,7 @@ def read_workflow(path: Path) -> Workflow:
         or not all(is_node(node) for node in prompt.values())
     ):
         raise BatchError(
-            f"{path} is no workflow in API format: expected an object of nodes with a class_type"
+            f"{path} is not a workflow in API format: expected an object of nodes with a class_type"
             " and inputs each."
         )
     return Workflow(path.stem, prompt)
@@ -123,14 +123,12 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one a line; empty lines do not count."""
     prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not any(prompts):
-        raise BatchError(f"{path} has no prompt in it: one a line is expected.")
+        raise BatchError(f"{path} has no prompt in it: expected one on each line.")
     return [prompt for prompt in prompts if prompt]
 
 
 def checked_url(url: str) -> str:
-    """The URL of a server without its final slash. Raises BatchError for anything but http and
-    https.
-    """
+    """A server's URL without its final slash. Raises BatchError unless it is http or https."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BatchError(
@@ -143,9 +141,7 @@ def checked_url(url: str) -> str:
 def make_jobs(
     workflows: Sequence[Workflow], prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Job]:
-    """Every prompt and seed through each workflow, one workflow after the other: a server then
-    loads each model once.
-    """
+    """Every prompt and seed, one workflow after the other: a server loads each model once."""
     return [
         make_job(workflow, text, seed)
         for workflow in workflows
@@ -196,9 +192,7 @@ class Store:
         self.write_bytes(f"{result.id}.json", json.dumps(asdict(result), indent=1).encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """In one step: a broken-off run leaves nothing that looks whole. Raises StoreError, as for
-        a full disk.
-        """
+        """In one step: a broken-off run leaves no half of it under this name. Raises StoreError."""
         partial = self.results / f"{name}.partial"
         try:
             self.results.mkdir(parents=True, exist_ok=True)
@@ -237,8 +231,10 @@ class FileGone(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """done, failed: jobs of this call. left: jobs that no server was left to run. gone: servers
-    that stopped answering.
+    """What one call did.
+
+    done, failed: its jobs. left: jobs that no server was left to run. gone: servers that stopped
+    answering.
 
     stopped: why the call ended before its jobs did, empty where it did not.
     """
@@ -251,9 +247,7 @@ class Outcome:
 
 
 class Pool:
-    """Jobs that wait and jobs that run. Who has nothing to do waits while another's job may still
-    come back.
-    """
+    """Jobs that wait and jobs that run. An idle server waits while another's job may come back."""
 
     def __init__(self, jobs: Sequence[Job]):
         self._waiting, self._running, self._changed = (
@@ -372,8 +366,9 @@ def run_job(
     return_seconds: float,
     say: Callable[[str], None],
 ) -> Result:
-    """Run one job to its end, over a server's restart if need be. Raises ServerGone if it stays
-    away, StoreError if it cannot be kept.
+    """Run one job to its end, over a server's restart if need be.
+
+    Raises ServerGone if the server stays away, StoreError if the result cannot be kept.
     """
     blank = Result(job.id, job.workflow, job.text, job.seed, client.url)
     restarts = 0
@@ -414,8 +409,9 @@ def run_job(
 def made_by(
     client: Client, job: Job, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """(history, [(the server's file name, bytes)]) of a job. What the server answered from its
-    cache, and has no file of any more, is made once more. Raises FileGone.
+    """(history, [(the server's file name, bytes)]) of a job. Raises FileGone.
+
+    What the server answered from its cache, when its file is gone, is made once more.
     """
     entry = followed(client, job)
     try:
@@ -449,9 +445,7 @@ def from_cache(entry: dict[str, Any]) -> set[str]:
 
 
 def followed(client: Client, job: Job) -> dict[str, Any]:
-    """The history of the job once it is finished. A server that forgot it was restarted:
-    ConnectionResetError.
-    """
+    """The finished job's history. ConnectionResetError: a restarted server forgot the job."""
     prompt_id, pause = client.queue(job.prompt), min(FIRST_POLL_SECONDS, POLL_SECONDS)
     while (entry := client.history(prompt_id)) is None:
         if not is_queued(client, prompt_id) and client.history(prompt_id) is None:
@@ -537,8 +531,9 @@ def seconds_of(entry: dict[str, Any], job: Job) -> float | None:
 
 
 def samplers(prompt: Prompt) -> set[str]:
-    """The nodes that sample: with a seed of their own, or with the noise of a node that has it,
-    which stays cached between prompts.
+    """The nodes that sample, by a seed of their own or the noise of a node that has one.
+
+    Such a noise node stays cached between prompts.
     """
     given = {
         id: node["inputs"]["noise"][0]

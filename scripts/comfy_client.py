@@ -1,6 +1,4 @@
-"""A small client for ComfyUI's HTTP API, standard library only: queue a workflow, follow it, fetch
-what it made.
-"""
+"""A small client for ComfyUI's HTTP API, standard library only: queue, follow, fetch."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ class Client:
         return json.loads(self.fetch(path))
 
     def fetch(self, path: str) -> bytes:
-        """The bytes at a path. Raises ConnectionError where a gateway answers for a server that is
-        not there.
-        """
+        """The bytes at a path. Raises ConnectionError if a gateway answers for an absent server."""
         try:
             with OPENER.open(self.url + path, timeout=self.timeout) as answer:
                 return answer.read()
@@ -92,9 +88,7 @@ class Client:
                 return error.code, decoded(error.read())
 
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
-        """Queue a workflow in API format and return its id. Raises PromptRefused, and
-        ConnectionError as fetch does.
-        """
+        """Queue a workflow in API format; its id. Raises PromptRefused, and what fetch raises."""
         status, body = self.post("/prompt", {"prompt": prompt, "client_id": client_id})
         refuse_gateway(status)
         if status != 200:
@@ -117,9 +111,7 @@ class Client:
     def run(
         self, prompt: Prompt, on_event: Callable[[Event], None] | None = None, timeout: float = 900
     ) -> dict[str, Any]:
-        """Queue a workflow and wait for it, handing every progress event of the server to
-        `on_event`.
-        """
+        """Queue a workflow and wait for it; `on_event` gets every progress event of the server."""
         if on_event is None:
             return self.wait(self.queue(prompt), timeout)
         client_id = uuid.uuid4().hex
@@ -144,9 +136,7 @@ class Client:
         self.post("/interrupt", {})
 
     def forget(self) -> None:
-        """Drop what the server remembers of earlier runs, so that the next one computes every node
-        again.
-        """
+        """Drop what the server remembers, so that the next run computes every node again."""
         self.post("/free", {"unload_models": False, "free_memory": True})
         # It gets to that once it has nothing to do or has done a job. Here is one to do, or the
         # next might still be answered from memory.

@@ -1,5 +1,4 @@
-"""Run a real ComfyUI server beside everything else: its own port, its own folders, the pack linked
-in.
+"""Run a real ComfyUI server with the pack, on its own port and in its own folders.
 
 Nothing in the ComfyUI tree is changed. All that a run reads and writes lies under its base
 directory: models/, custom_nodes/, input/, output/, temp/, user/ and server.log. Standard library
@@ -62,8 +61,7 @@ def running_server(
     extra_args: Sequence[str] = (),
     cpu: bool = True,
 ) -> Iterator[Server]:
-    """A server that answers, with the pack and any further custom node folders linked in; killed on
-    the way out.
+    """A server that answers, with the pack and further custom nodes; killed on the way out.
 
     What a user's own install lacks of the pack's requirements is said before the server is started.
     """
@@ -91,9 +89,7 @@ def prepare_base(base: Path, packs: Mapping[str, Path]) -> None:
 
 
 def link_folder(source: Path, link: Path) -> None:
-    """Make `link` lead to the folder `source`: a symbolic link, or on Windows a junction (no rights
-    needed).
-    """
+    """Make `link` lead to the folder `source`: a symlink, or a junction (no rights needed)."""
     if link.exists() and link.resolve() == source.resolve():
         return
     unlink_folder(link)
@@ -149,9 +145,7 @@ def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) 
 
 
 def wait_until_up(server: Server) -> None:
-    """Return once /system_stats answers; raise with the log's end if the server dies or takes too
-    long.
-    """
+    """Return once /system_stats answers; raise with the log's end if it dies or is too slow."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if not server.is_alive:
@@ -183,9 +177,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on just now, and that no system hands out before the server, half
-    a minute later, takes it.
-    """
+    """A port that nothing listens on, and that no system hands out before the server takes it."""
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

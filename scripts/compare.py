@@ -1,7 +1,6 @@
-"""Workflows against each other over many prompts and seeds, on one or several running ComfyUI
-servers.
+"""Compare workflows over many prompts and seeds, on one or several running ComfyUI servers.
 
-    python scripts/compare.py --server http://127.0.0.1:8188 --workflow full.json \\
+    python scripts/compare.py --server http://127.0.0.1:8188 --workflow full.json \
         --workflow fast.json --prompts prompts.txt --seeds 4 --out report/
 
 The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is the reference that
@@ -32,8 +31,9 @@ NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL", "jinja2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: everything is there. 1: something failed, is left or cannot be compared; the report holds
-    the rest. 2: the request is wrong.
+    """0: everything is there. 1: something failed or is missing. 2: the request is wrong.
+
+    At 1 the report holds the rest.
     """
     options = parsed(arguments)
     try:

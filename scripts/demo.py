@@ -172,8 +172,9 @@ def run_demo(workflow: Path, version: str, cache: Path) -> Outcome:
 
 
 def refuse_missing_requirements(host: Host, workflow: Path, prompt: Mapping[str, Any]) -> None:
-    """Raise HostError where the workflow compares pictures and a user's own install lacks what that
-    takes. Other nodes do without, or say so themselves.
+    """Raise HostError where the workflow compares pictures and the user's install cannot.
+
+    Other nodes do without, or say so themselves.
     """
     compares = any(node["class_type"] == COMPARE for node in prompt.values())
     if compares and (missing := pack_requirements_missing(host)):
@@ -322,8 +323,7 @@ def report_of(entry: dict[str, Any], node: str) -> dict[str, Any]:
 
 
 def provide_models(host: Host, prompt: Mapping[str, Any], models: Path, cache: Path) -> bool:
-    """Put a model of ours wherever the workflow names one that it can stand in for, under that
-    name; whether one is used.
+    """Put our model wherever the workflow names one it can stand in for; whether one is used.
 
     A person's own file of that name stays, and is what the workflow runs with.
 
@@ -358,9 +358,7 @@ def model_names(prompt: Mapping[str, Any]) -> list[str]:
 
 
 def is_at_hand(name: str, models: Path) -> bool:
-    """Whether a model file comes with the pack, or somebody put it into one of the demo's model
-    folders.
-    """
+    """Whether a model file comes with the pack, or is in one of the demo's model folders."""
     return (ROOT / "demo" / "loras" / name).is_file() or any(
         (folder / name).is_file() for folder in models.glob("*")
     )
@@ -390,8 +388,10 @@ def titles_of(prompt: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Progress:
-    """Says which node is at work: on a terminal in one line that is written over, with a bar of the
-    steps that are done; elsewhere in a line for each node.
+    """Says which node is at work.
+
+    On a terminal in one line that is written over, with a bar of the steps that are done; elsewhere
+    in a line for each node.
     """
 
     def __init__(self, prompt: Mapping[str, Any]):

@@ -1,5 +1,4 @@
-"""Draw what scripts/demo.py shows: a labelled contact sheet and a labelled animation of clips that
-stand side by side.
+"""Draw what scripts/demo.py shows: a labelled contact sheet, and an animation of clips.
 
     python demo_sheet.py clips.webp "first way" "second way" ...
 

@@ -84,9 +84,7 @@ def say(message: str) -> None:
 
 
 def ensure_host(version: str = DEFAULT_VERSION, cache: Path | None = None) -> Host:
-    """The ComfyUI of COMFYUI_PATH if that is set, else the pinned one of this version, built when
-    it is missing.
-    """
+    """The ComfyUI of COMFYUI_PATH if set, else the pinned one of this version, built if missing."""
     if named := os.environ.get("COMFYUI_PATH"):
         return existing_host(Path(named))
     if version not in SOURCE_RELEASES:
@@ -162,9 +160,7 @@ def once(
 
 
 def existing_host(root: Path) -> Host:
-    """The install at `root` with its own Python; an error that says which part is missing
-    otherwise.
-    """
+    """The install at `root` with its own Python; an error names the part that is missing."""
     root = root.expanduser().resolve()
     if not (root / "main.py").is_file() or not (root / "comfy").is_dir():
         raise HostError(
@@ -197,8 +193,9 @@ def check_test_tools(host: Host) -> None:
 
 
 def pack_requirements_missing(host: Host) -> str:
-    """What a user's own install lacks of this pack's requirements, and the one command that adds
-    it; empty where nothing is missing, as in a host that was built here.
+    """What a user's install lacks of the pack's requirements, and the command to add it.
+
+    Empty where nothing is missing, as in a host that was built here.
     """
     missing = () if host.owned else lacking(host.python, requirement_names(PACK_REQUIREMENTS))
     return how_to_add(host, missing, PACK_REQUIREMENTS) if missing else ""
@@ -449,9 +446,7 @@ def write_marker(path: Path, asked: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the build lock, waiting for another process that holds it. The system frees it when a
-    process dies.
-    """
+    """Hold the build lock, waiting for its holder. The system frees it when a process dies."""
     with path.open("a+") as handle:
         waiting = False
         while not try_lock(handle.fileno()):

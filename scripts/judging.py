@@ -1,6 +1,4 @@
-"""What became of the jobs of a batch: their figures, and how near their pictures are to the
-reference's.
-"""
+"""What became of a batch's jobs: their figures, and how near the reference their pictures are."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ class Row:
 
 
 def judged(store: Store, jobs: Sequence[Job], first: str) -> list[Row]:
-    """Every job, those that are done compared with the first workflow's of the same prompt and
-    seed.
-    """
+    """Every job; done ones compared with the first workflow's of the same prompt and seed."""
     results = {job.id: store.read(job) for job in jobs}
     references = {(job.text, job.seed): results[job.id] for job in jobs if job.workflow == first}
     return [
@@ -88,9 +84,7 @@ def as_webp(figure: Any) -> str:
 
 
 def frames_of(store: Store, result: Result) -> Tensor:
-    """(N, H, W, 3) of all the pictures or clips a job made. Raises ValueError where there are none,
-    or none that can be compared.
-    """
+    """(N, H, W, 3) of a job's pictures or clips. Raises ValueError if none can be compared."""
     frames = [
         frame for name in result.files for frame in read_frames(store.results / Path(name).name)
     ]
@@ -107,9 +101,7 @@ def frames_of(store: Store, result: Result) -> Tensor:
 
 
 def read_frames(path: Path) -> list[Tensor]:
-    """(H, W, 3) in 0..1 of a picture, or of every frame of a clip. Raises ValueError for a file
-    that is gone or damaged.
-    """
+    """(H, W, 3) in 0..1 of a picture, or each frame of a clip. Raises ValueError for a bad file."""
     name = f"{path.parent.name}/{path.name}"
     try:
         return clip_frames(path) if path.suffix in CLIPS else picture_frames(path)
@@ -172,9 +164,7 @@ def mean_and_span(values: Sequence[float]) -> str:
 
 
 def price_each(results: Sequence[Result], price_per_hour: float) -> float | None:
-    """Of one picture or clip that these runs saved; None without a price, or where nothing was
-    timed or saved.
-    """
+    """Of one picture or clip of these runs; None if no price, time or file is known."""
     timed = [result for result in results if result.seconds is not None]
     saved = sum(len(result.files) for result in timed)
     return (

@@ -67,9 +67,7 @@ def causal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
-    """Copy a .safetensors file, header changed, tensors untouched: their offsets count from the
-    header's end.
-    """
+    """Copy a .safetensors file with another header; tensor offsets count from its end."""
     header: dict[str, Any] = json.loads(old.read(struct.unpack("<Q", old.read(8))[0]))
     header["__metadata__"] = causal_metadata(header.get("__metadata__", {}))
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -79,9 +77,7 @@ def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
 
 
 def convert(source: Path, target: Path) -> None:
-    """A pickle of the training code as .safetensors, in the precision it has. Only tensors are
-    unpickled, no code is run.
-    """
+    """A training pickle as .safetensors, same precision. Unpickles tensors alone, no code."""
     import torch
     from safetensors.torch import save_file
 

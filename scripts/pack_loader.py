@@ -12,8 +12,9 @@ PACK = "comfyui_fewstep"
 
 
 def load_pack(root: Path = ROOT) -> ModuleType:
-    """Import a repository's root as the package `comfyui_fewstep` without putting it on the path,
-    where its folders would hide ComfyUI's modules of the same names.
+    """Import the repository root as `comfyui_fewstep`, without putting it on the path.
+
+    On the path, its folders would hide ComfyUI's modules of the same names.
     """
     spec = importlib.util.spec_from_file_location(
         PACK, root / "__init__.py", submodule_search_locations=[str(root)]

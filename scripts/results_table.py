@@ -69,9 +69,7 @@ def values_of(row: Row, price_per_hour: float) -> dict[str, Any]:
 
 
 def as_cell(value: Any) -> Any:
-    """A value as a spreadsheet may have it: an apostrophe keeps text that it would run as a formula
-    text.
-    """
+    """A value for a spreadsheet: an apostrophe keeps text that would run as a formula."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
         return "'" + value
     return "" if value is None else value

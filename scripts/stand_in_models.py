@@ -47,8 +47,7 @@ def made_model(host: Host, kind: str, folder: Path) -> Path:
 
 
 def place(source: Path, target: Path) -> bool:
-    """Put `source` at `target` unless something is there already, which may be a person's own
-    model; whether `source` is there now.
+    """Put `source` at `target` unless a file is there; whether `source` is there now.
 
     By a symbolic link, which also leads to the model that is made anew; where there are none, by a
     hard link or a copy.

@@ -83,9 +83,7 @@ def static_tier(host: Host, options: argparse.Namespace) -> Outcome:
 
 
 def run_mypy(host: Host) -> int:
-    """mypy on samplers/, loras/ and quality/ as parts of one package, whatever the name of the
-    folder of this clone.
-    """
+    """mypy on samplers/, loras/ and quality/ as one package, whatever this folder is named."""
     with tempfile.TemporaryDirectory() as scratch:
         link_folder(ROOT, Path(scratch) / "comfyui_fewstep")
         settings = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]

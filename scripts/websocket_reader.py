@@ -73,9 +73,7 @@ class WebSocket:
         self.buffer += data
 
     def _next_frame(self) -> tuple[int, bytes] | None:
-        """(kind, payload) of the next whole frame received so far. A server sends unmasked,
-        unfragmented frames.
-        """
+        """(kind, payload) of the next whole frame. A server's frames are unmasked, unfragmented."""
         data = self.buffer
         if len(data) < 2:
             return None

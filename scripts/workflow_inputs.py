@@ -53,9 +53,7 @@ Place = tuple[str, str]
 
 
 class BatchError(ValueError):
-    """A request that cannot be run. The message says what was expected, what was found and what to
-    do.
-    """
+    """A request that cannot be run. Says what was expected, what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,9 @@ def seed_inputs(workflow: Workflow) -> list[Place]:
 
 
 def text_inputs(workflow: Workflow) -> list[Place]:
-    """Every prompt: followed from each positive conditioning of a sampler to where its text is
-    written. Raises BatchError where there is none, or where the way to a part of it is lost.
+    """Every prompt: from each sampler's positive conditioning to where its text is written.
+
+    Raises BatchError where there is none, or where the way to a part of it is lost.
     """
     prompt, search = workflow.prompt, Search()
     for start in positives(prompt):
@@ -147,9 +146,7 @@ def follow_conditioning(prompt: Prompt, start: str, search: Search) -> None:
 
 
 def follow(prompt: Prompt, start: Place, names: Sequence[str], kind: type, search: Search) -> None:
-    """Where the value of an input is written: there, or wherever its link leads, under one of these
-    names.
-    """
+    """Where an input's value is written: there, or at its link's end, under these names."""
     waiting, seen = [start], set()
     while waiting:
         place = node, name = waiting.pop()
@@ -184,8 +181,8 @@ def sources(
         return parts, []
     if parts:
         return [], [
-            f"{title(prompt, node)} puts {listed(parts)} together, and which of them is the prompt"
-            " cannot be told: link it alone, from a Text node, and write the others there"
+            f"{title(prompt, node)} puts {listed(parts)} together, and it is not clear which of them"
+            " is the prompt: link it alone, from a Text node, and write the others there"
         ]
     return [], [
         f"The search ended at {title(prompt, node)}, whose inputs are {listed(inputs)}; known are"

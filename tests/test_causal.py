@@ -93,7 +93,7 @@ def test_every_causal_record_plans(record):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"frames": 7}, "no whole number of blocks of 3. Set the video's length to 21 or 33"),
+        ({"frames": 7}, "not a whole number of blocks of 3. Set the video's length to 21 or 33"),
         ({"frames": 2}, "Set the video's length to 9"),
         (
             {"frames_per_block": 1},
@@ -101,14 +101,14 @@ def test_every_causal_record_plans(record):
         ),
         (
             {"given": 6},
-            "holds 6 of them, so nothing is left to be made. Make latent_image longer: length 33",
+            "holds 6 of them, so nothing is left to make. Make latent_image longer: length 33",
         ),
         ({"given": 2, "frames": 8}, "start_latent holds 2 latent frames; .* Cut it to 1"),
         ({"given": 5, "frames": 8}, "Cut it to 3 or 4"),
         (
             {"given": 1},
             (
-                "The clip has 5 latent frames to be made after the 1 it starts with, .* Set the"
+                "The clip has 5 latent frames to make after the 1 it starts with, .* Set the"
                 " video's length to 13 or 25"
             ),
         ),

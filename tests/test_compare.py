@@ -253,8 +253,8 @@ def test_a_prompt_is_found_through_the_nodes_that_make_texts_of_texts(nodes, pla
     [
         (
             {"string_a": "a cat", "string_b": "best quality", "delimiter": ", "},
-            r"node 20 \(Mixer\) puts string_a, string_b together, and which of them is the prompt"
-            " cannot be told: link it alone, from a Text node",
+            r"node 20 \(Mixer\) puts string_a, string_b together, and it is not clear which of them"
+            " is the prompt: link it alone, from a Text node",
         ),
         (
             {"words": "old", "weight": 1.0},

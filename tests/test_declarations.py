@@ -235,7 +235,7 @@ def test_the_id_is_what_the_file_name_spells(name, id):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stepps": 4}, "\"stepps\" is no entry; did you mean 'steps'"),
+        ({"stepps": 4}, "\"stepps\" is not an entry; did you mean 'steps'"),
         ({"base": "SDXLL"}, "base must be one of .*did you mean 'sdxl'"),
         ({"base": 7}, "base must be one of"),
         ({"steps": []}, "steps must hold 1 to 100 values, not 0"),
@@ -254,7 +254,7 @@ def test_the_id_is_what_the_file_name_spells(name, id):
             "shift must be a number from 0.01 to 100",
         ),
         ({"schedule": {"type": "shifted", "shift": 5}}, "go with Stable Diffusion"),
-        ({"schedule": {"type": "trailing", "shift": 5}}, "no setting of this schedule"),
+        ({"schedule": {"type": "trailing", "shift": 5}}, "not a setting of this schedule"),
         (
             {"schedule": {"type": "sigmas", "sigmas": [0.5, 1]}},
             "must fall from each value to the next",
@@ -389,7 +389,7 @@ def test_thousands_of_entries_are_refused_at_once():
     text = json.dumps({f"{number:x}": 0 for number in range(7000)}, separators=(",", ":"))
     assert len(text) < LARGEST_FILE
     # Comparing each name with all others, 7000 names took 1 s and more.
-    with processor_seconds_below(0.25), pytest.raises(DeclarationError, match="is no entry"):
+    with processor_seconds_below(0.25), pytest.raises(DeclarationError, match="is not an entry"):
         parse_declaration(text, "many.fewstep.json")
 
 

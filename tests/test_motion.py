@@ -210,7 +210,7 @@ def misshapen_module():
         (picture_to_video_module, "starts from a picture"),
         (half_a_module, "not a whole motion module"),
         (misshapen_module, r"expected \[128, 128\]"),
-        (dict, "it holds 0 tensors, and none belongs to one"),
+        (dict, "it holds 0 tensors, and none belongs in one"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(file, words):

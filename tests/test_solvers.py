@@ -130,7 +130,9 @@ def test_the_parts_of_a_schedule_are_the_whole_of_it(cut):
 
 def test_the_sigmas_of_another_schedule_are_refused():
     x = torch.randn(1, 4, 4, 4)
-    with pytest.raises(ValueError, match=r"Few-Step Schedule.*5 is none of them.*whole or split"):
+    with pytest.raises(
+        ValueError, match=r"Few-Step Schedule.*5 is not one of them.*whole or split"
+    ):
         sample_tcd(
             gaussian_denoiser,
             x,

@@ -44,7 +44,7 @@ class Known:
         wrong = next((problem.words for problem in self.wrong if problem.id == id), None)
         raise ValueError(
             wrong
-            or f"{id} is no accelerator known here. Set accelerator to auto, or choose one of the"
+            or f"{id} is not a known accelerator. Set accelerator to auto, or choose one from the"
             " list."
         )
 

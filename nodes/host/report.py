@@ -15,7 +15,7 @@ from .model import LoaderNews
 from .server import show_on_node
 
 log = logging.getLogger(__name__)
-# As Python writes numbers that are none, where they stand alone and not in a name.
+# As Python writes NaN and infinity, where they stand alone and not in a name.
 NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
 
 
@@ -24,7 +24,7 @@ class Report:
     """summary: the one line for the log and the node. rows: (what, value) in reading order. data:
     the same for programs.
 
-    A number that is none (NaN, infinity) leaves a node in words here, and as null in data:
+    NaN or infinity leaves a node in words here, and as null in data:
     json.dumps would write it as it is, and strict readers then refuse the whole history.
     """
 
@@ -80,7 +80,7 @@ def in_words(text: str) -> str:
 
 
 def numbers_only(value: Any) -> Any:
-    """The same data with None for every number that is none."""
+    """The same data with None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {key: numbers_only(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

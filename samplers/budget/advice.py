@@ -79,7 +79,7 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
         return f"Distil: done, the model carries {choice.way.records[0].id}."
     distilled = [way for way in ways if way.records]
     if not distilled:
-        return "Distil: no accelerator is known here for this model."
+        return "Distil: no known accelerator is made for this model."
     fitting = [way for way in distilled if way.seconds <= choice.allowance]
     if choice.misses and fitting:
         best = min(fitting, key=lambda way: _trouble(way, there))
@@ -96,8 +96,8 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
     if choice.misses:
         return (
             "Distil: no accelerator fits either; the fastest takes about"
-            f" {seconds_in_words(distilled[-1].seconds)}. A smaller picture or a shorter clip is"
-            " what is left."
+            f" {seconds_in_words(distilled[-1].seconds)}. What is left is a smaller"
+            " picture or a shorter clip."
         )
     return "Distil: not needed for this allowance."
 
@@ -133,7 +133,7 @@ def pitfalls(
         )
     if way.route is Route.STREAM:
         told.append(
-            "The stream is reckoned with window_frames 0, which sees the whole clip: a window makes"
+            "The stream is predicted with window_frames 0, which sees the whole clip: a window makes"
             " its later blocks cheaper."
         )
     if experience == "live" and work.clip_seconds is not None and way.route is not Route.STREAM:

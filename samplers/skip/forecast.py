@@ -151,7 +151,7 @@ class Forecast(SkipMethod):
         if tally.refusal is not None or tally.estimated_speedup >= REACHED * target:
             return ()
         noise = (
-            f"a sampler that injects noise, which gets {STOCHASTIC_SPEEDUP:g}x at most,"
+            f"a sampler that injects noise, which gets at most {STOCHASTIC_SPEEDUP:g}x,"
             f" {STOCHASTIC_RUN} skips in a row and none in the first {STOCHASTIC_START:.0%} of the"
             " steps, "
             if self.traits.is_stochastic

@@ -1,5 +1,4 @@
-"""Write docs/accelerators/, one page for each family, and README.md's table of families from the
-catalogue.
+"""Write docs/accelerators/ and README.md's table of families from the catalogue.
 
     python scripts/build/build_docs.py [--check]
 

@@ -1,5 +1,4 @@
-"""Build what the editor shows: workflows/*.json, workflows/api/*.json, subgraphs/*.json and
-locales/.
+"""Build what the editor shows: workflows/, workflows/api/, subgraphs/ and locales/.
 
 The workflows are described in scripts/build/workflows/, the translations in
 scripts/build/translations/.

@@ -1,5 +1,4 @@
-"""Draw workflows/*.jpg, the pictures of the template browser: a scene that comes out of the noise
-in as many strips as steps.
+"""Draw workflows/*.jpg for the template browser: a scene out of noise, one strip per step.
 
     python scripts/build/draw_thumbnails.py            draw those that are missing
     python scripts/build/draw_thumbnails.py --all      draw all of them again
@@ -129,9 +128,7 @@ def captioned(picture: np.ndarray, graph: Graph) -> Image.Image:
 
 
 def name_of(graph: Graph) -> str:
-    """The title without the number of steps, which has a line of its own. Any other number at its
-    end belongs to it.
-    """
+    """The title without its step count, which has a line of its own. Other final numbers stay."""
     return re.sub(rf" {graph.steps} steps?$", "", graph.title)
 
 

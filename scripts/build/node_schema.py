@@ -1,5 +1,4 @@
-"""What ComfyUI's /object_info says of the nodes that the workflows use, reduced to what a saved
-graph depends on.
+"""ComfyUI's /object_info of the workflows' nodes, reduced to what a saved graph depends on.
 
 tests/object_info.json holds it for the pinned ComfyUI: the workflows are built from it, and a host
 test compares it with the running server. File lists are left out: they are the machine's, not the
@@ -35,9 +34,7 @@ KEPT_FACTS = (
 
 @dataclass(frozen=True)
 class Input:
-    """One input. options: what a COMBO offers; a file list is cut down to what is there without any
-    file.
-    """
+    """One input. options: what a COMBO offers; of a file list, what it offers without any file."""
 
     name: str
     type: str

@@ -170,7 +170,7 @@ def test_the_schedule_of_what_needs_more_than_sigmas_asks_for_the_loader(unets):
         ("flux1-schnell", "is for FLUX.1 schnell, and .* is Wan 2.1/2.2 text-to-video"),
         ("lcm-lora-sdxl", "is for SDXL, and .* is Wan 2.1/2.2 text-to-video"),
         ("animatediff-lightning-4step", "Load it with the Motion Module Loader"),
-        ("no-such-thing", "is no accelerator known here"),
+        ("no-such-thing", "is not a known accelerator"),
     ],
 )
 def test_a_record_that_is_not_the_models_is_refused(distilled, id, message):

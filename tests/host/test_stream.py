@@ -379,7 +379,7 @@ def test_a_picture_on_the_model_that_does_not_fit_is_refused_in_words(text, with
     with pytest.raises(
         PlanError,
         match=(
-            "4 latent frames to be made after the 1 it starts with.* Set the video's length to 13"
+            "4 latent frames to make after the 1 it starts with.* Set the video's length to 13"
             " or 25"
         ),
     ):
@@ -840,7 +840,7 @@ def changed(text, **more):
     ("inputs", "message"),
     [
         ({"latent": {"samples": torch.zeros(3, 16, SIDE, SIDE)}}, "a tensor of 4 dimensions"),
-        ({"latent": video(4)}, "no whole number of blocks of 3"),
+        ({"latent": video(4)}, "not a whole number of blocks of 3"),
         ({"latent": video(6, noise_mask=torch.ones(1, 1, SIDE, SIDE))}, "noise mask"),
         (
             {"latent": {"samples": torch.zeros(1, 16, 6, 7, 8)}},
@@ -860,7 +860,7 @@ def changed(text, **more):
         ({"window": 2}, "window_frames is 2; it must hold the block"),
         ({"sink": 1}, "sink_frames is 1 and window_frames is 0"),
         ({"block": 1}, "distilled to make 3 latent frames at a time, not 1"),
-        ({"start_latent": clip_of(6)}, "nothing is left to be made"),
+        ({"start_latent": clip_of(6)}, "nothing is left to make"),
         (
             {"start_latent": {"samples": torch.zeros(1, 16, 3, 4, 4)}},
             r"start_latent is \[1, 16, 3, 4, 4\] and the clip \[1, 16, 6, 8, 8\]",

@@ -1,5 +1,6 @@
-"""Every workflow that ships: one module for each family of models, each ending in the list of its
-workflows. build_workflows.py makes the files.
+"""Every workflow that ships: one module per family of models, each ending in its list.
+
+build_workflows.py makes the files.
 """
 
 from __future__ import annotations

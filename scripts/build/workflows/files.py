@@ -1,5 +1,6 @@
-"""Model files that workflows name, as their publishers name them, with the address and the folder
-they belong in. Files of accelerators come from the catalogue.
+"""Model files that workflows name, as published, with their addresses and folders.
+
+Files of accelerators come from the catalogue.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def split_file(directory: str, repo: str, name: str) -> Model:
 
 
 def accelerator_file(id: str, name: str | None = None, save_as: str | None = None) -> Model:
-    """A catalogued accelerator's file: the first, or the one of this name. save_as: for one whose
-    published name says too little.
+    """A catalogued accelerator's file: the first, or the one of this name.
+
+    save_as: for a file whose published name says too little.
     """
     files = CATALOG[id].files
     published = files[0] if name is None else next(entry for entry in files if entry.name == name)

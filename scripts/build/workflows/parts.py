@@ -32,9 +32,7 @@ def accelerate(
     output: str = "MODEL",
     **more: bool,
 ) -> Placed:
-    """The Accelerator Loader. Without a file the model itself is the distilled one, and the record
-    says which. more: its other widgets.
-    """
+    """The Accelerator Loader. Without a file, the record says which distilled model it is."""
     return graph.node(
         "FewStepAccelerator",
         title,
@@ -155,9 +153,7 @@ def checkpoint_image(
     record: str = "auto",
     **more: Any,
 ) -> None:
-    """Text to image from one checkpoint file, and one accelerator LoRA unless the checkpoint is
-    distilled itself.
-    """
+    """Text to image from one checkpoint, and an accelerator LoRA unless that is distilled."""
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=checkpoint)
         fast = accelerate(graph, loaded, accelerator, record)
@@ -178,8 +174,9 @@ def split_image(
     size: tuple[int, int] = (1024, 1024),
     guidance: float | None = None,
 ) -> None:
-    """Text to image from separate files: (model, VAE), the values of the text encoder's loader, and
-    the node of the latent.
+    """Text to image from separate files.
+
+    (model, VAE), the values of the text encoder's loader, and the node of the latent.
     """
     with graph.group("Models"):
         model = graph.node("UNETLoader", unet_name=files[0])

@@ -26,9 +26,7 @@ class Workflow:
     seeds: str  # what the editor does with seeds after a run
 
     def graph(self, schema: Schema) -> Graph:
-        """The graph with all its nodes. Raises KeyError or ValueError where the schema has no such
-        node or takes no such value.
-        """
+        """The whole graph. Raises KeyError or ValueError where the schema lacks a node or value."""
         graph = Graph(schema, self.title, self.slug, self.note, self.steps, self.seeds)
         self.fill(graph)
         return graph
@@ -42,9 +40,7 @@ def workflow(
 
 
 def unwrapped(text: str) -> str:
-    """An indented text in wrapped lines as Markdown with one line for each paragraph and each entry
-    of a list.
-    """
+    """An indented, wrapped text as Markdown with one line per paragraph and per list entry."""
     lines = [""]
     for line in textwrap.dedent(text).strip().split("\n"):
         is_next_entry = LIST_ENTRY.match(lines[-1]) and LIST_ENTRY.match(line)
