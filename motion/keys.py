@@ -1,9 +1,9 @@
 """Published motion module files: what a header proves, and their tensors under this pack's names.
 
-Two layouts are in use. AnimateDiff's own, which ComfyUI packs read, says
-`down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`;
-diffusers' motion adapter says
-`down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.to_q.weight`.
+Two layouts are in use, both in `down_blocks.0.motion_modules.1` and its like. There AnimateDiff's
+own, which ComfyUI packs read, says
+`temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`; diffusers' motion
+adapter says `transformer_blocks.0.attn1.to_q.weight`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class MotionFile:
     architecture: Architecture
 
 
-_PLACE = r"(?:module\.)?(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)"
+_PLACE = (
+    r"(?:module\.)?(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)"
+    r"\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)"
+)
 
 # The rest of a key -> its name here. Both layouts; \1 is attention 0 or 1, "both" stands for
 # either.

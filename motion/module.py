@@ -141,7 +141,7 @@ class TemporalTransformer(nn.Module):
         self.proj_out = operations.Linear(channels, channels, **factory)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """x: (B·T, C, H, W), T = frames neighbouring rows to a clip. Clips do not see each other."""
+        """x: (B·T, C, H, W), a clip in T = frames rows. Clips do not see each other."""
         height, width = x.shape[-2:]
         # The statistics are those of the whole clip, as in diffusers; the authors' own code takes
         # each frame's.

@@ -38,8 +38,8 @@ REFUSED_IN_PROMPT = {
     "gligen": "GLIGEN boxes",
 }
 NO_NEGATIVE = (
-    "A patch on the model asks for a negative prompt (as NAG does), and a stream has none: the patch"
-    " does nothing here. Take it off, and say what you want in the positive prompt."
+    "A patch on the model asks for a negative prompt (as NAG does), and a stream has none: the"
+    " patch does nothing here. Take it off, and say what you want in the positive prompt."
 )
 IMAGES = 1  # which output it is
 NO_VAE = (
@@ -441,13 +441,13 @@ def notes_on_window(plan: StreamPlan) -> tuple[str, ...]:
         setting = f"Set window_frames to {TRAINED_FRAMES} or less"
         also = "" if plan.window.sink else f", and {sinks}: without sinks long clips flicker"
         return (
-            f"{in_frames(seen)} are more than the {TRAINED_FRAMES} these models were trained on, all"
-            f" of them seen at once: memory grows and quality may fade. {setting}{also}.",
+            f"{in_frames(seen)} are more than the {TRAINED_FRAMES} these models were trained on,"
+            f" all of them seen at once: memory grows and quality may fade. {setting}{also}.",
         )
     if plan.window.sink == 0:
         return (
-            f"A window without sinks, in a clip longer than the {TRAINED_FRAMES} latent frames these"
-            " models were trained on: pictures are known to flicker once the first frames have left"
+            f"A window without sinks, in a clip longer than the {TRAINED_FRAMES} latent frames"
+            " these models were trained on: pictures are known to flicker once the first frames have left"
             f" it. Set {sinks}; they count as part of window_frames.",
         )
     return ()

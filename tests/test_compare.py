@@ -632,7 +632,7 @@ def test_a_file_that_a_server_only_remembers_is_made_once_more(servers, tmp_path
     server.entry["status"]["messages"].append(["execution_cached", {"nodes": ["2", "6"]}])
     job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
     result = run(server, job, store)
-    # What was posted: the job, that all is to be forgotten, a job for it to do so, and the job again.
+    # What was posted: the job, that all is to be forgotten, a job for it to do so, the job again.
     assert server.queued == 4
     if losses == 1:
         assert result.error == "" and (store.results / result.files[0]).read_bytes() == PICTURE

@@ -106,8 +106,9 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """A real server with the pack, the support nodes and small models in its base directory, cut
     off from every other machine.
 
-    What tried to leave is in <base>/network.log, and fails the last of its tests. Its models/diffusion_models holds
-    <variant>.safetensors for every Wan variant, and flux; models/vae holds wan_vae.
+    What tried to leave is in <base>/network.log, and fails the last of its tests. Its
+    models/diffusion_models holds <variant>.safetensors for every Wan variant, and flux; models/vae
+    holds wan_vae.
     """
     from small_models import WANS, write_flux, write_wan, write_wan_vae
 

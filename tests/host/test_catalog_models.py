@@ -116,7 +116,10 @@ def test_a_model_that_nothing_says_is_distilled_is_refused(models):
     )
     with pytest.raises(
         ValueError,
-        match="not known as a model that is distilled.*Choose the accelerator's LoRA file\\. If a LoRA",
+        match=(
+            "not known as a model that is distilled"
+            ".*Choose the accelerator's LoRA file\\. If a LoRA"
+        ),
     ):
         accelerator.attach_distilled(model, "auto")  # no release is as small
     attached, report = accelerator.attach_distilled(model, "wan21-t2v-lightx2v-4step-model")

@@ -787,7 +787,8 @@ def test_the_pace_is_that_of_the_frames_that_were_made() -> None:
     alone = make_stream_plan(CATALOG["self-forcing-dmd"], 24, lambda t: t / 1000)
     report = stream.report_on_stream(alone, run)
     assert report.data["frames_per_second"] == pytest.approx(93 / 12)
-    # Behind the first block its pace is that of the others: 24 latent frames given, two blocks made.
+    # Behind the first block its pace is that of the others: 24 latent frames given, two blocks
+    # made.
     later = stream_run.StreamRun(
         torch.zeros(1, 16, 30, 8, 8), seconds=16.0, first_seconds=12.0, first_frames=105, blocks=2
     )
