@@ -73,6 +73,15 @@ class Causal:
 
 
 @dataclass(frozen=True)
+class Make:
+    """How the low-rank pairs of a published file are written."""
+
+    naming: str  # what stands before and behind their layers: "lora_unet_*.lora_down"
+    pairs: int | None = None  # how many there are, where that is known
+    dtype: str = ""  # the format's name for their numbers, empty where not known
+
+
+@dataclass(frozen=True)
 class PublishedFile:
     """Where one file of a release can be had."""
 
@@ -80,8 +89,12 @@ class PublishedFile:
     path: str = ""  # inside the repository; empty where it is not known
     rank: int | None = None
     folder: str = "loras"  # the host's model folder it belongs in
-    size: int | None = None  # exact bytes, where known; they tell a renamed file
+    size: int | None = None  # exact bytes, where they are known and no other release's
     caution: str = ""  # what stands between this file and the host
+    make: Make | None = None  # how its pairs are written, where that is known
+    # The base its layers are of, where the release is for another: Wan 2.1's LoRA, published as
+    # Wan 2.2's.
+    layers_of: Base | None = None
 
     @property
     def name(self) -> str:

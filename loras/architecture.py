@@ -62,6 +62,9 @@ SDXL_ALONE = (
     r"|^(down_blocks_2_attentions_\d|input_blocks_[78]_1)_transformer_blocks_[4-9]_"
 )
 
+# A UNet's convolutions outside its attention, by diffusers' names and by the host's.
+UNET_CONVOLUTION = r"(resnets_\d+_conv\d|_(in|out)_layers_[23]|samplers_0_conv|_op)$"
+
 # The kinds of Wan that a LoRA may be for when it has no image branch.
 WAN_WITHOUT_IMAGE = (Base.WAN_T2V, Base.WAN22_I2V, Base.WAN22_TI2V)
 # FLUX.1 has 19 double and 38 single blocks, HunyuanVideo 20 and 40.
@@ -97,6 +100,11 @@ def architecture_of(layers: Layers) -> Measured:
     if _has(kinds, UNET_TEXT):
         return _measure_unet(named)
     return Measured((), None, "an unknown architecture")
+
+
+def has_convolutions(layers: Iterable[str]) -> bool:
+    """Whether a UNet's convolutions are among these layers."""
+    return _has(map(flat, layers), UNET_CONVOLUTION)
 
 
 def _has(names: Iterable[str], pattern: str) -> bool:

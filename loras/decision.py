@@ -13,7 +13,7 @@ from .catalog.left_out import LEFT_OUT
 from .fingerprint import LORA_ENDINGS
 from .header import FileProblem, Header
 from .names import experts_named, short_name
-from .recognition import Recognition
+from .recognition import Recognition, are_layers_of
 
 # The Accelerator Loader's lora_name for a model that is itself distilled.
 NO_LORA = "none"
@@ -78,11 +78,23 @@ def record_of(
             f"{lora_name} is not a known accelerator ({evidence}). Use the core LoRA loader for an"
             f" ordinary LoRA, or choose its record in accelerator if it is a renamed one. {DECLARE}"
         )
-    raise ValueError(
-        f"{lora_name} cannot be told apart by its contents"
-        f" ({'; '.join(recognition.fingerprint.evidence)}) and its name does not say. If it is an"
-        " accelerator, which file did you download? Choose it in accelerator:"
-        f" {some_ids(recognition.candidates)}. {DECLARE}"
+    raise ValueError(_unsure(recognition, lora_name))
+
+
+def _unsure(recognition: Recognition, lora_name: str) -> str:
+    """What to do about a file that may be one of several accelerators, or an ordinary LoRA."""
+    if recognition.doubt:
+        return (
+            f"{lora_name} may be {some_ids(recognition.suspected)} by its name, but"
+            f" {recognition.doubt}. If it is that accelerator all the same, choose it in"
+            " accelerator. If it is an ordinary LoRA, load it with core's Load LoRA."
+        )
+    candidates = recognition.suspected or recognition.candidates
+    silent = "does not say which" if recognition.suspected else "does not say"
+    return (
+        f"{lora_name} cannot be told apart by its contents ({'; '.join(recognition.evidence)}) and"
+        f" its name {silent}. If it is an accelerator, which file did you download? Choose it in"
+        f" accelerator: {some_ids(candidates)}. {DECLARE}"
     )
 
 
@@ -95,7 +107,7 @@ def refuse_other_header(record: Accelerator, recognition: Recognition, lora_name
             " record, or set lora_name to none for a model that is itself distilled."
         )
     bases = fingerprint.bases
-    if bases and not set(bases) & set(record.bases) and not record.only_by_choice:
+    if bases and not are_layers_of(record, fingerprint) and not record.only_by_choice:
         raise ValueError(
             f"{lora_name} is a LoRA for {bases_in_words(bases)}, and {record.id} is one for"
             f" {bases_in_words(record.bases)}. Set accelerator to auto, or choose the file that"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .accelerator import Kind
-from .architecture import Layers, architecture_of
+from .architecture import Layers, architecture_of, has_convolutions
 from .bases import Base
 from .header import Header, alpha_in
 
@@ -41,6 +42,29 @@ OTHER_ENDINGS = (
     ".b_norm",
 )
 
+# Differences of a whole weight, and weights that take its place.
+WHOLE_ENDINGS = (".diff", ".set_weight")
+TEXT_ENCODER_PREFIXES = ("lora_te", "lora_prior_te", "text_encoder")
+# What LTX-2 puts behind its text encoder; the host has it as a part of that.
+TEXT_PROJECTION = "text_embedding_projection."
+
+# What stands before the names of layers, by the publisher's or the trainer's habit.
+NAMING_PREFIXES = (
+    r"(base_model\.model\.|model\.)?"
+    r"(diffusion_model\.|transformer\.|unet\.|lora_unet_+|lora_transformer_|lycoris_)?"
+)
+
+# What the usual trainers leave in the metadata of what they train; a file that was only resized or
+# converted has none of it.
+TRAINERS = {
+    "ss_network_module": "kohya's scripts",
+    "training_info": "AI Toolkit",
+    "ot_branch": "OneTrainer",
+}
+
+# Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
+LARGEST_TRAINED_RANK = 256
+
 MODEL_LAYER = (
     r"(^|\.)(blocks|layers|double_blocks|transformer_blocks|input_blocks|down_blocks|joint_blocks"
     r"|double_stream_blocks|double_stream_layers)\.\d+\."
@@ -55,11 +79,25 @@ class Fingerprint:
     bases: tuple[Base, ...]  # every architecture they fit; empty when none is known
     evidence: tuple[str, ...]  # all of this for people
     width: int | None = None  # hidden width, where a layer shows it
-    ranks: tuple[int, ...] = ()  # ascending
+    # Ascending; of pairs that are not as large as their own layer, which caps the rank.
+    ranks: tuple[int, ...] = ()
+    pairs: int | None = None  # low-rank pairs; None where the file itself was not seen
     alpha: str = "absent"  # where it is: "tensors" or "metadata"
     # Whole tensors were written beside low-rank pairs, which an extract of a distilled model does
     # and ordinary training does not.
     has_differences: bool = False
+    has_convolutions: bool = False  # a UNet's, outside its attention
+    has_text_encoder: bool = False  # layers of a text encoder were trained with it
+    # The pairs' names, such as "lora_unet_*.lora_down", and the format's name for their numbers;
+    # empty where they have several.
+    naming: str = ""
+    dtype: str = ""
+    trainer: str = ""  # who wrote it, where its metadata are those of an ordinary training run
+
+    @property
+    def is_extract(self) -> bool:
+        """Whether this is the difference of two whole models, which no ordinary training leaves."""
+        return self.has_differences or any(rank > LARGEST_TRAINED_RANK for rank in self.ranks)
 
 
 # The same few thousand keys are asked for three times while a file is attached.
@@ -73,7 +111,9 @@ def layer_of(key: str) -> str:
 
 
 def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each layer a LoRA adapts: rows of up, columns of down; 0 if unknown."""
+    """(outputs, inputs) of every layer a LoRA adapts: rows of its up factor, columns of its down
+    factor, both of a difference of the whole weight; 0 if unknown.
+    """
     sizes: dict[str, tuple[int, int]] = {}
     for key, shape in shapes.items():
         outputs, inputs = sizes.get(layer := layer_of(key), (0, 0))
@@ -81,8 +121,15 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int
             inputs = shape[1]
         if len(shape) > 1 and key.endswith(UP_ENDINGS):
             outputs = shape[0]
+        if len(shape) > 1 and key.endswith(WHOLE_ENDINGS):
+            outputs, inputs = shape[:2]
         sizes[layer] = (outputs, inputs)
     return sizes
+
+
+def is_of_text_encoder(key: str) -> bool:
+    """Whether a layer or a tensor changes the text encoder, and no part of the diffusion model."""
+    return key.startswith((*TEXT_ENCODER_PREFIXES, TEXT_PROJECTION))
 
 
 def fingerprint_of(header: Header) -> Fingerprint:
@@ -92,9 +139,8 @@ def fingerprint_of(header: Header) -> Fingerprint:
     if kind is not Kind.LORA:
         what = f"header: {kind.value if kind else 'neither an adapter nor a diffusion model'}"
         return Fingerprint(kind, (), (what,))
-    ranks = tuple(
-        sorted({shape[0] for key, shape in keys.items() if key.endswith(DOWN_ENDINGS) and shape})
-    )
+    layers = layers_of(keys)
+    downs = [key for key in keys if key.endswith(DOWN_ENDINGS) and not is_of_text_encoder(key)]
     alpha = (
         "tensors"
         if any(key.endswith(".alpha") for key in keys)
@@ -102,9 +148,43 @@ def fingerprint_of(header: Header) -> Fingerprint:
         if alpha_in(header.metadata)
         else "absent"
     )
-    return lora_fingerprint(
-        layers_of(keys), ranks, alpha, any(key.endswith(DIFFERENCE_ENDINGS) for key in keys)
+    differences = any(key.endswith(DIFFERENCE_ENDINGS) for key in keys)
+    return replace(
+        lora_fingerprint(layers, _ranks_of(downs, keys, layers), alpha, differences),
+        pairs=len(downs),
+        has_text_encoder=any(key.startswith(TEXT_ENCODER_PREFIXES) for key in keys),
+        naming=_only(map(_naming_of, downs)),
+        dtype=_only(header.stored[key].dtype for key in downs if key in header.stored),
+        trainer=next((who for mark, who in TRAINERS.items() if mark in header.metadata), ""),
     )
+
+
+def _naming_of(down: str) -> str:
+    """What stands before and behind a layer's own name in the key of its down factor."""
+    prefix = re.match(NAMING_PREFIXES, down)
+    ending = next(ending for ending in DOWN_ENDINGS if down.endswith(ending))
+    return f"{prefix[0] if prefix else ''}*{ending.removesuffix('.weight')}"
+
+
+def _only(values: Iterable[str]) -> str:
+    """The one value that all of these are; empty where they differ."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else ""
+
+
+def _ranks_of(
+    downs: Iterable[str], shapes: Mapping[str, tuple[int, ...]], layers: Layers
+) -> tuple[int, ...]:
+    """The ranks of down factors. A pair as large as its own layer says nothing of the others': 128
+    in a LoRA of rank 384, where a layer has 128 inputs.
+    """
+    ranks, capped = set(), set()
+    for key in downs:
+        if not (shape := shapes[key]):
+            continue
+        smallest = min(layers[layer_of(key)][0] or shape[0], math.prod(shape[1:]))
+        (capped if shape[0] >= smallest else ranks).add(shape[0])
+    return tuple(sorted(ranks or capped))
 
 
 def _kind_of(keys: Iterable[str]) -> Kind | None:
@@ -133,5 +213,13 @@ def lora_fingerprint(
     differences = ", whole differences" if has_differences else ""
     words = f"header: LoRA for {measured.words}, {rank_words}, alpha {alpha}{differences}"
     return Fingerprint(
-        Kind.LORA, measured.bases, (words,), measured.width, ranks, alpha, has_differences
+        Kind.LORA,
+        measured.bases,
+        (words,),
+        measured.width,
+        ranks,
+        alpha=alpha,
+        has_differences=has_differences,
+        has_convolutions=any(base.has_timesteps for base in measured.bases)
+        and has_convolutions(layers),
     )

@@ -106,9 +106,21 @@ def short_name(path: str) -> str:
 
 
 def stem_of(path: str) -> str:
-    """The short name without its ending."""
+    """The short name without its ending, and without the number in brackets that a browser gives a
+    second download.
+    """
     name = short_name(path)
-    return name.rsplit(".", 1)[0] if name.endswith(MODEL_ENDINGS) else name
+    stem = name.rsplit(".", 1)[0] if name.endswith(MODEL_ENDINGS) else name
+    return re.sub(r" ?\(\d+\)$", "", stem)
+
+
+@lru_cache(maxsize=1 << 12)
+def kept_name(repo: str, path: str) -> str:
+    """What a published file is called when it is kept, without its ending: as it was published, or
+    as its repository is, where its own name says nothing.
+    """
+    stem = stem_of(path)
+    return short_name(repo) if path and is_generic(stem) else stem
 
 
 def is_generic(stem: str) -> bool:

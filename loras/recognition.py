@@ -6,7 +6,9 @@ trainer may write "pytorch_lora_weights.safetensors", so a name can only choose 
 the tensors allow. Folders are their owner's order, an undistilled model beside the distilled one,
 so they speak only where the name is generic or several records share it. Nor does a base alone
 choose: an ordinary LoRA for that base would look the same, so something must speak for an
-accelerator before one is recognised. A user's own record for a file says what that file is.
+accelerator before one is recognised. The words of a name are a style's as well ("lightning_style"),
+so they count only where the contents bear them out (doubt.py). A user's own record for a file says
+what that file is.
 """
 
 from __future__ import annotations
@@ -14,15 +16,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .accelerator import Accelerator, Kind
+from .accelerator import Accelerator, Kind, PublishedFile
 from .bases import Base, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
+from .doubt import doubt_of, likeliest
 from .fingerprint import Fingerprint, fingerprint_of
 from .header import Header
-from .names import EXPERT_WORDS, Name, Words, read_name, read_published, short_name, words_in
-
-# Nobody trains an ordinary LoRA of a rank above this: it is the difference of two whole models.
-LARGEST_TRAINED_RANK = 256
+from .names import (
+    EXPERT_WORDS,
+    Name,
+    Words,
+    kept_name,
+    read_name,
+    read_published,
+    short_name,
+    words_in,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class Recognition:
     candidates: tuple[Accelerator, ...]  # all that the evidence leaves
     evidence: tuple[str, ...]  # for people
     is_certain: bool  # the file's contents decided
+    # What the words of the name speak for, and the contents do not bear out.
+    suspected: tuple[Accelerator, ...] = ()
+    doubt: str = ""  # why the contents do not, for people
     look_alike: LookAlike | None = None  # a model that only looks distilled
 
 
@@ -43,11 +55,17 @@ class Testimony:
 
     records: tuple[Accelerator, ...]  # at least one
     words: str  # how, for people
+    name: Name | None = None  # whose words they are, where it is words that speak
 
 
-def recognise(header: Header, path: str, records: Iterable[Accelerator]) -> Recognition:
-    """The record a LoRA file belongs to. path: relative to the models folder; folders count too."""
-    return recognise_lora(fingerprint_of(header), header.metadata, path, header.size, records)
+def recognise(
+    header: Header, path: str, records: Iterable[Accelerator], base: Base | None = None
+) -> Recognition:
+    """The record a LoRA file belongs to. path: relative to the models folder; folders count too.
+
+    base: of the connected model, which decides where one file is published for several.
+    """
+    return recognise_lora(fingerprint_of(header), header.metadata, path, header.size, records, base)
 
 
 def recognise_lora(
@@ -56,8 +74,12 @@ def recognise_lora(
     path: str,
     size: int,
     records: Iterable[Accelerator],
+    base: Base | None = None,
 ) -> Recognition:
-    """The record of a LoRA by its fingerprint, and by path and size unless they are "" and 0."""
+    """The record of a LoRA by its fingerprint, and by path and size unless they are "" and 0.
+
+    base: of the connected model.
+    """
     records = tuple(records)
     # What a user's own record is declared for is nothing else.
     possible = fitting(fingerprint, declared_for(records, path) or records)
@@ -65,9 +87,10 @@ def recognise_lora(
         return Recognition(fingerprint, None, (), fingerprint.evidence, False)
     if own := declared_for(possible, path):
         return _decided(fingerprint, _declaration(own, path))
-    if content := _by_content(fingerprint, size, possible):
+    words = words_in(metadata, path)
+    if content := _by_content(fingerprint, size, possible, words.path, base):
         return _decided(fingerprint, content, is_certain=True)
-    return _by_names(fingerprint, records, possible, words_in(metadata, path))
+    return _by_names(fingerprint, records, possible, words)
 
 
 def recognise_model(
@@ -100,13 +123,19 @@ def fitting(fingerprint: Fingerprint, records: Iterable[Accelerator]) -> tuple[A
         for record in records
         if record.kind is fingerprint.kind
         and not record.only_by_choice
-        and set(record.bases) & set(fingerprint.bases)
+        and are_layers_of(record, fingerprint)
     ]
     published = {record.width for record in possible}
     # A width that no release has is a model of one's own, of which nothing follows.
     if fingerprint.width is not None and fingerprint.width in published:
         possible = [record for record in possible if record.width in (fingerprint.width, None)]
     return tuple(possible)
+
+
+def are_layers_of(record: Accelerator, fingerprint: Fingerprint) -> bool:
+    """Whether the layers of a file are of a base that the record's files have."""
+    bases = {*record.bases, *(file.layers_of for file in record.files if file.layers_of)}
+    return bool(bases & set(fingerprint.bases))
 
 
 def declared_for(records: Iterable[Accelerator], path: str) -> tuple[Accelerator, ...]:
@@ -143,15 +172,20 @@ def is_published_as(record: Accelerator, path: str) -> bool:
 
 
 def _by_content(
-    fingerprint: Fingerprint, size: int, records: tuple[Accelerator, ...]
+    fingerprint: Fingerprint,
+    size: int,
+    records: tuple[Accelerator, ...],
+    name: Name,
+    base: Base | None,
 ) -> Testimony | None:
     """The record that the contents alone prove; None where an ordinary LoRA may look the same."""
-    sized = [record for record in records if any(file.size == size for file in record.files)]
-    if size and len(sized) == 1:
-        return Testimony(tuple(sized), f"size: exactly the {size} bytes of the published file")
-    is_extract = fingerprint.has_differences or any(
-        rank > LARGEST_TRAINED_RANK for rank in fingerprint.ranks
+    sized = tuple(
+        record for record in records if any(file.size == size for file in record.files if size)
     )
+    if len(sized) == 1:
+        return Testimony(sized, f"size: exactly the {size} bytes of the published file")
+    if sized:
+        return _of_one_file(sized, size, name, base)
     ranked = [
         record
         for record in records
@@ -159,7 +193,7 @@ def _by_content(
     ]
     # A file of unknown rank speaks against the others, never for its own record.
     if (
-        is_extract
+        fingerprint.is_extract
         and len(ranked) == 1
         and any((file.rank,) == fingerprint.ranks for file in ranked[0].files)
     ):
@@ -169,6 +203,23 @@ def _by_content(
             f" {fingerprint.ranks[0]}",
         )
     return None
+
+
+def _of_one_file(
+    records: tuple[Accelerator, ...], size: int, name: Name, base: Base | None
+) -> Testimony:
+    """Which of several releases of the same file is meant: the one of its name, if that goes on the
+    connected model, else the one that does.
+    """
+    both = " and ".join(record.id for record in records)
+    words = f"size: exactly the {size} bytes of one file that is published as both {both}"
+    named = _published_as(records, name)
+    here = tuple(record for record in records if base in record.bases)
+    if len(named) == 1 and (not here or named[0] in here):
+        return Testimony(named, f"{words}; its name is that of {named[0].id}")
+    if len(here) == 1 and base is not None:
+        return Testimony(here, f"{words}; the connected model is {base.label}")
+    return Testimony(records, words)
 
 
 # ---------------------------------------------------------------- by names
@@ -188,13 +239,32 @@ def _by_names(
     borrowed = _borrowed_name(fingerprint, records, possible, words)
     if borrowed is not None:
         return Recognition(fingerprint, None, (), (*fingerprint.evidence, borrowed), False)
-    title = _by_title(possible, words)
+    if published := _by_published_name(possible, words):
+        return _decided(fingerprint, published)
+    title = _by_words_of_title(possible, words)
     if title is None and alike is not None:
-        return Recognition(fingerprint, None, possible, fingerprint.evidence, False, alike)
-    testimony = title or _by_path(possible, words)
+        evidence = fingerprint.evidence
+        return Recognition(fingerprint, None, possible, evidence, False, look_alike=alike)
+    testimony = title or _by_words_of_path(possible, words)
     if testimony is None:
-        return Recognition(fingerprint, None, possible, fingerprint.evidence, False)
-    return _decided(fingerprint, testimony)
+        ordered = likeliest(fingerprint, possible)
+        return Recognition(fingerprint, None, ordered, fingerprint.evidence, False)
+    return _borne_out(fingerprint, testimony, possible)
+
+
+def _borne_out(
+    fingerprint: Fingerprint, testimony: Testimony, possible: tuple[Accelerator, ...]
+) -> Recognition:
+    """What words speak for, if the contents are those of the one release they leave."""
+    named, doubt = testimony.records, None
+    if len(named) == 1:
+        doubt = doubt_of(fingerprint, named[0], testimony.name, possible)
+        if doubt is None:
+            return _decided(fingerprint, testimony)
+    evidence = (*fingerprint.evidence, testimony.words, *((doubt,) if doubt else ()))
+    others = [record for record in likeliest(fingerprint, possible) if record not in named]
+    candidates = (*named, *others)
+    return Recognition(fingerprint, None, candidates, evidence, False, named, doubt or "")
 
 
 def _decided(
@@ -202,6 +272,7 @@ def _decided(
 ) -> Recognition:
     record = testimony.records[0] if len(testimony.records) == 1 else None
     evidence = (*fingerprint.evidence, testimony.words)
+    is_certain = is_certain and record is not None
     return Recognition(fingerprint, record, testimony.records, evidence, is_certain)
 
 
@@ -231,39 +302,54 @@ def _borrowed_name(
     return f"its name is that of {owner.id}, which is for {bases_in_words(owner.bases)}{size}"
 
 
-def _by_title(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
-    """What the title in the metadata speaks for."""
+def _by_published_name(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
+    """What the file was published as, by a title in its metadata or by its name."""
     for entry, title in words.titles.items():
-        named = _published_as(records, title) or _named_by(records, title)
-        if named:
-            return Testimony(named, f"metadata {entry}: {title.text!r}")
+        if published := _published_as(records, title):
+            return Testimony(published, f"metadata {entry}: {title.text!r}")
+    if published := _published_as(records, words.path):
+        name = words.path.text.replace("\\", "/").rpartition("/")[2]
+        return Testimony(published, f"file name: published as {name}")
     return None
 
 
-def _by_path(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
-    """What the file's name speaks for, and its folders where it says nothing."""
-    published = _published_as(records, words.path)
-    if published:
-        name = words.path.text.replace("\\", "/").rpartition("/")[2]
-        return Testimony(published, f"file name: published as {name}")
+def _by_words_of_title(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
+    for entry, title in words.titles.items():
+        if named := _named_by(records, title):
+            return Testimony(named, f"metadata {entry}: {title.text!r}", title)
+    return None
+
+
+def _by_words_of_path(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
+    """What the words of the file's name speak for, and its folders' where it says nothing."""
     name = words.path if words.path.is_generic else words.stem
     named = _named_by(records, name)
     if not named:
         return None
     spoken = name.words & _vocabulary(named)
-    return Testimony(named, f"path: the words {', '.join(sorted(spoken))}")
+    return Testimony(named, f"path: the words {', '.join(sorted(spoken))}", name)
 
 
 def _published_as(records: Iterable[Accelerator], name: Name) -> tuple[Accelerator, ...]:
-    """Records with a file of this name. Where two folders have it, the folder decides."""
+    """Records with a file of this name. Where two folders have it, the folder decides; a name that
+    says nothing is one with its folder alone.
+    """
     if name.is_generic:
-        return ()
+        place = _parts_of(name.text)[-2:]
+        return tuple(
+            record for record in records if any(_lies_in(file, place) for file in record.files)
+        )
     published = tuple(
         record
         for record in records
-        if any(read_published(file.name).stem == name.stem for file in record.files)
+        if any(kept_name(file.repo, file.path) == name.stem for file in record.files)
     )
     return _named_by(published, name) or published
+
+
+def _lies_in(file: PublishedFile, place: list[str]) -> bool:
+    """Whether a file was published in this folder under this name. place: the two."""
+    return len(place) == 2 and _parts_of(f"{file.repo}/{file.path}")[-2:] == place
 
 
 def _look_alike(base: Base | None, name: Name) -> LookAlike | None:

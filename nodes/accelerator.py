@@ -168,7 +168,7 @@ def attach_accelerator(
     records = known.records.values()
     path = required_path(LORAS, lora_name)
     header = read_header(path)
-    recognition = recognise(header, lora_name, records)
+    recognition = recognise(header, lora_name, records, loaded.base)
     foreign, distilled = recognise_loras(loaded, known), recognise_distilled(loaded, known)
 
     refuse_left_out(lora_name)
@@ -457,6 +457,11 @@ def coverage_notes(coverage: Coverage) -> list[str]:
             coverage.not_needed,
             "does not matter for this model ({}).",
             "do not matter for this model ({}).",
+        ),
+        (
+            coverage.other_input,
+            "is left as it is ({}): the file is for another number of input channels.",
+            "are left as they are ({}): the file is for another number of input channels.",
         ),
     )
     return [

@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ShiftedFlow
+from . import makes
 from .licences import HUNYUAN
 
 LICENCE = Licence(
@@ -51,12 +52,26 @@ RECORDS = (
     wan_lora(
         id="accvideo-wan21-t2v-lora",
         bases=(Base.WAN_T2V,),
-        files=(PublishedFile(KIJAI, "Wan21_AccVid_T2V_14B_lora_rank32_fp16.safetensors", 32),),
+        files=(
+            PublishedFile(
+                KIJAI,
+                "Wan21_AccVid_T2V_14B_lora_rank32_fp16.safetensors",
+                32,
+                make=makes.NATIVE_NAMES,
+            ),
+        ),
     ),
     wan_lora(
         id="accvideo-wan21-i2v-lora",
         bases=(Base.WAN21_I2V,),
-        files=(PublishedFile(KIJAI, "Wan21_AccVid_I2V_480P_14B_lora_rank32_fp16.safetensors", 32),),
+        files=(
+            PublishedFile(
+                KIJAI,
+                "Wan21_AccVid_I2V_480P_14B_lora_rank32_fp16.safetensors",
+                32,
+                make=makes.NATIVE_NAMES,
+            ),
+        ),
     ),
     wan(
         id="accvideo-wan21-t2v",

@@ -11,6 +11,7 @@ from functools import partial
 from ..accelerator import Accelerator, Causal, Kind, Licence, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import LiteralSigmas, ShiftedFlow
+from . import makes
 from .licences import CC_BY_NC_SA
 
 DERIVED = Licence(CC_BY_NC_SA.name, False, "inferred from CausVid, which it is derived from")
@@ -65,7 +66,12 @@ large_extract = partial(
     width=5120,
     schedule=ShiftedFlow(8.0),
     files=tuple(
-        PublishedFile(KIJAI, f"Wan21_CausVid_14B_T2V_lora_rank32{suffix}.safetensors", 32)
+        PublishedFile(
+            KIJAI,
+            f"Wan21_CausVid_14B_T2V_lora_rank32{suffix}.safetensors",
+            32,
+            make=makes.NATIVE_NAMES,
+        )
         for suffix in ("", "_v1_5_no_first_block", "_v2")
     ),
     name_excludes=("bidirect2", "1"),
@@ -148,10 +154,15 @@ RECORDS = (
         # The middle of the 0.3 to 0.7 in use.
         strength=0.5,
         files=(
-            PublishedFile(KIJAI, "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", 32),
+            PublishedFile(
+                KIJAI,
+                "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors",
+                32,
+                make=makes.KIJAI_1_3B,
+            ),
         ),
         name_words=("causvid", "bidirect2|3b"),
         notes=("For the 1.3B model alone.",),
-        unverified=("header and licence of the extract", "sampler", "default strength"),
+        unverified=("licence of the extract", "sampler", "default strength"),
     ),
 )

@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import FirstTimesteps, Trailing
+from . import makes
 
 REPO = "tianweiy/DMD2"
 PICKLE = "a diffusers pickle: convert it to .safetensors"
@@ -30,14 +31,14 @@ RECORDS = (
         kind=Kind.LORA,
         steps=(4,),
         schedule=Trailing(),
-        files=(PublishedFile(REPO, "dmd2_sdxl_4step_lora_fp16.safetensors"),),
+        files=(PublishedFile(REPO, "dmd2_sdxl_4step_lora_fp16.safetensors", 64, make=makes.SDXL),),
         notes=(
             (
                 "Its timesteps are 999, 749, 499, 249: the LCM grid's 999, 759, 499, 259 are not"
                 " its own."
             ),
         ),
-        unverified=("key format and rank of the published file",),
+        unverified=("value of the alphas in the published file",),
     ),
     dmd2(
         id="dmd2-sdxl-4step",

@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import LiteralSigmas, ShiftedFlow
+from . import makes
 from .licences import APACHE, UNKNOWN
 
 KIJAI = "Kijai/WanVideo_comfy"
@@ -31,7 +32,6 @@ lora = partial(
     fastwan,
     kind=Kind.LORA,
     sources=(FASTVIDEO, "github kijai/ComfyUI-WanVideoWrapper"),
-    unverified=("alpha and header",),
 )
 turbo = partial(
     Accelerator,
@@ -83,6 +83,7 @@ RECORDS = (
                 "FastWan/Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16.safetensors",
                 128,
                 size=660_874_456,
+                make=makes.KIJAI_5B,
             ),
         ),
     ),
@@ -92,9 +93,13 @@ RECORDS = (
         width=5120,
         files=(
             PublishedFile(
-                KIJAI, "FastWan/FastWan_T2V_14B_480p_lora_rank_128_bf16.safetensors", 128
+                KIJAI,
+                "FastWan/FastWan_T2V_14B_480p_lora_rank_128_bf16.safetensors",
+                128,
+                make=makes.NATIVE_NAMES,
             ),
         ),
+        unverified=("alpha and header",),
     ),
     turbo(
         id="wan22-5b-turbo-lora",

@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, PublishedFile
 from ..bases import Base
 from ..schedules import Flux2Flow, FluxFlow, LiteralSigmas, ShiftedFlow
+from . import makes
 from .licences import APACHE, FLUX1_DEV, secondary
 
 TEMPLATES = "comfyui-workflow-templates"
@@ -40,7 +41,10 @@ RECORDS = (
         licence=secondary(FLUX1_DEV),
         files=(
             PublishedFile(
-                "alimama-creative/FLUX.1-Turbo-Alpha", "diffusion_pytorch_model.safetensors"
+                "alimama-creative/FLUX.1-Turbo-Alpha",
+                "diffusion_pytorch_model.safetensors",
+                64,
+                make=makes.FLUX_BF16,
             ),
         ),
         name_words=("turbo", "alpha"),
@@ -51,7 +55,7 @@ RECORDS = (
                 " FLUX.1-Turbo-Alpha.safetensors."
             ),
         ),
-        unverified=("key format and rank", "shift: FLUX's own, as diffusers has it"),
+        unverified=("shift: FLUX's own, as diffusers has it",),
     ),
     Accelerator(
         id="flux1-schnell",

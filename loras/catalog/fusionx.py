@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ShiftedFlow
+from . import makes
 
 REPO = "vrgamedevgirl84/Wan14BT2VFusioniX"
 
@@ -34,9 +35,15 @@ RECORDS = (
         kind=Kind.LORA,
         bases=(Base.WAN_T2V,),
         files=(
-            PublishedFile(REPO, "FusionX_LoRa/Wan2.1_T2V_14B_FusionX_LoRA.safetensors"),
+            PublishedFile(
+                REPO,
+                "FusionX_LoRa/Wan2.1_T2V_14B_FusionX_LoRA.safetensors",
+                32,
+                make=makes.KIJAI_T2V_OLDER,
+            ),
             PublishedFile(REPO, "FusionX_LoRa/Phantom_Wan_14B_FusionX_LoRA.safetensors"),
         ),
+        unverified=("exact recipe, licence and sampler", "header of the Phantom file"),
     ),
     fusionx(
         id="fusionx-wan21-i2v-lora",

@@ -11,6 +11,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ShiftedFlow
+from . import makes
 from .licences import HUNYUAN, UNKNOWN
 
 TENCENT = "github Tencent-Hunyuan/HunyuanVideo-1.5 README"
@@ -68,10 +69,17 @@ RECORDS = (
         kind=Kind.LORA,
         strength=0.8,
         files=(
-            PublishedFile("Kijai/HunyuanVideo_comfy", "hyvideo_FastVideo_LoRA-fp8.safetensors"),
+            PublishedFile(
+                "Kijai/HunyuanVideo_comfy",
+                "hyvideo_FastVideo_LoRA-fp8.safetensors",
+                make=makes.NATIVE_NAMES,
+            ),
         ),
         notes=("Eight steps are also recommended; it was distilled for six.",),
-        unverified=("strength, steps, licence and header",),
+        unverified=(
+            "strength, steps, licence and rank",
+            "the keys of linear1, linear2, time_in and vector_in",
+        ),
     ),
     hunyuan15(
         id="hunyuan15-480p-i2v-step-distilled",

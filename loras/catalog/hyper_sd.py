@@ -14,6 +14,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ConsistencyGrid, FirstTimesteps, FluxFlow, ShiftedFlow, Trailing
+from . import makes
 from .licences import FLUX1_DEV, UNKNOWN, secondary
 
 REPO = "ByteDance/Hyper-SD"
@@ -24,7 +25,9 @@ LICENCE = Licence(
 )
 CARD = "ByteDance/Hyper-SD model card"
 NEWER_CARD = "third-party copies of the newer ByteDance/Hyper-SD card"
-UNVERIFIED = ("key format and rank of the published file",)
+# Of the sizes of the whole family, about 269, 787, 472 and 1388 MB, each is that of one header.
+SIZE_ALONE = "rank and header: those of the 8-step file, of about the same size, are taken"
+F32_OR_F16 = "that it is rank 64 in F32: rank 128 in F16 would have the same size"
 KEEPS_GUIDANCE = (
     "Distilled with guidance kept: the card gives CFG 5 to 8, so it runs at 5 and needs a negative."
 )
@@ -37,11 +40,23 @@ hyper = partial(
     name_words=("hyper",),
     name_excludes=("cfg", "lightning"),
     sources=(CARD,),
-    unverified=UNVERIFIED,
 )
 
 # File-name stem and catalogue prefix of each base.
 BASES = ((Base.SD15, "Hyper-SD15", "hyper-sd15"), (Base.SDXL, "Hyper-SDXL", "hyper-sdxl"))
+MAKES = {Base.SD15: makes.SD15_F32, Base.SDXL: makes.SDXL_F32}
+EIGHT_STEPS = "Hyper-SDXL-8steps-lora"
+
+
+def lora_file(base: Base, name: str) -> PublishedFile:
+    return PublishedFile(REPO, f"{name}.safetensors", 64, make=MAKES[base])
+
+
+def not_confirmed(base: Base, name: str) -> tuple[str, ...]:
+    """Every file for SD 1.5 has one published size; of those for SDXL one is known to the byte."""
+    if base is Base.SD15:
+        return ()
+    return (F32_OR_F16,) if name == EIGHT_STEPS else (F32_OR_F16, SIZE_ALONE)
 
 
 def unified(base: Base, stem: str, prefix: str) -> Accelerator:
@@ -55,9 +70,9 @@ def unified(base: Base, stem: str, prefix: str) -> Accelerator:
         # The card: eta 1 for one step, lower for more detail at more. 0.3 is TCD's own default
         # (arXiv 2402.19159).
         gamma={n: 1.0 if n == 1 else 0.3 for n in range(1, 9)},
-        files=(PublishedFile(REPO, f"{stem}-1step-lora.safetensors"),),
+        files=(lora_file(base, f"{stem}-1step-lora"),),
         unverified=(
-            *UNVERIFIED,
+            *not_confirmed(base, f"{stem}-1step-lora"),
             "gamma above one step: the card says lower for more detail and names no value",
         ),
     )
@@ -70,7 +85,8 @@ def records_of(base: Base, stem: str, prefix: str) -> list[Accelerator]:
             bases=(base,),
             steps=(n,),
             schedule=Trailing(),
-            files=(PublishedFile(REPO, f"{stem}-{n}steps-lora.safetensors"),),
+            files=(lora_file(base, f"{stem}-{n}steps-lora"),),
+            unverified=not_confirmed(base, f"{stem}-{n}steps-lora"),
         )
         for n in (2, 4, 8)
     ]
@@ -81,7 +97,8 @@ def records_of(base: Base, stem: str, prefix: str) -> list[Accelerator]:
             steps=(n,),
             schedule=Trailing(),
             cfg=5.0,
-            files=(PublishedFile(REPO, f"{stem}-{n}steps-CFG-lora.safetensors"),),
+            files=(lora_file(base, f"{stem}-{n}steps-CFG-lora"),),
+            unverified=not_confirmed(base, f"{stem}-{n}steps-CFG-lora"),
             name_words=("hyper", "cfg"),
             name_excludes=(),
             notes=(KEEPS_GUIDANCE,),
@@ -107,7 +124,6 @@ ONE_STEP_UNET = hyper(
     notes=(
         "Starts at timestep 800, sigma 5.111, not at the highest noise; no stock scheduler does.",
     ),
-    unverified=(),
 )
 
 SD3 = [
@@ -120,7 +136,9 @@ SD3 = [
         cfg=5.0,
         strength=0.125,
         licence=UNKNOWN,
-        files=(PublishedFile(REPO, f"Hyper-SD3-{n}steps-CFG-lora.safetensors"),),
+        files=(
+            PublishedFile(REPO, f"Hyper-SD3-{n}steps-CFG-lora.safetensors", 64, make=makes.SD3),
+        ),
         name_words=("hyper", "sd3"),
         name_excludes=(),
         sources=(NEWER_CARD,),
@@ -130,7 +148,7 @@ SD3 = [
                 " negative."
             ),
         ),
-        unverified=(*UNVERIFIED, "shift (3, the base's own, is taken), CFG range and licence"),
+        unverified=("shift (3, the base's own, is taken), CFG range and licence",),
     )
     for n in (4, 8, 16)
 ]
@@ -144,11 +162,18 @@ FLUX = [
         embedded_guidance=3.5,
         strength=0.125,
         licence=secondary(FLUX1_DEV),
-        files=(PublishedFile(REPO, f"Hyper-FLUX.1-dev-{n}steps-lora.safetensors"),),
+        files=(
+            PublishedFile(
+                REPO, f"Hyper-FLUX.1-dev-{n}steps-lora.safetensors", 64, make=makes.FLUX_F32
+            ),
+        ),
         name_words=("hyper", "flux"),
         sources=(NEWER_CARD,),
         notes=("Released at strength 0.125 (0.12 to 0.125); at 1 it destroys the picture.",),
-        unverified=(*UNVERIFIED, "shift: FLUX's own, as the card's pipeline has it"),
+        unverified=(
+            *((SIZE_ALONE,) if n != 8 else ()),
+            "shift: FLUX's own, as the card's pipeline has it",
+        ),
     )
     for n in (8, 16)
 ]

@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Parameterization, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ConsistencyGrid
+from . import makes
 from .licences import OPENRAIL, UNKNOWN, secondary
 
 RENAME = (
@@ -48,7 +49,6 @@ lcm_lora = partial(
             " evaluation."
         ),
     ),
-    unverified=("rank and header of the published file",),
 )
 full_lcm = partial(
     lcm,
@@ -65,17 +65,23 @@ RECORDS = (
     lcm_lora(
         id="lcm-lora-sd15",
         bases=(Base.SD15,),
-        files=(PublishedFile("latent-consistency/lcm-lora-sdv1-5", LORA_FILE),),
+        files=(
+            PublishedFile("latent-consistency/lcm-lora-sdv1-5", LORA_FILE, 64, make=makes.SD15),
+        ),
     ),
     lcm_lora(
         id="lcm-lora-sdxl",
         bases=(Base.SDXL,),
-        files=(PublishedFile("latent-consistency/lcm-lora-sdxl", LORA_FILE),),
+        files=(PublishedFile("latent-consistency/lcm-lora-sdxl", LORA_FILE, 64, make=makes.SDXL),),
+        unverified=("what 600 bytes of its header hold beside the keys",),
     ),
     lcm_lora(
         id="lcm-lora-ssd-1b",
         bases=(Base.SSD1B,),
-        files=(PublishedFile("latent-consistency/lcm-lora-ssd-1b", LORA_FILE),),
+        files=(
+            PublishedFile("latent-consistency/lcm-lora-ssd-1b", LORA_FILE, 64, make=makes.SSD1B),
+        ),
+        unverified=("rank 64: inferred from the file's size",),
     ),
     full_lcm(
         id="lcm-dreamshaper-v7",

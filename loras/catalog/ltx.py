@@ -11,6 +11,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import LiteralSigmas
+from . import makes
 from .licences import LTX, UNKNOWN
 
 EIGHT = LiteralSigmas(((1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875),))
@@ -132,7 +133,12 @@ RECORDS = (
     ),
     lora(
         id="ltx2-19b-distilled-lora",
-        files=(PublishedFile("Lightricks/LTX-2", "ltx-2-19b-distilled-lora-384.safetensors", 384),),
+        files=(
+            PublishedFile(
+                "Lightricks/LTX-2", "ltx-2-19b-distilled-lora-384.safetensors", 384, make=makes.LTX2
+            ),
+        ),
+        unverified=("header: it was rebuilt from the model, and comes near the published size",),
         name_words=("distilled", "19b"),
         notes=(
             REFINE,
@@ -143,9 +149,14 @@ RECORDS = (
         id="ltx23-22b-distilled-lora",
         strength=0.5,
         files=(
-            PublishedFile("Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-lora-384.safetensors", 384),
-            PublishedFile(
-                "Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-lora-384-1.1.safetensors", 384
+            *(
+                PublishedFile(
+                    "Lightricks/LTX-2.3",
+                    f"ltx-2.3-22b-distilled-lora-384{version}.safetensors",
+                    384,
+                    make=makes.LTX23,
+                )
+                for version in ("", "-1.1")
             ),
             PublishedFile(
                 "Comfy-Org/ltx-2.3",
@@ -153,6 +164,10 @@ RECORDS = (
             ),
         ),
         name_words=("distilled", "22b", "3"),
+        unverified=(
+            "what 21,872 bytes of the header hold beside the keys",
+            "header of the file with dynamic ranks",
+        ),
     ),
     lora(
         id="ltx25-22b-distilled-lora",

@@ -11,6 +11,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile, Solver
 from ..bases import Base
 from ..schedules import ShiftedFlow, Trailing
+from . import makes
 from .licences import UNKNOWN
 
 REPO = "wangfuyun/PCM_Weights"
@@ -22,15 +23,17 @@ pcm = partial(
     schedule=Trailing(),
     licence=UNKNOWN,
     sources=("wangfuyun/PCM_Weights model card", "github G-U-N/Phased-Consistency-Model README"),
-    unverified=("licence of the weights (the code is Apache-2.0)", "rank of the published file"),
+    unverified=("licence of the weights (the code is Apache-2.0)",),
 )
 
 # Folder and prefix of the files.
 BASES = ((Base.SD15, "sd15"), (Base.SDXL, "sdxl"))
+MAKES = {"sd15": makes.SD15, "sdxl": makes.SDXL}
 
 
 def file_of(name: str, variant: str) -> tuple[PublishedFile]:
-    return (PublishedFile(REPO, f"{name}/pcm_{name}_{variant}_converted.safetensors"),)
+    path = f"{name}/pcm_{name}_{variant}_converted.safetensors"
+    return (PublishedFile(REPO, path, 64, make=MAKES[name]),)
 
 
 def records_of(base: Base, name: str) -> list[Accelerator]:
@@ -70,7 +73,7 @@ def records_of(base: Base, name: str) -> list[Accelerator]:
         solver=Solver.LCM,
         files=file_of(name, "lcmlike_lora"),
         name_words=("pcm", "lcmlike"),
-        unverified=("exact timesteps: trailing ones are taken", "licence and rank"),
+        unverified=("exact timesteps: trailing ones are taken", "licence"),
     )
     return [*small, *normal, stochastic]
 

@@ -11,6 +11,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile
 from ..bases import Base
 from ..schedules import ShiftedFlow
+from . import makes
 from .licences import APACHE, UNKNOWN, secondary
 
 REPO = "lightx2v/Qwen-Image-Lightning"
@@ -25,12 +26,26 @@ lightning = partial(
     schedule=ShiftedFlow(3.0),
     sources=("github ModelTC/Qwen-Image-Lightning README and workflows",),
     notes=(GRIDS, "The official templates shift by 3.1; it was trained with 3."),
-    unverified=("rank, alpha and header of the published files",),
 )
+# What is known to the byte: the bf16 files of four steps for Edit and for 2512. The others are of
+# the same size, or of twice that where they are in fp32.
+TAKEN = "rank, alpha and header: those of the Edit file of four steps, of equal size, are taken"
 
 
 def files_of(repo: str, *paths: str) -> tuple[PublishedFile, ...]:
     return tuple(PublishedFile(repo, f"{path}.safetensors") for path in paths)
+
+
+def lightning_files(repo: str, *paths: str) -> tuple[PublishedFile, ...]:
+    return tuple(
+        PublishedFile(
+            repo,
+            f"{path}.safetensors",
+            64,
+            make=makes.QWEN_IMAGE if path.endswith("bf16") else makes.QWEN_IMAGE_F32,
+        )
+        for path in paths
+    )
 
 
 def line(
@@ -46,6 +61,7 @@ def line(
         files=files,
         name_words=("lightning", *words),
         name_excludes=excludes,
+        unverified=(TAKEN,) if steps == 8 or id == "qwen-image-lightning" else (),
     )
 
 
@@ -70,33 +86,33 @@ def lines_of(steps: int) -> list[Accelerator]:
         line(
             "qwen-image-lightning",
             steps,
-            files_of(REPO, *T2I[steps]),
+            lightning_files(REPO, *T2I[steps]),
             ("qwen",),
             ("edit", "2512", "fp8", "firered"),
         ),
         line(
             "qwen-image-edit-lightning",
             steps,
-            files_of(REPO, edit, f"{edit}-bf16"),
+            lightning_files(REPO, edit, f"{edit}-bf16"),
             ("edit",),
             ("2509", "2511", "firered"),
         ),
         line(
             "qwen-image-edit-2509-lightning",
             steps,
-            files_of(REPO, f"{edit_2509}-fp32", f"{edit_2509}-bf16"),
+            lightning_files(REPO, f"{edit_2509}-fp32", f"{edit_2509}-bf16"),
             ("2509",),
         ),
         line(
             "qwen-image-edit-2511-lightning",
             steps,
-            files_of(EDIT_2511, f"{edit_2511}-fp32", f"{edit_2511}-bf16"),
+            lightning_files(EDIT_2511, f"{edit_2511}-fp32", f"{edit_2511}-bf16"),
             ("2511",),
         ),
         line(
             "qwen-image-2512-lightning",
             steps,
-            files_of(IMAGE_2512, f"{image_2512}-fp32", f"{image_2512}-bf16"),
+            lightning_files(IMAGE_2512, f"{image_2512}-fp32", f"{image_2512}-bf16"),
             ("2512",),
         ),
     ]
@@ -178,6 +194,7 @@ OTHERS = (
                 " leave grids."
             ),
         ),
+        unverified=("rank, alpha and header of the published file",),
     ),
     qwen(
         id="qwen-image-2512-wuli-2step-lora",

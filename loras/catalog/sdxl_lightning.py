@@ -10,6 +10,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Parameterization, PublishedFile
 from ..bases import Base
 from ..schedules import Trailing
+from . import makes
 from .licences import OPENRAIL
 
 REPO = "ByteDance/SDXL-Lightning"
@@ -30,7 +31,11 @@ def lightning_lora(steps: int) -> Accelerator:
         id=f"sdxl-lightning-{steps}step-lora",
         kind=Kind.LORA,
         steps=(steps,),
-        files=(PublishedFile(REPO, f"sdxl_lightning_{steps}step_lora.safetensors"),),
+        files=(
+            PublishedFile(
+                REPO, f"sdxl_lightning_{steps}step_lora.safetensors", 64, make=makes.SDXL
+            ),
+        ),
         name_words=("lightning", "sdxl|xl|lora"),
         notes=(
             (
@@ -38,7 +43,10 @@ def lightning_lora(steps: int) -> Accelerator:
                 " other SDXL checkpoints."
             ),
         ),
-        unverified=("key format, alpha and rank of the published file",),
+        unverified=(
+            "value of the alphas in the published file",
+            *(("rank and header: those of the 4-step file are taken",) if steps != 4 else ()),
+        ),
     )
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile
+from ..accelerator import Accelerator, Kind, Make, PublishedFile
 from ..bases import Base
 from ..schedules import ShiftedFlow
+from . import makes
 from .licences import APACHE
 
 KIJAI = "Kijai/WanVideo_comfy"
 MODELS = "lightx2v/Wan2.1-Distill-Models"
-
-HEADERS, KIJAI_ALPHA = "header of the published files", "alpha of Kijai's files"
 
 lightx2v = partial(
     Accelerator,
@@ -37,8 +36,9 @@ lightx2v_model = partial(
 )
 
 
-def kijai(folder_name: str, rank: int | None) -> PublishedFile:
-    return PublishedFile(KIJAI, f"Lightx2v/{folder_name}.safetensors", rank)
+def kijai(folder_name: str, rank: int | None, make: Make) -> PublishedFile:
+    """His extracts carry no alpha, so it is their rank."""
+    return PublishedFile(KIJAI, f"Lightx2v/{folder_name}.safetensors", rank, make=make)
 
 
 T2V_FILES = (
@@ -46,17 +46,37 @@ T2V_FILES = (
         "lightx2v/Wan2.1-T2V-14B-StepDistill-CfgDistill-Lightx2v",
         "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
         64,
+        make=makes.WAN_T2V,
     ),
     PublishedFile(
-        "lightx2v/Wan2.1-Distill-Loras", "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors", 64
+        "lightx2v/Wan2.1-Distill-Loras",
+        "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",
+        64,
+        make=makes.NATIVE_NAMES,
     ),
-    PublishedFile(KIJAI, "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", 32),
+    PublishedFile(
+        KIJAI,
+        "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors",
+        32,
+        make=makes.KIJAI_T2V_OLDER,
+    ),
     *(
-        kijai(f"lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16", rank)
+        kijai(
+            f"lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank{rank}_bf16",
+            rank,
+            makes.KIJAI_T2V if rank == 64 else makes.NATIVE_NAMES,
+        )
         for rank in (16, 32, 64, 128, 256)
     ),
-    kijai("lightx2v_14B_T2V_cfg_step_distill_lora_adaptive_rank_quantile_0.15_bf16", None),
+    kijai(
+        "lightx2v_14B_T2V_cfg_step_distill_lora_adaptive_rank_quantile_0.15_bf16",
+        None,
+        makes.NATIVE_NAMES,
+    ),
 )
+
+# One file, byte for byte, of Wan 2.1's LoRA and of Wan 2.2's low-noise expert.
+I2V_BYTES = 739_472_104
 
 I2V_FILES = (
     *(
@@ -64,6 +84,7 @@ I2V_FILES = (
             f"lightx2v/Wan2.1-I2V-14B-{size}-StepDistill-CfgDistill-Lightx2v",
             "loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
             64,
+            make=makes.WAN_I2V,
         )
         for size in ("480P", "720P")
     ),
@@ -71,10 +92,15 @@ I2V_FILES = (
         "lightx2v/Wan2.1-Distill-Loras",
         "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors",
         64,
-        size=739_472_104,
+        size=I2V_BYTES,
+        make=makes.WAN_I2V,
     ),
     *(
-        kijai(f"lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16", rank)
+        kijai(
+            f"lightx2v_I2V_14B_480p_cfg_step_distill_rank{rank}_bf16",
+            rank,
+            makes.KIJAI_I2V if rank == 64 else makes.NATIVE_NAMES,
+        )
         for rank in (4, 8, 16, 32, 64, 128, 256)
     ),
 )
@@ -98,7 +124,7 @@ RECORDS = (
                 " wan22-t2v-wan21-lora-high and -low."
             ),
         ),
-        unverified=(HEADERS, KIJAI_ALPHA, "whether Kijai's v2 files of rank 16 and 32 exist"),
+        unverified=("whether Kijai's v2 files of rank 16 and 32 exist",),
     ),
     lightx2v_lora(
         id="wan21-i2v-lightx2v-4step",
@@ -112,8 +138,6 @@ RECORDS = (
             ),
         ),
         unverified=(
-            HEADERS,
-            KIJAI_ALPHA,
             "whether Kijai's file of rank 8 exists",
             "whether the 720P repository's file is the 480P one",
         ),

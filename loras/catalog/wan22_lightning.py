@@ -14,7 +14,7 @@ from typing import Any
 from ..accelerator import Accelerator, Expert, Kind, PublishedFile
 from ..bases import Base
 from ..schedules import ShiftedFlow
-from . import wan21_lightx2v
+from . import makes, wan21_lightx2v
 from .licences import APACHE
 
 # Wan 2.2's own expert boundary as a fraction of 1000 timesteps: wan/configs of the Wan2.2
@@ -31,8 +31,14 @@ KIJAI_NEW = "LoRAs/Wan22_Lightx2v"
 
 
 UNVERIFIED_FILES = {
-    Base.WAN_T2V: "whether Kijai's v1.1 still lies in the folder old",
-    Base.WAN22_I2V: "spelling of the files of 260412",
+    Base.WAN_T2V: (
+        "headers of the files of V1, V2.0, 250928 and 1217, and of Kijai's",
+        "whether Kijai's v1.1 still lies in the folder old",
+    ),
+    Base.WAN22_I2V: (
+        "headers of the files of Seko V1, the MoE repository, 1030 and 260412",
+        "spelling of the files of 260412",
+    ),
 }
 
 
@@ -46,53 +52,90 @@ def t2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
                 LIGHTNING,
                 f"Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-{version}/{word}_noise_model.safetensors",
                 64,
+                make=makes.NATIVE_NAMES,
             )
             for version in ("V1", "V1.1", "V2.0")
         ),
         PublishedFile(
-            LIGHTNING, f"Wan2.2-T2V-A14B-4steps-lora-250928/{word}_noise_model.safetensors"
+            LIGHTNING,
+            f"Wan2.2-T2V-A14B-4steps-lora-250928/{word}_noise_model.safetensors",
+            make=makes.NATIVE_NAMES,
         ),
         PublishedFile(
             REPACKAGED,
             f"split_files/loras/wan2.2_t2v_lightx2v_4steps_lora_v1.1_{word}_noise.safetensors",
             64,
+            make=makes.WAN_BLOCKS_F32,
         ),
         PublishedFile(
             KIJAI,
             f"{KIJAI_OLD}/Wan2.2-Lightning_T2V-v1.1-A14B-4steps-lora_{word.upper()}_fp16.safetensors",
             64,
+            make=makes.NATIVE_NAMES,
         ),
         PublishedFile(
             KIJAI,
             f"LoRAs/Wan22-Lightning/Wan22_A14B_T2V_{word.upper()}_Lightning_4steps_lora_250928_rank{rank}_fp16.safetensors",
             rank,
+            make=makes.NATIVE_NAMES,
         ),
         PublishedFile(
             DISTILL_LORAS,
             f"wan2.2_t2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1217.safetensors",
             64,
+            make=makes.NATIVE_NAMES,
         ),
     )
 
 
-# Published for the high-noise expert alone; their low-noise partner is Seko V1 or a Wan 2.1 LoRA.
-I2V_HIGH_ONLY = (
+MOE = "lightx2v/Wan2.2-I2V-A14B-Moe-Distill-Lightx2v"
+OF_HIGH_NOISE = (
+    PublishedFile(
+        DISTILL_LORAS,
+        "wan2.2_i2v_A14b_high_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+        64,
+        make=makes.WAN_T2V,
+    ),
+    PublishedFile(MOE, "loras/high_noise_model_rank64.safetensors", 64, make=makes.NATIVE_NAMES),
+    # Published for this expert alone; their partner is Seko V1 or a Wan 2.1 LoRA.
     PublishedFile(
         KIJAI,
         f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_MoE_distill_lora_rank_64_bf16.safetensors",
         64,
+        make=makes.NATIVE_NAMES,
     ),
     PublishedFile(
         KIJAI,
         f"{KIJAI_NEW}/Wan_2_2_I2V_A14B_HIGH_lightx2v_4step_lora_v1030_rank_64_bf16.safetensors",
         64,
+        make=makes.NATIVE_NAMES,
+    ),
+)
+
+
+# The first is Wan 2.1's image-to-video LoRA to the byte; the second probably too, unread so far.
+OF_LOW_NOISE = (
+    PublishedFile(
+        DISTILL_LORAS,
+        "wan2.2_i2v_A14b_low_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+        64,
+        size=wan21_lightx2v.I2V_BYTES,
+        make=makes.WAN_I2V,
+        layers_of=Base.WAN21_I2V,
+    ),
+    PublishedFile(
+        MOE,
+        "loras/low_noise_model_rank64.safetensors",
+        64,
+        layers_of=Base.WAN21_I2V,
+        make=makes.NATIVE_NAMES,
     ),
 )
 
 
 def kijai_260412(word: str, rank: int) -> PublishedFile:
     name = f"Wan_2_2_I2V_A14B_{word.upper()}_lightx2v_4step_lora_260412_rank_{rank}_fp16"
-    return PublishedFile(KIJAI, f"{KIJAI_NEW}/{name}.safetensors", rank)
+    return PublishedFile(KIJAI, f"{KIJAI_NEW}/{name}.safetensors", rank, make=makes.NATIVE_NAMES)
 
 
 def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
@@ -102,34 +145,28 @@ def i2v_files(expert: Expert) -> tuple[PublishedFile, ...]:
             LIGHTNING,
             f"Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1/{word}_noise_model.safetensors",
             64,
+            make=makes.NATIVE_NAMES,
         ),
         PublishedFile(
             REPACKAGED,
             f"split_files/loras/wan2.2_i2v_lightx2v_4steps_lora_v1_{word}_noise.safetensors",
             64,
+            make=makes.WAN_BLOCKS_F32,
         ),
         PublishedFile(
             KIJAI,
             f"{KIJAI_OLD}/Wan2.2-Lightning_I2V-A14B-4steps-lora_{word.upper()}_fp16.safetensors",
             64,
+            make=makes.WAN_BLOCKS_F16,
         ),
         PublishedFile(
             DISTILL_LORAS,
             f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step.safetensors",
             64,
+            make=makes.NATIVE_NAMES,
         ),
-        PublishedFile(
-            DISTILL_LORAS,
-            f"wan2.2_i2v_A14b_{word}_noise_lora_rank64_lightx2v_4step_1022.safetensors",
-            64,
-        ),
-        PublishedFile(
-            "lightx2v/Wan2.2-I2V-A14B-Moe-Distill-Lightx2v",
-            f"loras/{word}_noise_model_rank64.safetensors",
-            64,
-        ),
+        *(OF_HIGH_NOISE if expert is Expert.HIGH_NOISE else OF_LOW_NOISE),
         *(kijai_260412(word, rank) for rank in (64, 256)),
-        *(I2V_HIGH_ONLY if expert is Expert.HIGH_NOISE else ()),
     )
 
 
@@ -172,7 +209,7 @@ def lightning_lora(base: Base, expert: Expert, files: tuple[PublishedFile, ...])
             if expert is Expert.HIGH_NOISE
             else ()
         ),
-        unverified=("headers of the published files", UNVERIFIED_FILES[base]),
+        unverified=UNVERIFIED_FILES[base],
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator
-from ...loras.fingerprint import layer_of
+from ...loras.fingerprint import is_of_text_encoder, layer_of, layers_of
 from ...loras.fit import misfits
 from .foreign import PATCHES_KEY, strength_of_same
 from .lock import with_lock
@@ -28,6 +28,9 @@ class Coverage:
     not_needed: tuple[str, ...]  # leaving them out changes nothing
     lost: tuple[str, ...]  # of real weight, and the model has no place for them
     misfit: tuple[str, ...]  # of another width than the model's
+    # The network's first layer, where the file is for another number of input channels: a picture
+    # or a mask that the one model takes beside the noise and the other does not.
+    other_input: tuple[str, ...] = ()
     # At which another loader has put the very same tensors on the model; None where it has not.
     strength_before: float | None = None
 
@@ -75,6 +78,11 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         layer: shapes.get(target) for layer, target in key_map.items() if isinstance(target, str)
     }
     misfit = misfits({key: tuple(tensor.shape) for key, tensor in lora.items()}, weights.get)
+    other_input = {
+        layer
+        for layer in misfit
+        if _is_input(key_map.get(layer)) and _differs_in_inputs(layer, lora, weights[layer])
+    }
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
     layers = set(fitting.values())
     # The host tries every name a weight may have in a file, in a dozen formats: only those that are
@@ -95,7 +103,8 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         applied=sum(_is_patched(target, patches) for target in present.values()),
         not_needed=not_needed,
         lost=tuple(layer for layer in absent if layer not in not_needed),
-        misfit=tuple(sorted(misfit)),
+        misfit=tuple(sorted(misfit - other_input)),
+        other_input=tuple(sorted(other_input)),
         strength_before=strength_of_same(model, patches),
     )
     return _with_patches(model, patches, shapes, strength), coverage
@@ -162,11 +171,29 @@ def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn
     return torch.nn.Parameter(changed.to(weight.dtype), requires_grad=False)
 
 
+# The layers that a latent enters a network by, in the host's names.
+INPUT_LAYERS = ("patch_embedding.weight", "img_in.weight", "x_embedder.weight")
+
+
+def _is_input(target: Any) -> bool:
+    """Whether the host's name for a weight is that of the network's first layer."""
+    return isinstance(target, str) and target.endswith(INPUT_LAYERS)
+
+
+def _differs_in_inputs(
+    layer: str, tensors: Mapping[str, Tensor], weight: tuple[int, ...] | None
+) -> bool:
+    """Whether a layer of a file has the outputs of its weight, and other inputs."""
+    own = {key: tuple(tensor.shape) for key, tensor in tensors.items() if layer_of(key) == layer}
+    outputs, inputs = layers_of(own)[layer]
+    return weight is not None and outputs == weight[0] and inputs not in (0, weight[1])
+
+
 def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
     """Whether leaving this layer out changes nothing: text encoder layers, and an image branch the
     model does not have.
     """
-    if layer.startswith(("lora_te", "text_encoder", "lora_prior_te")):
+    if is_of_text_encoder(layer):
         return True
     is_image_branch = any(part in layer for part in ("k_img", "v_img", "img_emb"))
     return is_image_branch and getattr(network, "img_emb", None) is None

@@ -225,13 +225,14 @@ class RecognisedLoras:
         are let pass.
         """
         suspected = {
-            lora.record.id: lora.recognition
+            record.id: lora.recognition
             for lora in self.loras
-            if lora.record is not None and not lora.is_beyond_doubt
+            for record in ([lora.record] if lora.record else lora.recognition.suspected[:1])
+            if not lora.is_beyond_doubt
         }
         return tuple(
             f"A LoRA that another loader put on the model was taken for a style. If it is {id}, as"
-            f" its title may mean ({recognition.evidence[-1]}), take it out."
+            f" its title may mean ({'; '.join(recognition.evidence[1:])}), take it out."
             for id, recognition in suspected.items()
         )
 

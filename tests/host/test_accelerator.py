@@ -11,6 +11,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfyui_fewstep.loras.accelerator import Parameterization
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.decision import record_of
 from comfyui_fewstep.loras.header import read_header
@@ -33,10 +34,10 @@ UNET_FILES = [
     ("sd15", "lcm-lora-sdv1-5.safetensors", "lcm-lora-sd15"),
     ("sd15", "Hyper-SD15-8steps-CFG-lora.safetensors", "hyper-sd15-8step-cfg-lora"),
     ("sd15", "Hyper-SD15-1step-lora.safetensors", "hyper-sd15-1step-lora"),
-    ("sdxl", "lcm_sdxl.safetensors", "lcm-lora-sdxl"),
+    ("sdxl", "lcm-lora-sdxl.safetensors", "lcm-lora-sdxl"),
     ("sdxl", "sdxl_lightning_4step_lora.safetensors", "sdxl-lightning-4step-lora"),
     ("sdxl", "Hyper-SDXL-1step-lora.safetensors", "hyper-sdxl-1step-lora"),
-    ("ssd1b", "lcm/pytorch_lora_weights.safetensors", "lcm-lora-ssd-1b"),
+    ("ssd1b", "lcm-lora-ssd-1b/pytorch_lora_weights.safetensors", "lcm-lora-ssd-1b"),
 ]
 UNET_LAYOUTS = ["kohya-diffusers", "kohya-native", "peft"]
 # One of each kind of layer: linear and convolution, attention, feed-forward, time; and what tells
@@ -171,8 +172,15 @@ def test_wan_loras_change_the_weights_as_their_formula_says(
 
 
 def test_the_model_sampling_is_the_distillations(unets, wans, models):
-    write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
-    lcm, _ = accelerator.attach_accelerator(unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0)
+    write_lora(
+        models / "loras" / "lcm-lora-sdv1-5.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn",
+    )
+    lcm, _ = accelerator.attach_accelerator(
+        unets["sd15"], "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
+    )
     assert len(lcm.get_model_object("model_sampling").sigmas) == 50, "the LCM grid"
     assert CATALOG["lcm-lora-sd15"].parameterization is Parameterization.LCM
 
@@ -186,9 +194,14 @@ def test_the_model_sampling_is_the_distillations(unets, wans, models):
 
 
 def test_the_record_survives_clones_and_other_patches(unets, models):
-    write_lora(models / "loras" / "lcm.safetensors", unets["sd15"], "kohya-diffusers", only="attn")
+    write_lora(
+        models / "loras" / "lcm-lora-sdv1-5.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn",
+    )
     attached, _ = accelerator.attach_accelerator(
-        unets["sd15"], "lcm.safetensors", accelerator.AUTO, 1.0
+        unets["sd15"], "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
     )
     other = attached.clone()
     other.set_model_attn1_patch(lambda q, k, v, extra: (q, k, v))
@@ -285,14 +298,14 @@ def test_the_fates_of_several_layers_are_told_in_the_plural():
             739_472_104,
             accelerator.AUTO,
             "certain: ",
-        ),  # the size of the published file and of no other
+        ),  # the size of one file, published for two bases: the model's decides
         ("renamed.safetensors", 0, WAN_FILES[1][2], "as chosen: chosen by hand; "),
     ],
 )
 def test_the_report_says_how_sure_the_recognition_is(wans, models, name, size, choice, words):
     written = write_lora(models / "loras" / name, wans["wan21_i2v"], "native", only="attn")
     known, header = known_accelerators(), replace(read_header(written.path), size=size)
-    recognition = recognise(header, name, known.records.values())
+    recognition = recognise(header, name, known.records.values(), Base.WAN21_I2V)
     chosen = None if choice == accelerator.AUTO else known.chosen(choice)
     record = record_of(recognition, name, chosen, known.records.values())
     assert record.id == WAN_FILES[1][2]
@@ -313,7 +326,7 @@ def test_a_truncated_file_is_refused(unets, models):
     written = write_lora(
         models / "loras" / "lcm_whole.safetensors", unets["sd15"], "kohya-diffusers", only="attn1"
     )
-    cut = models / "loras" / "lcm_cut.safetensors"
+    cut = models / "loras" / "lcm-lora-sdv1-5 (2).safetensors"
     cut.write_bytes(written.path.read_bytes()[:-1000])
     assert (
         "not a complete .safetensors file" in (message := refused(unets["sd15"], cut.name))
@@ -440,27 +453,33 @@ def test_lightning_without_its_step_count_in_the_name_is_refused(unets, models):
 
 def test_a_second_accelerator_is_refused(unets, models):
     write_lora(
-        models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
+        models / "loras" / "lcm-lora-sdv1-5.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn",
     )
     attached, _ = accelerator.attach_accelerator(
-        unets["sd15"], "lcm_sd15.safetensors", accelerator.AUTO, 1.0
+        unets["sd15"], "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
     )
     with pytest.raises(ValueError, match="already carries lcm-lora-sd15"):
         accelerator.FewStepAccelerator.execute(
-            attached, "lcm_sd15.safetensors", accelerator.AUTO, 1.0
+            attached, "lcm-lora-sdv1-5.safetensors", accelerator.AUTO, 1.0
         )
 
 
 def test_an_lcm_lora_behind_animatelcm_is_told_its_place(unets, models):
     write_lora(
-        models / "loras" / "lcm_sd15.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
+        models / "loras" / "lcm-lora-sdv1-5.safetensors",
+        unets["sd15"],
+        "kohya-diffusers",
+        only="attn",
     )
     with pytest.raises(
         ValueError, match="already carries animatelcm-sd15.*in front of the Motion Module Loader"
     ):
         accelerator.FewStepAccelerator.execute(
             with_record(unets["sd15"], CATALOG["animatelcm-sd15"]),
-            "lcm_sd15.safetensors",
+            "lcm-lora-sdv1-5.safetensors",
             accelerator.AUTO,
             1.0,
         )

@@ -16,6 +16,17 @@ HIGH = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors"
 LOW = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors"
 
 
+# LightX2V's pairs for Wan 2.2 image-to-video of which the low-noise half is Wan 2.1's LoRA, with its
+# image branch. The first is known to the byte.
+PAIRS_WITH_WAN21_LAYERS = {
+    "1022": (
+        "wan2.2_i2v_A14b_high_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+        "wan2.2_i2v_A14b_low_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+    ),
+    "MoE": ("high_noise_model_rank64.safetensors", "low_noise_model_rank64.safetensors"),
+}
+
+
 @pytest.fixture(scope="module")
 def files(server):
     """LoRA files in the server's own models folder."""
@@ -35,6 +46,10 @@ def files(server):
         (3, "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"),
     ):
         write_lora(loras / name, wan, "native", rank=4, seed=seed, differences=True)
+    for high, low in PAIRS_WITH_WAN21_LAYERS.values():
+        for name, variant in ((high, "wan22_i2v"), (low, "wan21_i2v")):
+            target = Target(wan_shapes(variant), WAN_SMALL)
+            write_lora(loras / name, target, "native", rank=4, differences=True)
     whole = (loras / LCM).read_bytes()
     (loras / "lcm_truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     (loras / "lcm_empty.safetensors").write_bytes(b"")
@@ -58,14 +73,16 @@ def image_prompt(**sampler) -> dict:
     }
 
 
-def video_prompt(**sampler) -> dict:
+def video_prompt(
+    loras: tuple[str, str] = (HIGH, LOW), model: str = "wan21_t2v.safetensors", **sampler
+) -> dict:
     """Wan 2.2's two experts with their LoRAs, 4 steps, decoded and saved as an animated file."""
     return {
         **wan_inputs(length=5, width=32, height=32),
-        "high": wan_model("wan21_t2v.safetensors"),
-        "low": wan_model("wan21_t2v.safetensors"),
-        "high_lora": accelerator("high", HIGH),
-        "low_lora": accelerator("low", LOW),
+        "high": wan_model(model),
+        "low": wan_model(model),
+        "high_lora": accelerator("high", loras[0]),
+        "low_lora": accelerator("low", loras[1]),
         "sample": few_steps("high_lora", **({"model_low_noise": ["low_lora", 0]} | sampler)),
         "result": node("TestLatentReport", samples=["sample", 0]),
         "vae": node("VAELoader", vae_name="wan_vae.safetensors"),
@@ -103,6 +120,25 @@ def test_four_steps_cost_four_evaluations_and_leave_a_file_and_a_report(server, 
     assert report_of(entry, "Accelerator Loader")["layers_lost"] == 0
     saved = [*outputs(entry, "latents"), *outputs(entry, "images")][0]
     assert (server.base / "output" / saved["subfolder"] / saved["filename"]).stat().st_size > 0
+
+
+@pytest.mark.parametrize("pair", PAIRS_WITH_WAN21_LAYERS)
+def test_a_pair_whose_low_noise_half_has_wan_21s_layers_runs_in_four_steps(server, files, pair):
+    prompt = video_prompt(PAIRS_WITH_WAN21_LAYERS[pair], "wan22_i2v.safetensors")
+    entry = server.client.run(prompt)
+    sampled = report_of(entry, "Few-Step Sampler")
+    assert (sampled["steps"], sampled["evaluations"], sampled["rows"]) == (4, 4, 4)
+    assert sampled["accelerators"] == ["wan22-i2v-lightning-high", "wan22-i2v-lightning-low"]
+    loaded = {
+        report["accelerator"]: report
+        for report in outputs(entry, "fewstep_report")
+        if report["node"] == "Accelerator Loader"
+    }
+    assert [report["layers_lost"] for report in loaded.values()] == [0, 0]
+    # Keys, values and a norm of each of four blocks, two layers and two norms of the embedding.
+    assert loaded["wan22-i2v-lightning-low"]["layers_not_needed"] == 3 * 4 + 4
+    assert loaded["wan22-i2v-lightning-high"]["layers_not_needed"] == 0
+    assert "image branch" in loaded["wan22-i2v-lightning-low"]["evidence"][0]
 
 
 def test_core_ksampler_at_the_same_sigmas_and_noise_gives_the_same_image_latent(server, files):
