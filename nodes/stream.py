@@ -447,8 +447,8 @@ def notes_on_window(plan: StreamPlan) -> tuple[str, ...]:
     if plan.window.sink == 0:
         return (
             f"A window without sinks, in a clip longer than the {TRAINED_FRAMES} latent frames"
-            " these models were trained on: pictures are known to flicker once the first frames have left"
-            f" it. Set {sinks}; they count as part of window_frames.",
+            " these models were trained on: pictures are known to flicker once the first frames"
+            f" have left it. Set {sinks}; they count as part of window_frames.",
         )
     return ()
 

@@ -181,8 +181,8 @@ def sources(
         return parts, []
     if parts:
         return [], [
-            f"{title(prompt, node)} puts {listed(parts)} together, and it is not clear which of them"
-            " is the prompt: link it alone, from a Text node, and write the others there"
+            f"{title(prompt, node)} puts {listed(parts)} together, and it is not clear which of"
+            " them is the prompt: link it alone, from a Text node, and write the others there"
         ]
     return [], [
         f"The search ended at {title(prompt, node)}, whose inputs are {listed(inputs)}; known are"

@@ -133,8 +133,8 @@ def pitfalls(
         )
     if way.route is Route.STREAM:
         told.append(
-            "The stream is predicted with window_frames 0, which sees the whole clip: a window makes"
-            " its later blocks cheaper."
+            "The stream is predicted with window_frames 0, which sees the whole clip: a window"
+            " makes its later blocks cheaper."
         )
     if experience == "live" and work.clip_seconds is not None and way.route is not Route.STREAM:
         told.append(
