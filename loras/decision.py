@@ -1,6 +1,5 @@
-"""Which record a file or model runs with, and what speaks against it, before anything is attached.
-
-Every refusal says what was expected, what was found and what to do.
+"""Which record a file or a model runs with, and what speaks against it: all that is decided before
+anything is attached. Every refusal says what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -41,15 +40,17 @@ def refuse_other_kind(recognition: Recognition, header: Header, lora_name: str) 
     if kind is Kind.LORA:
         return
     is_motion_lora = any(key.endswith(LORA_ENDINGS) for key in header.shapes)
-    what = {
-        Kind.MOTION_MODULE: (
+    if kind is Kind.MODEL:
+        what = "a whole diffusion model: load it as the model and set lora_name to none"
+    elif kind is None:
+        what = "not an accelerator: it holds neither a LoRA nor a diffusion model"
+    elif is_motion_lora:
+        what = (
             "a motion LoRA: it changes an AnimateDiff motion module and not the model, and a motion"
             " LoRA is not applied by this pack"
-            if is_motion_lora
-            else "an AnimateDiff motion module: load it with the Motion Module Loader"
-        ),
-        Kind.MODEL: "a whole diffusion model: load it as the model and set lora_name to none",
-    }.get(kind, "not an accelerator: it holds neither a LoRA nor a diffusion model")
+        )
+    else:
+        what = "an AnimateDiff motion module: load it with the Motion Module Loader"
     raise FileProblem(f"{lora_name} is {what}.")
 
 
@@ -59,9 +60,8 @@ def record_of(
     chosen: Accelerator | None,
     records: Iterable[Accelerator],
 ) -> Accelerator:
-    """The record of a LoRA: the one chosen by hand if its header allows it, else the evident one.
-
-    records: all that are known.
+    """The record of a LoRA: the one chosen by hand if its header allows it, else the one the
+    evidence leaves. records: all that are known.
     """
     if chosen is not None:
         refuse_other_header(chosen, recognition, lora_name)
@@ -136,7 +136,9 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 
 
 def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
-    """Raise where `name` is another published size of the record's base: 1.3B for 14B."""
+    """Raise where what is called `name` is another published size of the record's base: 1.3B for
+    14B.
+    """
     published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
     if record.width and width in published - {record.width}:
         raise ValueError(
@@ -213,9 +215,8 @@ def refuse_other_base(
 def refuse_distilled_model(
     record: Accelerator, lora_name: str, distilled: Recognition, model_name: str
 ) -> None:
-    """Raise where the model's file is distilled already, unless the LoRA is made for it.
-
-    distilled: what the model was taken for.
+    """Raise where the model's own file says that it is distilled already, unless the LoRA is made
+    for such a model. distilled: what the model was taken for.
     """
     already = distilled.record
     if already is None or already.id in record.for_distilled:
@@ -228,11 +229,14 @@ def refuse_distilled_model(
 
 
 def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) -> None:
-    """Raise where the model's file is named as the other expert of Wan 2.2.
+    """Raise where the model's file is named as the one expert of Wan 2.2 and the accelerator is the
+    other's.
 
     The two have the same tensors, so the names are all there is.
     """
-    named = experts_named(model_name) if record.expert is not None else set()
+    if record.expert is None:
+        return
+    named = experts_named(model_name)
     if named and record.expert not in named:
         raise ValueError(
             f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {model_name}"
@@ -241,20 +245,22 @@ def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) ->
 
 
 def refuse_second(record: Accelerator, other: Recognition | None) -> None:
-    """Raise where the model carries another accelerator.
-
-    other: of another loader's LoRA, which is an accelerator beyond doubt.
+    """Raise where the model carries another accelerator. other: of another loader's LoRA, which is
+    an accelerator beyond doubt.
     """
+    carried_record = None if other is None else other.record
     # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
-    if other is None or (
-        record.kind is Kind.MOTION_MODULE and record.family == other.record.family
+    if (
+        other is None
+        or carried_record is None
+        or (record.kind is Kind.MOTION_MODULE and record.family == carried_record.family)
     ):
         return
     carried = (
-        f"This model already carries {other.record.id}, which another loader put on it"
+        f"This model already carries {carried_record.id}, which another loader put on it"
         f" ({'; '.join(other.evidence)})"
     )
-    if record.id in other.record.for_distilled:
+    if record.id in carried_record.for_distilled:
         raise ValueError(
             f"{carried}. It is made to go on {record.id} and has settings of its own: choose its"
             " file in the Accelerator Loader's lora_name, on the model as it comes from its"

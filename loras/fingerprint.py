@@ -178,7 +178,8 @@ def _ranks_of(
     """The ranks of down factors. A pair as large as its own layer says nothing of the others': 128
     in a LoRA of rank 384, where a layer has 128 inputs.
     """
-    ranks, capped = set(), set()
+    ranks: set[int] = set()
+    capped: set[int] = set()
     for key in downs:
         if not (shape := shapes[key]):
             continue

@@ -257,7 +257,7 @@ def _borne_out(
 ) -> Recognition:
     """What words speak for, if the contents are those of the one release they leave."""
     named, doubt = testimony.records, None
-    if len(named) == 1:
+    if len(named) == 1 and testimony.name is not None:
         doubt = doubt_of(fingerprint, named[0], testimony.name, possible)
         if doubt is None:
             return _decided(fingerprint, testimony)

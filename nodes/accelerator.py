@@ -1,4 +1,6 @@
-"""FewStepAccelerator: recognise an accelerator, check it against the model, attach it."""
+"""FewStepAccelerator: recognise an accelerator file, check it against the model, attach it with
+everything it needs.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,9 @@ def attach_accelerator(
     lock_cfg: bool = True,
     hidden: Any = None,
 ):
-    """(accelerated model, Report). Raises ValueError: expected, found, what to do."""
+    """(accelerated model, Report). Raises ValueError naming what was expected, what was found and
+    what to do.
+    """
     refuse_strength(strength, lora_name)
     loaded, known = look_at(model, hidden), known_accelerators()
     records = known.records.values()
@@ -268,7 +272,9 @@ def refuse_twice(coverage: Coverage, lora_name: str) -> None:
 
 
 def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any = None):
-    """(the distilled model with its record, Report). Raises ValueError for any other model."""
+    """(the distilled model with its record, Report). Raises ValueError for one that is not
+    distilled or not known.
+    """
     loaded, known = look_at(model, hidden), known_accelerators()
     refuse_carried(loaded.record, NO_LORA)
     name = loaded.file_name or "The connected model"

@@ -1,4 +1,6 @@
-"""FewStepCompare: two results of one prompt and seed, in pictures and figures, with their costs."""
+"""FewStepCompare: two results of one prompt and seed side by side, in pictures and figures, with
+what each of them cost.
+"""
 
 from __future__ import annotations
 
@@ -123,9 +125,8 @@ def rows_of(report: str) -> dict[str, str]:
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """The rows; a side without a price gets the other's, scaled by seconds.
-
-    An hour of the machine costs both the same.
+    """The rows, with the other side's price scaled by seconds where they have none: an hour of the
+    machine costs both the same.
     """
     price, factor = number_of(other, "price"), speedup(other, rows)
     if "price" in rows or price is None or not factor:
@@ -141,7 +142,9 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
 
 
 def notes_on_black(reference, candidate) -> tuple[str, ...]:
-    """Notes on wholly black pictures, as a broken run looks once saved. Both: (N, H, W, 3)."""
+    """What to tell of pictures that are wholly black, which is how a broken run shows once saved.
+    Both: (N, H, W, 3).
+    """
     count = len(reference)
     black = {
         name: number

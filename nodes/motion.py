@@ -1,4 +1,6 @@
-"""FewStepMotion: load an AnimateDiff motion module onto SD 1.5, with its noise and steps."""
+"""FewStepMotion: load an AnimateDiff motion module onto an SD 1.5 model, with the noise schedule
+and the steps it was made for.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ class FewStepMotion(io.ComfyNode):
 
 
 def attach_motion(model, motion_name: str, frames: int):
-    """(model with motion, Report). Raises ValueError: expected, found, what to do."""
+    """(model with motion, Report). Raises ValueError naming what was expected, what was found and
+    what to do.
+    """
     path = required_path(FOLDER, motion_name)
     refuse_pickle(motion_name)
     header, loaded = read_header(path), look_at(model)

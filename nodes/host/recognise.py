@@ -1,4 +1,6 @@
-"""Which accelerator a MODEL carries: attached here, by another loader, or as its own weights."""
+"""Which accelerator a MODEL carries: attached by this pack, put on it by another loader, or its
+own where it is distilled as a whole.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ OWN_LOADER = "FewStepAccelerator"
 
 @dataclass(frozen=True)
 class AcceleratedModels:
-    """The models of one run, one or two experts, with their accelerators' settings."""
+    """The models of one run, one or the high-noise and the low-noise expert, with the settings that
+    go with their accelerators.
+    """
 
     loaded: tuple[LoadedModel, ...]
     notes: tuple[str, ...]  # how a record was recognised where this pack did not attach it
@@ -71,9 +75,8 @@ class AcceleratedModels:
 
 
 def accelerated(*models: LoadedModel) -> AcceleratedModels:
-    """The models with their accelerators, as attached or recognised from another loader.
-
-    Raises PlanError for a LoRA that cannot be identified.
+    """The models with their accelerators: as attached, or recognised from what another loader left
+    on them. Raises PlanError for a LoRA that cannot be told.
     """
     accelerated_models, notes, known = [], [], None
     for loaded in models:
@@ -112,7 +115,8 @@ def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedMode
 def recognise_carried(
     loaded: LoadedModel, known: Known
 ) -> tuple[Recognition | None, tuple[str, ...]]:
-    """What accelerator a model is or carries from another loader, with notes; None if none.
+    """What accelerator a model is, or carries from another loader, and what to tell about it; None
+    where nothing there can be one.
 
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets
     the file's name. Raises ValueError for what would run otherwise than it was distilled.
@@ -139,7 +143,8 @@ def recognise_carried(
 
 
 def recognise_distilled(loaded: LoadedModel, known: Known, base: Base | None = None) -> Recognition:
-    """What the connected model is: by architecture, size, file name and the file's title.
+    """What the connected model is, by its architecture, its size, its file's name and the file's
+    own title.
 
     base: what to take its architecture for, where the host's word for it is not the last.
     """
@@ -216,7 +221,9 @@ class RecognisedLoras:
 
     @property
     def notes_on_styles(self) -> tuple[str, ...]:
-        """Notes on LoRAs that only have an accelerator's words in their title, so they pass."""
+        """What to tell of LoRAs that have only the words of an accelerator in their title, and so
+        are let pass.
+        """
         suspected = {
             record.id: lora.recognition
             for lora in self.loras
@@ -237,9 +244,8 @@ class RecognisedLoras:
         )
 
     def the_accelerator(self) -> RecognisedLora:
-        """The only one, or of several the one that is an accelerator beyond doubt.
-
-        Raises ValueError unless there is exactly one.
+        """The only one, or the one of several that is an accelerator beyond doubt. Raises
+        ValueError where no one alone is.
         """
         if len(self.loras) == 1 and self.loras[0].record is not None:
             return self.loras[0]
@@ -303,7 +309,9 @@ def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:
 
 
 def refuse_unscaled(lora: ForeignLora, record: Accelerator) -> None:
-    """Raise where the release's alpha is not in the tensors: the loader took the rank for it."""
+    """Raise where the release's alpha is not among the tensors, so that the other loader took the
+    rank for it.
+    """
     stated = alpha_in(lora.metadata)
     alpha = record.missing_alpha if stated is None else stated
     if alpha is not None and lora.alpha == "absent" and lora.ranks != (alpha,):

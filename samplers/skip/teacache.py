@@ -142,12 +142,10 @@ class TeaCache(SkipMethod):
     def for_run(cls, facts: RunFacts) -> TeaCache:
         signals = facts.signals
         name, signal_of, what = None, signals.model_input, "the model input"
-        if signals.time_embedding is not None:
-            name, signal_of, what = (
-                polynomial_name(signals),
-                lambda sigma, x: signals.time_embedding(sigma),
-                "the time embedding",
-            )
+        embedding = signals.time_embedding
+        if embedding is not None:
+            name, what = polynomial_name(signals), "the time embedding"
+            signal_of = lambda sigma, x: embedding(sigma)  # noqa: E731
         rescaled = "not rescaled" if name is None else f"rescaled for {name}"
         return cls(
             facts.schedule,

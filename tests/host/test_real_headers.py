@@ -116,7 +116,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def patcher(name: str) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL of names and shapes alone. Skips the test on a ComfyUI that is older than its class."""
+    """A MODEL of names and shapes alone. Skips the test on a ComfyUI older than its class."""
     kind, settings = MODELS[name]
     if not hasattr(comfy.supported_models, kind):
         pytest.skip(f"this ComfyUI has no {kind}")

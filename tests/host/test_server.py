@@ -16,8 +16,8 @@ HIGH = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors"
 LOW = "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors"
 
 
-# LightX2V's pairs for Wan 2.2 image-to-video of which the low-noise half is Wan 2.1's LoRA, with its
-# image branch. The first is known to the byte.
+# LightX2V's pairs for Wan 2.2 image-to-video of which the low-noise half is Wan 2.1's LoRA, with
+# its image branch. The first is known to the byte.
 PAIRS_WITH_WAN21_LAYERS = {
     "1022": (
         "wan2.2_i2v_A14b_high_noise_lora_rank64_lightx2v_4step_1022.safetensors",
