@@ -57,7 +57,7 @@ def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
 
 
 def _part_fits(ending: str, shape: Shape, weight: Shape | None) -> bool:
-    """Whether a tensor that is no factor of a pair can be used with this weight."""
+    """Whether a tensor that is not a factor of a pair can be used with this weight."""
     if ending == ".alpha":
         return math.prod(shape) == 1
     if weight is None:

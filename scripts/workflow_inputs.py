@@ -70,7 +70,7 @@ class Search:
 
     places: set[Place] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)  # where a way to a value ended, in words
-    ends: list[str] = field(default_factory=list)  # nodes that hand on no conditioning known here
+    ends: list[str] = field(default_factory=list)  # nodes that hand on no known conditioning
 
 
 def seed_inputs(workflow: Workflow) -> list[Place]:

@@ -1,6 +1,4 @@
-"""The batch client on files and servers that mean ill: a workflow that is none, and answers that
-lead elsewhere.
-"""
+"""The batch client on bad files and servers: what is not a workflow, answers that lead elsewhere."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def refuse_or_tell(record: Accelerator, cfg: float, is_locked: bool) -> None:
 def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> None:
     """Say so where a sampler runs on other noise levels than the record's."""
     steps = len(sigmas) - 1
-    # Those that depend on the picture's size, and streams, are not known here.
+    # Not those that depend on the picture's size, nor those of streams: they are unknown here.
     if steps < 1 or record.schedule.needs_size or record.causal is not None:
         return
     own = {count: _levels_of(record, model, count) for count in record.steps}

@@ -1,6 +1,4 @@
-"""What leaves a node: Markdown, data for /history, a line for the log, and in none of them a number
-that is none.
-"""
+"""What leaves a node: Markdown, data for /history, a log line; none of them holds NaN."""
 
 from __future__ import annotations
 
