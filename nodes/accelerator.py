@@ -108,6 +108,7 @@ class FewStepAccelerator(io.ComfyNode):
                     "lock_cfg",
                     default=True,
                     advanced=True,
+                    optional=True,
                     tooltip=(
                         "On: samplers of other packs and of ComfyUI itself refuse to run this model"
                         " at another CFG than the accelerator's. Off: they run it, and it is"
