@@ -1,14 +1,10 @@
-"""ComfyUI-FewStep: attach a distillation accelerator, sample it exactly as it was distilled, and
-say what was done.
-"""
+"""ComfyUI-FewStep: attach a distillation accelerator, sample it as distilled, say what was done."""
 
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """The host's entry point. Imports wait until here, so that tests and tools can import the pure
-    parts alone.
-    """
+    """The host's entry point. It imports late, so that tools can import the pure parts alone."""
     import logging
 
     try:

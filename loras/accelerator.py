@@ -285,8 +285,9 @@ MOST_IDS = 5  # in one message
 
 
 def some_ids(records: Iterable[Accelerator]) -> str:
-    """The ids of several records: of many a few, the first of each family before its others. Those
-    of the pack's own demo model are named where there are no others.
+    """The ids of several records: of many a few, the first of each family before its others.
+
+    Those of the pack's own demo model are named where there are no others.
     """
     records = list(records)
     records = [record for record in records if record.family != "Demo"] or records

@@ -12,6 +12,7 @@ def counted(count: float, noun: str) -> str:
 
 def in_figures(seconds: float) -> str:
     """Three figures or more, large numbers never as a power of ten: 0.0431, 4.26, 1200.
+
     Speed-Quality Compare divides by them.
     """
     return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"

@@ -1,6 +1,4 @@
-"""FewStepAccelerator: recognise an accelerator file, check it against the model, attach it with
-everything it needs.
-"""
+"""FewStepAccelerator: recognise an accelerator, check it against the model, attach it."""
 
 from __future__ import annotations
 
@@ -161,9 +159,7 @@ def attach_accelerator(
     lock_cfg: bool = True,
     hidden: Any = None,
 ):
-    """(accelerated model, Report). Raises ValueError naming what was expected, what was found and
-    what to do.
-    """
+    """(accelerated model, Report). Raises ValueError: expected, found, what to do."""
     refuse_strength(strength, lora_name)
     loaded, known = look_at(model, hidden), known_accelerators()
     records = known.records.values()
@@ -273,9 +269,7 @@ def refuse_twice(coverage: Coverage, lora_name: str) -> None:
 
 
 def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any = None):
-    """(the distilled model with its record, Report). Raises ValueError for one that is not
-    distilled or not known.
-    """
+    """(the distilled model with its record, Report). Raises ValueError for any other model."""
     loaded, known = look_at(model, hidden), known_accelerators()
     refuse_carried(loaded.record, NO_LORA)
     name = loaded.file_name or "The connected model"

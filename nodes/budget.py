@@ -1,6 +1,4 @@
-"""FewStepBudget: from "how long may it take" to steps, cost and method, on this machine, with this
-model, at this size.
-"""
+"""FewStepBudget: from "how long may it take" to steps, cost and method, here, with this model."""
 
 from __future__ import annotations
 
@@ -231,9 +229,7 @@ class Subject:
 
     @property
     def catalogue(self) -> list[Accelerator]:
-        """The accelerators that may go on it. The demo model's are for it alone, and it has no
-        others.
-        """
+        """The accelerators for it. The demo model's are for it alone, and it has no others."""
         is_demo = self.model.facts is not None
         records = self.known.records.values()
         return [record for record in records if (record.family == DEMO_FAMILY) == is_demo]
@@ -254,9 +250,7 @@ def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subje
 
 
 def carried_by(loaded: LoadedModel, known: Known) -> tuple[Accelerator | None, tuple[str, ...]]:
-    """(the accelerator on a model, how it was recognised): attached by this pack, or left on it by
-    another loader.
-    """
+    """(a model's accelerator, how it was recognised): from this pack or another loader."""
     if loaded.record is not None:
         return loaded.record, ()
     try:
@@ -272,9 +266,7 @@ def carried_by(loaded: LoadedModel, known: Known) -> tuple[Accelerator | None, t
 
 
 def work_of(loaded: LoadedModel, latent: Mapping[str, Tensor]) -> Work:
-    """What a latent becomes: pictures, clips, or with a motion module the one clip whose frames are
-    its batch.
-    """
+    """What a latent becomes: pictures, clips, or with a motion module one clip, its batch."""
     first = first_tensor(fitted_latent(loaded.patcher, latent))
     if loaded.has_motion:
         return Work(1, clip_seconds=first.shape[0] / ANIMATEDIFF_FRAME_RATE)
@@ -298,8 +290,9 @@ def cost_of(
     given: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Cost:
-    """Seconds on this machine: measured now, or as given. given: of an evaluation, in a stream of
-    one block; 0 for not given.
+    """Seconds on this machine: measured now, or as given.
+
+    given: of an evaluation, in a stream of one block; 0 for not given.
     """
     model, record = subject.model, subject.record
     if record is None or record.causal is None:
@@ -542,9 +535,7 @@ COLOURS = {
 
 
 def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Any:
-    """A matplotlib Figure: predicted seconds against evaluations, both on logarithmic axes, and the
-    allowance.
-    """
+    """A matplotlib Figure: seconds against evaluations, both logarithmic, and the allowance."""
     figure = new_figure(1000, 620)
     axes = figure.subplots()
     everything = [*ways, choice.way]

@@ -1,6 +1,4 @@
-"""FewStepCompare: two results of one prompt and seed side by side, in pictures and figures, with
-what each of them cost.
-"""
+"""FewStepCompare: two results of one prompt and seed, in pictures and figures, with their costs."""
 
 from __future__ import annotations
 
@@ -125,8 +123,9 @@ def rows_of(report: str) -> dict[str, str]:
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """The rows, with the other side's price scaled by seconds where they have none: an hour of the
-    machine costs both the same.
+    """The rows; a side without a price gets the other's, scaled by seconds.
+
+    An hour of the machine costs both the same.
     """
     price, factor = number_of(other, "price"), speedup(other, rows)
     if "price" in rows or price is None or not factor:
@@ -142,9 +141,7 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
 
 
 def notes_on_black(reference, candidate) -> tuple[str, ...]:
-    """What to tell of pictures that are wholly black, which is how a broken run shows once saved.
-    Both: (N, H, W, 3).
-    """
+    """Notes on wholly black pictures, as a broken run looks once saved. Both: (N, H, W, 3)."""
     count = len(reference)
     black = {
         name: number

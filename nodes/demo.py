@@ -1,6 +1,4 @@
-"""FewStepDemo: a small text-to-video model of our own, trained for this pack, with everything it
-takes to sample it.
-"""
+"""FewStepDemo: a small text-to-video model of our own, with everything it takes to sample it."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ VAE = "fewstep_demo_vae.safetensors"
 
 @dataclass(frozen=True)
 class Variant:
-    """What makes a model of the base: a LoRA that becomes part of it, what its file would tell the
-    host, its record.
-    """
+    """What makes a model of the base: a LoRA merged into it, the file's settings, its record."""
 
     delta: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -136,8 +132,7 @@ def offer_loras() -> None:
 
 
 def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
-    """The conditioning (1, L, 4096) of a prompt: one row of the table for each word, then the empty
-    word.
+    """The conditioning (1, L, 4096) of a prompt: one table row per word, then the empty word.
 
     Raises ValueError for a word outside the vocabulary, with the vocabulary, and for too many
     words.
@@ -162,9 +157,7 @@ def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
 
 
 def load_model(variant: str, disable_dynamic: bool = False):
-    """The host's MODEL of a variant. Registered with it, so that the host can load the model again
-    where it needs to.
-    """
+    """The host's MODEL of a variant, registered so that the host can load it again."""
     chosen = VARIANTS[variant]
     tensors, metadata = load_tensors(str(FOLDER / BASE))
     tensors.pop(WORDS)

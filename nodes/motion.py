@@ -1,6 +1,4 @@
-"""FewStepMotion: load an AnimateDiff motion module onto an SD 1.5 model, with the noise schedule
-and the steps it was made for.
-"""
+"""FewStepMotion: load an AnimateDiff motion module onto SD 1.5, with its noise and steps."""
 
 from __future__ import annotations
 
@@ -127,9 +125,7 @@ class FewStepMotion(io.ComfyNode):
 
 
 def attach_motion(model, motion_name: str, frames: int):
-    """(model with motion, Report). Raises ValueError naming what was expected, what was found and
-    what to do.
-    """
+    """(model with motion, Report). Raises ValueError: expected, found, what to do."""
     path = required_path(FOLDER, motion_name)
     refuse_pickle(motion_name)
     header, loaded = read_header(path), look_at(model)

@@ -1,6 +1,4 @@
-"""FewStepSampler and FewStepSchedule: the run an accelerator was distilled for, and the same as
-parts for other samplers.
-"""
+"""FewStepSampler and FewStepSchedule: the distilled run, whole or as parts for other samplers."""
 
 from __future__ import annotations
 
@@ -289,9 +287,7 @@ def notes_on_negative(
 
 
 def refuse_causal(record: Accelerator | None) -> None:
-    """Raise for a model that is made block by block: all its frames at once are not what it was
-    distilled for.
-    """
+    """Raise for a model that is made block by block, not with all its frames at once."""
     if record is not None and record.causal is not None:
         raise PlanError(
             f"{record.id} is causal: it makes {in_frames(record.causal.frames_per_block)} at a"

@@ -248,9 +248,7 @@ def start_of(
 
 
 def refuse_prompt(positive) -> None:
-    """Raise for conditioning that changes from place to place or from step to step: the cached keys
-    belong to one.
-    """
+    """Raise for conditioning that changes by place or step: the cached keys belong to one."""
     if len(positive) != 1:
         raise PlanError(
             f"positive holds {len(positive)} prompts, combined; a causal model remembers what it"
@@ -287,9 +285,7 @@ def refuse_patches(model) -> None:
 
 
 def refuse_images(vae, shape: torch.Size, hidden) -> None:
-    """Raise where the images cannot be made that the graph asks for. hidden: the node's hidden
-    inputs.
-    """
+    """Raise where the images that the graph asks for cannot be made. hidden: hidden inputs."""
     if vae is None:
         if is_connected(hidden, IMAGES):
             raise PlanError(NO_VAE)

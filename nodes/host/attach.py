@@ -41,9 +41,7 @@ class Coverage:
 
 
 def with_accelerator(model, record: Accelerator, is_locked: bool = True):
-    """The model with the record, and the settings its accelerator was distilled with. is_locked: as
-    in with_lock.
-    """
+    """The model with the record and its settings. is_locked: as in with_lock."""
     prepared = with_record(with_model_sampling(model, record), record)
     return with_lock(prepared, record, is_locked)
 
@@ -67,8 +65,9 @@ def with_record(model, record: Accelerator):
 
 
 def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
-    """(model with the LoRA on it, Coverage). The host's own code reads and applies it; the model
-    given is not changed.
+    """(model with the LoRA on it, Coverage). The model given is not changed.
+
+    The host's own code reads and applies the file.
     """
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora = comfy.lora_convert.convert_lora(dict(tensors))
@@ -111,9 +110,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, as the arithmetic sees it: quantised formats pack several values
-    into one stored number.
-    """
+    """The shape of each weight as computed with: quantised formats pack several values in one."""
     return {key: tuple(value.shape) for key, value in module.named_parameters()}
 
 
@@ -132,22 +129,17 @@ def _with_patches(
 
 
 def _is_patched(target: Any, patches: Mapping[Any, Any]) -> bool:
-    """Whether the host made a patch of a layer: of its weight, or of the bias beside it. A layer of
-    nothing but an alpha has none.
-    """
+    """Whether the host patched a layer, its weight or its bias. An alpha alone gives no patch."""
     return target in patches or f"{_weight_of(target).removesuffix('.weight')}.bias" in patches
 
 
 def _weight_of(target: Any) -> str:
-    """The name of the weight a layer goes on. The host names part of a fused one by a tuple: the
-    whole and where in it.
-    """
+    """The weight a layer goes on. The host names part of a fused one by a tuple (whole, where)."""
     return target if isinstance(target, str) else target[0]
 
 
 def _bare_parameters(names: Iterable[str]) -> set[str]:
-    """Of all parameters, those held directly by a module that has others below it, such as the
-    modulation of a Wan block.
+    """Parameters held directly by a module with others below it, as a Wan block's modulation.
 
     The host takes weight patches for them and never applies them: its loading visits leaf modules
     only.
@@ -161,9 +153,7 @@ def _bare_parameters(names: Iterable[str]) -> set[str]:
 
 
 def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn.Parameter:
-    """The parameter as the host's own patch arithmetic leaves it, to stand in for the model's while
-    it is loaded.
-    """
+    """The parameter as the host's patches leave it, to replace the model's while it is loaded."""
     weight = model.get_model_object(key)
     changed = comfy.lora.calculate_weight(
         [(strength, patch, 1.0, None, None)], weight.detach().float().clone(), key
@@ -190,9 +180,7 @@ def _differs_in_inputs(
 
 
 def _is_not_needed(layer: str, network: torch.nn.Module) -> bool:
-    """Whether leaving this layer out changes nothing: text encoder layers, and an image branch the
-    model does not have.
-    """
+    """Whether leaving this layer out changes nothing: text encoder, or an absent image branch."""
     if is_of_text_encoder(layer):
         return True
     is_image_branch = any(part in layer for part in ("k_img", "v_img", "img_emb"))

@@ -36,8 +36,9 @@ class Clips:
     has_windows: bool
 
     def fitted(self, values: Tensor, what: str) -> Tensor:
-        """One row for the whole clip, for each of its frames, or for each row of the latent. Raises
-        ValueError for a number that leaves frames without.
+        """One row for the clip, for each of its frames, or for each row of the latent.
+
+        Raises ValueError for a number that leaves frames without.
         """
         count = values.shape[0]
         if count in (1, self.frames, self.rows):
@@ -51,9 +52,7 @@ class Clips:
         return values[: self.frames]
 
     def repeated(self, values: Tensor) -> Tensor:
-        """What `fitted` left of one clip's frames, for every clip of the latent: the host would
-        stretch some of it over all of them.
-        """
+        """What `fitted` left of one clip's frames, for every clip; the host would stretch it."""
         if values.shape[0] != self.frames or self.rows == self.frames:
             return values
         return values.repeat(self.rows // self.frames, *[1] * (values.ndim - 1))

@@ -36,9 +36,7 @@ class Known:
         return tuple(problem.words for problem in self.wrong)
 
     def chosen(self, id: str) -> Accelerator:
-        """The record of an id. Raises ValueError saying what is wrong with its declaration, if it
-        has one.
-        """
+        """The record of an id. Raises ValueError, with what is wrong in its declaration, if any."""
         if id in self.records:
             return self.records[id]
         wrong = next((problem.words for problem in self.wrong if problem.id == id), None)
@@ -65,8 +63,9 @@ def declaration_paths() -> list[str]:
 
 
 def known_accelerators() -> Known:
-    """Every accelerator there is now. A declaration that is wrong is logged, and named where
-    somebody asks for it.
+    """Every accelerator there is now.
+
+    A wrong declaration is logged, and named where somebody asks for it.
     """
     records, own, wrong = dict(CATALOG), {}, []
     for name, path in declarations().items():

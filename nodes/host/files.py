@@ -15,9 +15,7 @@ from ...loras.header import FileProblem
 
 
 def add_model_folder(name: str) -> None:
-    """Make models/<name> known to the host, beside the places its own configuration may already
-    name for it.
-    """
+    """Make models/<name> known to the host, beside places that its configuration names."""
     folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
@@ -27,9 +25,7 @@ def add_to_folder(name: str, path: str) -> None:
 
 
 def declaration_names(suffix: str) -> list[str]:
-    """JSON files with this ending in models/fewstep and beside the LoRAs; listed, and the list
-    remembered, by the host.
-    """
+    """JSON files with this ending in models/fewstep and beside LoRAs. The host keeps the list."""
     for root in (
         os.path.join(folder_paths.models_dir, "fewstep"),
         *folder_paths.get_folder_paths("loras"),

@@ -85,8 +85,9 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> ForeignLora:
-    """pairs: (name of the model's weight, the host's patch) of one file. metadata: of the file
-    loaded last, perhaps another.
+    """pairs: one file's (name of the weight, the host's patch).
+
+    metadata: of the file loaded last, perhaps another.
     """
     layers: dict[str, tuple[int, int]] = {}
     ranks, has_alpha = set(), False

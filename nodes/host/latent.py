@@ -13,9 +13,7 @@ from torch import Tensor
 
 
 def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
-    """The tensor of a LATENT as core's samplers take it: an empty one gets the channels and the
-    scale of the model.
-    """
+    """A LATENT's tensor as core's samplers take it: an empty one is fitted to the model."""
     ratios = (latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
     # 0.20.1 does not know the temporal ratio yet.
     known = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
@@ -36,17 +34,13 @@ def handed_on(latent: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
 
 
 def between_nodes() -> dict[str, Any]:
-    """Where and in which precision the host hands latents from node to node. 0.16 has no say about
-    the precision yet.
-    """
+    """Where and how precisely the host hands latents on. 0.16 does not set the precision."""
     dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
     return {"device": comfy.model_management.intermediate_device(), "dtype": dtype()}
 
 
 def image_tokens(model, latent: Mapping[str, Any]) -> int:
-    """Patches of 16 x 16 pixels in the picture a LATENT will become: what FLUX's schedules are a
-    function of.
-    """
+    """16 x 16 pixel patches in a LATENT's picture: what FLUX's schedules depend on."""
     height, width = first_tensor(fitted_latent(model, latent)).shape[-2:]
     scale = model.get_model_object("latent_format").spacial_downscale_ratio
     return round(height * scale * width * scale / (16 * 16))

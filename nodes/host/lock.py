@@ -23,8 +23,7 @@ SAME_SIGMA = 0.02
 
 
 def with_lock(model, record: Accelerator, is_locked: bool = True):
-    """The model, on which every sampler runs at the accelerator's own CFG. The model given is not
-    changed.
+    """A copy of the model, on which every sampler runs at the accelerator's own CFG.
 
     is_locked: another CFG is refused; else it runs and is logged. Other noise levels than the
     record's are the user's choice in either case, and told. This pack's own samplers, which say

@@ -1,4 +1,5 @@
-"""What one evaluation of a model costs on this machine at this size: a few real ones, timed.
+"""What one evaluation of a model costs here at this size: a few real ones, timed.
+
 Nothing is remembered.
 
 The model runs through the host's own sampling machinery, with loading, patches and wrappers, on
@@ -67,8 +68,7 @@ def measure_blocks(
     records: Iterable[Accelerator],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, BlockCost]:
-    """Seconds of an evaluation of one block of a causal model, for every size of block that these
-    accelerators make.
+    """Seconds per evaluation of a causal model's block, for each of these records' block sizes.
 
     The network runs as under the Streaming Sampler, with a cache for the whole clip: a block at its
     start, and one at its end.
@@ -131,9 +131,7 @@ def _block_cost(
 
 
 def machine_of(model) -> Machine:
-    """Bits of a weight as they lie in memory, packed formats included, and the low precision that
-    the device computes faster in.
-    """
+    """Bits of a weight in memory, packed or not, and a low precision that computes faster."""
     weights = list(model.model.diffusion_model.parameters())
     bits = 8 * sum(weight.nbytes for weight in weights) / sum(weight.numel() for weight in weights)
     management, device = comfy.model_management, model.load_device
@@ -153,9 +151,7 @@ def device_name(model) -> str:
 
 
 def empty_prompt(loaded: LoadedModel) -> list:
-    """A CONDITIONING of zeros in the shape the model's text has. Raises BudgetError for a model
-    whose shape is not known here.
-    """
+    """A CONDITIONING of zeros as the model's text is shaped. BudgetError for an unknown shape."""
     text, model = loaded.base.text if loaded.base else None, loaded.patcher.model
     if text is None:
         raise BudgetError(
@@ -221,8 +217,9 @@ def _median(
     progress,
     clock: Callable[[], float],
 ) -> float:
-    """Median seconds of an evaluation at these noise levels, the first being the warm-up. Raises
-    BudgetError where none can be timed.
+    """Median seconds of an evaluation at these levels, the first being the warm-up.
+
+    Raises BudgetError where none can be timed.
     """
     seconds: list[float] = []
     for sigma in sigmas[:-1]:

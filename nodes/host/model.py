@@ -1,6 +1,4 @@
-"""What a MODEL is: its base, its size, the file it came from, what it carries; and the noise levels
-it runs at.
-"""
+"""What a MODEL is: its base, size, file and what it carries; and the noise levels it runs at."""
 
 from __future__ import annotations
 
@@ -94,24 +92,18 @@ class LoadedModel:
 
     @property
     def is_guidance_distilled(self) -> bool:
-        """Whether guidance is an input of the network (FLUX.1 dev, FLUX.2 dev, HunyuanVideo): such
-        a model runs at CFG 1.
-        """
+        """Whether guidance is a network input (FLUX dev, HunyuanVideo): it runs at CFG 1."""
         network = self.patcher.model.diffusion_model
         return bool(getattr(getattr(network, "params", None), "guidance_embed", False))
 
     @property
     def is_negative_forced(self) -> bool:
-        """Whether another patch makes the host evaluate the negative prompt at CFG 1 too (NAG, SAG,
-        CFG++).
-        """
+        """Whether a patch has the negative prompt evaluated at CFG 1 too (NAG, SAG, CFG++)."""
         return bool(self.patcher.model_options.get("disable_cfg1_optimization", False))
 
     @property
     def has_self_attention_guidance(self) -> bool:
-        """Whether core's SAG is on it, which ends in an error without a negative prompt; NAG only
-        does nothing then.
-        """
+        """Whether core's SAG is on it, which fails without a negative prompt."""
         # A server names the modules of core's extra nodes by their path.
         functions = self.patcher.model_options.get("sampler_post_cfg_function", [])
         return any(
@@ -177,9 +169,7 @@ def _first_shapes(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str
 
 
 def file_of(model) -> tuple[str, str | None]:
-    """(name, path) of the file a MODEL was loaded from, the name with its folders inside models/;
-    ("", None) if unknown.
-    """
+    """(name, path) of a MODEL's file, name inside models/ with folders; ("", None) if unknown."""
     origin = getattr(model, "cached_patcher_init", None)
     path = origin[1][0] if origin and origin[1] else None
     if not isinstance(path, str) or not os.path.isabs(
@@ -200,9 +190,7 @@ def file_of(model) -> tuple[str, str | None]:
 
 
 def frames_per_latent_frame(loaded: LoadedModel) -> int:
-    """Video frames that one frame of this model's latent stands for. Before 0.24 the host does not
-    say.
-    """
+    """Video frames per frame of this model's latent. Before 0.24 the host does not say."""
     latent_format = loaded.patcher.get_model_object("latent_format")
     told = getattr(latent_format, "temporal_downscale_ratio", None)
     return told or (4 if loaded.base is None else loaded.base.frames_per_latent_frame)
@@ -223,8 +211,9 @@ def sigma_of(model) -> Callable[[float], float]:
 
 
 def with_model_sampling(model, record: Accelerator):
-    """The model with the shift and the parameterization the accelerator was distilled with. Raises
-    ValueError where it cannot have it.
+    """The model with the accelerator's shift and parameterization.
+
+    Raises ValueError where the model cannot have them.
     """
     schedule = record.schedule
     if schedule.shift is not None:
@@ -300,8 +289,9 @@ def with_linear_betas(model):
 
 
 def start_picture(model) -> Tensor | None:
-    """The picture that core's ARVideoI2V put on a causal model, (1, C, 1, H, W) as VAE Encode hands
-    it on. None where there is none.
+    """The picture that core's ARVideoI2V put on a causal model, (1, C, 1, H, W), or None.
+
+    It is as VAE Encode hands it on.
     """
     return (
         model.model_options.get("transformer_options", {})

@@ -1,5 +1,4 @@
-"""A motion module on a MODEL: the host runs it after each spatial block, manages its weights, and
-cuts long clips in windows.
+"""A motion module on a MODEL: run after each spatial block, its weights managed by the host.
 
 Nothing of the UNet is changed. What the MODEL gains lies in its own options: two
 forward_timestep_embed patches, one additional model whose weights the host loads and offloads, an
@@ -52,9 +51,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Motion:
-    """The motion module a MODEL carries. frames: of one clip. positions: the most frames it can see
-    at once.
-    """
+    """The motion module on a MODEL. frames: of one clip. positions: most frames it can see."""
 
     name: str
     frames: int
@@ -135,9 +132,7 @@ class _Probe(TimestepBlock):
 
 
 def host_patches_layers() -> bool:
-    """Whether forward_timestep_embed patches reach layers that the host knows itself: not so before
-    ComfyUI 0.20.
-    """
+    """Whether forward_timestep_embed patches reach the host's own layers: from 0.20 on."""
     patches = {"patches": {"forward_timestep_embed_patch": [(_Probe, lambda *_: "patched")]}}
     return (
         forward_timestep_embed([_Probe()], "as it was", None, transformer_options=patches)
@@ -179,9 +174,7 @@ def _last_layer(block) -> type:
 
 @dataclass(frozen=True)
 class AfterLayer:
-    """Runs a layer of the UNet as the host does, then the motion module that belongs behind it in
-    this block, if any.
-    """
+    """Runs a UNet layer as the host does, then the motion module behind it, if any."""
 
     places: Mapping[Place, TemporalTransformer]
     frames: int
@@ -227,9 +220,7 @@ def clip_length(rows: int, groups: int, frames: int) -> int:
 
 
 def use_windows(patched, length: int) -> None:
-    """Let the host sample the clip in overlapping windows of `length` frames, blended where they
-    meet.
-    """
+    """Let the host sample in overlapping windows of `length` frames, blended where they meet."""
     windows = comfy.context_windows
     handler = windows.IndexListContextHandler(
         context_schedule=windows.get_matching_context_schedule(
@@ -257,9 +248,7 @@ class Windows:
 
 
 def windows_of(model) -> Windows | None:
-    """The context windows in which a model with motion makes its clip, ours or another node's; None
-    when it is seen whole.
-    """
+    """The context windows a model makes its clip in, ours or not; None if it is seen whole."""
     handler, frames = model.model_options.get("context_handler"), motion_of(model).frames
     if (
         not isinstance(handler, comfy.context_windows.IndexListContextHandler)
@@ -293,9 +282,7 @@ def sample_clip(executor, noise: Tensor, *args, **kwargs):
 
 
 def tell_seen(seen: int, model_options: Mapping[str, Any]) -> None:
-    """Say in the log and in the Few-Step Sampler's report what the loader cannot know of context
-    windows that are put on behind it.
-    """
+    """Report context windows added after the loader, which could not know of them."""
     summary = beyond_training(seen)
     log.info("%s: %s", NAME, summary)
     run = run_log(model_options)

@@ -43,8 +43,7 @@ CUSTOM_NODES = re.compile(r".*custom_nodes[/.]")
 
 
 def another_skip_node(model, options: Mapping[str, Any] | None = None) -> str | None:
-    """What to call a node of the host or of another pack that skips evaluations of this model; None
-    where none is known to.
+    """What to call another node that skips evaluations of this model; None if none is known.
 
     options: the model options of a run; the model's own if not given.
     """
@@ -102,9 +101,7 @@ def parts_of(model, options: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def has_nunchaku_cache(network) -> bool:
-    """Whether Nunchaku's own First Block Cache is on: a threshold that its loader leaves on its
-    network, inside the host's.
-    """
+    """Whether Nunchaku's own First Block Cache is on, by a threshold on its network."""
     threshold = getattr(getattr(network, "model", None), "residual_diff_threshold_multi", 0)
     return isinstance(threshold, int | float) and threshold > 0
 

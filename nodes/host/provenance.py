@@ -83,9 +83,7 @@ def _strength(inputs: Mapping[str, Any]) -> float | None:
 
 
 def _ways_on(inputs: Mapping[str, Any]) -> list[str]:
-    """The linked inputs that may lead to a MODEL: those called so, else all but what is surely
-    something else.
-    """
+    """The linked inputs that may lead to a MODEL: those called so, else any that may be one."""
     linked = [name for name, value in inputs.items() if _is_link(value)]
     models = [name for name in linked if "model" in name.lower() or "unet" in name.lower()]
     others = [name for name in linked if not name.lower().startswith(OFF_THE_WAY)]

@@ -1,6 +1,4 @@
-"""Which accelerator a MODEL carries: attached by this pack, put on it by another loader, or its
-own where it is distilled as a whole.
-"""
+"""Which accelerator a MODEL carries: attached here, by another loader, or as its own weights."""
 
 from __future__ import annotations
 
@@ -43,9 +41,7 @@ OWN_LOADER = "FewStepAccelerator"
 
 @dataclass(frozen=True)
 class AcceleratedModels:
-    """The models of one run, one or the high-noise and the low-noise expert, with the settings that
-    go with their accelerators.
-    """
+    """The models of one run, one or two experts, with their accelerators' settings."""
 
     loaded: tuple[LoadedModel, ...]
     notes: tuple[str, ...]  # how a record was recognised where this pack did not attach it
@@ -75,8 +71,9 @@ class AcceleratedModels:
 
 
 def accelerated(*models: LoadedModel) -> AcceleratedModels:
-    """The models with their accelerators: as attached, or recognised from what another loader left
-    on them. Raises PlanError for a LoRA that cannot be told.
+    """The models with their accelerators, as attached or recognised from another loader.
+
+    Raises PlanError for a LoRA that cannot be identified.
     """
     accelerated_models, notes, known = [], [], None
     for loaded in models:
@@ -115,8 +112,7 @@ def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedMode
 def recognise_carried(
     loaded: LoadedModel, known: Known
 ) -> tuple[Recognition | None, tuple[str, ...]]:
-    """What accelerator a model is, or carries from another loader, and what to tell about it; None
-    where nothing there can be one.
+    """What accelerator a model is or carries from another loader, with notes; None if none.
 
     The host keeps a LoRA's weights as patches, and its metadata where the file has any; it forgets
     the file's name. Raises ValueError for what would run otherwise than it was distilled.
@@ -143,8 +139,7 @@ def recognise_carried(
 
 
 def recognise_distilled(loaded: LoadedModel, known: Known, base: Base | None = None) -> Recognition:
-    """What the connected model is, by its architecture, its size, its file's name and the file's
-    own title.
+    """What the connected model is: by architecture, size, file name and the file's title.
 
     base: what to take its architecture for, where the host's word for it is not the last.
     """
@@ -221,9 +216,7 @@ class RecognisedLoras:
 
     @property
     def notes_on_styles(self) -> tuple[str, ...]:
-        """What to tell of LoRAs that have only the words of an accelerator in their title, and so
-        are let pass.
-        """
+        """Notes on LoRAs that only have an accelerator's words in their title, so they pass."""
         suspected = {
             record.id: lora.recognition
             for lora in self.loras
@@ -244,8 +237,9 @@ class RecognisedLoras:
         )
 
     def the_accelerator(self) -> RecognisedLora:
-        """The only one, or the one of several that is an accelerator beyond doubt. Raises
-        ValueError where no one alone is.
+        """The only one, or of several the one that is an accelerator beyond doubt.
+
+        Raises ValueError unless there is exactly one.
         """
         if len(self.loras) == 1 and self.loras[0].record is not None:
             return self.loras[0]
@@ -309,9 +303,7 @@ def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:
 
 
 def refuse_unscaled(lora: ForeignLora, record: Accelerator) -> None:
-    """Raise where the release's alpha is not among the tensors, so that the other loader took the
-    rank for it.
-    """
+    """Raise where the release's alpha is not in the tensors: the loader took the rank for it."""
     stated = alpha_in(lora.metadata)
     alpha = record.missing_alpha if stated is None else stated
     if alpha is not None and lora.alpha == "absent" and lora.ranks != (alpha,):

@@ -1,6 +1,4 @@
-"""How nodes say what they did: Markdown on an output, data in /history, one log line, a line under
-the node.
-"""
+"""How nodes say what they did: Markdown output, data in /history, a log line, a node line."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
 
 @dataclass(frozen=True)
 class Report:
-    """summary: the one line for the log and the node. rows: (what, value) in reading order. data:
-    the same for programs.
+    """What a node did, for people and programs.
+
+    summary: the one line for the log and the node. rows: (what, value) in reading order. data: the
+    same for programs.
 
     NaN or infinity leaves a node in words here, and as null in data:
     json.dumps would write it as it is, and strict readers then refuse the whole history.

@@ -1,5 +1,4 @@
-"""One run of a plan on the host: its own guider, solvers, previews and interrupts, and a count of
-what was evaluated.
+"""One run of a plan on the host: its guider, solvers, previews, interrupts, evaluation count.
 
 The log of a run lies in the options of that run alone, and is dropped with it.
 """
@@ -33,9 +32,7 @@ RUN_KEY = "fewstep.run"
 
 @dataclass
 class RunLog:
-    """What happened in one sampling run. Made by the sampler, carried in its model options, dropped
-    with it.
-    """
+    """What happened in one sampling run. Carried in its model options and dropped with it."""
 
     calls: int = 0  # batched forward passes
     rows: int = 0  # batch rows in them, the true measure of work
@@ -97,9 +94,7 @@ def host_sampler(plan: SamplingPlan):
 
 
 def also_for_one_step(sample_unipc: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The host's UniPC, which evaluates a single step and does not take it: of one step, UniPC is
-    Euler.
-    """
+    """UniPC that also takes a single step, as Euler; the host's evaluates it and stays."""
 
     @functools.wraps(sample_unipc)
     def solve(model, x: Tensor, sigmas: Tensor, **options) -> Tensor:
@@ -117,8 +112,7 @@ def sigmas_tensor(sigmas: Sequence[float]) -> Tensor:
 def sample(
     models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int
 ) -> Run:
-    """Run a plan on (model,) or (high-noise model, low-noise model), with all that the host's
-    samplers honour.
+    """Run a plan on (model,) or (high-noise, low-noise), with all that the host's samplers honour.
 
     latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and
     interrupts are the host's.
@@ -169,8 +163,7 @@ def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
 
 
 def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """A sampler function as two that make one run: the second goes on from the very tensor the
-    first left.
+    """A sampler as two that make one run: the second goes on from the first's very tensor.
 
     A solver that re-noises goes on in its own random numbers: begun again, it would put the same
     noise in twice.
@@ -228,9 +221,7 @@ def guider_for(model, cfg: float, positive, negative, run: RunLog):
 
 
 def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
-    """The host drops unknown inputs of an API prompt without a word, so a cfg sent along is looked
-    up in the prompt itself.
-    """
+    """Look for a cfg in the prompt itself, since the host drops unknown inputs silently."""
     if hidden is None or not hidden.prompt:
         return
     sent = hidden.prompt.get(hidden.unique_id, {}).get("inputs", {})
@@ -239,7 +230,5 @@ def refuse_cfg_sent(hidden, plan: SamplingPlan) -> None:
 
 
 def embedded_guidance(conditioning) -> float | None:
-    """The guidance a CONDITIONING carries as an input of the network (FluxGuidance); None where
-    none is set.
-    """
+    """The guidance in a CONDITIONING, an input of the network (FluxGuidance); None if unset."""
     return next((options["guidance"] for _, options in conditioning if "guidance" in options), None)

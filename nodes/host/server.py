@@ -16,17 +16,16 @@ def version() -> str:
 
 
 def running_server():
-    """The host's server in this process, or None where there is none: in tests and in programs of
-    other people.
-    """
+    """The host's server in this process; None in tests and in other people's programs."""
     # Where a server runs its module is loaded; importing it here would fail in programs that use
     # 0.16 without one.
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def drop_cached_results() -> None:
-    """Have the server forget the results of nodes once this run has ended, as POST /free does;
-    models stay loaded.
+    """Have the server forget node results once this run ends, as POST /free does.
+
+    Models stay loaded.
     """
     queue = getattr(running_server(), "prompt_queue", None)
     if queue is not None:
@@ -62,9 +61,7 @@ def missing_output(reason: str) -> ExecutionBlocker:
 
 
 def show_on_node(text: str, node_id: str | None) -> None:
-    """Text under the node in the editor that queued this run. Does nothing where there is none, as
-    in tests and for API callers.
-    """
+    """Text under the node in the editor that queued this run; nothing where there is none."""
     server = running_server()
     client = getattr(server, "client_id", None)
     # Without a client the host would show it to every editor that is open, under a node of theirs.

@@ -1,5 +1,4 @@
-"""Step Skip on a ComfyUI model: two official wrappers, one frozen setting, and one object per run
-that dies with it.
+"""Step Skip on a ComfyUI model: two official wrappers, one frozen setting, one object per run.
 
 OUTER_SAMPLE makes the run and drops it; PREDICT_NOISE stands around everything that costs:
 ControlNets, context windows, regional prompts, SLG and PAG, several GPUs, offloaded weights, the
@@ -90,9 +89,7 @@ def with_skip(model, config: SkipConfig, hidden=None):
 
 
 def refuse_another(model, options: Mapping[str, Any], ours_expected: int = 0) -> None:
-    """Two nodes that skip evaluations work on each other's forecasts; the pictures are wrong and
-    nobody says so.
-    """
+    """Raise where another node skips too: each would forecast from the other's forecasts."""
     wrappers = options.get("transformer_options", {}).get("wrappers", {})
     ours = len(wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, ()))
     other = f"another {NAME}" if ours > ours_expected else another_skip_node(model, options)
@@ -140,8 +137,7 @@ class GuidedRun:
     def _predict_all(
         self, executor, x, timestep, model_options, seed, added: list[Callable]
     ) -> Tensor:
-        """CFG++ and the like: the sampler reads the unconditional prediction through a function of
-        its own, added to the options.
+        """For CFG++ and the like: the sampler reads the unconditional prediction by a function.
 
         All three predictions are forecast together, and on a skip the sampler's functions are
         called with them as the host would.
@@ -231,9 +227,7 @@ class GuidedRun:
 
 
 def boundaries(conds) -> tuple[list[float], list[float]]:
-    """(levels from which something starts to apply, levels below which something ceases), in
-    float32 as the host compares them.
-    """
+    """(levels from which something applies, levels below which it ceases), as host float32."""
     starts, ends = set(), set()
 
     def span(start, end) -> None:

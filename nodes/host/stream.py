@@ -1,5 +1,4 @@
-"""One run of a causal model on the host: its key-value cache, the blocks as they are finished, and
-what is shown meanwhile.
+"""One run of a causal model on the host: cache, finished blocks, what is shown meanwhile.
 
 The host's guider runs it like any sampler, with all that wrappers and hooks of other nodes do.
 Keys, values and the place in the clip are locals of the run; `ar_state`, which the host's causal
@@ -295,9 +294,7 @@ class CachedFrames:
         self.held += block.frames
 
     def _count_from(self, frame: int) -> None:
-        """Let positions count from this frame: turn every key back by as many as its position
-        falls.
-        """
+        """Count positions from this frame: turn every key back by as much as its position falls."""
         turn = self.network.rope_encode(
             1,
             1,
@@ -329,8 +326,9 @@ def exact_integers(dtype: torch.dtype) -> int:
 def add_to_loading(
     guider, plan: StreamPlan, shape: torch.Size, decoder: FrameDecoder | None
 ) -> None:
-    """Have the host load the VAE beside the model, so that neither drives the other out, and leave
-    room for the cache and decoding.
+    """Have the host load the VAE beside the model, with room for the cache and decoding.
+
+    Otherwise each would drive the other out of memory.
     """
     options = guider.model_options
     if decoder is not None:
@@ -369,9 +367,7 @@ def add_to_loading(
 
 
 class Pictures:
-    """Decodes what is finished and shows it; where decoding does not fit into memory, the clip is
-    decoded at the end instead.
-    """
+    """Decodes finished blocks and shows them; at the end if decoding does not fit in memory."""
 
     def __init__(self, decoder: FrameDecoder | None, model, screen: Screen, run: StreamRun):
         self.decoder, self.model, self.screen, self.run = decoder, model, screen, run
@@ -393,8 +389,9 @@ class Pictures:
 
 
 class Screen:
-    """Progress and previews on the node, through the host's own means. has_pictures: decoded ones
-    take the latent preview's place.
+    """Progress and previews on the node, by the host's own means.
+
+    has_pictures: decoded ones take the latent preview's place.
     """
 
     def __init__(self, model, plan: StreamPlan, show: Callable[[str], None], has_pictures: bool):
@@ -434,9 +431,7 @@ def require_causal_wan() -> None:
 
 
 def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
-    """(B, C, frames, H, W) of the clip. Raises PlanError for what a causal model cannot make a clip
-    of.
-    """
+    """(B, C, frames, H, W) of the clip. Raises PlanError where a causal model cannot make it."""
     samples = latent["samples"]
     if samples.is_nested or samples.ndim != 5:
         found = (

@@ -1,5 +1,4 @@
-"""A Wan VAE that decodes a clip frame by frame while it is made, to the same pictures as the whole
-clip at once.
+"""A Wan VAE that decodes a clip frame by frame to the same pictures as the whole at once.
 
 The decoder is causal: what it needs of earlier frames it takes from a list of features that its
 caller holds, one for each layer. Holding that list from block to block is all there is to it;
@@ -90,8 +89,7 @@ class FrameDecoder:
         )
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Decode the next frames, and hand out the last picture of the first clip after each of
-        them, (H, W, 3).
+        """Decode the next frames; after each, the last picture of the first clip, (H, W, 3).
 
         latent: (B, C, frames, H, W) as other nodes hand latents on.
         """
@@ -110,9 +108,7 @@ class FrameDecoder:
         self.features, self.images, self.has_failed = [], None, True
 
     def _pictures(self, latent: Tensor) -> Tensor:
-        """(B, 1 or 4, H, W, 3) on the VAE's output device, in 0..1: what comfy.sd.VAE.decode makes
-        of one frame.
-        """
+        """(B, 1 or 4, H, W, 3) on the VAE's output device, in 0..1, as VAE.decode gives it."""
         vae, module = self.vae, self.vae.first_stage_model
         x = module.conv2(latent.to(device=vae.device, dtype=vae.vae_dtype))
         before = [slot if is_of_size(slot, x) else None for slot in self.features]
@@ -124,8 +120,7 @@ class FrameDecoder:
         return pictures.movedim(1, -1)
 
     def _complete(self, before: list) -> None:
-        """Layers that saw one frame keep that one alone, while the next frame needs two: put the
-        one before it in front.
+        """Layers that saw one frame keep it alone; the next needs two: put the older in front.
 
         The host decodes the rest of a clip in pairs, where this cannot happen. before: the features
         of layers at the latent's own size, the only ones at its own frame rate.
