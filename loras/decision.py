@@ -1,5 +1,6 @@
-"""Which record a file or a model runs with, and what speaks against it: all that is decided before
-anything is attached. Every refusal says what was expected, what was found and what to do.
+"""Which record a file or model runs with, and what speaks against it, before anything is attached.
+
+Every refusal says what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def record_of(
     chosen: Accelerator | None,
     records: Iterable[Accelerator],
 ) -> Accelerator:
-    """The record of a LoRA: the one chosen by hand if its header allows it, else the one the
-    evidence leaves. records: all that are known.
+    """The record of a LoRA: the one chosen by hand if its header allows it, else the evident one.
+
+    records: all that are known.
     """
     if chosen is not None:
         refuse_other_header(chosen, recognition, lora_name)
@@ -136,9 +138,7 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 
 
 def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
-    """Raise where what is called `name` is another published size of the record's base: 1.3B for
-    14B.
-    """
+    """Raise where `name` is another published size of the record's base: 1.3B for 14B."""
     published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
     if record.width and width in published - {record.width}:
         raise ValueError(
@@ -215,8 +215,9 @@ def refuse_other_base(
 def refuse_distilled_model(
     record: Accelerator, lora_name: str, distilled: Recognition, model_name: str
 ) -> None:
-    """Raise where the model's own file says that it is distilled already, unless the LoRA is made
-    for such a model. distilled: what the model was taken for.
+    """Raise where the model's file is distilled already, unless the LoRA is made for it.
+
+    distilled: what the model was taken for.
     """
     already = distilled.record
     if already is None or already.id in record.for_distilled:
@@ -229,8 +230,7 @@ def refuse_distilled_model(
 
 
 def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) -> None:
-    """Raise where the model's file is named as the one expert of Wan 2.2 and the accelerator is the
-    other's.
+    """Raise where the model's file is named as the other expert of Wan 2.2.
 
     The two have the same tensors, so the names are all there is.
     """
@@ -245,8 +245,9 @@ def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) ->
 
 
 def refuse_second(record: Accelerator, other: Recognition | None) -> None:
-    """Raise where the model carries another accelerator. other: of another loader's LoRA, which is
-    an accelerator beyond doubt.
+    """Raise where the model carries another accelerator.
+
+    other: of another loader's LoRA, which is an accelerator beyond doubt.
     """
     carried_record = None if other is None else other.record
     # AnimateLCM goes on a model that an LCM LoRA has made a consistency model.
