@@ -1,4 +1,4 @@
-"""The batch client on bad files and servers: what is not a workflow, answers that lead elsewhere."""
+"""The batch client on bad files and servers: no workflow in a file, answers that lead elsewhere."""
 
 from __future__ import annotations
 
