@@ -369,26 +369,22 @@ def report_on_loading(
     name: str,
     strength: float = 1.0,
 ) -> Report:
-    """coverage: None for a model that is itself distilled. strength: the node's, a multiple of the
-    record's.
-    """
+    """coverage: None for a model that is itself distilled. strength: multiplies the record's."""
     total, steps = record.strength * strength, steps_in_words(record)
     recognised, guidance = how_recognised(record, recognition), guidance_rows(record)
     locked = "guidance kept" if record.is_guided else "locked"
+    cfg, plural = f"CFG {record.cfg:g}", "s" * (record.steps != (1,))
     attached = attached_in_words(record, coverage, total)
     return Report(
         node="Accelerator Loader",
-        summary=(
-            f"{record.id}: {attached}, {steps} step{'s' * (record.steps != (1,))}, CFG"
-            f" {record.cfg:g}"
-        ),
+        summary=f"{record.id}: {attached}, {steps} step{plural}, {cfg}",
         rows=(
             ("accelerator", f"{record.id} ({record.family})"),
             ("file", name),
             ("recognised", recognised),
             ("attached", attached),
             ("steps", steps),
-            ("sampler", f"{record.solver.value}, CFG {record.cfg:g} ({locked})"),
+            ("sampler", f"{record.solver.value}, {cfg} ({locked})"),
             *guidance,
             ("licence", str(record.licence)),
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,10 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
-from ..loras.bases import StepRange
+from ..loras.bases import Base, StepRange
 from ..loras.words import counted, in_figures
-from ..quality.figure import as_image, new_figure
+from ..quality.chart import Chart, Series, draw_chart
+from ..quality.figure import as_image
 from ..quality.libraries import matplotlib_missing
 from ..samplers.budget.advice import Machine, levers, pitfalls
 from ..samplers.budget.cost import (
@@ -28,8 +28,8 @@ from ..samplers.budget.cost import (
     seconds_in_words,
     streaming_cost,
 )
+from ..samplers.budget.table import data_of, table_of
 from ..samplers.budget.ways import (
-    MOST_SPEEDUP,
     Choice,
     Route,
     Way,
@@ -172,34 +172,22 @@ class FewStepBudget(io.ComfyNode):
         subject = subject_of(model, latent_image, cls.hidden)
         allowance = allowance_of(experience, seconds, subject.work)
         cost = cost_of(subject, latent_image, seconds_per_evaluation)
-        options = (cost, subject.work, subject.model.is_negative_forced)
-        choice = choose(candidates(subject.record, subject.full_run, *options), allowance)
-        ways = known_ways(
-            subject.model.base,
-            subject.model.width,
-            subject.full_run,
-            subject.catalogue,
-            *options,
-            subject.record,
-        )
-        report = describe(
+        prediction = predict(subject, cost, allowance)
+        report = report_on_budget(
             subject,
+            prediction,
             experience,
-            cost,
-            choice,
-            ways,
             price_per_hour,
             is_measured=seconds_per_evaluation == 0,
         )
         chart = (
-            missing_output(no_chart) if no_chart else as_image(draw(cost, choice, ways, subject))
+            missing_output(no_chart)
+            if no_chart
+            else as_image(draw_chart(chart_of(prediction, subject.model.base)))
         )
+        way = prediction.choice.way
         return io.NodeOutput(
-            choice.way.steps,
-            choice.way.target_speedup,
-            report.markdown,
-            chart,
-            ui=report.publish(cls.hidden),
+            way.steps, way.target_speedup, report.markdown, chart, ui=report.publish(cls.hidden)
         )
 
 
@@ -308,84 +296,101 @@ def cost_of(
     return streaming_cost(blocks, size)
 
 
+# ---------------------------------------------------------------- what is predicted
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ways to run the model take here, and which to take."""
+
+    cost: Cost
+    choice: Choice
+    ways: list[Way]
+
+
+def predict(subject: Subject, cost: Cost, allowance: float) -> Prediction:
+    model, record = subject.model, subject.record
+    options = (cost, subject.work, model.is_negative_forced)
+    choice = choose(candidates(record, subject.full_run, *options), allowance)
+    ways = known_ways(
+        model.base, model.width, subject.full_run, subject.catalogue, *options, record
+    )
+    return Prediction(cost, choice, ways)
+
+
 # ---------------------------------------------------------------- what is told
 
 
-def describe(
+def report_on_budget(
     subject: Subject,
+    prediction: Prediction,
     experience: str,
-    cost: Cost,
-    choice: Choice,
-    ways: Sequence[Way],
     price_per_hour: float,
     is_measured: bool,
-) -> BudgetReport:
+) -> Report:
+    cost, choice, ways, work = prediction.cost, prediction.choice, prediction.ways, subject.work
     way = choice.way
-    files = files_at_hand((record for way in ways for record in way.records), subject.known)
+    price = way.price(price_per_hour, work)
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
-    price = way.price(price_per_hour, subject.work)
-    name = (
-        way.records[0].id
-        if way.records
-        else subject.model.base.label
-        if subject.model.base
-        else "unknown"
-    )
-    todo = [
-        f"{number}. {text}"
-        for number, text in enumerate(levers(choice, ways, subject.machine, subject.work, files), 1)
-    ]
-    mind = [
-        f"- {text}"
-        for text in pitfalls(choice, experience, subject.work, subject.model.is_negative_forced)
-    ]
-    return BudgetReport(
+    files = files_at_hand((record for way in ways for record in way.records), subject.known)
+    table = table_of(ways, choice, work, price_per_hour, subject.full_run, subject.record, files)
+    todo = levers(choice, ways, subject.machine, work, files)
+    mind = pitfalls(choice, experience, work, subject.model.is_negative_forced)
+    return Report(
         node="Step Budget",
         summary=(
             f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.seconds)}, {choice}"
         ),
         rows=(
-            ("model", name),
-            (
-                "experience",
-                (
-                    f"{experience}: {EXPERIENCES[experience].words};"
-                    f" {seconds_in_words(choice.allowance)} allowed"
-                ),
-            ),
+            ("model", name_of(subject, way)),
+            ("experience", experience_in_words(experience, choice)),
             ("seconds per evaluation", cost_in_words(subject, cost, is_measured)),
-            # Speed-Quality Compare reads the next rows, as it reads a sampler's.
-            ("steps", str(way.steps)),
-            *((("target_speedup", f"{way.target_speedup:g}"),) if way.target_speedup > 1 else ()),
-            ("evaluations", str(way.evaluations)),
-            ("seconds", f"{in_figures(way.seconds)} (predicted)"),
-            *((("price", f"{price:.4g} for each {subject.work.noun}"),) if price_per_hour else ()),
-            ("allowance", str(choice)),
-            *(
-                (("first block of the stream", seconds_in_words(way.first_block)),)
-                if way.first_block is not None
-                else ()
-            ),
+            *rows_on_way(choice, f"{price:.4g} for each {work.noun}" if price_per_hour else ""),
         ),
         notes=subject.notes,
         sections=(
-            table(ways, subject, files, choice.allowance, price_per_hour),
-            "\n".join(["**What to do, in this order**", "", *todo]),
-            "\n".join(["**Mind**", "", *mind]),
+            section("Every way to run this model", [table]),
+            section("What to do, in this order", numbered(todo)),
+            section("Mind", [f"- {text}" for text in mind]),
         ),
-        data={
-            **choice_data(choice, ways),
-            "experience": experience,
-            "accelerator": subject.record.id if subject.record else None,
-            "seconds_per_evaluation": cost.evaluation,
-            "seconds_per_guided_step": cost.guided_step,
-            "measured": is_measured,
-            "seconds_per_block": {
-                str(size): [block.first, block.last] for size, block in cost.blocks.items()
-            },
-            "price": price,
-        },
+        data=data_on_budget(subject, prediction, experience, is_measured) | {"price": price},
     )
+
+
+def section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"**{title}**", "", *lines])
+
+
+def numbered(lines: Sequence[str]) -> list[str]:
+    return [f"{number}. {text}" for number, text in enumerate(lines, 1)]
+
+
+def name_of(subject: Subject, way: Way) -> str:
+    """What is run: the accelerator, or the undistilled model."""
+    if way.records:
+        return way.records[0].id
+    return subject.model.base.label if subject.model.base else "unknown"
+
+
+def experience_in_words(experience: str, choice: Choice) -> str:
+    allowed = f"{seconds_in_words(choice.allowance)} allowed"
+    return f"{experience}: {EXPERIENCES[experience].words}; {allowed}"
+
+
+def rows_on_way(choice: Choice, price: str) -> tuple[tuple[str, str], ...]:
+    """Speed-Quality Compare reads these rows, as it reads a sampler's. price: empty for none."""
+    way = choice.way
+    rows = [
+        ("steps", str(way.steps)),
+        ("target_speedup", f"{way.target_speedup:g}" if way.target_speedup > 1 else ""),
+        ("evaluations", str(way.evaluations)),
+        ("seconds", f"{in_figures(way.seconds)} (predicted)"),
+        ("price", price),
+        ("allowance", str(choice)),
+    ]
+    if way.first_block is not None:
+        rows.append(("first block of the stream", seconds_in_words(way.first_block)))
+    return tuple((name, value) for name, value in rows if value)
 
 
 def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
@@ -405,122 +410,22 @@ def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     )
 
 
-def choice_data(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
-    """The choice and every way for programs. JSON has no infinity: no allowance at all is None."""
-    way = choice.way
+def data_on_budget(
+    subject: Subject, prediction: Prediction, experience: str, is_measured: bool
+) -> dict[str, Any]:
+    """The report for programs."""
+    cost = prediction.cost
     return {
-        "steps": way.steps,
-        "target_speedup": way.target_speedup,
-        "evaluations": way.evaluations,
-        "predicted_seconds": way.seconds,
-        "allowance": choice.allowance if math.isfinite(choice.allowance) else None,
-        "misses": choice.misses,
-        "ways": [
-            {
-                "method": one.route.value,
-                "accelerators": [record.id for record in one.records],
-                "steps": one.steps,
-                "evaluations": one.evaluations,
-                "seconds": one.seconds,
-            }
-            for one in ways
-        ],
+        **data_of(prediction.choice, prediction.ways),
+        "experience": experience,
+        "accelerator": subject.record.id if subject.record else None,
+        "seconds_per_evaluation": cost.evaluation,
+        "seconds_per_guided_step": cost.guided_step,
+        "measured": is_measured,
+        "seconds_per_block": {
+            str(size): [block.first, block.last] for size, block in cost.blocks.items()
+        },
     }
-
-
-@dataclass(frozen=True)
-class BudgetReport(Report):
-    """A report with tables and lists of its own below the short one."""
-
-    sections: tuple[str, ...] = ()
-
-    @property
-    def markdown(self) -> str:
-        return "\n\n".join([super().markdown, *self.sections])
-
-
-def table(
-    ways: Sequence[Way],
-    subject: Subject,
-    files: Mapping[str, str],
-    allowance: float,
-    price_per_hour: float,
-) -> str:
-    """Every way to run the model, a line each. files: as files_at_hand says."""
-    price = [f"price per {subject.work.noun}"] if price_per_hour else []
-    head = [
-        "way",
-        "file",
-        "there",
-        "licence",
-        "steps",
-        "evaluations",
-        "seconds",
-        *price,
-        "factor",
-        "fits",
-    ]
-    full = next((way.seconds for way in ways if way.route is Route.FULL), None)
-    rows = []
-    for way in ways:
-        cost = [f"{way.price(price_per_hour, subject.work):.4g}"] if price_per_hour else []
-        factor = "" if full is None else f"{full / way.seconds:.1f}x"
-        rows.append(
-            [
-                *_identity(way, subject, files),
-                str(way.steps),
-                str(way.evaluations),
-                in_figures(way.seconds),
-                *cost,
-                factor,
-                "yes" if way.seconds <= allowance else "no",
-            ]
-        )
-    lines = ["| " + " | ".join(_cells(row)) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(["**Every way to run this model**", "", *lines])
-
-
-def _identity(way: Way, subject: Subject, found: Mapping[str, str]) -> list[str]:
-    """Name, file, whether it is there, licence."""
-    if not way.records:
-        guided = " and guidance" if subject.full_run.is_guided else ""
-        return [
-            f"full steps{guided}"
-            + (f" + Step Skip {MOST_SPEEDUP:g}x" if way.route is Route.SKIP else ""),
-            "",
-            "",
-            "",
-        ]
-    names = [record.id for record in way.records]
-    files = [
-        found.get(record.id)
-        or next(
-            (file.name for file in record.files if file.name),
-            record.files[0].repo if record.files else "",
-        )
-        for record in way.records
-    ]
-    there = f"{'yes' if all(name in found for name in names) else 'no'} ({_folder(way)})"
-    if way.records == (subject.record,):
-        there = "yes (on the model)"
-    made_for = (
-        f" (on {' or '.join(way.records[0].for_distilled)})" if way.records[0].for_distilled else ""
-    )
-    what = "streaming" if way.route is Route.STREAM else way.records[0].kind.value
-    return [
-        f"{' + '.join(names)}{made_for}, {what}",
-        " + ".join(files),
-        there,
-        str(way.records[0].licence),
-    ]
-
-
-def _folder(way: Way) -> str:
-    return way.records[0].files[0].folder if way.records[0].files else "loras"
-
-
-def _cells(row: Sequence[str]) -> list[str]:
-    return [text.replace("|", "\\|") for text in row]
 
 
 # ---------------------------------------------------------------- the chart
@@ -534,79 +439,45 @@ COLOURS = {
 }
 
 
-def draw(cost: Cost, choice: Choice, ways: Sequence[Way], subject: Subject) -> Any:
-    """A matplotlib Figure: seconds against evaluations, both logarithmic, and the allowance."""
-    figure = new_figure(1000, 620)
-    axes = figure.subplots()
-    everything = [*ways, choice.way]
-    span = [0.7, 1.6 * max(way.evaluations for way in everything)]
-    axes.plot(
-        span,
-        [cost.evaluation * count for count in span],
-        color="#c9d1d6",
-        zorder=1,
-        label=f"{cost.evaluation:.3g} s an evaluation, one prompt",
+def chart_of(prediction: Prediction, base: Base | None) -> Chart:
+    """Predicted seconds against evaluations, and the allowance."""
+    choice, seconds = prediction.choice, prediction.cost.evaluation
+    way, steps = choice.way, counted(choice.way.steps, "step")
+    skipping = f" at {way.target_speedup:g}x" if way.target_speedup > 1 else ""
+    return Chart(
+        title=f"Step Budget: {base.label if base else 'connected model'}",
+        x_name="evaluations for each sample; in a stream, each sees one block",
+        y_name="predicted seconds for one run",
+        series=tuple(series_of(route, prediction) for route in COLOURS),
+        slope=seconds,
+        slope_name=f"{seconds:.3g} s an evaluation, one prompt",
+        limit=choice.allowance,
+        limit_name=f"allowed: {seconds_in_words(choice.allowance)}",
+        ringed=point_of(way),
+        ringed_name=f"chosen: {steps}, {seconds_in_words(way.seconds)}",
+        ringed_label=f"{steps}{skipping}",
     )
-    for route, colour in COLOURS.items():
-        drawn = sorted({(way.evaluations, way.seconds) for way in everything if way.route is route})
-        if drawn:
-            axes.scatter(*zip(*drawn), s=70, color=colour, zorder=3, label=route.value)
-        points = Counter((way.evaluations, way.seconds) for way in ways if way.route is route)
-        for (evaluations, seconds), count in points.items():
-            axes.annotate(
-                _point_name(route, count),
-                (evaluations, seconds),
-                (8, -11),
-                textcoords="offset points",
-                fontsize=9,
-                color=colour,
-            )
-    allowed = f"allowed: {seconds_in_words(choice.allowance)}"
-    if math.isfinite(choice.allowance):
-        axes.axhline(choice.allowance, color="#c0392b", linestyle="--", zorder=2, label=allowed)
-    else:
-        axes.plot([], [], linestyle="none", label=allowed)
-    axes.scatter(
-        [choice.way.evaluations],
-        [choice.way.seconds],
-        s=260,
-        facecolors="none",
-        edgecolors="#c0392b",
-        linewidths=2,
-        zorder=4,
-        label=(
-            f"chosen: {counted(choice.way.steps, 'step')}, {seconds_in_words(choice.way.seconds)}"
-        ),
-    )
-    skipping = f" at {choice.way.target_speedup:g}x" if choice.way.target_speedup > 1 else ""
-    # On the other side than the ways' own names.
-    axes.annotate(
-        f"{counted(choice.way.steps, 'step')}{skipping}",
-        (choice.way.evaluations, choice.way.seconds),
-        (-12, 8),
-        textcoords="offset points",
-        horizontalalignment="right",
-        fontsize=9,
-        color="#c0392b",
-    )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=span,
-        ylabel="predicted seconds for one run",
-        xlabel="evaluations for each sample; in a stream, each sees one block",
-        title="Step Budget: "
-        + (subject.model.base.label if subject.model.base else "connected model"),
-    )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: "")
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(loc="best", fontsize=9)
-    return figure
 
 
-def _point_name(route: Route, count: int) -> str:
+def series_of(route: Route, prediction: Prediction) -> Series:
+    """A dot for every way of a route and for the choice, and names for the ways."""
+    ways = [way for way in prediction.ways if way.route is route]
+    counts = Counter(map(point_of, ways))
+    chosen = [prediction.choice.way] if prediction.choice.way.route is route else []
+    return Series(
+        route.value,
+        COLOURS[route],
+        tuple(sorted({point_of(way) for way in [*ways, *chosen]})),
+        {point: label_of(route, count) for point, count in counts.items()},
+    )
+
+
+def point_of(way: Way) -> tuple[float, float]:
+    return way.evaluations, way.seconds
+
+
+def label_of(route: Route, count: int) -> str:
+    """What stands beside a point where this many ways lie."""
     if route in (Route.ACCELERATOR, Route.STREAM):
         return counted(count, "accelerator")
     return "full" if route is Route.FULL else "skip"

@@ -94,7 +94,7 @@ class FewStepCompare(io.ComfyNode):
             raise ValueError(no_sheet)
         quality = compare(reference, candidate)
         costs = rows_of(reference_report), rows_of(candidate_report)
-        report = describe(
+        report = report_on_comparison(
             quality,
             len(reference),
             with_price(*costs),
@@ -162,7 +162,7 @@ def notes_on_black(reference, candidate) -> tuple[str, ...]:
     )
 
 
-def describe(
+def report_on_comparison(
     quality: Quality,
     frames: int,
     reference: dict[str, str],

@@ -200,13 +200,15 @@ class FewStepStream(io.ComfyNode):
         negative = (NO_NEGATIVE,) if models.is_negative_forced else ()
         notes = (*models.notes, *notes_on_start(start_latent, picture), *negative)
         report = report_on_stream(plan, run, vae, notes, models.news)
-        latent = handed_on(latent_image, run.samples)
-        images = (
-            missing_output(NO_VAE if vae is None else run.notes[-1])
-            if run.images is None
-            else run.images.flatten(0, 1)
-        )
+        latent, images = handed_on(latent_image, run.samples), images_of(run, vae)
         return io.NodeOutput(latent, images, report.markdown, ui=report.publish(cls.hidden))
+
+
+def images_of(run: StreamRun, vae):
+    """The pictures of the whole batch, one after the other, or why there are none."""
+    if run.images is None:
+        return missing_output(NO_VAE if vae is None else run.notes[-1])
+    return run.images.flatten(0, 1)
 
 
 def start_of(

@@ -21,25 +21,24 @@ NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
 class Report:
     """What a node did, for people and programs.
 
-    summary: the one line for the log and the node. rows: (what, value) in reading order. data: the
-    same for programs.
-
     NaN or infinity leaves a node in words here, and as null in data:
     json.dumps would write it as it is, and strict readers then refuse the whole history.
     """
 
     node: str
-    summary: str
-    rows: tuple[tuple[str, str], ...]
+    summary: str  # the one line for the log and the node
+    rows: tuple[tuple[str, str], ...]  # (what, value) in reading order
     notes: tuple[str, ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)  # the same for programs
+    sections: tuple[str, ...] = ()  # Markdown that stands below rows and notes
 
     @property
     def markdown(self) -> str:
         # Two columns as a list: the editor's Preview as Text shows it as it is written.
         rows = (f"- {name}: {in_words(' '.join(value.split()))}" for name, value in self.rows)
         notes = ("", "Notes:", "", *(f"- {note}" for note in self.notes)) if self.notes else ()
-        return "\n".join([f"**{self.node}**", "", *rows, *notes])
+        short = "\n".join([f"**{self.node}**", "", *rows, *notes])
+        return "\n\n".join([short, *self.sections])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
         """Log it, show it on the node, and return the `ui` value that carries it into /history.

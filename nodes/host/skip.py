@@ -148,12 +148,10 @@ class GuidedRun:
             seen.update(args)
             return args["denoised"]
 
+        functions = model_options["sampler_post_cfg_function"][: -len(added)]
+        options = {**model_options, "sampler_post_cfg_function": [*functions, capture, *added]}
+
         def compute() -> Tensor:
-            functions = model_options["sampler_post_cfg_function"]
-            options = {
-                **model_options,
-                "sampler_post_cfg_function": [*functions[: -len(added)], capture, *added],
-            }
             denoised = executor(x, timestep, options, seed)
             if seen.get("uncond_denoised") is None:
                 self.run.pass_through(
@@ -165,23 +163,27 @@ class GuidedRun:
         outputs = self.run.evaluate(x, timestep[0], compute)
         if outputs.shape == x.shape:
             return outputs
-        denoised, uncond_denoised, cond_denoised = outputs
         if not seen:
-            args = {
-                "denoised": denoised,
-                "uncond_denoised": uncond_denoised,
-                "cond_denoised": cond_denoised,
-                "input": x,
-                "cond": self.guider.conds.get("positive"),
-                "uncond": self.guider.conds.get("negative"),
-                "cond_scale": self.guider.cfg,
-                "model": self.guider.inner_model,
-                "sigma": timestep,
-                "model_options": model_options,
-            }
+            args = self._post_cfg_args(outputs, x, timestep, model_options)
             for function in added:
                 function(args)
-        return denoised
+        return outputs[0]
+
+    def _post_cfg_args(self, outputs: Tensor, x, timestep, model_options) -> dict[str, Any]:
+        """What the host calls a sampler_post_cfg_function with. outputs: (3, *x.shape)."""
+        denoised, uncond_denoised, cond_denoised = outputs
+        return {
+            "denoised": denoised,
+            "uncond_denoised": uncond_denoised,
+            "cond_denoised": cond_denoised,
+            "input": x,
+            "cond": self.guider.conds.get("positive"),
+            "uncond": self.guider.conds.get("negative"),
+            "cond_scale": self.guider.cfg,
+            "model": self.guider.inner_model,
+            "sigma": timestep,
+            "model_options": model_options,
+        }
 
     def _start(self, x: Tensor, outputs: int) -> SkipRun:
         """outputs: how many predictions of x's size are kept of each evaluation."""
@@ -221,9 +223,11 @@ class GuidedRun:
 
     def report(self) -> Report:
         if self.run is None:
-            return describe(self.config, self.traits, Tally(refusal="nothing was sampled"), ())
+            tally = Tally(refusal="nothing was sampled")
+            return report_on_skipping(self.config, self.traits, tally, ())
         tally = self.run.finish()
-        return describe(self.config, self.traits, tally, self.run.method.notes(tally))
+        notes = self.run.method.notes(tally)
+        return report_on_skipping(self.config, self.traits, tally, notes)
 
 
 def boundaries(conds) -> tuple[list[float], list[float]]:
@@ -278,26 +282,20 @@ def signals_of(model, x: Tensor) -> ModelSignals:
     return ModelSignals(model_input, time_embedding, shape, math.prod(x.shape[-2:]))
 
 
-def describe(
+def report_on_skipping(
     config: SkipConfig, traits: SamplerTraits, tally: Tally, notes: tuple[str, ...]
 ) -> Report:
+    """notes: the method's own."""
     steps = [step + 1 for step in tally.steps_skipped]
-    error = max(tally.errors, default=None)
-    measured, refusal = tally.measured_speedup, tally.refusal
-    if refusal is not None:
-        notes = (*notes, f"passed through: {refusal}")
-    speed = f"{tally.estimated_speedup:.2f}x by count" + (
-        f", {measured:.2f}x by the clock" if measured else ""
+    error, refusal = max(tally.errors, default=None), tally.refusal
+    speed = speed_in_words(tally)
+    all_made = f"all {counted(tally.asked, 'evaluation')} made" + (
+        f", {refusal}" if refusal else ""
     )
-    summary = (
-        f"{config.method}: {tally.made} of {tally.asked} evaluations made, {speed}"
-        if steps
-        else f"{config.method}: all {counted(tally.asked, 'evaluation')} made"
-        + (f", {refusal}" if refusal else "")
-    )
+    made = f"{tally.made} of {tally.asked} evaluations made, {speed}"
     return Report(
         node=NAME,
-        summary=summary,
+        summary=f"{config.method}: {made if steps else all_made}",
         rows=(
             ("evaluations", f"{tally.asked} asked, {tally.made} made"),
             ("steps skipped", ", ".join(map(str, steps)) or "none"),
@@ -306,14 +304,14 @@ def describe(
             ("vetoes", str(tally.vetoes)),
             ("history", f"{tally.history_bytes:,} bytes"),
         ),
-        notes=notes,
+        notes=notes if refusal is None else (*notes, f"passed through: {refusal}"),
         data={
             "method": config.method,
             "evaluations_asked": tally.asked,
             "evaluations_made": tally.made,
             "steps_skipped": steps,
             "estimated_speedup": tally.estimated_speedup,
-            "measured_speedup": measured,
+            "measured_speedup": tally.measured_speedup,
             "largest_forecast_error": error,
             "vetoes": tally.vetoes,
             "history_bytes": tally.history_bytes,
@@ -321,3 +319,9 @@ def describe(
             "passed_through": refusal,
         },
     )
+
+
+def speed_in_words(tally: Tally) -> str:
+    measured = tally.measured_speedup
+    by_clock = f", {measured:.2f}x by the clock" if measured else ""
+    return f"{tally.estimated_speedup:.2f}x by count{by_clock}"

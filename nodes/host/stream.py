@@ -125,14 +125,12 @@ def run_stream(
     guider = guider_for(model, 1.0, positive, None, run.log)
     add_to_loading(guider, plan, shape, decoder)
     loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started)
-    # The network sees a block at a time, so that is what the host should reckon with; the noise
-    # itself is drawn in the loop.
+    # The host reckons with a block at a time, as the network sees it; noise is drawn in the loop.
     empty = torch.zeros(*shape[:2], plan.made[0].frames, *shape[3:])
     sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
     sampler = comfy.samplers.KSAMPLER(loop.sample_stream)
     samples = guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
-    run.seconds = time.perf_counter() - started
-    run.samples = samples.to(**between_nodes())
+    run.seconds, run.samples = time.perf_counter() - started, samples.to(**between_nodes())
     if vae is not None:
         keep_images(run, vae, decoder, room)
     if counts_memory:

@@ -27,6 +27,7 @@ from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import base_of, look_at, with_model_sampling
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
+from comfyui_fewstep.quality.chart import draw_chart
 from comfyui_fewstep.samplers.budget.cost import BlockCost, BudgetError, Cost
 from comfyui_fewstep.samplers.budget.ways import Choice, Route
 from comfyui_fewstep.samplers.plan import PlanError
@@ -721,7 +722,8 @@ def chart(model, allowance: float) -> tuple[list, Choice, object]:
         subject.model.base, None, subject.full_run, subject.catalogue, cost, subject.work
     )
     choice = budget.choose(budget.candidates(None, subject.full_run, cost, subject.work), allowance)
-    return ways, choice, budget.draw(cost, choice, ways, subject).axes[0]
+    drawn = budget.chart_of(budget.Prediction(cost, choice, ways), subject.model.base)
+    return ways, choice, draw_chart(drawn).axes[0]
 
 
 def points_of(axes, label: str) -> list[tuple[float, float]]:
