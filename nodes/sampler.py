@@ -355,7 +355,6 @@ def report_on_run(
     evaluated at CFG 1. guidance: what the graph sets as embedded guidance. news: of the loaders.
     """
     evaluations, record, log = run.evaluations, plan.accelerators[0], run.log
-    ids = " + ".join(record.id for record in plan.accelerators)
     locked = "guidance kept" if record.is_guided else "locked"
     count = notes_on_evaluations(plan, evaluations, is_negative_read)
     guidance_row, experts_row = rows_on_guidance(record, guidance), rows_on_experts(plan)
@@ -369,7 +368,7 @@ def report_on_run(
             f" CFG {plan.cfg:g} {locked}"
         ),
         rows=(
-            ("accelerator", ids),
+            ("accelerator", " + ".join(record.id for record in plan.accelerators)),
             ("steps", str(plan.steps)),
             ("evaluations", f"{evaluations:g} per sample ({passes})"),
             ("seconds", f"{seconds} ({per_pass} per pass)"),

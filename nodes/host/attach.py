@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +83,11 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         if _is_input(key_map.get(layer)) and _differs_in_inputs(layer, lora, weights[layer])
     }
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
-    layers = set(fitting.values())
-    # The host tries every name a weight may have in a file, in a dozen formats: only those that are
-    # in this one are asked for. It also has names for places that not every model has, such as the
-    # shortcut of a block that keeps its width.
-    present = {
-        layer: target
-        for layer, target in key_map.items()
-        if layer in layers and _weight_of(target) in shapes
-    }
+    present = _places_of(set(fitting.values()), key_map, shapes)
     patches = comfy.lora.load_lora(
         {key: lora[key] for key, layer in fitting.items() if layer in present}, present
     )
-    absent = sorted(layers - present.keys())
+    absent = sorted(set(fitting.values()) - present.keys())
     network = model.model.diffusion_model
     not_needed = tuple(layer for layer in absent if _is_not_needed(layer, network))
     coverage = Coverage(
@@ -107,6 +99,22 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         strength_before=strength_of_same(model, patches),
     )
     return _with_patches(model, patches, shapes, strength), coverage
+
+
+def _places_of(
+    layers: Set[str], key_map: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Where these layers go on the model, as far as it has places for them.
+
+    The host tries every name a weight may have in a file, in a dozen formats: only those that are
+    in this one are asked for. It also has names for places that not every model has, such as the
+    shortcut of a block that keeps its width.
+    """
+    return {
+        layer: target
+        for layer, target in key_map.items()
+        if layer in layers and _weight_of(target) in shapes
+    }
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
