@@ -168,8 +168,7 @@ def attach_accelerator(
     """(accelerated model, Report). Raises ValueError: expected, found, what to do."""
     refuse_strength(strength, lora_name)
     loaded, known = look_at(model, hidden), known_accelerators()
-    records = known.records.values()
-    path = required_path(LORAS, lora_name)
+    path, records = required_path(LORAS, lora_name), known.records.values()
     header = read_header(path)
     recognition = recognise(header, lora_name, records, loaded.base)
     foreign, distilled = recognise_loras(loaded, known), recognise_distilled(loaded, known)
@@ -181,11 +180,10 @@ def attach_accelerator(
     refuse_conflicts(record, lora_name, loaded, distilled, foreign, known)
     refuse_damaged(path, header)
 
-    tensors, metadata = load_tensors(path)
-    repaired = repair(tensors, metadata, record.missing_alpha)
+    repaired = repair(*load_tensors(path), record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
-    prepared = with_accelerator(model, record, lock_cfg)
-    patched, coverage = attach_lora(prepared, repaired.tensors, record.strength * strength)
+    patched = with_accelerator(model, record, lock_cfg)
+    patched, coverage = attach_lora(patched, repaired.tensors, record.strength * strength)
     refuse_misfit(coverage, lora_name, record)
     refuse_twice(coverage, lora_name)
 

@@ -48,9 +48,9 @@ def test_the_record_is_the_one_chosen_else_the_one_recognised() -> None:
 
 
 def test_a_file_that_cannot_be_told_is_refused_with_what_it_may_be() -> None:
-    with pytest.raises(ValueError, match="not an accelerator known here .header: what it is; how"):
+    with pytest.raises(ValueError, match="not a known accelerator .header: what it is; how"):
         record_of(taken_for(), FILE, None, CATALOG.values())
-    with pytest.raises(ValueError, match=f"choose which in accelerator: {LIGHTNING.id}"):
+    with pytest.raises(ValueError, match=f"Choose it in accelerator: {LIGHTNING.id}"):
         record_of(taken_for(candidates=(LIGHTNING,)), FILE, None, CATALOG.values())
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 
 import pytest
+
 from journey import follow
 
 HALL = """
