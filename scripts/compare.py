@@ -19,15 +19,28 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import batch
+from batch_jobs import Job, checked_url, make_jobs, read_prompts, read_workflow
+from batch_store import Store
 from console import print_everywhere
+from workflow_inputs import BatchError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the report cannot be made without, asked for before a server works for nothing.
 NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL", "jinja2")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, read and in order."""
+
+    servers: Sequence[str]
+    workflows: Sequence[str]  # their names; the first is the reference
+    jobs: Sequence[Job]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,23 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parsed(arguments)
     try:
-        servers = [batch.checked_url(url) for url in options.server]
-        workflows = [batch.read_workflow(path) for path in options.workflow]
-        if len({workflow.name for workflow in workflows}) < len(workflows):
-            raise batch.BatchError(
-                "Two workflow files have the same name, so the report could not tell them apart."
-                " Rename one."
-            )
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        jobs = batch.make_jobs(workflows, batch.read_prompts(options.prompts), seeds)
+        request = read_request(options)
         refuse_missing_modules()
-    except (batch.BatchError, OSError) as error:
+    except (BatchError, OSError) as error:
         complain(error)
         return 2
     import report_page  # needs torch: only now is it known to be there
 
-    store = batch.Store(options.out)
-    outcome = batch.run_all(jobs, servers, store, say, options.wait)
+    store = Store(options.out)
+    outcome = batch.run_all(request.jobs, request.servers, store, say, options.wait)
     if outcome.stopped:
         complain(
             f"{outcome.stopped}. What is done is kept; the same command goes on from there once"
@@ -61,30 +66,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     try:
         written = report_page.write(
-            store, jobs, [workflow.name for workflow in workflows], options.price_per_hour, outcome
+            store, request.jobs, request.workflows, options.price_per_hour, outcome
         )
     except OSError as error:
         complain(f"the report cannot be written: {error}")
         return 1
     print(f"{written.page}\n{written.page.with_name('results.csv')}")
+    return 1 if tell_missing(outcome, written.not_compared) else 0
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """Raises BatchError for what cannot be run, OSError for a file that cannot be read."""
+    servers = [checked_url(url) for url in options.server]
+    workflows = [read_workflow(path) for path in options.workflow]
+    names = [workflow.name for workflow in workflows]
+    if len(set(names)) < len(names):
+        raise BatchError(
+            "Two workflow files have the same name, so the report could not tell them apart."
+            " Rename one."
+        )
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    return Request(servers, names, make_jobs(workflows, read_prompts(options.prompts), seeds))
+
+
+def tell_missing(outcome: batch.Outcome, not_compared: int) -> bool:
+    """Say what the report lacks; whether it lacks something."""
     if outcome.failed or outcome.left:
         print(
             f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these"
             " and no others.",
             file=sys.stderr,
         )
-    if written.not_compared:
-        print(
-            f"{written.not_compared} could not be compared: the report says why.", file=sys.stderr
-        )
-    return 1 if outcome.failed or outcome.left or written.not_compared else 0
+    if not_compared:
+        print(f"{not_compared} could not be compared: the report says why.", file=sys.stderr)
+    return bool(outcome.failed or outcome.left or not_compared)
 
 
 def refuse_missing_modules() -> None:
     """Raise BatchError where this Python cannot make the report."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise batch.BatchError(
+        raise BatchError(
             f"{', '.join(missing)} cannot be imported by {sys.executable}. Run this with ComfyUI's"
             " own Python, after installing this pack's requirements there: python -m pip install"
             f" -r {ROOT / 'requirements.txt'}"

@@ -22,7 +22,8 @@ from comfyui_fewstep.quality.sheet import draw_sheet
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from batch import Job, Result, Store
+from batch_jobs import Job
+from batch_store import Result, Store
 
 CLIPS = frozenset({".mp4", ".webm"})
 

@@ -24,7 +24,9 @@ from comfyui_fewstep.quality.metrics import lpips_missing
 from comfyui_fewstep.quality.sheet import plain
 
 import results_table
-from batch import Job, Outcome, Store
+from batch import Outcome
+from batch_jobs import Job
+from batch_store import Store
 from judging import (
     Row,
     as_webp,

@@ -24,7 +24,7 @@ import atheris
 
 import conftest  # noqa: F401  loads the pack's root alone
 
-with atheris.instrument_imports(include=["comfyui_fewstep", "batch"]):
+with atheris.instrument_imports(include=["comfyui_fewstep", "batch_jobs", "workflow_inputs"]):
     import test_bad_workflows
     import test_declarations
     import test_fit

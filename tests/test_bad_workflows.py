@@ -14,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from thinning import examples
 
-import batch
+import batch_run
+from batch_jobs import make_job, make_jobs, read_workflow
+from batch_store import Store
 from comfy_client import Client
+from workflow_inputs import BatchError, Workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,13 +32,13 @@ def runs_or_refuses(path: Path, content: bytes) -> None:
     """
     path.write_bytes(content)
     try:
-        workflow = batch.read_workflow(path)
-        (job,) = batch.make_jobs([workflow], ["a <b> prompt"], [7])
-    except batch.BatchError as error:
+        workflow = read_workflow(path)
+        (job,) = make_jobs([workflow], ["a <b> prompt"], [7])
+    except BatchError as error:
         assert path.name in str(error) or path.stem in str(error)
         return
     assert json.dumps("a <b> prompt") in json.dumps(job.prompt)
-    assert job.id == batch.make_job(workflow, "a <b> prompt", 7).id
+    assert job.id == make_job(workflow, "a <b> prompt", 7).id
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +131,8 @@ def test_any_graph_also_one_that_runs_in_a_circle(path, prompt):
 )
 def test_what_json_parsers_fall_over_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(batch.BatchError, match=r"workflow\.json"):
-        batch.read_workflow(path)
+    with pytest.raises(BatchError, match=r"workflow\.json"):
+        read_workflow(path)
 
 
 # ---------------------------------------------------------------- a server that leads elsewhere
@@ -175,11 +178,11 @@ def misleading() -> Iterator[ThreadingHTTPServer]:
 def test_a_server_cannot_send_the_client_elsewhere(misleading, tmp_path, target):
     Misleading.visited.clear()
     misleading.target = target.format(port=misleading.server_port)
-    job = batch.make_job(batch.Workflow("sd15_lcm", SHIPPED), "a prompt", 7)
-    result = batch.run_job(
+    job = make_job(Workflow("sd15_lcm", SHIPPED), "a prompt", 7)
+    result = batch_run.run_job(
         Client(f"http://127.0.0.1:{misleading.server_port}"),
         job,
-        batch.Store(tmp_path),
+        Store(tmp_path),
         True,
         0.0,
         lambda line: None,

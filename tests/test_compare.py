@@ -29,10 +29,14 @@ from comfyui_fewstep.quality.metrics import Quality, compare, temporal_differenc
 from PIL import Image
 
 import batch
+import batch_run
 import compare as program
 import judging
 import report_page
+from batch_jobs import Job, checked_url, filled, make_job, make_jobs, read_workflow
+from batch_store import Result, Store
 from comfy_client import Client
+from workflow_inputs import BatchError, Workflow, text_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -159,7 +163,7 @@ def test_a_large_picture_is_shown_small_and_a_small_one_large() -> None:
 # ---------------------------------------------------------------- jobs
 
 
-WORKFLOW = batch.Workflow(
+WORKFLOW = Workflow(
     "fast",
     {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a"}},
@@ -176,7 +180,7 @@ WORKFLOW = batch.Workflow(
 
 
 def test_prompt_and_seed_are_set_where_they_belong() -> None:
-    prompt = batch.filled(WORKFLOW, "new", 99)
+    prompt = filled(WORKFLOW, "new", 99)
     assert prompt["2"]["inputs"]["text"] == "new" and prompt["5"]["inputs"]["seed"] == 99
     assert prompt["4"]["inputs"]["text"] == "ugly"  # the negative prompt stays
     assert WORKFLOW.prompt["2"]["inputs"]["text"] == "old"
@@ -193,7 +197,7 @@ def test_a_prompt_and_a_seed_that_come_from_other_nodes_are_set_there() -> None:
         "11": {"class_type": "PrimitiveString", "inputs": {"value": "a folder"}},
         "12": {"class_type": "PrimitiveInt", "inputs": {"value": 8}},
     }
-    prompt = batch.filled(batch.Workflow("x", nodes), "new", 99)
+    prompt = filled(Workflow("x", nodes), "new", 99)
     assert [prompt[node]["inputs"]["value"] for node in ("9", "10", "11", "12")] == [
         "new",
         99,
@@ -208,14 +212,17 @@ def test_every_text_of_an_encoder_is_set_also_one_that_comes_from_elsewhere() ->
         "2": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "old", "text_l": ["9", 0]}},
         "9": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}},
     }
-    assert batch.text_inputs(batch.Workflow("x", nodes)) == [("2", "text_g"), ("9", "value")]
+    assert text_inputs(Workflow("x", nodes)) == [
+        ("2", "text_g"),
+        ("9", "value"),
+    ]
 
 
-def with_text(*nodes: dict, encoder: str = "CLIPTextEncode") -> batch.Workflow:
+def with_text(*nodes: dict, encoder: str = "CLIPTextEncode") -> Workflow:
     """WORKFLOW, its prompt from the first of these nodes, which are numbered from 20 on."""
     placed = {str(20 + number): node for number, node in enumerate(nodes)}
     link = {"2": {"class_type": encoder, "inputs": {"text": ["20", 0], "clip": ["1", 1]}}}
-    return batch.Workflow("x", {**WORKFLOW.prompt, **link, **placed})
+    return Workflow("x", {**WORKFLOW.prompt, **link, **placed})
 
 
 TEXT = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}}
@@ -244,8 +251,8 @@ TEXT = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "old"}}
 def test_a_prompt_is_found_through_the_nodes_that_make_texts_of_texts(nodes, place) -> None:
     first = {"class_type": "Any", "inputs": nodes[0]}
     workflow = with_text(first, *nodes[1:])
-    assert batch.text_inputs(workflow) == [place]
-    assert batch.filled(workflow, "new", 1)[place[0]]["inputs"][place[1]] == "new"
+    assert text_inputs(workflow) == [place]
+    assert filled(workflow, "new", 1)[place[0]]["inputs"][place[1]] == "new"
 
 
 @pytest.mark.parametrize(
@@ -266,38 +273,39 @@ def test_a_prompt_is_found_through_the_nodes_that_make_texts_of_texts(nodes, pla
 )
 def test_where_a_prompt_is_lost_the_node_is_named(inputs, words) -> None:
     workflow = with_text({"class_type": "Mixer", "inputs": inputs})
-    with pytest.raises(batch.BatchError, match=f"no prompt to set: .*{words}"):
-        batch.filled(workflow, "new", 1)
+    with pytest.raises(BatchError, match=f"no prompt to set: .*{words}"):
+        filled(workflow, "new", 1)
     # Nor is one of two texts set and the other left as it was.
     both = {"text_g": "old", "text_l": ["20", 0]}
     workflow.prompt["2"] = {"class_type": "CLIPTextEncodeSDXL", "inputs": both}
-    with pytest.raises(batch.BatchError, match=f"of which a part cannot be set.*{words}"):
-        batch.filled(workflow, "new", 1)
+    with pytest.raises(BatchError, match=f"of which a part cannot be set.*{words}"):
+        filled(workflow, "new", 1)
 
 
 def test_where_a_conditioning_is_lost_the_node_is_named() -> None:
     nodes = {**WORKFLOW.prompt, "3": {"class_type": "Odd", "inputs": {"idea": ["2", 0]}}}
     with pytest.raises(
-        batch.BatchError, match=r"ended at node 3 \(Odd\), whose inputs are idea; a text is known"
+        BatchError,
+        match=r"ended at node 3 \(Odd\), whose inputs are idea; a text is known",
     ):
-        batch.filled(batch.Workflow("x", nodes), "new", 1)
+        filled(Workflow("x", nodes), "new", 1)
 
 
 def test_where_a_seed_is_lost_the_node_is_named() -> None:
     sampler = {"class_type": "KSampler", "inputs": {"seed": ["9", 0], "positive": ["3", 0]}}
     odd = {"class_type": "Dice", "inputs": {"sides": 6}}
     nodes = {**WORKFLOW.prompt, "5": sampler, "9": odd}
-    with pytest.raises(batch.BatchError, match=r"ended at node 9 \(Dice\), whose inputs are sides"):
-        batch.filled(batch.Workflow("x", nodes), "new", 1)
+    with pytest.raises(BatchError, match=r"ended at node 9 \(Dice\), whose inputs are sides"):
+        filled(Workflow("x", nodes), "new", 1)
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "workflows" / "api").glob("*.json")), ids=lambda path: path.stem
 )
 def test_every_shipped_workflow_that_takes_a_prompt_can_be_run_in_a_batch(path) -> None:
-    workflow = batch.read_workflow(path)
-    filled = batch.filled(workflow, "a test", 123)
-    assert "a test" in json.dumps(filled) and "123" in json.dumps(filled)
+    workflow = read_workflow(path)
+    words = json.dumps(filled(workflow, "a test", 123))
+    assert "a test" in words and "123" in words
 
 
 @pytest.mark.parametrize(
@@ -311,17 +319,17 @@ def test_every_shipped_workflow_that_takes_a_prompt_can_be_run_in_a_batch(path) 
     ],
 )
 def test_a_workflow_without_a_place_for_them_is_refused(change, words) -> None:
-    with pytest.raises(batch.BatchError, match=words):
-        batch.filled(batch.Workflow("x", {**WORKFLOW.prompt, **change}), "new", 1)
+    with pytest.raises(BatchError, match=words):
+        filled(Workflow("x", {**WORKFLOW.prompt, **change}), "new", 1)
 
 
 def test_a_job_has_the_same_name_every_time_and_another_for_anything_else() -> None:
-    first = batch.make_job(WORKFLOW, "a", 1)
-    assert first.id == batch.make_job(WORKFLOW, "a", 1).id
+    first = make_job(WORKFLOW, "a", 1)
+    assert first.id == make_job(WORKFLOW, "a", 1).id
     others = [
-        batch.make_job(WORKFLOW, "b", 1),
-        batch.make_job(WORKFLOW, "a", 2),
-        batch.make_job(batch.Workflow("slow", WORKFLOW.prompt), "a", 1),
+        make_job(WORKFLOW, "b", 1),
+        make_job(WORKFLOW, "a", 2),
+        make_job(Workflow("slow", WORKFLOW.prompt), "a", 1),
     ]
     assert len({first.id, *(job.id for job in others)}) == 4
 
@@ -331,12 +339,12 @@ def test_a_job_has_the_same_name_every_time_and_another_for_anything_else() -> N
     ["file:///etc/passwd", "ftp://host", "javascript:alert(1)", "127.0.0.1:8188", "http://", ""],
 )
 def test_only_web_addresses_are_servers(url) -> None:
-    with pytest.raises(batch.BatchError, match=r"http://127\.0\.0\.1:8188"):
-        batch.checked_url(url)
+    with pytest.raises(BatchError, match=r"http://127\.0\.0\.1:8188"):
+        checked_url(url)
 
 
 def test_web_addresses_are_servers() -> None:
-    assert batch.checked_url("https://gpu.example:8188/") == "https://gpu.example:8188"
+    assert checked_url("https://gpu.example:8188/") == "https://gpu.example:8188"
 
 
 @pytest.mark.parametrize(
@@ -351,8 +359,8 @@ def test_web_addresses_are_servers() -> None:
 def test_a_file_that_is_no_workflow_is_refused(tmp_path, text, words) -> None:
     path = tmp_path / "w.json"
     path.write_text(text)
-    with pytest.raises(batch.BatchError, match=words):
-        batch.read_workflow(path)
+    with pytest.raises(BatchError, match=words):
+        read_workflow(path)
 
 
 @pytest.mark.parametrize(
@@ -367,13 +375,13 @@ def test_a_file_that_is_no_workflow_is_refused(tmp_path, text, words) -> None:
     ],
 )
 def test_a_servers_file_names_are_read_for_their_ending_alone(name, suffix) -> None:
-    assert batch.suffix_of(name) == suffix
+    assert batch_run.suffix_of(name) == suffix
 
 
 def test_what_a_server_sends_is_kept_under_our_own_name(servers, tmp_path) -> None:
     server = servers(filename="../../../evil.png")
-    job = batch.make_job(WORKFLOW, "a", 1)
-    result = run(server, job, batch.Store(tmp_path / "out"))
+    job = make_job(WORKFLOW, "a", 1)
+    result = run(server, job, Store(tmp_path / "out"))
     assert result.files == (f"{job.id}.0.png",) and result.seconds == 2.5
     assert [
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
@@ -390,7 +398,7 @@ def test_a_run_answered_from_the_cache_has_no_seconds() -> None:
             ]
         }
     }
-    assert batch.seconds_of(entry, batch.make_job(WORKFLOW, "a", 1)) is None
+    assert batch_run.seconds_of(entry, make_job(WORKFLOW, "a", 1)) is None
 
 
 def test_a_cached_noise_node_is_no_cached_run() -> None:
@@ -398,7 +406,7 @@ def test_a_cached_noise_node_is_no_cached_run() -> None:
     # sampler runs.
     inputs = {"noise": ["8", 0], "guider": ["9", 0], "latent_image": ["7", 0]}
     job = replace(
-        batch.make_job(WORKFLOW, "a", 1),
+        make_job(WORKFLOW, "a", 1),
         prompt={
             "8": {"class_type": "RandomNoise", "inputs": {"noise_seed": 1}},
             "5": {"class_type": "SamplerCustomAdvanced", "inputs": inputs},
@@ -407,17 +415,17 @@ def test_a_cached_noise_node_is_no_cached_run() -> None:
     messages = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": 5000}]]
     for cached, seconds in ((["8"], 5.0), (["8", "5"], None)):
         entry = {"status": {"messages": [*messages, ["execution_cached", {"nodes": cached}]]}}
-        assert batch.seconds_of(entry, job) == seconds
+        assert batch_run.seconds_of(entry, job) == seconds
 
 
 def test_a_result_that_was_cut_short_counts_as_nothing(tmp_path) -> None:
-    store, job = batch.Store(tmp_path), batch.make_job(WORKFLOW, "a", 1)
+    store, job = Store(tmp_path), make_job(WORKFLOW, "a", 1)
     assert not store.is_done(job)
-    store.write(batch.Result(job.id, job.workflow, "a", 1, "http://a", seconds=1.0))
+    store.write(Result(job.id, job.workflow, "a", 1, "http://a", seconds=1.0))
     assert store.is_done(job) and store.read(job).seconds == 1.0
     (store.results / f"{job.id}.json").write_text('{"id": "x"')
     assert not store.is_done(job)
-    store.write(batch.Result(job.id, job.workflow, "a", 1, "http://a", error="out of memory"))
+    store.write(Result(job.id, job.workflow, "a", 1, "http://a", error="out of memory"))
     assert not store.is_done(job) and store.read(job).error == "out of memory"
 
 
@@ -430,16 +438,16 @@ def test_a_job_of_a_server_that_is_gone_is_run_by_another(monkeypatch, tmp_path)
         if client.url == "http://dies":
             first.set()
             last.wait(60)  # until the other server has nothing left to do
-            raise batch.ServerGone("no answer")
+            raise batch_run.ServerGone("no answer")
         first.wait(60)
         if len(taken) == len(jobs):
             last.set()
-        return batch.Result(job.id, job.workflow, job.text, job.seed, client.url, seconds=1.0)
+        return Result(job.id, job.workflow, job.text, job.seed, client.url, seconds=1.0)
 
-    jobs = batch.make_jobs([WORKFLOW], ["a", "b"], [1, 2])
+    jobs = make_jobs([WORKFLOW], ["a", "b"], [1, 2])
     monkeypatch.setattr(batch, "run_job", run_job)
     outcome = batch.run_all(
-        jobs, ["http://dies", "http://lives"], batch.Store(tmp_path), lambda line: None
+        jobs, ["http://dies", "http://lives"], Store(tmp_path), lambda line: None
     )
     assert (outcome.done, outcome.failed, outcome.left, outcome.gone) == (4, 0, 0, ("http://dies",))
     assert sorted(id for url, id in taken if url == "http://lives") == sorted(
@@ -449,13 +457,11 @@ def test_a_job_of_a_server_that_is_gone_is_run_by_another(monkeypatch, tmp_path)
 
 def test_jobs_are_left_when_every_server_is_gone(monkeypatch, tmp_path) -> None:
     def run_job(client, *rest):
-        raise batch.ServerGone("no answer")
+        raise batch_run.ServerGone("no answer")
 
     monkeypatch.setattr(batch, "run_job", run_job)
-    jobs = batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
-    outcome = batch.run_all(
-        jobs, ["http://a", "http://b"], batch.Store(tmp_path), lambda line: None
-    )
+    jobs = make_jobs([WORKFLOW], ["a"], [1, 2, 3])
+    outcome = batch.run_all(jobs, ["http://a", "http://b"], Store(tmp_path), lambda line: None)
     assert (outcome.done, outcome.left, sorted(outcome.gone)) == (0, 3, ["http://a", "http://b"])
 
 
@@ -532,7 +538,7 @@ class StandIn(ThreadingHTTPServer):
 @pytest.fixture
 def servers(monkeypatch) -> Iterator[Callable[..., StandIn]]:
     """Starts stand-in servers: servers(trouble, filename)."""
-    monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(batch_run, "POLL_SECONDS", 0.01)
     started: list[StandIn] = []
 
     def start(
@@ -548,8 +554,8 @@ def servers(monkeypatch) -> Iterator[Callable[..., StandIn]]:
         server.server_close()
 
 
-def run(server: StandIn, job: batch.Job, store: batch.Store) -> batch.Result:
-    return batch.run_job(Client(server.url), job, store, False, 60.0, lambda line: None)
+def run(server: StandIn, job: Job, store: Store) -> Result:
+    return batch_run.run_job(Client(server.url), job, store, False, 60.0, lambda line: None)
 
 
 def times(number: int, path: str, answer: Callable[[Answers], None]) -> Callable[[Answers], bool]:
@@ -594,7 +600,7 @@ def killed(request: Answers) -> None:
 def test_a_server_that_was_away_for_a_moment_is_waited_for_and_the_job_done(
     servers, tmp_path, path, answer
 ) -> None:
-    job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
+    job, store = make_job(WORKFLOW, "a", 1), Store(tmp_path)
     result = run(servers(times(1, path, answer)), job, store)
     assert (result.error, result.restarts, result.is_first) == ("", 1, True)
     assert (store.results / result.files[0]).read_bytes() == PICTURE
@@ -605,7 +611,10 @@ def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(
 ) -> None:
     # Killed at each of the first three runs, seen by two requests for the history each.
     server = servers(times(6, "/history", killed))
-    jobs, store = batch.make_jobs([WORKFLOW], ["deadly", "harmless"], [1]), batch.Store(tmp_path)
+    jobs, store = (
+        make_jobs([WORKFLOW], ["deadly", "harmless"], [1]),
+        Store(tmp_path),
+    )
     outcome = batch.run_all(jobs, [server.url], store, lambda line: None, 60.0)
     assert (outcome.done, outcome.failed, outcome.left) == (1, 1, 0) and server.queued == 4
     assert (
@@ -618,7 +627,7 @@ def test_a_job_that_kills_its_server_every_time_fails_and_the_next_one_runs(
 
 def test_another_http_error_is_the_jobs_failure(servers, tmp_path) -> None:
     server = servers(times(1, "/view", lambda request: request.answer("", 403)))
-    result = run(server, batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path))
+    result = run(server, make_job(WORKFLOW, "a", 1), Store(tmp_path))
     assert result.error == "HTTP 403 from the server"
 
 
@@ -630,7 +639,7 @@ def missing(request: Answers) -> None:
 def test_a_file_that_a_server_only_remembers_is_made_once_more(servers, tmp_path, losses) -> None:
     server = servers(times(losses, "/view", missing))
     server.entry["status"]["messages"].append(["execution_cached", {"nodes": ["2", "6"]}])
-    job, store = batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path)
+    job, store = make_job(WORKFLOW, "a", 1), Store(tmp_path)
     result = run(server, job, store)
     # What was posted: the job, that all is to be forgotten, a job for it to do so, the job again.
     assert server.queued == 4
@@ -644,7 +653,7 @@ def test_a_file_that_a_server_only_remembers_is_made_once_more(servers, tmp_path
 
 def test_a_file_that_a_server_made_and_lost_is_told(servers, tmp_path) -> None:
     server = servers(times(1, "/view", missing))
-    result = run(server, batch.make_job(WORKFLOW, "a", 1), batch.Store(tmp_path))
+    result = run(server, make_job(WORKFLOW, "a", 1), Store(tmp_path))
     assert (
         result.error
         == "the server says that it made a.png and does not have it any more (HTTP 404)"
@@ -657,9 +666,9 @@ def test_a_file_that_a_server_made_and_lost_is_told(servers, tmp_path) -> None:
 )
 def test_a_full_disk_ends_the_run_and_says_so(servers, tmp_path, capsys) -> None:
     server, arguments = servers(), command_line(tmp_path, ["a", "b"])
-    store = batch.Store(tmp_path / "out")
+    store = Store(tmp_path / "out")
     store.results.mkdir(parents=True)
-    for job in batch.make_jobs([batch.Workflow("w", WORKFLOW.prompt)], ["b"], [1]):
+    for job in make_jobs([Workflow("w", WORKFLOW.prompt)], ["b"], [1]):
         (store.results / f"{job.id}.0.png.partial").symlink_to("/dev/full")
     assert program.main(["--server", server.url, *arguments]) == 1
     said = capsys.readouterr().err
@@ -713,9 +722,7 @@ def done(store, job, *images, **more) -> None:
     names = tuple(f"{job.id}.{number}.png" for number in range(len(images)))
     for name, image in zip(names, images):
         store.write_bytes(name, image if isinstance(image, bytes) else png(image))
-    store.write(
-        batch.Result(job.id, job.workflow, job.text, job.seed, "http://a", files=names, **more)
-    )
+    store.write(Result(job.id, job.workflow, job.text, job.seed, "http://a", files=names, **more))
 
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
@@ -723,9 +730,9 @@ NASTY = "<script>alert('x')</script> & \"quotes\""
 
 def written(tmp_path) -> tuple[str, str]:
     """(page, table) of two workflows, of which one job failed and one was not run."""
-    store = batch.Store(tmp_path)
-    slow = batch.Workflow("slow<b>", WORKFLOW.prompt)
-    jobs = batch.make_jobs([slow, WORKFLOW], [NASTY, "=1+1"], [1, 2])
+    store = Store(tmp_path)
+    slow = Workflow("slow<b>", WORKFLOW.prompt)
+    jobs = make_jobs([slow, WORKFLOW], [NASTY, "=1+1"], [1, 2])
     for number, job in enumerate(jobs[:6]):
         fast = job.workflow == "fast"
         done(
@@ -738,7 +745,7 @@ def written(tmp_path) -> tuple[str, str]:
             is_first=number in (0, 4),
         )
     store.write(
-        batch.Result(
+        Result(
             jobs[6].id, "fast", jobs[6].text, 1, "http://a", error="KSampler: <i>out of memory</i>"
         )
     )
@@ -794,9 +801,9 @@ BAD_OUTPUTS = {
 
 @pytest.mark.parametrize(("images", "words"), BAD_OUTPUTS.values(), ids=BAD_OUTPUTS)
 def test_a_result_that_cannot_be_read_is_that_jobs_trouble_alone(tmp_path, images, words) -> None:
-    store = batch.Store(tmp_path)
-    slow = batch.Workflow("slow", WORKFLOW.prompt)
-    jobs = batch.make_jobs([slow, WORKFLOW], ["a"], [1, 2])
+    store = Store(tmp_path)
+    slow = Workflow("slow", WORKFLOW.prompt)
+    jobs = make_jobs([slow, WORKFLOW], ["a"], [1, 2])
     for job in jobs[:3]:
         done(store, job, IMAGE[0] * 0.9, seconds=1.0)
     done(store, jobs[3], *images, seconds=1.0)
@@ -812,7 +819,7 @@ def test_a_result_that_cannot_be_read_is_that_jobs_trouble_alone(tmp_path, image
 
 
 def test_a_job_whose_result_was_deleted_is_run_again(tmp_path) -> None:
-    store, job = batch.Store(tmp_path), batch.make_job(WORKFLOW, "a", 1)
+    store, job = Store(tmp_path), make_job(WORKFLOW, "a", 1)
     done(store, job, IMAGE[0])
     assert store.is_done(job)
     (store.results / store.read(job).files[0]).unlink()
@@ -820,7 +827,7 @@ def test_a_job_whose_result_was_deleted_is_run_again(tmp_path) -> None:
 
 
 def test_the_price_is_of_each_picture_that_was_saved(tmp_path) -> None:
-    store, (job,) = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1])
+    store, (job,) = Store(tmp_path), make_jobs([WORKFLOW], ["a"], [1])
     done(store, job, *[IMAGE[0]] * 4, seconds=36.0)
     page = report_page.write(
         store, [job], ["fast"], 2.0, batch.Outcome(1, 0, 0, ())
@@ -832,7 +839,7 @@ def test_the_price_is_of_each_picture_that_was_saved(tmp_path) -> None:
 
 
 def test_a_server_that_came_back_is_told_on_the_page_of_every_later_call(tmp_path) -> None:
-    store, jobs = batch.Store(tmp_path), batch.make_jobs([WORKFLOW], ["a"], [1, 2, 3])
+    store, jobs = Store(tmp_path), make_jobs([WORKFLOW], ["a"], [1, 2, 3])
     for job, restarts in zip(jobs, (0, 1, 2)):
         done(store, job, IMAGE[0], restarts=restarts)
     page = report_page.write(store, jobs, ["fast"], 0.0, batch.Outcome(0, 0, 0, ())).page.read_text(

@@ -26,12 +26,15 @@ from comfyui_fewstep.nodes.host.stream import StreamRun
 from comfyui_fewstep.samplers.causal import make_stream_plan
 from comfyui_fewstep.samplers.plan import make_plan
 
-import batch
+import batch_run
 import compare as program
+from batch_jobs import filled, make_job
+from batch_store import Result, Store
 from comfy_client import outputs
 from comfy_server import Server, free_port, running_server
 from prompts import core_sampler, node, wan_inputs, wan_model
 from small_models import write_wan, write_wan_vae
+from workflow_inputs import Workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -308,12 +311,12 @@ def test_a_result_that_was_deleted_on_the_server_is_made_again(
     server: Server, tmp_path: Path
 ) -> None:
     # The server answers the same job from its cache for as long as it runs, file or no file.
-    job = batch.make_job(batch.Workflow("w", workflow(2)), "a deleted picture", 17)
+    job = make_job(Workflow("w", workflow(2)), "a deleted picture", 17)
     said: list[str] = []
 
-    def result(folder: str) -> tuple[batch.Result, batch.Store]:
-        store = batch.Store(tmp_path / folder)
-        return batch.run_job(server.client, job, store, False, 60.0, said.append), store
+    def result(folder: str) -> tuple[Result, Store]:
+        store = Store(tmp_path / folder)
+        return batch_run.run_job(server.client, job, store, False, 60.0, said.append), store
 
     first, kept = result("first")
     for made in (server.base / "output").glob("compare*.png"):
@@ -357,7 +360,7 @@ def test_every_text_of_cores_nodes_is_taken_for_a_prompt(server: Server, node: s
         else {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": ["2", 0]}}, "2": encoder}
     )
     sampler = {"class_type": "KSampler", "inputs": {"positive": ["1", 0], "seed": 1}}
-    prompt = batch.filled(batch.Workflow("x", {**graph, "3": sampler}), "new", 5)
+    prompt = filled(Workflow("x", {**graph, "3": sampler}), "new", 5)
     assert texts and next(one for one in prompt.values() if one["class_type"] == node)[
         "inputs"
     ] == {name: "new" for name in texts}
