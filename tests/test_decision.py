@@ -143,7 +143,8 @@ def test_a_model_that_carries_one_is_refused_with_what_to_do() -> None:
 def test_a_record_of_another_kind_or_base_is_no_distilled_models() -> None:
     model = taken_for(kind=Kind.MODEL)
     refuse_other_model(TURBO, model, "turbo")
-    with pytest.raises(ValueError, match="is a LoRA, and lora_name is none"):
-        refuse_other_model(LIGHTNING, model, "turbo")
-    with pytest.raises(ValueError, match="is a SDXL.* model, and turbo is SD 1.5"):
+    module = next(record for record in CATALOG.values() if record.kind is Kind.MOTION_MODULE)
+    with pytest.raises(ValueError, match="is a motion module, and lora_name is none"):
+        refuse_other_model(module, model, "turbo")
+    with pytest.raises(ValueError, match="is for SDXL, and turbo is SD 1.5"):
         refuse_other_model(TURBO, taken_for(kind=Kind.MODEL, bases=(Base.SD15,)), "turbo")
