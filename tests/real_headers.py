@@ -45,7 +45,8 @@ def _choices(text: str) -> list[str]:
     return [str(number) for number in range(int(numbers[1]), int(numbers[2]) + 1)]
 
 
-def _shapes_in(kind: str, names: Iterable[str]) -> dict[str, Shape]:
+def shapes_in(kind: str, names: Iterable[str]) -> dict[str, Shape]:
+    """Layer or tensor name -> shape, of several tables. kind: layers or differences."""
     return {
         name: tuple(shape)
         for table in names
@@ -80,9 +81,9 @@ class RealHeader:
     def shapes(self) -> dict[str, Shape]:
         """Tensor name -> shape."""
         shapes = {}
-        for layer, weight in _shapes_in("layers", self.layers).items():
+        for layer, weight in shapes_in("layers", self.layers).items():
             shapes |= self._tensors_of(self.key_of(layer), weight)
-        for name, shape in _shapes_in("differences", self.differences).items():
+        for name, shape in shapes_in("differences", self.differences).items():
             # The text encoder's layer, the one of a pair that is written out, has no prefix.
             shapes[name if name.startswith("text_embedding_projection") else self.prefix + name] = (
                 shape
