@@ -5,6 +5,7 @@ none against its contents.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from comfyui_fewstep.loras import names, recognition
@@ -13,6 +14,7 @@ from comfyui_fewstep.loras.architecture import flat
 from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import fingerprint_of
+from comfyui_fewstep.loras.header import Header
 from comfyui_fewstep.loras.recognition import recognise, recognise_model
 from published_headers import LAYOUTS, WIDTHS, header, header_of, layers_of, width_for
 from real_headers import REAL_HEADERS
@@ -348,6 +350,136 @@ def test_an_extract_of_a_rank_that_no_release_has_proves_nothing(base, rank):
 def test_words_of_a_path_speak_for_a_release(name, id):
     # The layers and the rank of every accelerator for SDXL whose header is known.
     found = recognise(REAL_HEADERS["sdxl-lightning"].header(0), name, RECORDS)
+    assert (found.record.id if found.record else None) == id, found.evidence
+
+
+# ---------------------------------------------------------------- words against contents
+
+
+def lightning(**changes) -> Header:
+    """The header of SDXL-Lightning's 4-step LoRA, changed. shapes: a function of its shapes."""
+    real = REAL_HEADERS["sdxl-lightning"]
+    shapes = changes.pop("shapes", dict)(real.shapes)
+    return Header(shapes, changes.pop("metadata", {}), 0)
+
+
+def at_rank(shapes, rank: int):
+    return {
+        key: tuple(rank if size == 64 else size for size in shape) for key, shape in shapes.items()
+    }
+
+
+def without(shapes, pattern: str):
+    return {key: shape for key, shape in shapes.items() if not re.search(pattern, key)}
+
+
+TEXT_ENCODER_KEY = "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"
+
+
+@pytest.mark.parametrize(
+    ("header", "doubt"),
+    [
+        (lightning(), None),
+        (lightning(metadata={"format": "pt"}), None),
+        (lightning(shapes=lambda shapes: at_rank(shapes, 16)), "its rank is 16, and that of .* 64"),
+        (
+            lightning(shapes=lambda shapes: {**shapes, TEXT_ENCODER_KEY: (64, 768)}),
+            "changes the text encoder, which no accelerator does",
+        ),
+        (
+            lightning(metadata={"ss_network_module": "networks.lora"}),
+            "trained with kohya's scripts, by its metadata",
+        ),
+        (lightning(metadata={"training_info": "{}"}), "trained with AI Toolkit"),
+        (lightning(metadata={"ot_branch": "master"}), "trained with OneTrainer"),
+        (
+            lightning(shapes=lambda shapes: without(shapes, "attn2_to_q")),
+            "it adapts 718 layers, and sdxl-lightning-4step-lora 788",
+        ),
+        (
+            lightning(
+                shapes=lambda shapes: {
+                    key.replace("lora_unet_", "lora_transformer_"): shape
+                    for key, shape in shapes.items()
+                }
+            ),
+            r"its keys are lora_transformer_\*.lora_down, and those of .* lora_unet_\*.lora_down",
+        ),
+    ],
+)
+def test_contents_speak_against_the_words_of_a_name(header, doubt):
+    found = recognise(header, "my_xl_lightning_4step.safetensors", RECORDS)
+    record = CATALOG["sdxl-lightning-4step-lora"]
+    if doubt is None:
+        assert found.record is record
+        return
+    assert found.record is None and found.suspected == (record,) and found.candidates[0] is record
+    assert re.search(doubt, found.doubt) and found.evidence[-1] == found.doubt
+    # The name that the release was published under is no word of a style's.
+    published = recognise(header, "sdxl_lightning_4step_lora.safetensors", RECORDS)
+    assert published.record is record
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("lightning_style_4step_xl.safetensors", "style"),
+        ("xl lightning portrait 4 steps.safetensors", "portrait"),
+        ("old_xl_lightning_4step_v2_final.safetensors", None),
+        ("sdxl_lightning_4step_lora_for_my_cats.safetensors", None),
+    ],
+)
+def test_a_word_that_no_published_name_has_speaks_against_the_others(name, word):
+    found = recognise(lightning(), name, RECORDS)
+    if word is None:
+        assert found.record is CATALOG["sdxl-lightning-4step-lora"], found.evidence
+    else:
+        assert found.record is None and found.doubt == f"no published name has the word {word}"
+
+
+def test_a_lora_without_convolutions_is_no_accelerator_of_a_unet():
+    attention = without(REAL_HEADERS["tcd-sdxl"].shapes, "resnets|samplers")
+    # A record of which no more is known than its rank.
+    file = dataclasses.replace(CATALOG["tcd-lora-sdxl"].files[0], make=None)
+    record = dataclasses.replace(CATALOG["tcd-lora-sdxl"], id="tcd-of-old", files=(file,))
+    found = recognise(Header(attention, {}), "tcd_sdxl.safetensors", [record])
+    assert "leaves the convolutions as they are" in found.doubt
+    whole = recognise(REAL_HEADERS["tcd-sdxl"].header(0), "tcd_sdxl.safetensors", [record])
+    assert whole.record is record
+
+
+def test_where_the_rank_of_a_release_is_not_known_its_words_do_not_decide():
+    found = recognise(
+        header(layers_of(Base.Z_IMAGE, 3840), rank=16),
+        "zimage_distill_8_steps_look.safetensors",
+        RECORDS,
+    )
+    assert found.record is None
+    assert "is not known, so nothing in the file bears that out" in found.doubt
+
+
+def test_the_likeliest_candidates_are_named_first():
+    """In 32 bits, as Hyper-SD's files alone are."""
+    found = recognise(REAL_HEADERS["hyper-sdxl"].header(0), "renamed.safetensors", RECORDS)
+    families = [record.family for record in found.candidates]
+    assert families[: families.count("Hyper-SD")] == ["Hyper-SD"] * families.count("Hyper-SD")
+    assert len(set(families)) > 4
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("sdxl_lightning_4step_lora (1).safetensors", "sdxl-lightning-4step-lora"),
+        ("sdxl_lightning_8step_lora(2).safetensors", "sdxl-lightning-8step-lora"),
+        # As its repository is called, where every trainer calls a file the same.
+        ("lcm-lora-sdxl.safetensors", "lcm-lora-sdxl"),
+        ("TCD-SDXL-LoRA.safetensors", "tcd-lora-sdxl"),
+        ("loras/TCD-SDXL-LoRA/pytorch_lora_weights.safetensors", "tcd-lora-sdxl"),
+        ("loras/pytorch_lora_weights.safetensors", None),
+    ],
+)
+def test_a_file_is_known_under_the_name_it_is_kept_by(name, id):
+    found = recognise(lightning(shapes=lambda shapes: at_rank(shapes, 8)), name, RECORDS)
     assert (found.record.id if found.record else None) == id, found.evidence
 
 

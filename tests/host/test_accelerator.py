@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from thinning import corners
 
 import small_models
+from more_models import small_patcher
 from small_loras import write_lora
 
 # architecture, file name, record
@@ -222,6 +223,37 @@ def test_image_branch_layers_do_not_matter_to_a_model_without_one(wans, models):
     )
 
 
+def test_a_file_for_another_number_of_input_channels_leaves_the_first_layer_as_it_is(wans, models):
+    """Wan 2.1's text-to-video LoRA on Wan 2.2's image-to-video expert: 16 channels and 36."""
+    write_lora(models / "loras" / T2V_FILE, wans["wan21_t2v"], "native", differences=True)
+    recipe = "wan22-i2v-wan21-lora-high"
+    _, report = accelerator.attach_accelerator(wans["wan22_i2v"], T2V_FILE, recipe, 1.0)
+    assert report.data["layers_lost"] == 0 and "LOST" not in report.summary
+    first = "diffusion_model.patch_embedding"
+    told = f"1 layer is left as it is ({first}): the file is for another number of input channels."
+    assert told in report.notes
+
+
+@pytest.mark.parametrize(
+    ("layer", "outputs", "inputs", "is_other_input"),
+    [
+        ("img_in", 256, 384, True),
+        # Of another width, and another layer: lost.
+        ("img_in", 512, 64, False),
+        ("txt_in", 256, 128, False),
+    ],
+)
+def test_only_the_first_layers_inputs_may_differ(layer, outputs, inputs, is_other_input):
+    name = f"diffusion_model.{layer}"
+    tensors = {
+        f"{name}.lora_down.weight": torch.ones(4, inputs),
+        f"{name}.lora_up.weight": torch.ones(outputs, 4),
+    }
+    _, coverage = attach_lora(small_patcher("Flux"), tensors, 1.0)
+    told = (coverage.other_input, coverage.misfit)
+    assert told == (((name,), ()) if is_other_input else ((), (name,)))
+
+
 def test_layers_the_model_has_no_place_for_are_named_as_lost(wans, models):
     written = write_lora(
         models / "loras" / "t2v.safetensors", wans["wan21_t2v"], "native", only="self_attn"
@@ -278,13 +310,17 @@ def test_a_partly_patched_file_is_reported_with_what_was_lost_and_what_does_not_
 
 
 def test_the_fates_of_several_layers_are_told_in_the_plural():
-    coverage = Coverage(applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"))
+    coverage = Coverage(
+        applied=1, not_needed=("a", "b"), lost=("c", "d"), misfit=("e", "f"), other_input=("g", "h")
+    )
     assert accelerator.coverage_notes(coverage) == [
         "2 layers of real weight were lost: the model has no place for c, d.",
         "2 layers were lost: their width is not the model's (e, f).",
         "2 layers do not matter for this model (a, b).",
+        "2 layers are left as they are (g, h): the file is for another number of input channels.",
     ]
-    assert accelerator.coverage_notes(replace(coverage, lost=(), misfit=("e",), not_needed=())) == [
+    one = replace(coverage, lost=(), misfit=("e",), not_needed=(), other_input=())
+    assert accelerator.coverage_notes(one) == [
         "1 layer was lost: its width is not the model's (e)."
     ]
 
@@ -426,6 +462,21 @@ def test_files_that_cannot_be_told_apart_are_refused_with_the_candidates(unets, 
         r"which file did you download\? Choose it in accelerator: .* and \d+ more", message
     )
     assert message.count("sdxl") <= 6
+
+
+def test_a_style_named_after_an_accelerator_is_asked_about(unets, models):
+    name = "Lightning_4step_style_xl.safetensors"
+    write_lora(models / "loras" / name, unets["sdxl"], "kohya-diffusers", rank=16, only="attn")
+    assert refused(unets["sdxl"], name) == (
+        f"{name} may be sdxl-lightning-4step-lora by its name, but its rank is 16, and that of"
+        " sdxl-lightning-4step-lora 64. If it is that accelerator all the same, choose it in"
+        " accelerator. If it is an ordinary LoRA, load it with core's Load LoRA."
+    )
+    chosen, report = accelerator.attach_accelerator(
+        unets["sdxl"], name, "sdxl-lightning-4step-lora", 1.0
+    )
+    assert accelerator_of(chosen).id == "sdxl-lightning-4step-lora"
+    assert report.data["layers_lost"] == 0
 
 
 def test_the_generic_name_of_every_trainer_decides_nothing(unets, models):

@@ -97,6 +97,7 @@ HUNYUAN = {
     "vision_in_dim": None,
     "meanflow_sum": False,
 }
+Z_IMAGE = {"dim": 3840, "cap_feat_dim": 2560, "n_layers": 30, "n_heads": 30, "n_kv_heads": 30}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd15": ("SD15", unet_config("sd15", FULL_WIDTH)),
     "sdxl": ("SDXL", unet_config("sdxl", FULL_WIDTH)),
@@ -110,6 +111,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "wan 2.2 i2v": ("WAN21_T2V", {**WAN_14B, **WANS["wan22_i2v"]}),
     "wan 2.2 5b": ("WAN22_T2V", {**WAN_5B, "model_type": "t2v", "in_dim": 48}),
     "hunyuan-video": ("HunyuanVideo", HUNYUAN),
+    "z-image": ("ZImage", {**SMALL["ZImage"], **Z_IMAGE}),
     "ltx-2": ("LTXAV", LTX),
     "ltx-2.3": ("LTXAV", {**LTX, **LTX_23}),
 }
@@ -191,3 +193,31 @@ def test_every_layer_of_a_published_file_finds_its_weight(full_size, header, mod
     assert coverage.lost == () and coverage.misfit == ()
     assert len(coverage.not_needed) == not_needed
     assert coverage.applied == len({layer_of(key) for key in repaired.tensors}) - not_needed
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer."])
+def test_no_block_of_z_image_is_lost_its_refiners_neither(full_size, prefix):
+    """In diffusers' names, as trainers have them; no published accelerator's header is known."""
+    model = full_size("z-image")
+    weights = {
+        name.removesuffix(".weight"): tuple(weight.shape)
+        for name, weight in model.model.diffusion_model.named_parameters()
+        if name.endswith(".weight") and weight.dim() == 2 and ".attention." in name
+    }
+    assert {name.partition(".")[0] for name in weights} == {
+        "layers",
+        "context_refiner",
+        "noise_refiner",
+    }
+    tensors = {}
+    for name, (outputs, inputs) in weights.items():
+        is_fused = name.endswith("qkv")
+        parts = ("to_q", "to_k", "to_v") if is_fused else ("to_out.0",)
+        for part in parts:
+            layer = f"{prefix}{name.rpartition('.')[0]}.{part}"
+            rows = outputs // len(parts)
+            tensors[f"{layer}.lora_A.weight"] = torch.empty(16, inputs, device="meta")
+            tensors[f"{layer}.lora_B.weight"] = torch.empty(rows, 16, device="meta")
+    _, coverage = attach_lora(model, repair(tensors, {}).tensors, 1.0)
+    assert coverage.lost == () and coverage.misfit == () and coverage.not_needed == ()
+    assert coverage.applied == len(tensors) // 2
