@@ -56,7 +56,7 @@ def not_confirmed(base: Base, name: str) -> tuple[str, ...]:
     """Every file for SD 1.5 has one published size; of those for SDXL one is known to the byte."""
     if base is Base.SD15:
         return ()
-    return (F32_OR_F16,) if name == EIGHT_STEPS else (F32_OR_F16, SIZE_ALONE)
+    return (F32_OR_F16,) if name == EIGHT_STEPS else (SIZE_ALONE,)
 
 
 def unified(base: Base, stem: str, prefix: str) -> Accelerator:
