@@ -6,6 +6,7 @@ Every refusal says what was expected, what was found and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from .accelerator import Accelerator, Kind, Solver, ids_in_words, some_ids
 from .bases import Base, bases_in_words
@@ -149,6 +150,35 @@ def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None
 
 
 # ---------------------------------------------------------------- a record and the model
+
+
+class Connected(Protocol):
+    """What is asked of the connected model."""
+
+    base: Base | None
+    class_name: str  # what ComfyUI calls its architecture
+    file_name: str  # with its folders in models/; "" if unknown
+    record: Accelerator | None  # the accelerator it carries
+
+
+def refuse_conflicts(
+    record: Accelerator,
+    lora_name: str,
+    model: Connected,
+    distilled: Recognition,
+    other: Recognition | None,
+    records: Iterable[Accelerator],
+) -> None:
+    """Raise where the connected model cannot take the accelerator.
+
+    distilled: what the model itself was taken for. other: the accelerator among the LoRAs that
+    other loaders put on it. records: all that are known.
+    """
+    refuse_carried(model.record, lora_name)
+    refuse_other_base(record, lora_name, model.base, model.class_name, records)
+    refuse_distilled_model(record, lora_name, distilled, model.file_name)
+    refuse_other_expert(record, lora_name, model.file_name)
+    refuse_second(record, other)
 
 
 def refuse_carried(carried: Accelerator | None, lora_name: str) -> None:

@@ -16,10 +16,8 @@ from ..loras.decision import (
     NO_LORA,
     record_of,
     refuse_carried,
-    refuse_distilled_model,
+    refuse_conflicts,
     refuse_left_out,
-    refuse_other_base,
-    refuse_other_expert,
     refuse_other_kind,
     refuse_other_model,
     refuse_second,
@@ -39,13 +37,7 @@ from .host.files import (
     stamp_of,
 )
 from .host.model import LoadedModel, look_at
-from .host.recognise import (
-    UNMARKED,
-    RecognisedLoras,
-    recognise_distilled,
-    recognise_loras,
-    refuse_look_alike,
-)
+from .host.recognise import UNMARKED, recognise_distilled, recognise_loras, refuse_look_alike
 from .host.report import Report
 
 LORAS = "loras"
@@ -177,7 +169,7 @@ def attach_accelerator(
     refuse_other_kind(recognition, header, lora_name)
     chosen = None if accelerator == AUTO else known.chosen(accelerator)
     record = record_of(recognition, lora_name, chosen, records)
-    refuse_conflicts(record, lora_name, loaded, distilled, foreign, known)
+    refuse_conflicts(record, lora_name, loaded, distilled, foreign.accelerator, records)
     refuse_damaged(path, header)
 
     repaired = repair(*load_tensors(path), record.missing_alpha)
@@ -197,25 +189,6 @@ def attach_accelerator(
     )
     report = report_on_loading(record, recognition, coverage, notes, lora_name, strength)
     return with_news(patched, report), report
-
-
-def refuse_conflicts(
-    record: Accelerator,
-    lora_name: str,
-    loaded: LoadedModel,
-    distilled: Recognition,
-    foreign: RecognisedLoras,
-    known: Known,
-) -> None:
-    """Raise where the model cannot take the accelerator. distilled: what the model itself is.
-    foreign: what other loaders put on it.
-    """
-    records = known.records.values()
-    refuse_carried(loaded.record, lora_name)
-    refuse_other_base(record, lora_name, loaded.base, loaded.class_name, records)
-    refuse_distilled_model(record, lora_name, distilled, loaded.file_name)
-    refuse_other_expert(record, lora_name, loaded.file_name)
-    refuse_second(record, foreign.accelerator)
 
 
 def refuse_strength(strength: float, lora_name: str) -> None:

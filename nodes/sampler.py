@@ -351,21 +351,23 @@ def report_on_run(
     guidance: float | None = None,
     news: Sequence[LoaderNews] = (),
 ) -> Report:
-    """notes: what to tell from before the run. is_negative_read: a patch has a negative prompt
-    evaluated at CFG 1. guidance: what the graph sets as embedded guidance. news: of the loaders.
+    """What a run did.
+
+    notes: what to tell from before it. is_negative_read: a patch has a negative prompt evaluated at
+    CFG 1. guidance: what the graph sets as embedded guidance. news: of the loaders.
     """
     evaluations, record, log = run.evaluations, plan.accelerators[0], run.log
     locked = "guidance kept" if record.is_guided else "locked"
     count = notes_on_evaluations(plan, evaluations, is_negative_read)
     guidance_row, experts_row = rows_on_guidance(record, guidance), rows_on_experts(plan)
-    data, seconds = data_of_run(plan, run), in_figures(run.seconds)
+    steps, data = steps_in_words(plan), data_of_run(plan, run)
+    seconds = in_figures(run.seconds)
     per_pass = in_figures(run.seconds / max(log.calls, 1))
     passes = f"{counted(log.calls, 'forward pass')} of {counted(log.rows, 'row')} in all"
     return Report(
         node="Few-Step Sampler",
         summary=(
-            f"{steps_in_words(plan)}, {counted(evaluations, 'evaluation')}, {seconds} s,"
-            f" CFG {plan.cfg:g} {locked}"
+            f"{steps}, {counted(evaluations, 'evaluation')}, {seconds} s, CFG {plan.cfg:g} {locked}"
         ),
         rows=(
             ("accelerator", " + ".join(record.id for record in plan.accelerators)),

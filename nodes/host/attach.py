@@ -42,7 +42,7 @@ class Coverage:
 
 def with_accelerator(model, record: Accelerator, is_locked: bool = True):
     """The model with the record and its settings. is_locked: as in with_lock."""
-    prepared = with_record(with_model_sampling(model, record), record)
+    prepared = with_model_sampling(with_record(model, record), record)
     return with_lock(prepared, record, is_locked)
 
 
@@ -90,7 +90,8 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     absent = sorted(set(fitting.values()) - present.keys())
     network = model.model.diffusion_model
     not_needed = tuple(layer for layer in absent if _is_not_needed(layer, network))
-    coverage = Coverage(
+    patched = _with_patches(model, patches, shapes, strength)
+    return patched, Coverage(
         applied=sum(_is_patched(target, patches) for target in present.values()),
         not_needed=not_needed,
         lost=tuple(layer for layer in absent if layer not in not_needed),
@@ -98,7 +99,6 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         other_input=tuple(sorted(other_input)),
         strength_before=strength_of_same(model, patches),
     )
-    return _with_patches(model, patches, shapes, strength), coverage
 
 
 def _places_of(

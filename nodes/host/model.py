@@ -131,15 +131,15 @@ def look_at(model, hidden: Any = None, input_name: str = "model") -> LoadedModel
     hidden: the hidden inputs of the node that asks, with unique_id and prompt; input_name: the
     input it got the MODEL by. Without them the graph has no say.
     """
-    name, path = file_of(model)
+    (name, path), record, base = file_of(model), accelerator_of(model), base_of(model)
     upstream = upstream_files(hidden, input_name)
     return LoadedModel(
         patcher=model,
+        base=base,
         class_name=type(model.model.model_config).__name__,
         file_name=name or model_file(upstream),
         path=path,
-        record=accelerator_of(model),
-        base=base_of(model),
+        record=record,
         foreign_loras=foreign_loras(model),
         upstream=upstream,
     )
