@@ -49,9 +49,7 @@ def same_random_numbers() -> None:
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 keep_root_off_the_path()
 # At the end, so that nothing in it can hide a module of ComfyUI's.
-sys.path.append(str(ROOT / "scripts"))
-sys.path.append(str(ROOT / "scripts" / "build"))
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / name) for name in ("scripts", "scripts/build", "benchmarks", "tests")]
 import thinning  # noqa: E402
 
 from pack_loader import PACK, load_pack  # noqa: E402

@@ -4,9 +4,6 @@ of a file proves.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from comfyui_fewstep.motion.keys import Layout, MotionFileError, Version, inspect, names_of, renamed
@@ -16,7 +13,6 @@ from hypothesis import strategies as st
 from thinning import examples
 
 pytest.importorskip("diffusers")
-sys.path.append(str(Path(__file__).resolve().parent))
 from motion_files import SMALL_WIDTHS, animatediff_keys, motion_adapter
 
 KEYS = {Layout.DIFFUSERS: dict, Layout.ANIMATEDIFF: animatediff_keys}

@@ -4,12 +4,7 @@ of, and a picture has every curve.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from curves import Curve, draw, save
 from tables import Table, at_least, at_most
 

@@ -7,9 +7,6 @@ and KSampler.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import comfy.hooks
 import comfy.model_management
 import comfy.sample
@@ -30,8 +27,6 @@ import small_models
 from left_behind import footprint
 from other_packs import STAND_INS, load_packed, style_lora
 from small_loras import write_lora
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 LCM, STYLE = "alongside-lcm-lora-sdv1-5.safetensors", "alongside-style.safetensors"
 LIGHTNING = "alongside_animatediff_lightning_4step_comfyui.safetensors"

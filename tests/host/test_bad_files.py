@@ -12,7 +12,6 @@ import logging
 import math
 import pickle
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,6 @@ import nodes as core
 from comfy_client import PromptRefused
 from prompts import demo_prompt
 from small_loras import write_lora
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 RECORD = "lcm-lora-sd15"
 # Bytes by which reading a file of a few kilobytes may raise this process's peak: what reading a

@@ -8,18 +8,13 @@ would fall through, not at the measured figures.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-from small_models import HAS_CAUSAL_WAN
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
 from thinning import thorough
+
+from small_models import HAS_CAUSAL_WAN
 
 PROMPTS = 16
 needs_causal = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")

@@ -6,17 +6,13 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import in_host
 import pytest
 import torch
 
 from small_models import HAS_CAUSAL_WAN
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import in_host
 
 with in_host.demo_scripts():
     import clips

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,6 @@ from comfy_client import JobFailed, outputs
 from left_behind import footprint, live_bytes
 from prompts import demo_prompt
 from small_loras import write_lora
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 LCM = "faults-lcm-lora-sdv1-5.safetensors"
 LIGHTNING = "faults_animatediff_lightning_4step_comfyui.safetensors"

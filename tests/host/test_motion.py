@@ -5,9 +5,7 @@ with, what it refuses.
 from __future__ import annotations
 
 import itertools
-import sys
 import weakref
-from pathlib import Path
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -21,7 +19,6 @@ import torch
 from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfyui_fewstep.loras.accelerator import Kind

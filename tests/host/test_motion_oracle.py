@@ -4,9 +4,6 @@ other nodes do to it, the noise schedule, and whole runs.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -15,7 +12,6 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 pytest.importorskip("diffusers")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 from comfyui_fewstep.nodes import motion, sampler
 from comfyui_fewstep.nodes.host import motion as motion_patch
 from diffusers import AnimateDiffPipeline, EulerDiscreteScheduler, LCMScheduler

@@ -4,9 +4,6 @@ once for the whole way to a file.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,7 +12,6 @@ from prompts import core_sampler, few_steps, node, sd15
 from small_models import RandomWeights, shapes_of
 
 pytest.importorskip("diffusers")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 from comfyui_fewstep.nodes.host.motion import host_patches_layers
 from motion_files import FULL_WIDTHS, animatediff_keys, motion_adapter, save
 

@@ -6,8 +6,6 @@ Models and tensors are on torch's meta device: names and shapes, no numbers and 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
@@ -17,12 +15,10 @@ import torch
 from comfyui_fewstep.loras.fingerprint import layer_of
 from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.nodes.host.attach import attach_lora
+from real_headers import REAL_HEADERS
 
 from more_models import SMALL
 from small_models import FULL_WIDTH, WANS, unet_config
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from real_headers import REAL_HEADERS
 
 # Every architecture as the authors have it: the host's class, and its network's settings.
 WAN = {

@@ -8,13 +8,11 @@ minutes.
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
 from comfy_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import soak as program  # noqa: E402
 

@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfyui_fewstep.nodes.host.motion import host_patches_layers
+from thinning import thorough
 
 import node_schema
 from comfy_client import JobFailed, outputs
 from comfy_server import Server
 from host import DEFAULT_VERSION, Host
-from workflows import all_graphs
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from thinning import thorough
-
 from small_models import HAS_CAUSAL_WAN
 from small_workflows import FAMILIES, QUICK, WAN_CAUSAL, Family, shrink, write_files
+from workflows import all_graphs
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
 GRAPHS = all_graphs(node_schema.load())
