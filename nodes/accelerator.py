@@ -362,7 +362,7 @@ def report_on_loading(
     strength: float = 1.0,
 ) -> Report:
     """coverage: None for a model that is itself distilled. strength: multiplies the record's."""
-    total, steps = record.strength * strength, steps_in_words(record)
+    total, steps = record.strength * strength, counts_in_words(record)
     recognised, guidance = how_recognised(record, recognition), guidance_rows(record)
     locked = "guidance kept" if record.is_guided else "locked"
     cfg, plural = f"CFG {record.cfg:g}", "s" * (record.steps != (1,))
@@ -455,7 +455,7 @@ def coverage_notes(coverage: Coverage) -> list[str]:
     ]
 
 
-def steps_in_words(record: Accelerator) -> str:
+def counts_in_words(record: Accelerator) -> str:
     """Its own step count, and which others it has."""
     first, last = record.steps[0], record.steps[-1]
     if len(record.steps) == 1:

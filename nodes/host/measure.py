@@ -28,7 +28,8 @@ from ...samplers.causal import Block, StreamPlan, Window
 from .latent import fitted_latent
 from .model import LoadedModel
 from .run import RunLog, guider_for
-from .stream import CachedFrames, add_to_loading, shape_of
+from .stream import shape_of
+from .stream_cache import CachedFrames, add_to_loading
 
 TIMED = 5
 # A warm-up this slow says that the next evaluations will be long too: two of them are enough.

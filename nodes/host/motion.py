@@ -51,11 +51,11 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Motion:
-    """The motion module on a MODEL. frames: of one clip. positions: most frames it can see."""
+    """The motion module on a MODEL."""
 
-    name: str
-    frames: int
-    positions: int
+    name: str  # of its file
+    frames: int  # of one clip
+    positions: int  # the most frames it can see at once
 
 
 def motion_of(model) -> Motion | None:
@@ -240,11 +240,11 @@ def use_windows(patched, length: int) -> None:
 
 @dataclass(frozen=True)
 class Windows:
-    """How a clip is cut: `count` windows of `length` frames, neighbours sharing `overlap`."""
+    """How a clip is cut."""
 
     count: int
-    length: int
-    overlap: int
+    length: int  # frames
+    overlap: int  # frames that neighbours share
 
 
 def windows_of(model) -> Windows | None:

@@ -35,7 +35,7 @@ class Report:
     @property
     def markdown(self) -> str:
         # Two columns as a list: the editor's Preview as Text shows it as it is written.
-        rows = (f"- {name}: {in_words(' '.join(value.split()))}" for name, value in self.rows)
+        rows = (f"- {name}: {without_nan(' '.join(value.split()))}" for name, value in self.rows)
         notes = ("", "Notes:", "", *(f"- {note}" for note in self.notes)) if self.notes else ()
         short = "\n".join([f"**{self.node}**", "", *rows, *notes])
         return "\n\n".join([short, *self.sections])
@@ -46,7 +46,7 @@ class Report:
         hidden: the node class's hidden inputs; None when a node is called from Python instead of by
         a graph.
         """
-        summary = in_words(self.summary)
+        summary = without_nan(self.summary)
         data = {"node": self.node, "summary": summary, "notes": list(self.notes), **self.data}
         published = {"fewstep_report": [numbers_only(data)]}
         log.info("%s: %s", self.node, summary)
@@ -73,7 +73,7 @@ def notes_of_loaders(news: Iterable[LoaderNews]) -> list[str]:
     return notes
 
 
-def in_words(text: str) -> str:
+def without_nan(text: str) -> str:
     """The text, with "not a number" where one should stand and does not."""
     return NO_NUMBER.sub("not a number", text)
 

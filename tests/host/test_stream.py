@@ -18,7 +18,7 @@ import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, stream
 from comfyui_fewstep.nodes.host import stream as stream_run
-from comfyui_fewstep.nodes.host import stream_decode
+from comfyui_fewstep.nodes.host import stream_cache, stream_decode
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
 from comfyui_fewstep.nodes.host.model import with_model_sampling
@@ -255,12 +255,12 @@ def test_positions_counted_anew_change_nothing(causal, text, monkeypatch):
     settings = {"window": 4, "sink": 1}
     before, _, _ = run(model, text, video(12), **settings)
     # As bfloat16 has it beyond frame 256, at frame 5 and 10.
-    monkeypatch.setattr(stream_run, "exact_integers", lambda dtype: 5)
+    monkeypatch.setattr(stream_cache, "exact_integers", lambda dtype: 5)
     assert torch.allclose(before, run(model, text, video(12), **settings)[0], atol=1e-4)
 
 
 def test_the_precision_bounds_how_far_positions_count():
-    assert [stream_run.exact_integers(dtype) for dtype in (torch.bfloat16, torch.float16)] == [
+    assert [stream_cache.exact_integers(dtype) for dtype in (torch.bfloat16, torch.float16)] == [
         256,
         2048,
     ]
