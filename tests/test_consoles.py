@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from thinning import thorough
 
 import host
 
@@ -97,7 +98,9 @@ def test_the_last_words_of_the_demo_are_printed(encoding: str) -> None:
     assert f"picture: {escaped(ELSEWHERE, encoding)}\n" in said.stdout
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    "encoding", [ENCODINGS[0], *(pytest.param(one, marks=thorough) for one in ENCODINGS[1:])]
+)
 def test_a_comparison_tells_what_was_not_run_and_where_its_report_is(
     encoding: str, tmp_path: Path
 ) -> None:

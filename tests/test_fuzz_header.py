@@ -18,7 +18,7 @@ from comfyui_fewstep.loras.recognition import recognise
 from hypothesis import given
 from hypothesis import strategies as st
 from processor_time import processor_seconds_below
-from thinning import examples
+from thinning import examples, thorough
 
 PLAIN = {
     "__metadata__": {"lora_alpha": "8", "modelspec.title": "sdxl_lightning_4step_lora"},
@@ -247,6 +247,7 @@ def test_a_file_of_many_tensors_is_read(path):
     assert header is not None and len(header.shapes) == 5000
 
 
+@thorough
 def test_a_header_of_ten_megabytes_is_judged_within_a_small_multiple_of_its_size(path):
     raw, size = header_of_many(80_000)
     assert 9e6 < len(raw) < LARGEST_HEADER
