@@ -148,7 +148,7 @@ def test_ci_runs_the_demo_from_nothing_and_then_the_tests(stand_in: Path, tmp_pa
     assert demo == "scripts/demo.py", "as the README has it"
     assert checked.startswith(".ci/check_demo.py ")
     assert tests == (
-        f"scripts/test.py --oldest --oldest-cache {stand_in}/ordinary cache --tier pure"
+        f"scripts/test.py --all --oldest --oldest-cache {stand_in}/ordinary cache --tier pure"
     )
     for script in ("demo.py", "test.py"):
         lines = (stand_in / f"{script}.env").read_text().splitlines()
