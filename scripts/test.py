@@ -3,8 +3,8 @@
     python scripts/test.py [--all] [--oldest] [--host 0.30.0] [--tier static --tier pure ...]
     [-k EXPRESSION] [pytest arguments]
 
-Tiers: static (ruff, mypy), pure (no ComfyUI imported; prints how much of samplers/ and loras/ it
-covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in Chromium);
+Tiers: static (ruff, mypy), pure (no ComfyUI imported; with --all prints how much of samplers/ and
+loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in Chromium);
 with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
 ComfyUI that is supported). The tests are split over the processors.
 
@@ -101,8 +101,9 @@ def run_mypy(host: Host) -> int:
 def pure_tier(host: Host, options: argparse.Namespace) -> Outcome:
     """Everything that runs without a ComfyUI."""
     paths = [str(path) for path in sorted(TESTS.glob("test_*.py"))]
-    # A part of the tests covers a part of the lines.
-    if options.k or options.pytest or not runs(host.python, "import pytest_cov"):
+    # A part of the tests covers a part of the lines, and counting takes as long as half the tests.
+    is_part = not options.all or options.k or options.pytest
+    if is_part or not runs(host.python, "import pytest_cov"):
         return run_pytest("pure", host, paths, options)
     with tempfile.TemporaryDirectory() as scratch:
         sources = [f"--cov={ROOT / folder}" for folder in COVERED]
