@@ -4,9 +4,9 @@
     [-k EXPRESSION] [pytest arguments]
 
 Tiers: static (ruff, mypy), pure (no ComfyUI imported; with --all prints how much of samplers/ and
-loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in Chromium);
-with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
-ComfyUI that is supported). The tests are split over the processors.
+loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in
+Chromium); with --oldest, as continuous integration has it, oldest (the host tier once more on the
+oldest ComfyUI that is supported). The tests are split over the processors.
 
 A plain run takes the corners of costly tables of cases and a few generated examples, and says how
 many it left out; --all leaves out none. FEWSTEP_ALL_WORKFLOWS=1 in the environment adds every
