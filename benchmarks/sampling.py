@@ -95,7 +95,7 @@ def custom_sampler(model, positive, latent, steps: int = 0) -> Call:
     """Core's SamplerCustomAdvanced on the Few-Step Schedule's sigmas and sampler."""
 
     def run():
-        sigmas, sampler, _, _ = FewStepSchedule.execute(model, steps, 1.0).args
+        sigmas, sampler, *_ = FewStepSchedule.execute(model, steps, 1.0).args
         guider = BasicGuider.execute(model, positive).args[0]
         return SamplerCustomAdvanced.execute(Noise_RandomNoise(1), guider, sampler, sigmas, latent)
 
@@ -115,20 +115,8 @@ def sampling(rounds: int, folder: Path) -> Table:
     fast = with_settings(model, LIGHTX2V)
     text, negative, latent = conditioning(length=6), conditioning(length=6, seed=1), clip()
     ours = few_step(fast, text, latent)
-    others = {
-        "KSampler": ksampler(fast, text, text, latent, 4, 1.0),
-        "SamplerCustomAdvanced": custom_sampler(fast, text, latent),
-    }
-    for name, theirs in others.items():
-        mine, cores = in_host.in_turns(ours, theirs, rounds)
-        ratio = in_host.median_ratio(mine, cores)
-        table.row(
-            f"Few-Step Sampler against core's {name}, 4 evaluations each",
-            f"{median(mine):.3f} s / {median(cores):.3f} s ({median(cores) / 4 * 1000:.0f} ms an"
-            " evaluation)",
-            f"{ratio:.3f}",
-            at_most(ratio, 1.02),
-        )
+    add_core(table, "KSampler", ours, ksampler(fast, text, text, latent, 4, 1.0), rounds)
+    add_core(table, "SamplerCustomAdvanced", ours, custom_sampler(fast, text, latent), rounds)
     add_acceleration(
         table,
         "50 guided steps against 4 accelerated ones (100 and 4 evaluations)",
@@ -144,6 +132,19 @@ def sampling(rounds: int, folder: Path) -> Table:
             rounds,
         )
     return table
+
+
+def add_core(table: Table, name: str, ours: Call, theirs: Call, rounds: int) -> None:
+    """The Few-Step Sampler against one of core's, in four evaluations each."""
+    mine, cores = in_host.in_turns(ours, theirs, rounds)
+    ratio = in_host.median_ratio(mine, cores)
+    table.row(
+        f"Few-Step Sampler against core's {name}, 4 evaluations each",
+        f"{median(mine):.3f} s / {median(cores):.3f} s ({median(cores) / 4 * 1000:.0f} ms an"
+        " evaluation)",
+        f"{ratio:.3f}",
+        at_most(ratio, 1.02),
+    )
 
 
 def add_acceleration(

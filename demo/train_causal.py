@@ -376,7 +376,7 @@ def train(
     return model
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -389,9 +389,12 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
-    options = parser.parse_args()
-    host.connect(options.device)
+    return parser.parse_args()
 
+
+def main() -> None:
+    options = parsed()
+    host.connect(options.device)
     long_clips = LongClips(options.clips, options.cache, options.device)
     reader = size_reader.load_reader(
         options.cache / "size-reader.pt",

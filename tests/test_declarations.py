@@ -330,7 +330,6 @@ JSON_VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-NAMES = st.sampled_from([*ENTRIES, "type", "shift", "sigmas", "x"])
 SCHEDULE_TYPES = [
     "trailing",
     "lcm",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
 import json
 import random
 
@@ -328,11 +327,6 @@ def test_the_order_of_the_keys_says_nothing(real):
     random.Random(5).shuffle(shuffled)
     for keys in (sorted(real.shapes, reverse=True), shuffled):
         assert recognise(reordered(real, keys), path, RECORDS) == expected
-
-
-@functools.cache
-def content_of(name: str) -> bytes:
-    return REAL_HEADERS[name].written
 
 
 def reads_or_refuses(path, content: bytes, size: int) -> Header | None:

@@ -23,8 +23,6 @@ import small_models
 from more_models import small_patcher, text_conditioning
 from small_loras import write_lora
 
-LTX_LORA = "ltx-2-19b-distilled-lora-384.safetensors"
-
 
 @pytest.fixture(scope="module")
 def sdxl(unets):
