@@ -139,7 +139,8 @@ def attach_motion(model, motion_name: str, frames: int):
     network = load_network(model, file.architecture, tensors)
     patched = with_motion(model, network, motion_name, frames)
     if record is not None:
-        patched = with_accelerator(patched, record)
+        # Not locked: this loader has no switch for it, and a clip may want guidance. It is logged.
+        patched = with_accelerator(patched, record, is_locked=False)
     patched = with_linear_betas(patched)
     report = report_on_motion(patched, file, evidence)
     return with_news(patched, report), report

@@ -59,7 +59,7 @@ def refuse_or_tell(record: Accelerator, cfg: float, is_locked: bool) -> None:
             f"{words}: use the Few-Step Sampler, or take cfg and sigmas from the Few-Step Schedule"
             " (to run it so all the same, switch lock_cfg off in the Accelerator Loader)."
         )
-    _tell(f"{words}; lock_cfg is off.")
+    _tell(f"{words}.")
 
 
 def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> None:

@@ -888,7 +888,7 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
         for name, words in (
             ("zoom-in.safetensors", "a motion LoRA is not applied"),
             ("module.safetensors", "is an AnimateDiff motion module: load it with the Motion"),
-            ("nothing.safetensors", "is not in models/loras"),
+            ("no-such-file.safetensors", "is not in models/loras"),
             ("style.safetensors", "style.safetensors cannot be told apart by its contents"),
         ):
             save(models / "loras" / "style.safetensors", load_file(folder / "style.safetensors"))
@@ -1118,7 +1118,7 @@ def test_ordinary_modules_carry_no_accelerator_and_say_so(sd15, models, name, ve
     )
     moving, report = motion.attach_motion(sd15, name, FRAMES)
     assert accelerator_of(moving) is None and report.data["version"] == version
-    assert any("no accelerator" in note for note in report.notes)
+    assert any("not an accelerator" in note for note in report.notes)
     assert torch.isfinite(core_run(moving, cfg=3.0)).all()
 
 

@@ -679,7 +679,7 @@ def test_the_whole_chain_from_file_to_latent(unets, models, text):
         only="attn",
     )
     loaded = accelerator.FewStepAccelerator.execute(
-        unets["sd15"], "lcm_sd15.safetensors", "auto", 1.0
+        unets["sd15"], "lcm_sd15.safetensors", "lcm-lora-sd15", 1.0
     )
     latent, report = run(loaded.args[0], text, image())
     plain, _ = run(with_settings(unets["sd15"], "lcm-lora-sd15"), text, image())

@@ -241,17 +241,6 @@ def t2v_lora_on_i2v() -> dict:
     return prompt
 
 
-def lightning_in_3_steps() -> dict:
-    prompt = image_prompt(steps=3)
-    prompt["model"] = node("TestModel", architecture="sdxl", seed=0)
-    prompt["text"] = node("TestConditioning", width=2048, length=77, seed=0)
-    prompt["lora"]["inputs"] |= {
-        "lora_name": "sdxl_lightning_4step_lora.safetensors",
-        "accelerator": "sdxl-lightning-4step-lora",
-    }
-    return prompt
-
-
 # name -> (the request, and in its answer: what was expected, what was found, what to do)
 BAD_REQUESTS = {
     "truncated file": (
@@ -290,17 +279,11 @@ BAD_REQUESTS = {
         "none of its 2 layers is in this model",
         "Choose the file made for this model",
     ),
-    "steps it was not distilled for": (
-        lambda: image_prompt(steps=12),
-        "distilled for 2 to 8 steps",
-        "not 12",
-        "Set steps to 4",
-    ),
-    "steps 3 on a 4-step Lightning": (
-        lightning_in_3_steps,
-        "distilled for 4 steps",
-        "not 3",
-        "Set steps to 4",
+    "more steps than its grid has": (
+        lambda: image_prompt(steps=51),
+        "can run at most 50 steps",
+        "steps is 51",
+        "Set steps to 2 to 8",
     ),
     "cfg from the API": (
         lambda: image_prompt(cfg=7),
