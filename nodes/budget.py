@@ -30,6 +30,7 @@ from ..samplers.budget.cost import (
 )
 from ..samplers.budget.table import data_of, table_of
 from ..samplers.budget.ways import (
+    CarriedSkip,
     Choice,
     Route,
     Way,
@@ -47,6 +48,7 @@ from .host.model import LoadedModel, frames_per_latent_frame, look_at
 from .host.recognise import recognise_carried
 from .host.report import Report
 from .host.server import is_connected, missing_output
+from .host.skip import carried_skip
 from .host.stream import refuse_not_causal
 
 OTHER_FRAME_RATE = 24.0  # where the base is not known
@@ -214,6 +216,7 @@ class Subject:
     full_run: StepRange | None
     work: Work
     machine: Machine
+    skip: CarriedSkip | None  # Step Skip that is on it already
 
     @property
     def catalogue(self) -> list[Accelerator]:
@@ -234,6 +237,7 @@ def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subje
         full_run_of(loaded.base, loaded.is_guidance_distilled),
         work_of(loaded, latent),
         machine_of(model),
+        carried_skip(model),
     )
 
 
@@ -311,7 +315,7 @@ class Prediction:
 def predict(subject: Subject, cost: Cost, allowance: float) -> Prediction:
     model, record = subject.model, subject.record
     options = (cost, subject.work, model.is_negative_forced)
-    choice = choose(candidates(record, subject.full_run, *options), allowance)
+    choice = choose(candidates(record, subject.full_run, *options, subject.skip), allowance)
     ways = known_ways(
         model.base, model.width, subject.full_run, subject.catalogue, *options, record
     )
@@ -334,7 +338,7 @@ def report_on_budget(
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     files = files_at_hand((record for way in ways for record in way.records), subject.known)
     table = table_of(ways, choice, work, price_per_hour, subject.full_run, subject.record, files)
-    todo = levers(choice, ways, subject.machine, work, files)
+    todo = levers(choice, ways, subject.machine, work, files, subject.skip)
     mind = pitfalls(choice, experience, work, subject.model.is_negative_forced)
     return Report(
         node="Step Budget",

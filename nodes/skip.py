@@ -112,8 +112,9 @@ class FewStepSkip(io.ComfyNode):
                 io.Model.Output(
                     display_name="model",
                     tooltip=(
-                        "The model with skipping, for any sampler. What it did is shown under this "
-                        "node and in the log when sampling ends."
+                        "The model with skipping, for any sampler. What it did is shown under this"
+                        " node and in the log when sampling ends; Run Report behind the sampler"
+                        " keeps it."
                     ),
                 ),
             ],

@@ -25,6 +25,7 @@ from comfyui_fewstep.samplers.budget.cost import (
 )
 from comfyui_fewstep.samplers.budget.ways import (
     MOST_SPEEDUP,
+    CarriedSkip,
     Choice,
     Route,
     accelerated_way,
@@ -387,6 +388,66 @@ SKIP_LEVERS = [
 @pytest.mark.parametrize(("way", "words"), SKIP_LEVERS)
 def test_the_skip_lever_says_what_skipping_would_bring(way, words) -> None:
     assert levers(Choice(way, math.inf), [], Machine(16), PICTURE)[1] == words
+
+
+FORECAST_15 = CarriedSkip("forecast at target_speedup 1.5", 1.5)
+TEACACHE = CarriedSkip("teacache at threshold 0.2", None)
+
+
+@pytest.mark.parametrize(
+    ("allowance", "carried", "steps", "speedup", "evaluations"),
+    [
+        # A guided step is 0.9 s. At 1.5x 50 steps make 33 of them (29.7 s), as 49 do, and 26 make 17
+        # (15.3 s), as 25 do: steps are cut, the Step Skip that is there stays as it is set.
+        (30.0, FORECAST_15, 50, 1.5, 66),
+        (29.6, FORECAST_15, 48, 1.5, 64),
+        (15.3, FORECAST_15, 26, 1.5, 34),
+        (1.0, FORECAST_15, 25, 1.5, 34),
+        # What teacache leaves out is not counted on.
+        (45.0, TEACACHE, 50, 1.0, 100),
+        (44.9, TEACACHE, 49, 1.0, 98),
+    ],
+)
+def test_a_step_skip_on_the_model_is_counted_on_as_it_is_set(
+    allowance, carried, steps, speedup, evaluations
+) -> None:
+    ways = candidates(None, StepRange(25, 50), COST, PICTURE, carried_skip=carried)
+    way = choose(ways, allowance).way
+    assert (way.steps, way.target_speedup, way.evaluations) == (steps, speedup, evaluations)
+
+
+SKIP_DONE = [
+    (
+        full_way(StepRange(20, 50), 50, 1.5, COST),
+        FORECAST_15,
+        "Skip: done, Step Skip is on the model (forecast at target_speedup 1.5); the figures above"
+        " count on it.",
+    ),
+    (
+        FULL_RUN,
+        TEACACHE,
+        "Skip: done, Step Skip is on the model (teacache at threshold 0.2). What it leaves out"
+        " cannot be foreseen and is not in these figures.",
+    ),
+    (
+        accelerated_way((CATALOG["lcm-lora-sdxl"],), 4, COST, PICTURE),
+        FORECAST_15,
+        "Skip: Step Skip is on the model and changes nothing at 4 steps: below 10 evaluations it"
+        " does not pay.",
+    ),
+    (
+        replace(FULL_RUN, route=Route.ACCELERATOR, steps=12, records=(CATALOG["lcm-lora-sdxl"],)),
+        FORECAST_15,
+        "Skip: take Step Skip off the model; its accelerator was distilled to make every one of its"
+        " 12 steps.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("way", "carried", "words"), SKIP_DONE)
+def test_nobody_is_advised_to_put_step_skip_on_twice(way, carried, words) -> None:
+    told = levers(Choice(way, math.inf), [], Machine(16), PICTURE, carried_skip=carried)
+    assert told[1] == words and not any("put Step Skip" in text for text in told)
 
 
 @pytest.mark.parametrize(("speedup", "seconds"), [(1.6, None), (1.65, "28 s"), (2.0, "28 s")])

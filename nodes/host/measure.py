@@ -97,7 +97,7 @@ def _block_cost(
     size = min(record.causal.frames_per_block, frames)
     first, last = Block(0, size), Block(frames - size, size)
     plan = StreamPlan(record, frames, 0, (first, last), Window())
-    run, medians = RunLog(), []
+    run, medians = RunLog(is_measurement=True), []
     guider = guider_for(model, 1.0, prompt, None, run)
     add_to_loading(guider, plan, shape, None)
 
@@ -185,7 +185,7 @@ def _seconds(
     model, samples: Tensor, positive, negative, progress, clock: Callable[[], float]
 ) -> float:
     """Median seconds of a step after a warm-up, with one prompt or with two."""
-    run, medians = RunLog(), []
+    run, medians = RunLog(is_measurement=True), []
     guider = guider_for(model, 1.0 if negative is None else 2.0, positive, negative, run)
 
     def evaluate(denoise, x: Tensor, sigmas: Tensor, extra_args=None, **options) -> Tensor:

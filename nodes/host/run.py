@@ -38,6 +38,8 @@ class RunLog:
     rows: int = 0  # batch rows in them, the true measure of work
     # Reports of other nodes of this pack that took part, such as Step Skip.
     entries: list[dict[str, Any]] = field(default_factory=list)
+    # Step Budget's: what is made is thrown away, and other nodes of this pack leave the run alone.
+    is_measurement: bool = False
 
     def count(self, executor, x: Tensor, *args, **kwargs):
         """An APPLY_MODEL wrapper: count, and pass on."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +22,20 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...loras.words import counted
+from ...samplers.budget.ways import MOST_SPEEDUP, CarriedSkip
 from ...samplers.skip import METHODS
 from ...samplers.skip.method import ModelSignals, RunFacts, Settings, SkipMethod, WanShape
 from ...samplers.skip.run import SkipRun
 from ...samplers.skip.schedule import RunSchedule
 from ...samplers.skip.tally import Tally
 from ...samplers.skip.traits import SamplerTraits, traits_of
+from .last_runs import SLOT_KEY, FinishedRun, LastRuns, mark_of
 from .other_skip import another_skip_node
 from .report import Report
-from .run import run_log
+from .run import RunLog, run_log
 
 KEY = "fewstep.skip"
+CONFIG_KEY = "fewstep.skip.config"  # for those that ask what is on a MODEL; frozen
 NAME = "Step Skip"
 # On "auto" the history may take this share of the model device's free memory before it goes to the
 # CPU.
@@ -56,20 +60,24 @@ def with_skip(model, config: SkipConfig, hidden=None):
     same weights again.
     """
     refuse_another(model, model.model_options)
-    patched = model.clone()
+    patched, last_runs = model.clone(), LastRuns()
+    patched.model_options |= {CONFIG_KEY: config, SLOT_KEY: last_runs}
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
+        log = run_log(guider.model_options)
+        if log is not None and log.is_measurement:
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         refuse_another(guider.model_patcher, guider.model_options, ours_expected=1)
         run = GuidedRun(config, guider, sampler, sigmas)
         guider.model_options[KEY] = run
         try:
-            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            samples = run.sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs)
             report = run.report()
         finally:
             guider.model_options.pop(KEY, None)
+        last_runs.add(run.finished(samples, report, is_reported=log is not None))
         report.publish(hidden)
-        log = run_log(guider.model_options)
         if log is not None:
             log.entries.append({"node": NAME, "summary": report.summary, **report.data})
         return samples
@@ -86,6 +94,19 @@ def with_skip(model, config: SkipConfig, hidden=None):
     ):
         add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, is_model_options=True)
     return patched
+
+
+def carried_skip(model) -> CarriedSkip | None:
+    """Step Skip on a MODEL, as far as a budget depends on it."""
+    config: SkipConfig | None = model.model_options.get(CONFIG_KEY)
+    if config is None:
+        return None
+    target, threshold = config.settings.target_speedup, config.settings.threshold
+    if METHODS[config.method].about_target_speedup:
+        # Beyond this, few runs reach their target.
+        words = f"{config.method} at target_speedup {target:g}"
+        return CarriedSkip(words, min(target, MOST_SPEEDUP))
+    return CarriedSkip(f"{config.method} at threshold {threshold:g}", None)
 
 
 def refuse_another(model, options: Mapping[str, Any], ours_expected: int = 0) -> None:
@@ -120,6 +141,33 @@ class GuidedRun:
         name = getattr(function, "__name__", type(function).__name__)
         self.traits = traits_of(name, options)
         self.run: SkipRun | None = None
+        self.work = RunLog()  # forward passes, counted as our own sampler counts them
+        self.seconds = 0.0
+
+    def sample(self, executor, *args, **kwargs) -> Tensor:
+        """Run the sampler. The options are this run's own, so the counter goes with them."""
+        add_wrapper_with_key(
+            WrappersMP.APPLY_MODEL,
+            KEY,
+            self.work.count,
+            self.guider.model_options,
+            is_model_options=True,
+        )
+        started = time.perf_counter()
+        samples = executor(*args, **kwargs)
+        self.seconds = time.perf_counter() - started
+        return samples
+
+    def finished(self, samples: Tensor, report: Report, is_reported: bool) -> FinishedRun:
+        return FinishedRun(
+            sampler=self.traits.name,
+            steps=len(self.sigmas) - 1,
+            evaluations=self.work.rows / samples.shape[0],
+            seconds=self.seconds,
+            mark=mark_of(samples),
+            report=report,
+            is_reported=is_reported,
+        )
 
     def predict(
         self, executor, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
@@ -288,18 +336,15 @@ def report_on_skipping(
     """notes: the method's own."""
     steps = [step + 1 for step in tally.steps_skipped]
     error, refusal = max(tally.errors, default=None), tally.refusal
-    speed = speed_in_words(tally)
-    all_made = f"all {counted(tally.asked, 'evaluation')} made" + (
-        f", {refusal}" if refusal else ""
-    )
-    made = f"{tally.made} of {tally.asked} evaluations made, {speed}"
     return Report(
         node=NAME,
-        summary=f"{config.method}: {made if steps else all_made}",
+        summary="; ".join([headline(config.method, tally), *notes]),
         rows=(
-            ("evaluations", f"{tally.asked} asked, {tally.made} made"),
-            ("steps skipped", ", ".join(map(str, steps)) or "none"),
-            ("speed-up", speed),
+            ("method", config.method),
+            ("evaluations asked for", str(tally.asked)),
+            ("evaluations made", str(tally.made)),
+            ("steps skipped", in_runs(steps) or "none"),
+            ("speed-up", speed_in_words(tally)),
             ("largest forecast error", "none measured" if error is None else f"{error:.1%}"),
             ("vetoes", str(tally.vetoes)),
             ("history", f"{tally.history_bytes:,} bytes"),
@@ -321,7 +366,30 @@ def report_on_skipping(
     )
 
 
+def headline(method: str, tally: Tally) -> str:
+    """What was left out, or why nothing was, in one line."""
+    if not tally.steps_skipped:
+        because = f", {tally.refusal}" if tally.refusal else ""
+        return f"{method}: all {counted(tally.asked, 'evaluation')} made{because}"
+    steps = in_runs([step + 1 for step in tally.steps_skipped])
+    return (
+        f"{method}: {tally.made} of {tally.asked} evaluations made, {speed_in_words(tally)}; left"
+        f" out at step {steps}"
+    )
+
+
 def speed_in_words(tally: Tally) -> str:
     measured = tally.measured_speedup
     by_clock = f", {measured:.2f}x by the clock" if measured else ""
     return f"{tally.estimated_speedup:.2f}x by count{by_clock}"
+
+
+def in_runs(steps: Sequence[int]) -> str:
+    """Steps in ascending order, those in a row together: 4, 6, 8 to 10."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step <= runs[-1][-1] + 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return ", ".join(f"{run[0]} to {run[-1]}" if run[0] < run[-1] else str(run[0]) for run in runs)

@@ -9,7 +9,7 @@ from ...loras.words import counted
 from ..skip.forecast import STOCHASTIC_SPEEDUP
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import Work, seconds_in_words
-from .ways import MOST_SPEEDUP, Choice, Route, Way
+from .ways import MOST_SPEEDUP, CarriedSkip, Choice, Route, Way
 
 # At this many steps and fewer, students lose fine detail and, in video, motion.
 VERY_FEW_STEPS = 2
@@ -24,12 +24,20 @@ class Machine:
 
 
 def levers(
-    choice: Choice, ways: Sequence[Way], machine: Machine, work: Work, there: Collection[str] = ()
+    choice: Choice,
+    ways: Sequence[Way],
+    machine: Machine,
+    work: Work,
+    there: Collection[str] = (),
+    carried_skip: CarriedSkip | None = None,
 ) -> list[str]:
-    """What to change, in this order, and what each brings. there: ids of accelerators at hand."""
+    """What to change, in this order, and what each brings.
+
+    there: ids of accelerators at hand. carried_skip: Step Skip on the model, if any.
+    """
     return [
         _quantise(machine),
-        _skip(choice.way),
+        _skip(choice.way) if carried_skip is None else _skip_done(choice.way, carried_skip),
         _distil(choice, ways, work, there),
         (
             "Quantising goes with either of the others. Skipping and distilling exclude each other:"
@@ -71,6 +79,29 @@ def _skip(way: Way) -> str:
     return (
         f"Skip: not needed for this allowance; Step Skip would bring up to {MOST_SPEEDUP:g}x at"
         f" {way.steps} steps."
+    )
+
+
+def _skip_done(way: Way, carried: CarriedSkip) -> str:
+    """Of a model that carries Step Skip: nobody is advised to put it there again."""
+    if way.steps < LEAST_EVALUATIONS:
+        return (
+            f"Skip: Step Skip is on the model and changes nothing at {counted(way.steps, 'step')}:"
+            f" below {LEAST_EVALUATIONS} evaluations it does not pay."
+        )
+    if way.records:
+        return (
+            "Skip: take Step Skip off the model; its accelerator was distilled to make every one of"
+            f" its {way.steps} steps."
+        )
+    if carried.speedup is None:
+        return (
+            f"Skip: done, Step Skip is on the model ({carried.settings}). What it leaves out cannot"
+            " be foreseen and is not in these figures."
+        )
+    return (
+        f"Skip: done, Step Skip is on the model ({carried.settings}); the figures above count on"
+        " it."
     )
 
 

@@ -118,6 +118,14 @@ def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> W
     )
 
 
+@dataclass(frozen=True)
+class CarriedSkip:
+    """Step Skip that is on the model already."""
+
+    settings: str  # in words, such as "forecast at target_speedup 1.5"
+    speedup: float | None  # None for a method that keeps to no target: it cannot be foreseen
+
+
 def block_sizes(records: Iterable[Accelerator]) -> set[int]:
     """Latent frames that the causal ones among these make at a time."""
     return {record.causal.frames_per_block for record in records if record.causal is not None}
@@ -129,8 +137,12 @@ def candidates(
     cost: Cost,
     work: Work,
     is_negative_forced: bool = False,
+    carried_skip: CarriedSkip | None = None,
 ) -> list[Way]:
-    """What the connected model can do, most faithful first. record: its accelerator, if any."""
+    """What the connected model can do, most faithful first.
+
+    record, carried_skip: what it carries, if anything. A Step Skip stays as it is set.
+    """
     if record is not None:
         return [
             accelerated_way((record,), steps, cost, work, is_negative_forced)
@@ -142,6 +154,9 @@ def candidates(
             " so its step counts are not known. Put an Accelerator Loader in front of this node:"
             " lora_name none, and its record in accelerator if it is not recognised."
         )
+    if carried_skip is not None:
+        speedup = carried_skip.speedup or 1.0
+        return [full_way(run, steps, speedup, cost) for steps in range(run.most, run.least - 1, -1)]
     # Skipping comes before fewer steps: at equal evaluations it stays nearer to the full run.
     speedups = [
         1.0 + SPEEDUP_STEP * n for n in range(1 + round((MOST_SPEEDUP - 1.0) / SPEEDUP_STEP))

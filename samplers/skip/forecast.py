@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...loras.words import counted
 from .corrector import Corrector, Missed
 from .history import Entry, Weights, combine, newton_weights
 from .method import Decision, Moment, Settings, SkipMethod
@@ -150,15 +151,17 @@ class Forecast(SkipMethod):
         target = self.settings.target_speedup
         if tally.refusal is not None or tally.estimated_speedup >= REACHED * target:
             return ()
+        bounds = ["the warm-up", "the window", "max_consecutive"]
+        if tally.vetoes:
+            made = counted(tally.vetoes, "evaluation")
+            bounds.append(f"threshold ({made} made after all)")
         noise = (
-            f"a sampler that injects noise, which gets at most {STOCHASTIC_SPEEDUP:g}x,"
-            f" {STOCHASTIC_RUN} skips in a row and none in the first {STOCHASTIC_START:.0%} of the"
-            " steps, "
+            f"a sampler that injects noise gets {STOCHASTIC_SPEEDUP:g}x at most, {STOCHASTIC_RUN}"
+            f" skips in a row and none in the first {STOCHASTIC_START:.0%} of the steps, and "
             if self.traits.is_stochastic
             else ""
         )
-        vetoes = f" and {tally.vetoes} veto{'es' * (tally.vetoes > 1)}" if tally.vetoes else ""
         return (
-            f"{target:g}x was asked for: {noise}the warm-up, the window and max_consecutive{vetoes}"
-            f" allow {tally.estimated_speedup:.2f}x",
+            f"{target:g}x was asked for: {noise}{', '.join(bounds[:-1])} and {bounds[-1]} allow"
+            f" {tally.estimated_speedup:.2f}x",
         )

@@ -35,6 +35,7 @@ SHOWN_IN = {
     "FewStepStream": "causal_forcing_i2v_stream",
     "FewStepMotion": "animatediff_lightning",
     "FewStepSkip": "sdxl_step_skip",
+    "FewStepReport": "sdxl_step_skip",
     "FewStepBudget": "sdxl_step_budget",
     "FewStepCompare": "sdxl_compare",
     "FewStepDemo": "demo",

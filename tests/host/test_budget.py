@@ -24,6 +24,7 @@ from comfyui_fewstep.nodes.demo import FewStepDemo
 from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.last_runs import last_runs_of
 from comfyui_fewstep.nodes.host.model import base_of, look_at, with_model_sampling
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -315,6 +316,29 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers(unets) -> No
 def test_step_skip_on_the_model_does_not_spoil_the_measurement(unets) -> None:
     skipping = with_skip(unets["sd15"], SkipConfig("forecast", Settings(2.0), 0.0, 1.0, "auto"))
     assert measure.measure_cost(look_at(skipping), IMAGE).evaluation > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("forecast", "done, Step Skip is on the model (forecast at target_speedup 1.5); the"),
+        ("teacache", "done, Step Skip is on the model (teacache at threshold 0.2). What it leaves"),
+    ],
+)
+def test_a_model_that_carries_step_skip_is_measured_without_it_and_not_advised_it(
+    unets, caplog, method, told
+) -> None:
+    settings = SkipConfig(method, Settings(1.5), 0.15, 0.95, "auto")
+    skipping = with_skip(unets["sd15"], settings)
+    caplog.set_level("INFO")
+    steps, speedup, report, _, data = run(skipping, IMAGE, "batch")
+    # Six evaluations are too few for Step Skip, and nobody asked it for these.
+    assert "too few" not in report + caplog.text and "Step Skip:" not in caplog.text
+    assert last_runs_of(skipping).runs == ()
+    assert told in report and "put Step Skip" not in report
+    expected = 1.5 if method == "forecast" else 1.0
+    assert (steps, speedup) == (50, expected)
+    assert data["evaluations"] == 2 * round(50 / expected)
 
 
 def test_a_node_that_answers_in_place_of_the_network_is_named(unets) -> None:

@@ -10,9 +10,9 @@ from .files import SDXL_BASE, WAN21_T2V
 from .parts import (
     IMAGE_PROMPT,
     WAN_PROMPT,
-    picture,
+    finish_image,
+    finish_video,
     prompt_box,
-    video,
     video_size,
     wan_text_and_vae,
 )
@@ -27,9 +27,9 @@ def prompts(graph: Graph, clip: Output, positive: str, negative: str) -> dict[st
     }
 
 
-def all_steps(graph: Graph, skipping: Placed, sampler: str, scheduler: str, **more: Any) -> Output:
-    """Core's sampler at 30 steps with guidance."""
-    return graph.node(
+def all_steps(graph: Graph, skipping: Placed, sampler: str, scheduler: str, **more: Any) -> Placed:
+    """Core's sampler at 30 steps with guidance, and behind it the node that says what it did."""
+    sampled = graph.node(
         "KSampler",
         model=skipping["model"],
         **more,
@@ -38,7 +38,8 @@ def all_steps(graph: Graph, skipping: Placed, sampler: str, scheduler: str, **mo
         cfg=6.0,
         sampler_name=sampler,
         scheduler=scheduler,
-    )["LATENT"]
+    )
+    return graph.node("FewStepReport", latent=sampled["LATENT"], model=skipping["model"])
 
 
 @workflow(
@@ -54,6 +55,8 @@ def all_steps(graph: Graph, skipping: Placed, sampler: str, scheduler: str, **mo
     **target_speedup** 1.5 is nearly the same picture. Higher is faster and less faithful.
 
     Below 10 steps it changes nothing: then an accelerator is the better way.
+
+    **Run Report** says which steps were left out, and why no more.
     """,
     steps=30,
 )
@@ -66,7 +69,7 @@ def sdxl(graph: Graph) -> None:
         latent = graph.node("EmptyLatentImage", width=1024, height=1024)["LATENT"]
     with graph.group("Sampling"):
         sampled = all_steps(graph, skipping, "dpmpp_2m", "karras", **texts, latent_image=latent)
-    picture(graph, sampled, loaded["VAE"])
+    finish_image(graph, sampled, loaded["VAE"])
 
 
 @workflow(
@@ -81,6 +84,8 @@ def sdxl(graph: Graph) -> None:
     **target_speedup** 1.5 is nearly the same video. Higher is faster and less faithful.
 
     For 4 steps take the LightX2V workflow; the two do not stack.
+
+    **Run Report** says which steps were left out, and why no more.
     """,
     steps=30,
 )
@@ -96,7 +101,7 @@ def wan21(graph: Graph) -> None:
     with graph.group("Sampling"):
         skipping = graph.node("FewStepSkip", model=shifted["MODEL"])
         sampled = all_steps(graph, skipping, "uni_pc", "simple", **texts, latent_image=size)
-    video(graph, sampled, vae["VAE"], fps=16)
+    finish_video(graph, sampled, vae["VAE"], fps=16)
 
 
 WORKFLOWS = (sdxl, wan21)
