@@ -397,8 +397,8 @@ TEACACHE = CarriedSkip("teacache at threshold 0.2", None)
 @pytest.mark.parametrize(
     ("allowance", "carried", "steps", "speedup", "evaluations"),
     [
-        # A guided step is 0.9 s. At 1.5x 50 steps make 33 of them (29.7 s), as 49 do, and 26 make 17
-        # (15.3 s), as 25 do: steps are cut, the Step Skip that is there stays as it is set.
+        # A guided step is 0.9 s. At 1.5x 50 steps make 33 of them (29.7 s), as 49 do, and 26 make
+        # 17 (15.3 s), as 25 do: steps are cut, the Step Skip that is there stays as it is set.
         (30.0, FORECAST_15, 50, 1.5, 66),
         (29.6, FORECAST_15, 48, 1.5, 64),
         (15.3, FORECAST_15, 26, 1.5, 34),

@@ -59,7 +59,8 @@ def refuse_or_tell(record: Accelerator, cfg: float, is_locked: bool) -> None:
             f"{words}: use the Few-Step Sampler, or take cfg and sigmas from the Few-Step Schedule"
             " (to run it so all the same, switch lock_cfg off in the Accelerator Loader)."
         )
-    _tell(f"{words}.")
+    # Asked for, so in the log alone: a text under the node would lie over the ones beside it.
+    log.warning("%s.", words)
 
 
 def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> None:
