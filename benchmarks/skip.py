@@ -19,7 +19,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
 from comfyui_fewstep.nodes.skip import FewStepSkip  # noqa: E402
+from comfyui_fewstep.samplers.skip import METHODS  # noqa: E402
+from comfyui_fewstep.samplers.skip.method import SkipMethod  # noqa: E402
 from curves import Curve, draw, save  # noqa: E402
 from mixture import CHANNELS, NO_CLASS, SIDE, class_conditioning, mixture  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -155,6 +157,14 @@ SUBJECTS: dict[str, Callable[[int], Subject]] = {
 # --- the ways of saving evaluations ---
 
 
+def by_each_setting(model, name: str, method: type[SkipMethod]) -> Iterator:
+    """The model with a method of Step Skip, at each value of the setting that the method reads."""
+    if method.about_threshold:
+        yield from (step_skip(model, name, threshold=threshold) for threshold in THRESHOLDS)
+    else:
+        yield from (step_skip(model, name, speedup=speedup) for speedup in MORE_TARGETS)
+
+
 def step_skip(model, method: str = "forecast", speedup: float = 1.5, threshold: float = 0.2):
     return FewStepSkip.execute(model, method, speedup, threshold, 0.15, 0.95, 3, "auto").args[0]
 
@@ -240,11 +250,9 @@ class Measurement:
             (lazy_cache(subject.model, threshold) for threshold in THRESHOLDS),
             floor=floor,
         )
-        self._add(
-            "teacache",
-            (step_skip(subject.model, "teacache", threshold=threshold) for threshold in THRESHOLDS),
-            floor=floor,
-        )
+        for name, method in METHODS.items():
+            if name != "forecast":
+                self._add(name, by_each_setting(subject.model, name, method), floor=floor)
         return self
 
     def _add(
