@@ -264,6 +264,12 @@ class Accelerator:
         return not math.isclose(self.cfg, 1.0)
 
 
+def is_recipe_for(recipe: Accelerator, record: Accelerator) -> bool:
+    """Whether a recipe runs files of this record."""
+    names = {file.name for file in record.files}
+    return recipe.only_by_choice and any(file.name in names for file in recipe.files)
+
+
 def are_partners(record: Accelerator, other: Accelerator | None) -> bool:
     """Whether two records are those of one release's two experts, each naming the other."""
     return (

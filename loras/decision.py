@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from .accelerator import Accelerator, Kind, Solver, ids_in_words, some_ids
+from .accelerator import Accelerator, Kind, Solver, ids_in_words, is_recipe_for, some_ids
 from .bases import Base, bases_in_words
 from .catalog import CATALOG
 from .catalog.left_out import LEFT_OUT
@@ -222,14 +222,7 @@ def refuse_other_base(
     if base in record.bases:
         return
     connected = base.label if base else f"a {class_name} model, for which no accelerator is known"
-    files = {file.name for file in record.files}
-    recipes = [
-        other
-        for other in records
-        if other.only_by_choice
-        and base in other.bases
-        and files & {file.name for file in other.files}
-    ]
+    recipes = [other for other in records if base in other.bases and is_recipe_for(other, record)]
     advice = (
         "To run it on this model all the same, choose"
         f" {ids_in_words(recipes, ' or ')} in accelerator."

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from .accelerator import Accelerator, Kind, Make, PublishedFile
 from .fingerprint import Fingerprint
 from .names import GENERIC_WORDS, Name, kept_name, read_published
+from .words import first_few
 
 # What people put before and behind the name of a file they keep.
 OF_A_COPY = frozenset(
@@ -52,7 +53,7 @@ def doubt_of(
         return "it leaves the convolutions as they are, which no accelerator for its base does"
     foreign = _words_that_tell(name) - _published_words(possible)
     if foreign and not fingerprint.is_extract and not _begins_as_published(record, name):
-        return f"no published name has the word {_few(sorted(foreign))}"
+        return f"no published name has the word {first_few(sorted(foreign))}"
     return None
 
 
@@ -107,10 +108,6 @@ def _begins_as_published(record: Accelerator, name: Name) -> bool:
     """Whether a name is one of the record's own with more behind it: ..._lora_high_quality."""
     published = (kept_name(file.repo, file.path) for file in record.files)
     return any(stem and name.stem.startswith(stem) for stem in published)
-
-
-def _few(words: list[str]) -> str:
-    return ", ".join(words[:3]) + (" and more" if len(words) > 3 else "")
 
 
 def _listed(values: Iterable[object]) -> str:

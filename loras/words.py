@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(count: float, noun: str) -> str:
     """1 step, 21 latent frames, 1.5 evaluations. noun: singular, plural in s (es after an s)."""
     number = f"{count:g}" if isinstance(count, float) else str(count)
     ending = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending * (count != 1)}"
+
+
+def first_few(words: Sequence[str]) -> str:
+    """Three of them, and whether there are more."""
+    return ", ".join(words[:3]) + (" and more" if len(words) > 3 else "")
 
 
 def in_figures(seconds: float) -> str:

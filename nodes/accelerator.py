@@ -25,7 +25,7 @@ from ..loras.decision import (
 from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
-from ..loras.words import counted
+from ..loras.words import counted, first_few
 from .host.attach import Coverage, attach_lora, with_accelerator, with_news
 from .host.declared import Known, declaration_paths, declared_ids, known_accelerators
 from .host.files import (
@@ -449,7 +449,7 @@ def coverage_notes(coverage: Coverage) -> list[str]:
     )
     return [
         f"{counted(len(layers), 'layer')}"
-        f" {(one if len(layers) == 1 else several).format(_few(layers))}"
+        f" {(one if len(layers) == 1 else several).format(first_few(layers))}"
         for layers, one, several in fates
         if layers
     ]
@@ -465,10 +465,6 @@ def counts_in_words(record: Accelerator) -> str:
         f"{record.default_steps} (of"
         f" {f'{first} to {last}' if is_range else ', '.join(map(str, record.steps))})"
     )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 
 NODES = [FewStepAccelerator]

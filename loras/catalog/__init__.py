@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ..accelerator import Accelerator, Expert, are_partners
+from ..accelerator import Accelerator, Expert, are_partners, is_recipe_for
 from . import (
     accvideo,
     animatediff,
@@ -84,14 +84,12 @@ def index(records: list[Accelerator]) -> dict[str, Accelerator]:
 
 def recipes_for_experts(record: Accelerator) -> tuple[Accelerator, ...]:
     """The recipes that run this record's files on Wan 2.2's experts, the high-noise one first."""
-    names = {file.name for file in record.files}
     recipes = [
         other
         for other in CATALOG.values()
         if other.expert is not None
-        and other.only_by_choice
         and set(other.bases) & set(record.bases)
-        and names & {file.name for file in other.files}
+        and is_recipe_for(other, record)
     ]
     return tuple(sorted(recipes, key=lambda other: other.expert is Expert.LOW_NOISE))
 

@@ -69,12 +69,11 @@ def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> No
     # Not those that depend on the picture's size, nor those of streams: they are unknown here.
     if steps < 1 or record.schedule.needs_size or record.causal is not None:
         return
-    own = {count: _levels_of(record, model, count) for count in record.steps}
-    if any(_is_part_of(sigmas, levels) for levels in own.values()):
+    if any(_is_part_of(sigmas, _levels_of(record, model, count)) for count in record.steps):
         return
-    counts = ", ".join(map(str, record.steps))
     is_same_formula = record.schedule.is_formula and record.schedule.has_steps(steps)
     if is_same_formula and _is_part_of(sigmas, _levels_of(record, model, steps)):
+        counts = ", ".join(map(str, record.steps))
         _tell(f"{record.id} was distilled for {counts} steps and runs at {steps} here.")
         return
     _tell(
