@@ -280,9 +280,6 @@ DEVIATIONS = {
         "licence",
     ),  # Apache-2.0 is the code's; the card of the weights says CC BY-NC-SA 4.0
     "qwen-image-distill-full-15step": ("shift",),  # trained shift not published: the template's 3.1
-    "chronoedit-distill-lora": (
-        "shift",
-    ),  # the template's 5 goes with 20 guided steps; 2 is Wan2GP's for eight
     "ltxv-2b-096-distilled": (
         "samplers",
     ),  # stochastic_sampling of its config, which re-noises: lcm and not euler

@@ -81,6 +81,28 @@ BY_STEPS = (
     " a record of its own."
 )
 
+
+def on_vace(
+    task: str, steps: int, strength: float, template: str, shift: float = 8.0
+) -> Accelerator:
+    """The 14B extract as an official template runs it on VACE. Which of them is best is not known:
+    the extract has no recipe of its author's.
+    """
+    return large_extract(
+        id=f"wan-vace-causvid-{task}-{steps}step",
+        bases=(Base.WAN_VACE,),
+        steps=(steps,),
+        schedule=ShiftedFlow(shift),
+        strength=strength,
+        only_by_choice=True,
+        sources=(f"comfyui-workflow-templates {template}.json",),
+        notes=(
+            f"A recipe of the official templates: {template}.",
+            "Their note says 2 to 4 steps at 0.3 to 0.7.",
+        ),
+    )
+
+
 RECORDS = (
     small(
         id="causvid-1-3b-causal",
@@ -145,6 +167,10 @@ RECORDS = (
         only_by_choice=True,
         notes=(BY_STEPS,),
     ),
+    on_vace("reference", 4, 0.3, "video_wan_vace_14B_ref2v and video_wan_vace_14B_v2v"),
+    on_vace("text", 4, 0.7, "video_wan_vace_14B_t2v"),
+    on_vace("outpainting", 3, 0.4, "video_wan_vace_outpainting"),
+    on_vace("inpainting", 6, 0.3, "video_wan_vace_inpainting", shift=5.0),
     extract(
         id="causvid-1-3b-8step-lora",
         bases=(Base.WAN_T2V, Base.WAN_VACE),

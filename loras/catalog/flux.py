@@ -118,10 +118,8 @@ RECORDS = (
         steps=(8,),
         # fal's list; its last entry but the closing 0 is all but 0.
         schedule=LiteralSigmas(((1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031),)),
-        embedded_guidance=4.0,
-        licence=Licence(
-            "FLUX.2-dev Non-Commercial", False, "as a derivative of FLUX.2-dev; not confirmed"
-        ),
+        embedded_guidance=2.5,
+        licence=Licence("FLUX.2-dev Non-Commercial", False),
         files=(
             PublishedFile("fal/FLUX.2-dev-Turbo", "comfy/Flux_2-Turbo-LoRA_comfyui.safetensors"),
             PublishedFile("ByteZSzn/Flux.2-Turbo-ComfyUI", "Flux_2-Turbo-LoRA_comfyui.safetensors"),
@@ -130,6 +128,7 @@ RECORDS = (
         name_words=("turbo|flux2turbocomfyv2", "flux|flux2|flux2turbocomfyv2"),
         name_excludes=("alpha",),
         sources=(
+            "huggingface fal/FLUX.2-dev-Turbo README",
             "github mcmonkeyprojects/SwarmUI docs/Model Support.md",
             f"{TEMPLATES} image_flux2.json",
         ),
@@ -138,7 +137,8 @@ RECORDS = (
                 "The official template runs it on FLUX.2's own schedule; here it runs on the list"
                 " it was published with."
             ),
+            "fal's own example embeds a guidance of 2.5; the official template sets 4.",
         ),
-        unverified=("licence", "key format and rank"),
+        unverified=("key format and rank",),
     ),
 )

@@ -53,7 +53,16 @@ extract = partial(
     ),
 )
 REPACK = "DeepBeepMeep/HunyuanVideo1.5"
+COMFY = "Comfy-Org/HunyuanVideo_1.5_repackaged"
+NAMES = f"huggingface {COMFY} discussion 2"
 whole = partial(PublishedFile, folder="diffusion_models")
+
+
+def comfy_files(*names: str) -> tuple[PublishedFile, ...]:
+    """Single files for the host, repackaged by Comfy-Org."""
+    folder = "split_files/diffusion_models"
+    return tuple(whole(COMFY, f"{folder}/hunyuanvideo1.5_{name}.safetensors") for name in names)
+
 
 RECORDS = (
     fast(
@@ -86,19 +95,17 @@ RECORDS = (
         kind=Kind.MODEL,
         steps=(8, 12),
         schedule=ShiftedFlow(7.0),
-        files=(whole("tencent/HunyuanVideo-1.5"),),
+        files=(
+            *comfy_files("480p_i2v_step_distilled_fp16", "480p_i2v_step_distilled_fp8_scaled"),
+            whole("tencent/HunyuanVideo-1.5"),
+        ),
         name_words=("step", "distilled"),
-        unverified=("file name in the host",),
+        sources=(TENCENT, NAMES),
     ),
     super_resolution(
         id="hunyuan15-1080p-sr-8step",
         steps=(8,),
-        files=(
-            whole(
-                "Comfy-Org/HunyuanVideo_1.5_repackaged",
-                "split_files/diffusion_models/hunyuanvideo1.5_1080p_sr_distilled_fp16.safetensors",
-            ),
-        ),
+        files=comfy_files("1080p_sr_distilled_fp16"),
         name_words=("1080p", "sr"),
         notes=(
             (
@@ -111,14 +118,9 @@ RECORDS = (
     super_resolution(
         id="hunyuan15-720p-sr-6step",
         steps=(6,),
-        files=(
-            whole(
-                "tencent/HunyuanVideo-1.5",
-                caution="folder transformer/720p_sr_distilled, in diffusers form",
-            ),
-        ),
+        files=(*comfy_files("720p_sr_distilled_fp16"), whole("tencent/HunyuanVideo-1.5")),
         name_words=("720p", "sr"),
-        unverified=("file name in the host",),
+        sources=(TENCENT, NAMES),
     ),
     hunyuan15(
         id="hunyuan15-480p-t2v-lightx2v-4step",
@@ -148,7 +150,9 @@ RECORDS = (
         schedule=ShiftedFlow(4.0),
         files=(
             PublishedFile(
-                REPACK, "Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors", 32
+                REPACK,
+                "loras_accelerators/Hunyuan_video_1_5_i2v_step_distilled_dpm_rank32.safetensors",
+                32,
             ),
         ),
         name_words=("i2v", "step", "distilled"),

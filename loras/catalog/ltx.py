@@ -59,6 +59,20 @@ audio_video = partial(
         "comfyui-workflow-templates video_ltx2_*.json",
     ),
 )
+# github Lightricks/LTX-2, ltx_pipelines/distilled.py: ANCESTRAL_SAMPLER_SINCE_VERSION is (2, 5),
+# ANCESTRAL_ETA 1, which is the host's own.
+audio_video_25 = partial(
+    audio_video,
+    solver=Solver.EULER_ANCESTRAL,
+    sources=(
+        "github Lightricks/LTX-2 packages/ltx-pipelines/src/ltx_pipelines/distilled.py",
+        "comfyui-workflow-templates video_ltx2_5_*.json",
+    ),
+)
+ANCESTRAL = (
+    "Re-noised at every step (Euler ancestral, eta 1), unlike LTX-2 and 2.3. Lightricks' first code"
+    " left the refining pass deterministic; its newer code and the official templates do not."
+)
 lora = partial(
     audio_video,
     kind=Kind.LORA,
@@ -117,9 +131,10 @@ RECORDS = (
         name_words=("distilled", "22b", "3"),
         notes=(REFINE, "The official 2.3 workflows start that pass at 0.85 instead."),
     ),
-    audio_video(
+    audio_video_25(
         id="ltx25-22b-distilled",
         kind=Kind.MODEL,
+        notes=(REFINE, ANCESTRAL),
         files=tuple(
             PublishedFile(
                 "Lightricks/LTX-2.5",
@@ -129,7 +144,6 @@ RECORDS = (
             for kind in ("bf16", "comfy-int8-convrot")
         ),
         name_words=("distilled", "22b", "5"),
-        unverified=("exact spelling of the int8 file",),
     ),
     lora(
         id="ltx2-19b-distilled-lora",
@@ -172,6 +186,9 @@ RECORDS = (
     lora(
         id="ltx25-22b-distilled-lora",
         strength=0.5,
+        solver=Solver.EULER_ANCESTRAL,
+        notes=(REFINE, ANCESTRAL, "LoRAs of 2, 2.3 and 2.5 are not interchangeable."),
+        sources=audio_video_25.keywords["sources"],
         files=(
             PublishedFile(
                 "Lightricks/LTX-2.5", "loras/ltx-2.5-22b-distilled-lora-450-bf16.safetensors", 450

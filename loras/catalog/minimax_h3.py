@@ -14,6 +14,7 @@ from ..schedules import TwoClockFlow
 from .licences import UNKNOWN
 
 REPO = "lightx2v/Minimax-h3-Turbo"
+COMFY = "Comfy-Org/MiniMax-H3"
 
 turbo = partial(
     Accelerator,
@@ -55,11 +56,16 @@ RECORDS = (
         id="minimax-h3-fl2v-4step-768p-lora",
         steps=(4,),
         schedule=SHIFT_6,
-        files=tuple(
+        files=(
+            *(
+                PublishedFile(
+                    REPO, f"minimax_h3_fl2v_turbo_4step_v1.{version}_768p_comfyui_bf16.safetensors"
+                )
+                for version in (0, 1, 2)
+            ),
             PublishedFile(
-                REPO, f"minimax_h3_fl2v_turbo_4step_v1.{version}_768p_comfyui_bf16.safetensors"
-            )
-            for version in (0, 1, 2)
+                COMFY, "loras/minimax_h3_fl2v_turbo_4step_v1.0_768p_comfyui_bf16.safetensors"
+            ),
         ),
         name_words=("fl2v", "768p", "turbo"),
         name_excludes=("sla",),
@@ -106,7 +112,7 @@ RECORDS = (
         schedule=SHIFT_12,
         files=(
             PublishedFile(
-                "Comfy-Org/MiniMax-H3",
+                COMFY,
                 "loras/minimax_h3_ref2v_turbo_4step_v0.1_comfyui_bf16.safetensors",
             ),
         ),

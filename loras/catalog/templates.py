@@ -145,10 +145,13 @@ HIDREAM = (
         steps=(8, 16),
         default_steps=16,
         files=(
-            PublishedFile(
-                "Kijai/hidream-O1-image_comfy",
-                "loras/hidream_o1_dev_lora_rank_64_bf16.safetensors",
-                64,
+            *(
+                PublishedFile(
+                    "Kijai/hidream-O1-image_comfy",
+                    f"loras/hidream_o1_dev_lora_rank_64_bf16{pruned}.safetensors",
+                    64,
+                )
+                for pruned in ("", "_pruned_v1")
             ),
         ),
         name_words=("hidream", "dev", "lora"),
@@ -270,7 +273,8 @@ IMAGE = (
     mage_flow(
         id="mage-flow-edit-turbo", files=mage_flow_files("edit_turbo"), name_words=("turbo", "edit")
     ),
-    pid("flux1", excludes=("flux2", "sd3")),
+    # Z-Image, which has FLUX.1's latents, is a word of nobody's file.
+    pid("flux1", excludes=("flux2", "sd3", "sdxl", "qwenimage", "qwen")),
     pid("flux2"),
     pid("sd3"),
 )
@@ -290,14 +294,13 @@ VIDEO_AND_AUDIO = (
             ),
         ),
         name_words=("chronoedit", "distill"),
-        sources=("github deepbeepmeep/Wan2GP profiles", f"{TEMPLATES} image_chrono_edit_14B.json"),
-        notes=(
-            (
-                "The official template attaches it and still runs 20 guided steps; Wan2GP's eight"
-                " at shift 2 are taken."
-            ),
+        sources=(
+            "github nv-tlabs/ChronoEdit README and huggingface nvidia/ChronoEdit-14B-Diffusers",
+            f"{TEMPLATES} image_chrono_edit_14B.json",
         ),
-        unverified=("official few-step settings", "licence", HEADER),
+        solver=Solver.UNI_PC,
+        notes=("NVIDIA's own: eight steps of UniPC at shift 2, CFG 1 and strength 1.",),
+        unverified=("licence", HEADER),
     ),
     ace_step(
         id="ace-step-15-turbo",

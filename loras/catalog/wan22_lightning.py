@@ -35,10 +35,7 @@ UNVERIFIED_FILES = {
         "headers of the files of V1, V2.0, 250928 and 1217, and of Kijai's",
         "whether Kijai's v1.1 still lies in the folder old",
     ),
-    Base.WAN22_I2V: (
-        "headers of the files of Seko V1, the MoE repository, 1030 and 260412",
-        "spelling of the files of 260412",
-    ),
+    Base.WAN22_I2V: ("headers of the files of Seko V1, the MoE repository, 1030 and 260412",),
 }
 
 

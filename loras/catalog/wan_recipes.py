@@ -10,6 +10,10 @@ from ..schedules import ShiftedFlow
 from . import wan21_lightx2v
 from .licences import APACHE
 
+OF_TEMPLATES = (
+    "A recipe of the official templates: the image-to-video LoRA was not trained for this model."
+)
+
 recipe = partial(
     Accelerator,
     family="LightX2V (Wan 2.1)",
@@ -21,12 +25,7 @@ recipe = partial(
     files=wan21_lightx2v.I2V_FILES,
     name_words=("lightx2v", "i2v"),
     only_by_choice=True,
-    notes=(
-        (
-            "A recipe of the official templates: the image-to-video LoRA was not trained for this"
-            " model."
-        ),
-    ),
+    notes=(OF_TEMPLATES,),
 )
 
 RECORDS = (
@@ -46,9 +45,13 @@ RECORDS = (
     recipe(
         id="wan-vace-lightx2v-4step",
         bases=(Base.WAN_VACE,),
-        steps=(4,),
+        schedule=ShiftedFlow(8.0),
+        solver=Solver.UNI_PC,
         strength=0.8,
         sources=("comfyui-workflow-templates video_wan_vace_flf2v.json",),
-        unverified=("steps and shift: the LoRA's own four at 5 are taken",),
+        notes=(
+            OF_TEMPLATES,
+            "The template makes six steps; the four of its id are those of the LoRA's release.",
+        ),
     ),
 )

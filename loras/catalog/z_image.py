@@ -7,7 +7,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, PublishedFile
 from ..bases import Base
 from ..schedules import ShiftedFlow
-from .licences import APACHE, UNKNOWN, secondary
+from .licences import APACHE, secondary
 
 FUN = "alibaba-pai/Z-Image-Fun-Lora-Distill"
 SPLIT = "split_files/diffusion_models"
@@ -92,7 +92,7 @@ RECORDS = (
     distill_lora(
         id="z-image-fun-distill-8step-udcai-lora",
         steps=(8,),
-        licence=UNKNOWN,
+        licence=APACHE,
         files=(
             PublishedFile(
                 "UDCAI/Z-Image-Fun-Distill-ComfyUI",
@@ -101,9 +101,12 @@ RECORDS = (
         ),
         name_words=("udcai",),
         name_excludes=(),
-        notes=("The 8-step file without its feed-forward layers, by a third party.",),
+        sources=("huggingface UDCAI/Z-Image-Fun-Distill-ComfyUI README",),
+        notes=(
+            "The 8-step file without its feed-forward layers, by a third party.",
+            "Its card favours samplers that add noise, such as LCM; Euler is the original's.",
+        ),
         unverified=(
-            "licence",
             "sampler and shift (the base's own 3 is taken)",
             "rank and header of the published file",
         ),
