@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from .bases import Base
+from .bases import Base, BaseRow, Levels
 from .schedules import ConsistencyGrid, Schedule
 
 
@@ -140,7 +140,7 @@ class Accelerator:
     id: str  # permanent, lower-case words joined by hyphens
     family: str  # for people
     kind: Kind
-    bases: tuple[Base, ...]  # architectures it may be attached to
+    bases: tuple[BaseRow, ...]  # architectures it was distilled for
     width: int | None = None  # hidden width of the size it was made for, where there are several
 
     # ------------------------------------------------ how it runs
@@ -193,7 +193,7 @@ class Accelerator:
         if self.causal is not None and self.causal.first_block is not None:
             schedules.append(self.causal.first_block)
         lists = [sigmas for schedule in schedules for sigmas in schedule.lists]
-        are_with_timesteps = [base.has_timesteps for base in self.bases]
+        levels = {base.levels for base in self.bases}
         return [
             (
                 "id is lower-case words joined by hyphens",
@@ -215,12 +215,15 @@ class Accelerator:
                 "a schedule of timesteps and a parameterization go with Stable Diffusion, a flow"
                 " with every other base",
                 all(schedule.fits(base) for schedule in schedules for base in self.bases)
-                and (self.parameterization is Parameterization.NATIVE or all(are_with_timesteps)),
+                and (
+                    self.parameterization is Parameterization.NATIVE
+                    or levels <= {Levels.TIMESTEPS, Levels.UNKNOWN}
+                ),
             ),
             ("lists of sigmas fall and end above 0", all(map(_falls, lists))),
             (
-                "off Stable Diffusion a sigma lies in 0..1",
-                all(are_with_timesteps) or all(max(sigmas) <= 1.0 for sigmas in lists),
+                "a sigma of a flow lies in 0..1",
+                Levels.FLOW not in levels or all(max(sigmas) <= 1.0 for sigmas in lists),
             ),
         ]
 
@@ -262,6 +265,27 @@ class Accelerator:
     def is_guided(self) -> bool:
         """Whether it runs with classifier-free guidance, and so both branches."""
         return not math.isclose(self.cfg, 1.0)
+
+
+def runs_on(record: Accelerator, base: BaseRow | None) -> bool:
+    """Whether a record may be attached to a model of this base: one that it was distilled for, or
+    one that was made from such a one and takes its accelerators.
+    """
+    return base is not None and (base in record.bases or is_taken(record, base))
+
+
+def is_taken(record: Accelerator, base: BaseRow) -> bool:
+    """Whether a base takes a record that was distilled for one it was made from.
+
+    One of two experts is no accelerator for a model that has no other one.
+    """
+    return (
+        record.kind is Kind.LORA
+        and record.expert is None
+        and not record.only_by_choice
+        and base not in record.bases
+        and any(own is Base[name] for own in record.bases for name in base.takes)
+    )
 
 
 def is_recipe_for(recipe: Accelerator, record: Accelerator) -> bool:

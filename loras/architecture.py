@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .bases import Base, LayerNames, bases_in_words
+from .bases import Base, BaseRow, LayerNames, bases_in_words
 
 # Layer name -> (outputs, inputs) of its weight. For a LoRA: rows of the up factor, columns of the
 # down factor.
@@ -67,6 +67,14 @@ UNET_CONVOLUTION = r"(resnets_\d+_conv\d|_(in|out)_layers_[23]|samplers_0_conv|_
 
 # The kinds of Wan that a LoRA may be for when it has no image branch.
 WAN_WITHOUT_IMAGE = (Base.WAN_T2V, Base.WAN22_I2V, Base.WAN22_TI2V)
+# Their rows have no names of layers: what they share is taken apart below.
+TAKEN_APART = (
+    *WAN_WITHOUT_IMAGE,
+    Base.WAN21_I2V,
+    Base.HUNYUAN_VIDEO,
+    Base.HUNYUAN15,
+    Base.HUNYUAN15_SR,
+)
 # FLUX.1 has 19 double and 38 single blocks, HunyuanVideo 20 and 40.
 FLUX_BLOCKS = {"double": 19, "single": 38}
 
@@ -74,6 +82,11 @@ FLUX_BLOCKS = {"double": 19, "single": 38}
 def flat(layer: str) -> str:
     """A layer's name without prefixes and dots."""
     return re.sub(FLAT_PREFIXES, "", re.sub(DOTTED_PREFIXES, "", layer).replace(".", "_"))
+
+
+def has_known_layers(base: BaseRow) -> bool:
+    """Whether a LoRA for this base can be told by its layers, if only as one for a base like it."""
+    return bool(base.layers or base.layers_as or base.text_width) or base in TAKEN_APART
 
 
 def weights_as_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
@@ -92,7 +105,8 @@ def architecture_of(layers: Layers) -> Measured:
     kinds = {re.sub(r"(blocks|layers)_\d+_", r"\1_0_", name) for name in named}
     for names, bases in BY_NAMES:
         if _has(kinds, names.marker):
-            return _measured(bases, _width(named, names.width))
+            width = _width(named, names.width)
+            return _measured(_of_width(bases, width), width)
     if _has(kinds, WAN):
         return _measure_wan(named)
     if _has(kinds, DOUBLE_STREAM):
@@ -115,6 +129,15 @@ def _width(named: Layers, pattern: str) -> int | None:
     """The input width that most of the named layers share; None where none of them is there."""
     widths = [inputs for name, (_, inputs) in named.items() if inputs and re.search(pattern, name)]
     return max(set(widths), key=widths.count) if widths else None
+
+
+def _of_width(bases: tuple[Base, ...], width: int | None) -> tuple[Base, ...]:
+    """Of bases that share their names, those that were published in this width or in no known one;
+    all of them where nothing was published in it.
+    """
+    if not any(width in base.widths for base in bases):
+        return bases
+    return tuple(base for base in bases if width in base.widths or not base.widths)
 
 
 def _measured(bases: tuple[Base, ...], width: int | None, more: str = "") -> Measured:

@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from .accelerator import Accelerator, Kind, Solver, ids_in_words, is_recipe_for, some_ids
-from .bases import Base, bases_in_words
+from .accelerator import (
+    Accelerator,
+    Kind,
+    Solver,
+    ids_in_words,
+    is_recipe_for,
+    is_taken,
+    runs_on,
+    some_ids,
+)
+from .bases import BaseRow, UnlistedBase, bases_in_words
 from .catalog import CATALOG
 from .catalog.left_out import LEFT_OUT
 from .fingerprint import LORA_ENDINGS
@@ -129,7 +138,7 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
             " Loader."
         )
     fingerprint = recognition.fingerprint
-    if not set(fingerprint.bases) & set(record.bases):
+    if not any(runs_on(record, base) for base in fingerprint.bases):
         raise ValueError(
             f"{record.id} is for {bases_in_words(record.bases)}, and {name} is"
             f" {bases_in_words(fingerprint.bases) or 'of an unknown base'}. Connect that model,"
@@ -155,7 +164,7 @@ def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None
 class Connected(Protocol):
     """What is asked of the connected model."""
 
-    base: Base | None
+    base: BaseRow | None
     class_name: str  # what ComfyUI calls its architecture
     file_name: str  # with its folders in models/; "" if unknown
     record: Accelerator | None  # the accelerator it carries
@@ -210,19 +219,24 @@ def refuse_carried(carried: Accelerator | None, lora_name: str) -> None:
 def refuse_other_base(
     record: Accelerator,
     lora_name: str,
-    base: Base | None,
+    base: BaseRow | None,
     class_name: str,
     records: Iterable[Accelerator],
 ) -> None:
-    """Raise where the connected model is not of a base that the accelerator is for.
+    """Raise where the connected model is not of a base that the accelerator is for, nor of one that
+    takes it.
 
     class_name: what ComfyUI calls its architecture. records: all that are known, for a recipe that
     runs these files on this base all the same.
     """
-    if base in record.bases:
+    if runs_on(record, base):
         return
-    connected = base.label if base else f"a {class_name} model, for which no accelerator is known"
-    recipes = [other for other in records if base in other.bases and is_recipe_for(other, record)]
+    connected = (
+        f"a {class_name} model, for which no accelerator is known"
+        if base is None or isinstance(base, UnlistedBase)
+        else base.label
+    )
+    recipes = recipes_for(record, base, records)
     advice = (
         "To run it on this model all the same, choose"
         f" {ids_in_words(recipes, ' or ')} in accelerator."
@@ -232,6 +246,35 @@ def refuse_other_base(
     raise ValueError(
         f"{lora_name} ({record.id}) is for {bases_in_words(record.bases)}; the connected model is"
         f" {connected}. {advice}"
+    )
+
+
+def recipes_for(
+    record: Accelerator, base: BaseRow | None, records: Iterable[Accelerator]
+) -> list[Accelerator]:
+    """The recipes that run the record's files on models of this base."""
+    return [other for other in records if base in other.bases and is_recipe_for(other, record)]
+
+
+def taking_notes(
+    record: Accelerator, base: BaseRow | None, records: Iterable[Accelerator]
+) -> tuple[str, ...]:
+    """What to tell where a model takes an accelerator that was not distilled for its own base."""
+    if base is None or not is_taken(record, base):
+        return ()
+    recipes = recipes_for(record, base, records)
+    better = (
+        f" For its official settings on this model, choose {ids_in_words(recipes, ' or ')} in"
+        " accelerator."
+        if recipes
+        else ""
+    )
+    return (
+        (
+            f"{record.id} was distilled for {bases_in_words(record.bases)}; the connected model is"
+            f" {base.label}, which was made from it. It runs with the settings for"
+            f" {bases_in_words(record.bases)}.{better}"
+        ),
     )
 
 

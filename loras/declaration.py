@@ -29,7 +29,7 @@ from .accelerator import (
     PublishedFile,
     Solver,
 )
-from .bases import Base
+from .bases import Base, BaseRow, base_in_host
 from .refusal import Refusal
 from .schedules import (
     ConsistencyGrid,
@@ -72,11 +72,14 @@ def parse_declaration(text: str, file_name: str) -> Accelerator:
             raise _Wrong(f"its name must be letters or digits and end in {SUFFIX}")
         entries = _object(_parse(text), "the file")
         _no_unknown(entries, ENTRIES, "an entry")
-        missing = [name for name in REQUIRED if name not in entries]
+        named = {"base" if name == "host_class" else name for name in entries}
+        missing = [name for name in REQUIRED if name not in named]
         if missing:
             raise _Wrong(
                 f"{', '.join(missing)} is missing; every declaration needs {', '.join(REQUIRED)}"
             )
+        if "base" in entries and "host_class" in entries:
+            raise _Wrong("it has both base and host_class, and one of them is enough")
         settings: dict[str, Any] = {}
         for name, value in entries.items():
             settings |= ENTRIES[name](value)
@@ -301,7 +304,18 @@ def _by_words(members: type[Enum]) -> dict[str, Any]:
     return {word.lower(): member for member in members for word in (member.name, str(member.value))}
 
 
-BASES = _by_words(Base)
+def _bases() -> dict[str, Base]:
+    """The bases by name, by label and by the host's class, where that has one base alone."""
+    classes = [name for base in Base for name in base.host_classes]
+    return _by_words(Base) | {
+        name.lower(): base
+        for base in Base
+        for name in base.host_classes
+        if classes.count(name) == 1
+    }
+
+
+BASES = _bases()
 KINDS = {Kind.LORA.value.lower(): Kind.LORA, Kind.MODEL.value: Kind.MODEL}
 EXPERTS = {expert.word: expert for expert in Expert}
 SOLVERS = {solver.value: solver for solver in Solver}
@@ -311,6 +325,29 @@ PARAMETERIZATIONS = {kind.value: kind for kind in Parameterization}
 def _files(value: Any) -> dict[str, Any]:
     names = [_text(name, "file", 255).replace("\\", "/") for name in _list(value, "file")]
     return {"files": tuple(PublishedFile("", name) for name in names)}
+
+
+def _base(value: Any) -> Base:
+    key = value.lower() if isinstance(value, str) else ""
+    if key in BASES:
+        return BASES[key]
+    near = difflib.get_close_matches(key, BASES, n=1)
+    raise _Wrong(
+        f"base must be one of those in docs/declaring-accelerators.md, not {_shown(value)}"
+        + (f"; did you mean {near[0]!r}?" if near else ".")
+        + " A model that is not among them is named by ComfyUI's class for it, in host_class"
+    )
+
+
+def _base_of_class(value: Any) -> BaseRow:
+    """The base of a class in the host, which need not be one that is known here."""
+    name = _text(value, "host_class", 60)
+    if not name.isidentifier():
+        raise _Wrong(
+            "host_class must be the name of one of ComfyUI's model classes, such as FluxInpaint,"
+            f" not {_shown(value)}"
+        )
+    return base_in_host(name)
 
 
 def _steps(value: Any) -> dict[str, Any]:
@@ -372,8 +409,9 @@ def _numeric(field: str, low: float, high: float) -> Callable[[Any], dict[str, A
 
 ENTRIES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "file": _files,
-    "base": lambda value: {
-        "bases": tuple(_choice(base, "base", BASES) for base in _list(value, "base"))
+    "base": lambda value: {"bases": tuple(_base(base) for base in _list(value, "base"))},
+    "host_class": lambda value: {
+        "bases": tuple(_base_of_class(name) for name in _list(value, "host_class"))
     },
     "steps": _steps,
     "schedule": lambda value: {"schedule": _schedule(value)},

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from .accelerator import Kind
 from .architecture import Layers, architecture_of, has_convolutions
-from .bases import Base
+from .bases import BaseRow
 from .header import Header, alpha_in
 
 # Endings of the tensors that make up one adapted layer; what stands before is the layer's name.
@@ -76,7 +76,7 @@ class Fingerprint:
     """What the tensors alone prove."""
 
     kind: Kind | None
-    bases: tuple[Base, ...]  # every architecture they fit; empty when none is known
+    bases: tuple[BaseRow, ...]  # every architecture they fit; empty when none is known
     evidence: tuple[str, ...]  # all of this for people
     width: int | None = None  # hidden width, where a layer shows it
     # Ascending; of pairs that are not as large as their own layer, which caps the rank.

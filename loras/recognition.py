@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .accelerator import Accelerator, Kind, PublishedFile
-from .bases import Base, bases_in_words
+from .architecture import has_known_layers
+from .bases import Base, BaseRow, UnlistedBase, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 from .doubt import doubt_of, likeliest
 from .fingerprint import Fingerprint, fingerprint_of
@@ -59,7 +60,7 @@ class Testimony:
 
 
 def recognise(
-    header: Header, path: str, records: Iterable[Accelerator], base: Base | None = None
+    header: Header, path: str, records: Iterable[Accelerator], base: BaseRow | None = None
 ) -> Recognition:
     """The record a LoRA file belongs to. path: relative to the models folder; folders count too.
 
@@ -74,15 +75,17 @@ def recognise_lora(
     path: str,
     size: int,
     records: Iterable[Accelerator],
-    base: Base | None = None,
+    base: BaseRow | None = None,
 ) -> Recognition:
     """The record of a LoRA by its fingerprint, and by path and size unless they are "" and 0.
 
     base: of the connected model.
     """
     records = tuple(records)
-    # What a user's own record is declared for is nothing else.
-    possible = fitting(fingerprint, declared_for(records, path) or records)
+    # What a user's own record is declared for is nothing else. One for a class that is not listed
+    # would be any file's by its layers: it is only what it is declared for.
+    listed = [record for record in records if not _is_unlisted(record)]
+    possible = fitting(fingerprint, declared_for(records, path) or listed)
     if not possible:
         return Recognition(fingerprint, None, (), fingerprint.evidence, False)
     if own := declared_for(possible, path):
@@ -94,7 +97,7 @@ def recognise_lora(
 
 
 def recognise_model(
-    base: Base | None,
+    base: BaseRow | None,
     width: int | None,
     metadata: Mapping[str, str],
     path: str,
@@ -133,9 +136,24 @@ def fitting(fingerprint: Fingerprint, records: Iterable[Accelerator]) -> tuple[A
 
 
 def are_layers_of(record: Accelerator, fingerprint: Fingerprint) -> bool:
-    """Whether the layers of a file are of a base that the record's files have."""
-    bases = {*record.bases, *(file.layers_of for file in record.files if file.layers_of)}
-    return bool(bases & set(fingerprint.bases))
+    """Whether the layers of a file are of a base that the record's files have.
+
+    Of a base whose layers are not known nothing can be said, unless they are another's.
+    """
+    own = set(record.bases)
+    if fingerprint.kind is Kind.LORA:
+        if _is_unlisted(record):
+            return True
+        if not fingerprint.bases:
+            return not all(map(has_known_layers, own))
+        own |= {file.layers_of for file in record.files if file.layers_of}
+        own |= {Base[name] for base in record.bases for name in base.layers_as}
+    return bool(own & set(fingerprint.bases))
+
+
+def _is_unlisted(record: Accelerator) -> bool:
+    """Whether it is for a class that is only known by its name, so that any layers may be its."""
+    return any(isinstance(base, UnlistedBase) for base in record.bases)
 
 
 def declared_for(records: Iterable[Accelerator], path: str) -> tuple[Accelerator, ...]:
@@ -176,7 +194,7 @@ def _by_content(
     size: int,
     records: tuple[Accelerator, ...],
     name: Name,
-    base: Base | None,
+    base: BaseRow | None,
 ) -> Testimony | None:
     """The record that the contents alone prove; None where an ordinary LoRA may look the same."""
     sized = tuple(
@@ -206,7 +224,7 @@ def _by_content(
 
 
 def _of_one_file(
-    records: tuple[Accelerator, ...], size: int, name: Name, base: Base | None
+    records: tuple[Accelerator, ...], size: int, name: Name, base: BaseRow | None
 ) -> Testimony:
     """Which of several releases of the same file is meant: the one of its name, if that goes on the
     connected model, else the one that does.
@@ -352,7 +370,7 @@ def _lies_in(file: PublishedFile, place: list[str]) -> bool:
     return len(place) == 2 and _parts_of(f"{file.repo}/{file.path}")[-2:] == place
 
 
-def _look_alike(base: Base | None, name: Name) -> LookAlike | None:
+def _look_alike(base: BaseRow | None, name: Name) -> LookAlike | None:
     return next(
         (
             other

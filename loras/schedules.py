@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .bases import Base
+from .bases import BaseRow, Levels
 from .words import counted
 
 TRAINING_TIMESTEPS = 1000
@@ -46,9 +46,10 @@ class Schedule:
         """Whether it says what `steps` steps are."""
         return True
 
-    def fits(self, base: Base) -> bool:
+    def fits(self, base: BaseRow) -> bool:
         """Whether the base's noise levels are of this kind."""
-        return base.has_timesteps is self.has_timesteps
+        own = Levels.TIMESTEPS if self.has_timesteps else Levels.FLOW
+        return base.levels in (own, Levels.UNKNOWN)
 
     def sigmas(
         self, steps: int, denoise: float, sigma_of: SigmaOf, image_tokens: int | None = None
@@ -240,7 +241,7 @@ class LiteralSigmas(Schedule):
     def has_steps(self, steps: int) -> bool:
         return any(len(sigmas) == steps for sigmas in self.lists)
 
-    def fits(self, base: Base) -> bool:
+    def fits(self, base: BaseRow) -> bool:
         return True  # whatever the kind of its noise levels, they are written out
 
     def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:

@@ -21,6 +21,7 @@ from ..loras.decision import (
     refuse_other_kind,
     refuse_other_model,
     refuse_second,
+    taking_notes,
 )
 from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
@@ -180,6 +181,7 @@ def attach_accelerator(
     refuse_twice(coverage, lora_name)
 
     notes = (
+        *taking_notes(record, loaded.base, records),
         *coverage_notes(coverage),
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),
@@ -280,6 +282,7 @@ def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any
     patched = with_accelerator(model, record, lock_cfg)
     notes = (
         *((INSIDE.format(record.id),) if is_inside else ()),
+        *taking_notes(record, loaded.base, known.records.values()),
         *look_alike_notes(recognition, name),
         *size_notes(record, recognition, name),
         *foreign.notes_on_styles,

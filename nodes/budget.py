@@ -12,7 +12,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.accelerator import Accelerator
-from ..loras.bases import Base, StepRange
+from ..loras.bases import BaseRow, StepRange
 from ..loras.words import counted, in_figures
 from ..quality.chart import Chart, Series, draw_chart
 from ..quality.figure import as_image
@@ -51,7 +51,6 @@ from .host.server import is_connected, missing_output
 from .host.skip import carried_skip
 from .host.stream import refuse_not_causal
 
-OTHER_FRAME_RATE = 24.0  # where the base is not known
 DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
 CHART = 3  # which output it is
@@ -273,7 +272,7 @@ def _frame_rate(loaded: LoadedModel) -> float:
     """Frames a second at which this model's clips play."""
     if loaded.facts is not None:
         return loaded.facts.frame_rate
-    return loaded.base.frame_rate if loaded.base else OTHER_FRAME_RATE
+    return loaded.base.frame_rate
 
 
 def cost_of(
@@ -373,7 +372,7 @@ def name_of(subject: Subject, way: Way) -> str:
     """What is run: the accelerator, or the undistilled model."""
     if way.records:
         return way.records[0].id
-    return subject.model.base.label if subject.model.base else "unknown"
+    return subject.model.words
 
 
 def experience_in_words(experience: str, choice: Choice) -> str:
@@ -443,13 +442,13 @@ COLOURS = {
 }
 
 
-def chart_of(prediction: Prediction, base: Base | None) -> Chart:
+def chart_of(prediction: Prediction, base: BaseRow) -> Chart:
     """Predicted seconds against evaluations, and the allowance."""
     choice, seconds = prediction.choice, prediction.cost.evaluation
     way, steps = choice.way, counted(choice.way.steps, "step")
     skipping = f" at {way.target_speedup:g}x" if way.target_speedup > 1 else ""
     return Chart(
-        title=f"Step Budget: {base.label if base else 'connected model'}",
+        title=f"Step Budget: {base.label}",
         x_name="evaluations for each sample; in a stream, each sees one block",
         y_name="predicted seconds for one run",
         series=tuple(series_of(route, prediction) for route in COLOURS),

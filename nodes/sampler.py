@@ -304,7 +304,7 @@ def notes_on_expert_alone(models: AcceleratedModels) -> tuple[str, ...]:
     record = loaded.record
     if len(models.loaded) > 1 or record is None or record.expert:
         return ()
-    if loaded.base is None or not loaded.base.names_tell_experts:
+    if not loaded.base.names_tell_experts:
         return ()
     experts = experts_named(loaded.file_name)
     recipes = recipes_for_experts(record)

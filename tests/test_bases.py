@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from comfyui_fewstep.loras.accelerator import Kind, is_taken, runs_on
 from comfyui_fewstep.loras.architecture import BY_NAMES, flat
-from comfyui_fewstep.loras.bases import Base, BaseRow, StepRange, base_in_host
+from comfyui_fewstep.loras.bases import Base, BaseRow, Levels, StepRange, base_in_host, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.schedules import Schedule
+from comfyui_fewstep.loras.schedules import Schedule, ShiftedFlow, Trailing
 from published_headers import WIDTHS, layers_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,7 +130,7 @@ def test_labels_are_unique_and_every_base_is_found_by_its_class():
 )
 def test_of_bases_that_share_a_class_the_input_channels_decide(channels, base):
     assert base_in_host("WAN21_T2V", channels) is base
-    assert base_in_host("NoSuchModel", channels) is None
+    assert base_in_host("NoSuchModel", channels) == unlisted("NoSuchModel")
 
 
 def test_every_record_has_a_width_that_its_bases_were_published_in():
@@ -146,6 +147,50 @@ def test_every_record_has_a_width_that_its_bases_were_published_in():
 def test_steps_of_an_undistilled_run_are_a_range():
     for base in Base:
         assert base.full_run is None or 0 < base.full_run.least <= base.full_run.most <= 50
+
+
+def test_kin_are_other_bases_and_take_what_their_layers_can_hold():
+    for base in Base:
+        for name in (*base.layers_as, *base.takes):
+            assert Base[name] is not base
+        # A LoRA that is taken is one whose layers are where the base has its own.
+        assert set(base.takes) <= set(base.layers_as), base
+        assert all(Base[name].levels is base.levels for name in base.takes), base
+
+
+def test_a_flow_says_its_shift_and_nothing_else_has_one():
+    for base in Base:
+        assert (base.shift is not None) == (base.levels is Levels.FLOW or base.since != ""), base
+
+
+@pytest.mark.parametrize("base", [base for base in Base if base.takes], ids=lambda base: base.name)
+def test_a_base_takes_the_loras_of_what_it_was_made_from_and_nothing_else(base):
+    parents = {Base[name] for name in base.takes}
+    for record in CATALOG.values():
+        is_plain = record.kind is Kind.LORA and record.expert is None and not record.only_by_choice
+        taken = is_plain and base not in record.bases and bool(parents & set(record.bases))
+        assert is_taken(record, base) is taken
+        assert runs_on(record, base) is (taken or base in record.bases)
+
+
+def test_an_expert_a_recipe_and_a_whole_model_are_not_taken():
+    refused = [
+        "wan22-t2v-lightning-high",  # on its own it never ends a picture
+        "wan22-t2v-wan21-lora-low",
+        "wan21-t2v-lightx2v-4step-model",
+    ]
+    for id in refused:
+        assert Base.WAN_T2V in CATALOG[id].bases
+        assert not runs_on(CATALOG[id], Base.WAN22_S2V)
+
+
+def test_a_class_that_is_not_listed_is_equal_to_itself_alone():
+    assert unlisted("NewModel") == unlisted("NewModel") != unlisted("Other")
+    assert len({unlisted("NewModel"), unlisted("NewModel"), unlisted("Other")}) == 2
+    new = unlisted("NewModel")
+    assert new.label == "NewModel" and new.host_classes == ("NewModel",)
+    # Its noise levels are not known, so no schedule is refused before its model is seen.
+    assert all(schedule.fits(new) for schedule in (Trailing(), ShiftedFlow(3.0)))
 
 
 # ---------------------------------------------------------------- order of the layers' names

@@ -230,7 +230,7 @@ def test_experts_without_a_shared_step_count_are_refused():
         ({"schedule": LiteralSigmas(((0.5, 0.9, 0.4, 0.2),))}, "fall"),
         (
             {"schedule": LiteralSigmas(((14.6, 5.0, 2.0, 1.0),)), "bases": (Base.WAN_T2V,)},
-            "off Stable Diffusion a sigma lies in 0..1",
+            "a sigma of a flow lies in 0..1",
         ),
         ({"solver": Solver.TCD, "gamma": {4: 0.3}}, "grid of a consistency model"),
         ({"noise_clip": 2.5}, "clipped by LCM"),

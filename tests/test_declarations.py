@@ -188,9 +188,7 @@ def test_sigmas_above_1_are_stable_diffusions_alone():
     sigmas = {"type": "sigmas", "sigmas": [14.6, 5, 2, 1]}
     assert parse({"schedule": sigmas}).schedule == LiteralSigmas(((14.6, 5.0, 2.0, 1.0),))
     for base in ("wan_t2v", "flux", ["sdxl", "flux"]):
-        assert "off Stable Diffusion a sigma lies in 0..1" in refused(
-            {"schedule": sigmas, "base": base}
-        )
+        assert "a sigma of a flow lies in 0..1" in refused({"schedule": sigmas, "base": base})
 
 
 def test_a_declaration_is_known_by_its_file_and_its_words_alone():

@@ -153,7 +153,7 @@ def device_name(model) -> str:
 
 def empty_prompt(loaded: LoadedModel) -> list:
     """A CONDITIONING of zeros as the model's text is shaped. BudgetError for an unknown shape."""
-    text, model = loaded.base.text if loaded.base else None, loaded.patcher.model
+    text, model = loaded.base.text, loaded.patcher.model
     if text is None:
         raise BudgetError(
             f"A {loaded.words} model takes more than a prompt, so it cannot be measured with an"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Parameterization
 from ...loras.architecture import architecture_of, weights_as_layers
-from ...loras.bases import Base, base_in_host
+from ...loras.bases import BaseRow, base_in_host
 from ...loras.header import ENDINGS, read_metadata
 from ...loras.schedules import Schedule
 from .foreign import ForeignLora, foreign_loras
@@ -56,7 +56,7 @@ class LoadedModel:
     """
 
     patcher: Any  # the host's MODEL itself
-    base: Base | None  # None for an architecture that no accelerator is known for
+    base: BaseRow  # an UnlistedBase where the table has no row for its architecture
     class_name: str  # of the host's configuration for this architecture
     # Of the file it was loaded from, with its folders in models/; where the MODEL does not say, as
     # its loader in the graph names it; "" if unknown.
@@ -69,7 +69,7 @@ class LoadedModel:
     @property
     def words(self) -> str:
         """What to call its architecture."""
-        return self.base.label if self.base else self.class_name
+        return self.base.label
 
     @property
     def has_other_loras(self) -> bool:
@@ -150,8 +150,8 @@ def accelerator_of(model) -> Accelerator | None:
     return model.get_attachment(RECORD_KEY)
 
 
-def base_of(model) -> Base | None:
-    """The base architecture of a loaded model, None for one that no accelerator is known for."""
+def base_of(model) -> BaseRow:
+    """The base architecture of a loaded model."""
     config = model.model.model_config
     return base_in_host(type(config).__name__, config.unet_config.get("in_dim", 16))
 
@@ -193,7 +193,7 @@ def frames_per_latent_frame(loaded: LoadedModel) -> int:
     """Video frames per frame of this model's latent. Before 0.24 the host does not say."""
     latent_format = loaded.patcher.get_model_object("latent_format")
     told = getattr(latent_format, "temporal_downscale_ratio", None)
-    return told or (4 if loaded.base is None else loaded.base.frames_per_latent_frame)
+    return told or loaded.base.frames_per_latent_frame
 
 
 def sigma_of(model) -> Callable[[float], float]:

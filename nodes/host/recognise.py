@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...loras.accelerator import Accelerator, some_ids
-from ...loras.bases import Base
-from ...loras.decision import refuse_other_base, refuse_second
+from ...loras.bases import BaseRow
+from ...loras.decision import refuse_other_base, refuse_second, taking_notes
 from ...loras.fingerprint import lora_fingerprint
 from ...loras.header import ENDINGS, alpha_in, read_header
 from ...loras.recognition import (
@@ -132,13 +132,15 @@ def recognise_carried(
     name, records = "The LoRA that another loader put on the model", known.records.values()
     refuse_other_base(record, name, loaded.base, loaded.class_name, records)
     refuse_unscaled(lora.lora, record)
-    return lora.recognition, lora.notes
+    return lora.recognition, (*lora.notes, *taking_notes(record, loaded.base, records))
 
 
 # ---------------------------------------------------------------- distilled as a whole
 
 
-def recognise_distilled(loaded: LoadedModel, known: Known, base: Base | None = None) -> Recognition:
+def recognise_distilled(
+    loaded: LoadedModel, known: Known, base: BaseRow | None = None
+) -> Recognition:
     """What the connected model is: by architecture, size, file name and the file's title.
 
     base: what to take its architecture for, where the host's word for it is not the last.

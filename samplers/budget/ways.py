@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...loras.accelerator import Accelerator, Expert, are_partners
-from ...loras.bases import Base, StepRange
+from ...loras.accelerator import Accelerator, Expert, are_partners, runs_on
+from ...loras.bases import BaseRow, StepRange
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import BudgetError, Cost, Work, seconds_in_words
 
@@ -24,12 +24,12 @@ SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
 # ---------------------------------------------------------------- the undistilled run
 
 
-def full_run_of(base: Base | None, is_guidance_distilled: bool) -> StepRange | None:
+def full_run_of(base: BaseRow, is_guidance_distilled: bool) -> StepRange | None:
     """The undistilled run of an architecture; None if there is none.
 
     is_guidance_distilled: guidance is an input of the network.
     """
-    steps = StepRange() if base is None else base.full_run
+    steps = base.full_run
     if steps is None:
         return None
     return StepRange(steps.least, steps.most, steps.is_guided and not is_guidance_distilled)
@@ -202,7 +202,7 @@ def choose(ways: Sequence[Way], allowance: float) -> Choice:
 
 
 def known_ways(
-    base: Base | None,
+    base: BaseRow,
     width: int | None,
     run: StepRange | None,
     catalogue: Iterable[Accelerator],
@@ -219,7 +219,7 @@ def known_ways(
     records = {
         record.id: record
         for record in catalogue
-        if base in record.bases
+        if runs_on(record, base)
         and _is_size(record, width)
         and block_sizes((record,)) <= cost.blocks.keys()
     }

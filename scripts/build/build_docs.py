@@ -1,4 +1,5 @@
-"""Write docs/accelerators/ and README.md's table of families from the catalogue.
+"""Write docs/accelerators/ and README.md's table of families from the catalogue, and the table of
+bases in docs/declaring-accelerators.md.
 
     python scripts/build/build_docs.py [--check]
 
@@ -20,6 +21,7 @@ import pack  # noqa: F401  makes comfyui_fewstep importable
 # isort: split
 
 from comfyui_fewstep.loras.accelerator import Accelerator, Kind, PublishedFile
+from comfyui_fewstep.loras.bases import Base, Levels
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
 from comfyui_fewstep.loras.schedules import scaled_linear_sigma
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "accelerators"
 INDEX = FOLDER / "README.md"
 README = ROOT / "README.md"
+DECLARING = ROOT / "docs" / "declaring-accelerators.md"
 COLUMNS = 100
 
 INTRODUCTION = """# Accelerators
@@ -53,13 +56,14 @@ LEFT_OUT_HEAD = """## Left out
 Distilled releases that cannot be run here as they were distilled.
 """
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
+BASE_COLUMNS = "| base | model | ComfyUI class | shift | takes the accelerators of |"
 RECORD_COLUMNS = "| id | base | steps | sampler | CFG | strength |"
 
 
 def pages() -> dict[Path, str]:
     """Path -> text of every page."""
     made = {page_of(family): family_page(family, records) for family, records in families().items()}
-    return {INDEX: index(), **made, README: readme()}
+    return {INDEX: index(), **made, README: readme(), DECLARING: declaring()}
 
 
 def families() -> dict[str, list[Accelerator]]:
@@ -113,6 +117,26 @@ def readme() -> str:
         table_row((family, *facts_of(family, records))) for family, records in families().items()
     ]
     return before + "\n".join(table(FAMILY_COLUMNS, rows)) + "\n" + rest.partition("\n\n")[2]
+
+
+def declaring() -> str:
+    """The page on declarations with its table of bases as loras/bases.py has it now."""
+    before, _, rest = DECLARING.read_text(encoding="utf-8").partition(BASE_COLUMNS)
+    rows = [table_row(facts_of_base(base)) for base in Base]
+    return before + "\n".join(table(BASE_COLUMNS, rows)) + "\n" + rest.partition("\n\n")[2]
+
+
+def facts_of_base(base: Base) -> tuple[str, ...]:
+    """Its name in a declaration, what it is, and what ComfyUI has for it."""
+    since = f" (since {base.since})" if base.since else ""
+    shift = f"{base.shift:.4g}" if base.shift is not None else ""
+    return (
+        f"`{base.name}`",
+        base.label,
+        ", ".join(base.host_classes) + since,
+        shift if base.levels is Levels.FLOW else base.levels.value,
+        ", ".join(f"`{name}`" for name in base.takes),
+    )
 
 
 def facts_of(family: str, records: Sequence[Accelerator]) -> tuple[str, str, str]:
