@@ -186,7 +186,7 @@ def attach_accelerator(
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),
         *strength_notes(strength),
-        *foreign.notes_on_styles,
+        *foreign.notes,
         *known.problems,
     )
     report = report_on_loading(record, recognition, coverage, notes, lora_name, strength)
@@ -285,7 +285,7 @@ def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any
         *taking_notes(record, loaded.base, known.records.values()),
         *look_alike_notes(recognition, name),
         *size_notes(record, recognition, name),
-        *foreign.notes_on_styles,
+        *foreign.notes,
         *known.problems,
     )
     report = report_on_loading(record, recognition, None, notes, name)

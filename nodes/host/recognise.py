@@ -10,7 +10,7 @@ from ...loras.accelerator import Accelerator, some_ids
 from ...loras.bases import BaseRow
 from ...loras.decision import refuse_other_base, refuse_second, taking_notes
 from ...loras.fingerprint import lora_fingerprint
-from ...loras.header import ENDINGS, alpha_in, read_header
+from ...loras.header import ENDINGS, FileProblem, alpha_in, read_header
 from ...loras.recognition import (
     Recognition,
     is_published_as,
@@ -103,8 +103,8 @@ def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedMode
         )
         raise PlanError(
             "No accelerator is attached, and the LoRA another loader put on the model cannot be"
-            f" told ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader, which"
-            f" sees the file and its name{advice}"
+            f" identified ({'; '.join(recognition.evidence)}). Load it with the Accelerator Loader,"
+            f" which sees the file and its name{advice}"
         )
     return replace(loaded, patcher=with_model_sampling(loaded.patcher, record), record=record)
 
@@ -202,6 +202,8 @@ class RecognisedLoras:
 
     loras: tuple[RecognisedLora, ...]  # by what they left on it
     named: tuple[RecognisedLora, ...] = ()  # accelerators, by the files that the graph names
+    # Of those, what lies on one of several ways that the model may have come: no evidence.
+    perhaps: tuple[RecognisedLora, ...] = ()
 
     @property
     def accelerator(self) -> Recognition | None:
@@ -211,9 +213,26 @@ class RecognisedLoras:
 
     def without(self, record: Accelerator) -> RecognisedLoras:
         """The others than one accelerator."""
+        groups = (self.loras, self.named, self.perhaps)
         return RecognisedLoras(
-            tuple(lora for lora in self.loras if lora.record is not record),
-            tuple(lora for lora in self.named if lora.record is not record),
+            *(tuple(lora for lora in group if lora.record is not record) for group in groups)
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell of those that do not count as accelerators on the model."""
+        return (*self.notes_on_styles, *self.notes_on_ways)
+
+    @property
+    def notes_on_ways(self) -> tuple[str, ...]:
+        """Notes on accelerators behind a switch, where a LoRA of that rank is on the model."""
+        ranks = {lora.lora.ranks for lora in self.loras}
+        return tuple(
+            f"A switch in the graph may have put {lora.file_name} ({lora.record.id}) on this model,"
+            " and which way it took is not seen here. Two accelerators on one model spoil each"
+            " other: if both are on it, take one out."
+            for lora in self.perhaps
+            if lora.recognition.fingerprint.ranks in ranks
         )
 
     @property
@@ -272,23 +291,32 @@ class RecognisedLoras:
 
 def recognise_loras(loaded: LoadedModel, known: Known) -> RecognisedLoras:
     """What each of the LoRAs is that other loaders put on a model."""
+    named = list(recognise_named(loaded, known))
     return RecognisedLoras(
         tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras),
-        tuple(recognise_named(loaded, known)),
+        tuple(lora for lora, is_certain in named if is_certain),
+        tuple(lora for lora, is_certain in named if not is_certain and lora.is_beyond_doubt),
     )
 
 
-def recognise_named(loaded: LoadedModel, known: Known) -> Iterator[RecognisedLora]:
-    """The LoRA files that loaders of other packs upstream name, where they are accelerators."""
+def recognise_named(loaded: LoadedModel, known: Known) -> Iterator[tuple[RecognisedLora, bool]]:
+    """The LoRA files that loaders of other packs upstream name, where they are accelerators, and
+    whether every way of the model leads through that loader.
+    """
     for file in loaded.upstream:
-        path = model_path("loras", file.name) if file.is_lora and file.strength != 0 else None
+        path = model_path("loras", file.name) if file.is_lora else None
         if path is None or file.class_type == OWN_LOADER or not path.lower().endswith(ENDINGS):
             continue
-        recognition = recognise(read_header(path), file.name, known.records.values())
+        try:
+            header = read_header(path)
+        except FileProblem:
+            # It is its own loader's to refuse; what cannot be read says nothing here.
+            continue
+        recognition = recognise(header, file.name, known.records.values())
         record = recognition.record
         if record is not None:
             is_sure = recognition.is_certain or is_published_as(record, file.name)
-            yield RecognisedLora(None, recognition, is_sure, file.name)
+            yield RecognisedLora(None, recognition, is_sure, file.name), file.is_certain
 
 
 def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:

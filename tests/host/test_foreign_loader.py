@@ -92,7 +92,7 @@ def test_patches_without_a_title_are_refused_with_the_candidates(sdxl, models):
     with pytest.raises(
         PlanError,
         match=(
-            "another loader put on the model cannot be told.*LoRA for"
+            "another loader put on the model cannot be identified.*LoRA for"
             " SDXL.*sdxl-lightning-2step-lora"
         ),
     ):

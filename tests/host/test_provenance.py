@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfy_api.v0_0_2 import io
+from comfy_extras.nodes_primitive import Int
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator
 from comfyui_fewstep.nodes.host.attach import with_accelerator
@@ -16,6 +17,7 @@ from comfyui_fewstep.nodes.host.recognise import accelerated
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.samplers.plan import PlanError
 
+import nodes as core
 from prompts import accelerator as loader
 from prompts import few_steps, node
 from small_loras import write_lora
@@ -235,3 +237,114 @@ def test_the_samplers_report_has_what_the_loader_had_to_tell(unets, lightning):
     assert "- licence: " in report
     assert all(f"- {note}" in report for note in loaded.notes)
     assert "strength is 0" in report
+
+
+# ---------------------------------------------------------------- which way was taken
+
+
+def switched(between, **ways):
+    """A plain model, LCM's LoRA of core behind one way of a node, and a loader of ours behind it.
+
+    ways: the node's inputs that lead past that LoRA or through it, by "plain" and "core".
+    """
+    links = {name: [way, 0] if isinstance(way, str) else way for name, way in ways.items()}
+    return {
+        "plain": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"),
+        "core": node(
+            "LoraLoaderModelOnly",
+            model=["plain", 0],
+            lora_name="lcm-lora-sdxl.safetensors",
+            strength_model=1.0,
+        ),
+        "between": node(between, **links),
+        "at": loader("between", LIGHTNING),
+    }
+
+
+@pytest.fixture
+def lcm(models, unets):
+    name = "lcm-lora-sdxl.safetensors"
+    write_lora(models / "loras" / name, unets["sdxl"], "kohya-diffusers", rank=64, seed=5)
+    return name
+
+
+NOT_TAKEN = (
+    switched("ComfySwitchNode", switch=False, on_false="plain", on_true="core"),
+    switched("ComfySwitchNode", switch=["flag", 0], on_false="plain", on_true="core"),
+    switched("ImpactSwitch", select=1, input1="plain", input2="core"),
+)
+
+
+@pytest.mark.parametrize("prompt", NOT_TAKEN, ids=("widget", "linked", "another pack's"))
+def test_an_accelerator_behind_the_other_way_of_a_switch_refuses_nothing(
+    unets, lightning, lcm, prompt
+):
+    prompt = {**prompt, "flag": node("PrimitiveBoolean", value=False)}
+    _, report = accelerator.attach_accelerator(
+        unets["sdxl"], lightning, "auto", 1.0, hidden=hidden(prompt)
+    )
+    assert report.data["accelerator"] == "sdxl-lightning-4step-lora"
+    assert "switch" not in report.markdown, "nothing of it is on the model"
+
+
+@pytest.mark.parametrize("prompt", NOT_TAKEN, ids=("widget", "linked", "another pack's"))
+def test_a_damaged_file_behind_the_other_way_refuses_nothing(models, unets, lightning, lcm, prompt):
+    (models / "loras" / lcm).write_bytes(b"<!DOCTYPE html>")
+    accelerator.attach_accelerator(unets["sdxl"], lightning, "auto", 1.0, hidden=hidden(prompt))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        switched("ComfySwitchNode", switch=True, on_false="plain", on_true="core"),
+        switched("ImpactSwitch", select=1, input1="core", input2="core"),
+        switched("ModelMergeSimple", model1="plain", model2="core", ratio=0.5),
+        switched("PatchModelAddDownscale", model="core"),
+        switched("ComfySoftSwitchNode", switch=False, on_true="core"),
+    ],
+    ids=("widget", "both ways", "merge", "one way", "the only way"),
+)
+def test_an_accelerator_that_every_way_leads_through_is_refused(unets, lightning, lcm, prompt):
+    with pytest.raises(ValueError, match="already carries lcm-lora-sdxl.*two accelerators|Two"):
+        accelerator.attach_accelerator(unets["sdxl"], lightning, "auto", 1.0, hidden=hidden(prompt))
+
+
+def test_a_lora_of_that_rank_behind_a_switch_is_told_and_not_refused(unets, lightning, lcm):
+    prompt = NOT_TAKEN[2]
+    # By its contents alone, nothing but its rank speaks for LCM.
+    by_core = core_loaded(unets["sdxl"], lcm)
+    _, report = accelerator.attach_accelerator(
+        by_core, lightning, "auto", 1.0, hidden=hidden(prompt)
+    )
+    assert (
+        "A switch in the graph may have put lcm-lora-sdxl.safetensors (lcm-lora-sdxl) on this"
+        " model" in report.markdown
+    )
+
+
+def test_behind_a_switch_no_model_is_named_unless_both_ways_come_from_it(monkeypatch):
+    # A server knows core's extra nodes by itself; what they hand on says which links are ways.
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "PrimitiveInt", Int)
+    prompt = {
+        "a": node("UNETLoader", unet_name="a.safetensors"),
+        "b": node("FewStepDemo"),
+        "lora": node("LoraLoaderModelOnly", model=["a", 0], lora_name="x.safetensors"),
+        "one": node("ImpactSwitch", select=["number", 0], input1=["a", 0], input2=["b", 0]),
+        "two": node("ImpactSwitch", select=["number", 0], input1=["a", 0], input2=["lora", 0]),
+        "number": node("PrimitiveInt", value=1),
+    }
+    for at, name in (("one", ""), ("two", "a.safetensors")):
+        files = upstream_files(hidden({**prompt, "at": few_steps(at)}), "model")
+        assert model_file(files) == name
+
+
+def test_what_a_node_takes_beside_its_model_is_not_behind_it():
+    prompt = {
+        "base": node("UNETLoader", unet_name="qwen.safetensors"),
+        "patch": node("ModelPatchLoader", name="depth.safetensors"),
+        "control": node(
+            "QwenImageDiffsynthControlnet", model=["base", 0], model_patch=["patch", 0]
+        ),
+        "at": few_steps("control"),
+    }
+    assert model_file(upstream_files(hidden(prompt), "model")) == "qwen.safetensors"
