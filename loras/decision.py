@@ -18,6 +18,7 @@ from .accelerator import (
     runs_on,
     some_ids,
 )
+from .adapters import OtherAdapter
 from .bases import BaseRow, UnlistedBase, bases_in_words
 from .catalog import CATALOG
 from .catalog.left_out import LEFT_OUT
@@ -47,9 +48,11 @@ def refuse_left_out(name: str) -> None:
 
 def refuse_other_kind(recognition: Recognition, header: Header, lora_name: str) -> None:
     """Raise for a file that is not a LoRA for a model."""
-    kind = recognition.fingerprint.kind
+    kind, adapter = recognition.fingerprint.kind, recognition.fingerprint.adapter
     if kind is Kind.LORA:
         return
+    if adapter is not None:
+        raise FileProblem(f"{lora_name} is {adapter.name}. {_advice(adapter)}")
     is_motion_lora = any(key.endswith(LORA_ENDINGS) for key in header.shapes)
     if kind is Kind.MODEL:
         what = "a whole diffusion model: load it as the model and set lora_name to none"
@@ -63,6 +66,15 @@ def refuse_other_kind(recognition: Recognition, header: Header, lora_name: str) 
     else:
         what = "an AnimateDiff motion module: load it with the Motion Module Loader"
     raise FileProblem(f"{lora_name} is {what}.")
+
+
+def _advice(adapter: OtherAdapter) -> str:
+    """What to do with an adapter that is no LoRA."""
+    return adapter.elsewhere or (
+        "No known accelerator is one: load it with core's Load LoRA. If it is an accelerator all"
+        " the same, put an Accelerator Loader behind that, set lora_name to none and choose in"
+        " accelerator whose settings it runs with."
+    )
 
 
 def record_of(
@@ -150,7 +162,7 @@ def refuse_other_model(record: Accelerator, recognition: Recognition, name: str)
 def refuse_other_size(record: Accelerator, width: int | None, name: str) -> None:
     """Raise where `name` is another published size of the record's base: 1.3B for 14B."""
     published = {other.width for other in CATALOG.values() if set(other.bases) & set(record.bases)}
-    if record.width and width in published - {record.width}:
+    if record.width and width is not None and width in published - {record.width}:
         raise ValueError(
             f"{record.id} is for the size of {bases_in_words(record.bases)} that is"
             f" {record.width} wide, and {name} is for the one that is {width}. Choose what is of"

@@ -45,6 +45,8 @@ def doubt_of(
         return None
     if fingerprint.trainer:
         return f"it was trained with {fingerprint.trainer}, by its metadata"
+    if fingerprint.is_dora:
+        return "it is a DoRA, and no accelerator is one"
     if fingerprint.has_text_encoder:
         return "it changes the text encoder, which no accelerator does"
     if doubt := _doubt_of_pairs(fingerprint, record):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .accelerator import Kind
+from .adapters import OtherAdapter, is_of_dora, other_adapter
 from .architecture import Layers, architecture_of, has_convolutions
 from .bases import BaseRow
 from .header import Header, alpha_in
@@ -93,6 +94,8 @@ class Fingerprint:
     naming: str = ""
     dtype: str = ""
     trainer: str = ""  # who wrote it, where its metadata are those of an ordinary training run
+    is_dora: bool = False  # its pairs come with the scales of a DoRA
+    adapter: OtherAdapter | None = None  # where it is an adapter of another kind than a LoRA
 
     @property
     def is_extract(self) -> bool:
@@ -135,6 +138,8 @@ def is_of_text_encoder(key: str) -> bool:
 def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     keys = header.shapes
+    if (adapter := _adapter_of(keys)) is not None:
+        return Fingerprint(None, (), (f"header: {adapter.name}",), adapter=adapter)
     kind = _kind_of(keys)
     if kind is not Kind.LORA:
         what = f"header: {kind.value if kind else 'neither an adapter nor a diffusion model'}"
@@ -155,6 +160,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
         has_text_encoder=any(key.startswith(TEXT_ENCODER_PREFIXES) for key in keys),
         naming=_only(map(_naming_of, downs)),
         dtype=_only(header.stored[key].dtype for key in downs if key in header.stored),
+        is_dora=any(map(is_of_dora, keys)),
         trainer=next((who for mark, who in TRAINERS.items() if mark in header.metadata), ""),
     )
 
@@ -188,13 +194,22 @@ def _ranks_of(
     return tuple(sorted(ranks or capped))
 
 
-def _kind_of(keys: Iterable[str]) -> Kind | None:
-    keys = list(keys)
-    if any("motion_modules." in key or "temporal_transformer" in key for key in keys):
+def _adapter_of(keys: Collection[str]) -> OtherAdapter | None:
+    if any(map(_is_of_motion, keys)):
+        return None
+    return other_adapter(keys, any(key.endswith(LORA_ENDINGS) for key in keys))
+
+
+def _is_of_motion(key: str) -> bool:
+    return "motion_modules." in key or "temporal_transformer" in key
+
+
+def _kind_of(keys: Collection[str]) -> Kind | None:
+    if any(map(_is_of_motion, keys)):
         return Kind.MOTION_MODULE
     if any(key.endswith((*LORA_ENDINGS, *DIFFERENCE_ENDINGS)) for key in keys):
         return Kind.LORA
-    if any(re.search(MODEL_LAYER, key) for key in keys):
+    if any(key.endswith(".weight") and re.search(MODEL_LAYER, key) for key in keys):
         return Kind.MODEL
     return None
 
