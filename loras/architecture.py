@@ -17,7 +17,9 @@ from .bases import Base, BaseRow, LayerNames, bases_in_words
 # down factor.
 Layers = Mapping[str, tuple[int, int]]
 
-DOTTED_PREFIXES = r"^((base_model|model|diffusion_model|transformer|unet)\.)+"
+DOTTED_PREFIXES = (
+    r"^((base_model|model|diffusion_model|transformer|unet|pipe\.dit|dit|module|_orig_mod)\.)+"
+)
 FLAT_PREFIXES = r"^(lora_unet|lora_transformer|lycoris)_+"
 
 
@@ -42,7 +44,9 @@ def _by_names() -> list[tuple[LayerNames, tuple[Base, ...]]]:
 
 BY_NAMES = _by_names()
 
-DOUBLE_STREAM = r"^(double|single)_blocks_\d+_"
+DOUBLE_STREAM = r"^(double|single)_blocks_(\d+)_"
+# The same blocks in diffusers' names: those without "single" are the double ones.
+IN_DIFFUSERS = r"^(single)?_?transformer_blocks_(\d+)_"
 DOUBLE_STREAM_WIDTH = r"^(double_blocks_\d+_(img|txt)_attn_qkv|single_blocks_\d+_linear1)$"
 # Names that HunyuanVideo's authors gave the layers FLUX calls mod.lin and mlp.0.
 HUNYUAN = (
@@ -54,6 +58,41 @@ WAN = (
     r"^(vace_)?blocks_\d+_"
     r"((self|cross)_attn_(q|k|v|o|k_img|v_img|norm_\w+)|ffn_[02]|modulation|diff_m)$"
 )
+# diffusers' names of Wan's layers, flat, and the model's own: nothing is fused or split, each is
+# one layer under two names.
+WAN_IN_DIFFUSERS = r"^blocks_\d+_attn[12]_(to_[qkv]|to_out_0|add_[kv]_proj)$"
+WAN_BLOCK_NAMES = {
+    "attn1_to_q": "self_attn.q",
+    "attn1_to_k": "self_attn.k",
+    "attn1_to_v": "self_attn.v",
+    "attn1_to_out_0": "self_attn.o",
+    "attn1_norm_q": "self_attn.norm_q",
+    "attn1_norm_k": "self_attn.norm_k",
+    "attn2_to_q": "cross_attn.q",
+    "attn2_to_k": "cross_attn.k",
+    "attn2_to_v": "cross_attn.v",
+    "attn2_to_out_0": "cross_attn.o",
+    "attn2_norm_q": "cross_attn.norm_q",
+    "attn2_norm_k": "cross_attn.norm_k",
+    "attn2_add_k_proj": "cross_attn.k_img",
+    "attn2_add_v_proj": "cross_attn.v_img",
+    "attn2_norm_added_k": "cross_attn.norm_k_img",
+    "norm2": "norm3",
+    "ffn_net_0_proj": "ffn.0",
+    "ffn_net_2": "ffn.2",
+}
+WAN_OTHER_NAMES = {
+    "condition_embedder_text_embedder_linear_1": "text_embedding.0",
+    "condition_embedder_text_embedder_linear_2": "text_embedding.2",
+    "condition_embedder_time_embedder_linear_1": "time_embedding.0",
+    "condition_embedder_time_embedder_linear_2": "time_embedding.2",
+    "condition_embedder_time_proj": "time_projection.1",
+    "condition_embedder_image_embedder_norm1": "img_emb.proj.0",
+    "condition_embedder_image_embedder_ff_net_0_proj": "img_emb.proj.1",
+    "condition_embedder_image_embedder_ff_net_2": "img_emb.proj.3",
+    "condition_embedder_image_embedder_norm2": "img_emb.proj.4",
+    "proj_out": "head.head",
+}
 WAN_WIDTH = r"^blocks_\d+_(self_attn_[qkv]|cross_attn_q|ffn_0)$"
 UNET_TEXT = r"attn2_(processor_)?to_[kv]$"
 LOWEST_BLOCK = r"^(down_blocks_2_attentions_\d|input_blocks_[78]_1)_transformer_blocks_\d_"
@@ -80,8 +119,33 @@ FLUX_BLOCKS = {"double": 19, "single": 38}
 
 
 def flat(layer: str) -> str:
-    """A layer's name without prefixes and dots."""
-    return re.sub(FLAT_PREFIXES, "", re.sub(DOTTED_PREFIXES, "", layer).replace(".", "_"))
+    """A layer's name without prefixes and dots. Some converters leave a dot's "_" at the end."""
+    name = re.sub(DOTTED_PREFIXES, "", layer).replace(".", "_")
+    return re.sub(FLAT_PREFIXES, "", name).rstrip("_")
+
+
+def is_in_diffusers(layer: str) -> bool:
+    """Whether a layer has a name that diffusers gives the blocks of most transformers."""
+    return re.match(IN_DIFFUSERS, flat(layer)) is not None
+
+
+def is_wan_in_diffusers(layers: Iterable[str]) -> bool:
+    """Whether these layers are Wan's under diffusers' names."""
+    return _has(map(flat, layers), WAN_IN_DIFFUSERS)
+
+
+def wans_own_name(layer: str) -> str | None:
+    """The model's own name of a layer of Wan that has diffusers' name; None for any other."""
+    name = flat(layer)
+    block = re.match(r"((?:vace_)?blocks)_(\d+)_(.+)", name)
+    if block and block[3] in WAN_BLOCK_NAMES:
+        return f"{block[1]}.{block[2]}.{WAN_BLOCK_NAMES[block[3]]}"
+    return WAN_OTHER_NAMES.get(name)
+
+
+def _flat_in_wan(name: str) -> str:
+    """The model's own name of a layer of Wan, flat."""
+    return flat(wans_own_name(name) or name)
 
 
 def has_known_layers(base: BaseRow) -> bool:
@@ -103,9 +167,14 @@ def architecture_of(layers: Layers) -> Measured:
     named = {flat(layer): shape for layer, shape in layers.items()}
     # Which block it is in matters to no marker: a layer of one stands for those of all.
     kinds = {re.sub(r"(blocks|layers)_\d+_", r"\1_0_", name) for name in named}
+    if _has(kinds, WAN_IN_DIFFUSERS):
+        return _measure_wan({_flat_in_wan(name): shape for name, shape in named.items()})
     for names, bases in BY_NAMES:
         if _has(kinds, names.marker):
             width = _width(named, names.width)
+            # HunyuanVideo has diffusers' names of FLUX.1, in more blocks.
+            if Base.FLUX in bases and _has_more_blocks(named, IN_DIFFUSERS):
+                return _measured((Base.HUNYUAN_VIDEO,), width, " (diffusers' names)")
             return _measured(_of_width(bases, width), width)
     if _has(kinds, WAN):
         return _measure_wan(named)
@@ -178,15 +247,20 @@ def _measure_double_stream(layers: Layers, named: Layers) -> Measured:
     if width in Base.HUNYUAN15.widths:
         return _measured((Base.HUNYUAN15, Base.HUNYUAN15_SR), width)
     has_hunyuan_names = _has(named, HUNYUAN) or _has(layers, HUNYUAN_DOTTED)
-    blocks = [re.match(r"(double|single)_blocks_(\d+)_", name) for name in named]
-    if has_hunyuan_names or any(
-        block and int(block[2]) >= FLUX_BLOCKS[block[1]] for block in blocks
-    ):
+    if has_hunyuan_names or _has_more_blocks(named, DOUBLE_STREAM):
         return _measured(
             (Base.HUNYUAN_VIDEO, *((Base.HUNYUAN15, Base.HUNYUAN15_SR) if width is None else ())),
             width,
         )
     return _measured((Base.FLUX, Base.HUNYUAN_VIDEO), width)
+
+
+def _has_more_blocks(named: Iterable[str], pattern: str) -> bool:
+    """Whether there are more blocks than FLUX.1 has. pattern: of a layer's kind of block and its
+    number.
+    """
+    blocks = [re.match(pattern, name) for name in named]
+    return any(block and int(block[2]) >= FLUX_BLOCKS[block[1] or "double"] for block in blocks)
 
 
 def _measure_unet(named: Layers) -> Measured:

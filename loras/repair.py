@@ -6,12 +6,15 @@ Tensors are never changed, only named.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .architecture import flat, is_wan_in_diffusers, wans_own_name
 from .fingerprint import DOWN_ENDINGS, layer_of
 from .header import alpha_in
 from .words import counted
@@ -41,9 +44,10 @@ def repair(
     missing_alpha: the alpha of a release whose files carry none, where that is known and is not
     their rank.
     """
-    names = {key: repaired_key(key) for key in tensors}
+    own_names = wans_own_keys(tensors)
+    names = {key: repaired_key(own_names.get(key, key)) for key in tensors}
     renamed = {names[key]: tensor for key, tensor in tensors.items()}
-    notes = [note for note, count in _renamings(names) if count]
+    notes = [note for note, count in _renamings(names, own_names) if count]
     stated = alpha_in(metadata)
     alpha = missing_alpha if stated is None else stated
     missing = _layers_without_alpha(renamed) if alpha is not None else ()
@@ -76,14 +80,53 @@ def repaired_key(key: str) -> str:
     return key.removesuffix("diff_m") + "modulation.diff" if key.endswith(".diff_m") else key
 
 
-def _renamings(names: Mapping[str, str]) -> list[tuple[str, int]]:
-    """names: key in the file -> the host's."""
+def wans_own_keys(keys: Iterable[str]) -> dict[str, str]:
+    """The model's own names of the keys of a Wan LoRA that have diffusers' names; of every other
+    file none.
+    """
+    layers = {layer_of(key) for key in keys}
+    if not is_wan_in_diffusers(layers):
+        return {}
+    own = {layer: name for layer in layers if (name := wans_own_name(layer)) is not None}
+    return {
+        key: f"{own[layer]}{key[len(layer) :]}" for key in keys if (layer := layer_of(key)) in own
+    }
+
+
+def hosts_names(layers: Iterable[str], places: Mapping[str, Any]) -> dict[str, str]:
+    """The names by which the host knows layers that it has no place for as they are called.
+
+    places: the host's names -> what each is a place for. Trainers and converters put prefixes
+    before a layer's name and underscores for its dots; without those, many a name is one of the
+    host's. One that may be several places, or that two layers would have, is left as it is.
+    """
+    layers = list(layers)
+    absent = [layer for layer in layers if layer not in places]
+    if not absent:
+        return {}
+    # Where two layers are one but for their prefixes, neither is more right than the other.
+    having = Counter(map(flat, layers))
+    wanted = {name: layer for layer in absent if having[name := flat(layer)] == 1}
+    found: dict[str, dict[str, str]] = {}
+    for name, place in places.items():
+        if (layer := wanted.get(flat(name))) is not None:
+            found.setdefault(layer, {}).setdefault(str(place), name)
+    return {layer: next(iter(names.values())) for layer, names in found.items() if len(names) == 1}
+
+
+def _renamings(names: Mapping[str, str], own_names: Mapping[str, str]) -> list[tuple[str, int]]:
+    """names: key in the file -> the host's. own_names: of those that have diffusers' names."""
     modulation = sum(key.endswith(".diff_m") for key in names)
     prefix = sum(
         name.startswith("diffusion_model.") and not key.startswith("diffusion_model.")
         for key, name in names.items()
+        if key not in own_names
     )
     return [
+        (
+            f"{counted(len(own_names), 'key')} given the model's own name for diffusers'",
+            len(own_names),
+        ),
         (
             f"{counted(modulation, 'modulation difference')} (.diff_m) renamed for the host",
             modulation,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from comfy_api.v0_0_2 import io
 
 from ..loras.accelerator import Accelerator, Kind, some_ids
+from ..loras.architecture import is_in_diffusers
 from ..loras.bases import Base
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
@@ -229,24 +231,41 @@ def strength_notes(strength: float) -> tuple[str, ...]:
 def refuse_misfit(coverage: Coverage, lora_name: str, record: Accelerator) -> None:
     if coverage.applied and len(coverage.misfit) <= coverage.applied:
         return
-    misfit = len(coverage.misfit)
-    unknown = len(coverage.lost) + len(coverage.not_needed)
-    if misfit:
+    unknown = (*coverage.lost, *coverage.not_needed)
+    if coverage.misfit:
         why = (
-            f"{counted(misfit, 'layer')} {'has' if misfit == 1 else 'have'} another width than the"
-            f" model's, such as {coverage.misfit[0]}"
+            f"{_have(coverage.misfit)} another width than the model's, such as"
+            f" {coverage.misfit[0]}. Nothing was attached. Choose the file made for a model of"
+            " this size, or connect the model it was made for."
         )
-    elif unknown == 1:
-        why = "its 1 layer is not in this model"
     elif unknown:
-        why = f"none of its {unknown} layers is in this model"
+        why = f"{_none_of(unknown)}. Nothing was attached. {advice_on_names(unknown[0], coverage)}"
     else:
-        why = "none of its layers holds a change of a weight"
-    raise ValueError(
-        f"{lora_name} ({record.id}) does not fit the connected model: {why}. It was probably"
-        " made for another size or variant of the base; nothing was attached. Choose the file"
-        " made for this model, or connect the model it was made for."
-    )
+        why = (
+            "none of its layers holds a change of a weight. Nothing was attached. Download it"
+            " again, or choose another file."
+        )
+    raise ValueError(f"{lora_name} ({record.id}) does not fit the connected model: {why}")
+
+
+def _have(layers: Sequence[str]) -> str:
+    return f"{counted(len(layers), 'layer')} {'has' if len(layers) == 1 else 'have'}"
+
+
+def _none_of(layers: Sequence[str]) -> str:
+    none = "its 1 layer is not" if len(layers) == 1 else f"none of its {len(layers)} layers is"
+    return f"{none} in this model under a name that ComfyUI knows, such as {layers[0]}"
+
+
+def advice_on_names(layer: str, coverage: Coverage) -> str:
+    """What to do with a file whose layers the model has no place for. layer: one of them."""
+    own = f"The model's own are called {coverage.own_layer}, and so on." * bool(coverage.own_layer)
+    if is_in_diffusers(layer) and not is_in_diffusers(coverage.own_layer):
+        return (
+            f"These are diffusers' names, which ComfyUI does not apply to this model. {own} Choose"
+            " the file's version for ComfyUI, or convert its names."
+        )
+    return f"{own} Choose the file made for this model, or its version for ComfyUI.".lstrip()
 
 
 def refuse_twice(coverage: Coverage, lora_name: str) -> None:
@@ -426,7 +445,7 @@ def how_recognised(record: Accelerator, recognition: Recognition) -> str:
 
 
 def coverage_notes(coverage: Coverage) -> list[str]:
-    """What became of the layers that were not applied, one sentence for each fate."""
+    """What became of the layers that were renamed or not applied, one sentence for each fate."""
     # What is said of one layer, and of several.
     fates = (
         (
@@ -450,7 +469,11 @@ def coverage_notes(coverage: Coverage) -> list[str]:
             "are left as they are ({}): the file is for another number of input channels.",
         ),
     )
-    return [
+    renamed = [
+        f"{counted(len(coverage.renamed), 'layer')} renamed for ComfyUI, such as {layer} to {name}."
+        for layer, name in list(coverage.renamed.items())[:1]
+    ]
+    return renamed + [
         f"{counted(len(layers), 'layer')}"
         f" {(one if len(layers) == 1 else several).format(first_few(layers))}"
         for layers, one, several in fates

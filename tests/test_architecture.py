@@ -150,7 +150,9 @@ def test_a_bad_file_is_caught(path: str, code: str, expected: str) -> None:
 
 
 def test_a_good_file_is_let_through() -> None:
-    host_layer = "import comfy.samplers\nimport nodes\nfrom ...samplers.plan import x\nfrom .model import y"
+    host_layer = (
+        "import comfy.samplers\nimport nodes\nfrom ...samplers.plan import x\nfrom .model import y"
+    )
     assert violations(host_layer, Path("nodes/host/x.py")) == []
     node = (
         "from comfy_api.v0_0_2 import io\nfrom ..quality import x\nfrom .host.model import y\n"

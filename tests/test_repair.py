@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comfyui_fewstep.loras.architecture import architecture_of
+from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.header import FileProblem
-from comfyui_fewstep.loras.repair import repair, repaired_key
+from comfyui_fewstep.loras.repair import hosts_names, repair, repaired_key
 
 BLOCK = "diffusion_model.blocks.3"
 
@@ -93,3 +95,69 @@ def test_without_any_alpha_nothing_is_written_down():
 def test_an_alpha_that_is_no_positive_number_is_refused(value):
     with pytest.raises(FileProblem, match="metadata lora_alpha"):
         repair(two_layers(), {"lora_alpha": value})
+
+
+# ---------------------------------------------------------------- names of other tools
+
+
+def test_wan_in_diffusers_names_is_wan_and_gets_the_models_own():
+    """Said before: a UNet with the unknown text width [5120]."""
+    layers = {
+        "transformer.blocks.0.attn1.to_q": (5120, 5120),
+        "transformer.blocks.0.attn2.to_k": (5120, 5120),
+        "transformer.proj_out": (64, 5120),
+    }
+    measured = architecture_of(layers)
+    assert (Base.WAN_T2V in measured.bases, measured.width) == (True, 5120)
+    with_image = architecture_of({**layers, "transformer.blocks.0.attn2.add_k_proj": (5120, 5120)})
+    assert with_image.bases == (Base.WAN21_I2V,)
+    given = {f"{layer}.lora_A.weight": torch.ones(4, 8) for layer in layers}
+    repaired = repair(given, {})
+    assert set(repaired.tensors) == {
+        f"diffusion_model.{layer}.lora_A.weight"
+        for layer in ("blocks.0.self_attn.q", "blocks.0.cross_attn.k", "head.head")
+    }
+    assert repaired.notes == ("3 keys given the model's own name for diffusers'",)
+
+
+def test_a_projection_of_another_model_is_not_renamed_as_wans():
+    given = {"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 8)}
+    given["transformer.proj_out.lora_A.weight"] = torch.ones(4, 8)
+    assert set(repair(given, {}).tensors) == set(given)
+
+
+@pytest.mark.parametrize(
+    ("double", "single", "base"),
+    [(18, 37, Base.FLUX), (19, 37, Base.HUNYUAN_VIDEO), (18, 38, Base.HUNYUAN_VIDEO)],
+)
+def test_hunyuan_video_in_diffusers_names_has_more_blocks_than_flux(double, single, base):
+    layers = {
+        f"transformer.transformer_blocks.{double}.attn.to_q": (3072, 3072),
+        f"transformer.single_transformer_blocks.{single}.attn.to_q": (3072, 3072),
+    }
+    measured = architecture_of(layers)
+    assert base in measured.bases
+    assert (Base.HUNYUAN_VIDEO in measured.bases) == (base is Base.HUNYUAN_VIDEO)
+
+
+PLACES = {"lora_unet_a_b": "a.b", "diffusion_model.a.b": "a.b", "transformer.c": ("a.b", 0)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["lora_unet__a_b"], {"lora_unet__a_b": "lora_unet_a_b"}),
+        (["base_model.model.c"], {"base_model.model.c": "transformer.c"}),
+        (["lora_unet_a_b_"], {"lora_unet_a_b_": "lora_unet_a_b"}),
+        (["diffusion_model.a.b"], {}),
+        (["pipe.dit.a.b", "diffusion_model.a.b"], {}),
+        (["pipe.dit.a.b", "module.a.b"], {}),
+        (["nothing"], {}),
+    ],
+)
+def test_a_layer_gets_the_one_name_of_the_hosts_that_is_its_own_but_for_prefixes(layers, names):
+    assert hosts_names(layers, PLACES) == names
+
+
+def test_a_name_that_may_be_two_places_is_left():
+    assert hosts_names(["module.a.b"], {"lora_unet_a_b": "a.b", "diffusion_model.a.b": "a_b"}) == {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.lora
@@ -14,6 +15,7 @@ from torch import Tensor
 from ...loras.accelerator import Accelerator
 from ...loras.fingerprint import is_of_text_encoder, layer_of, layers_of
 from ...loras.fit import misfits
+from ...loras.repair import hosts_names
 from .foreign import PATCHES_KEY, strength_of_same
 from .lock import with_lock
 from .model import NEWS_KEY, RECORD_KEY, LoaderNews, with_model_sampling
@@ -31,6 +33,9 @@ class Coverage:
     # The network's first layer, where the file is for another number of input channels: a picture
     # or a mask that the one model takes beside the noise and the other does not.
     other_input: tuple[str, ...] = ()
+    own_layer: str = ""  # what the model itself calls one of its layers
+    # Layers of the file -> the names by which the host knows them.
+    renamed: Mapping[str, str] = field(default_factory=dict)
     # At which another loader has put the very same tensors on the model; None where it has not.
     strength_before: float | None = None
 
@@ -70,7 +75,7 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     The host's own code reads and applies the file.
     """
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    lora = comfy.lora_convert.convert_lora(dict(tensors))
+    lora, renamed = _by_hosts_names(comfy.lora_convert.convert_lora(dict(tensors)), key_map)
     shapes = shapes_of(model.model)
     # The host names part of a fused weight by a tuple: of that the shape is not known.
     weights = {
@@ -97,8 +102,28 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         lost=tuple(layer for layer in absent if layer not in not_needed),
         misfit=tuple(sorted(misfit - other_input)),
         other_input=tuple(sorted(other_input)),
+        own_layer=next((name for name in key_map if re.match(OWN_LAYER, name)), ""),
+        renamed=renamed,
         strength_before=strength_of_same(model, patches),
     )
+
+
+# The host's own names of the layers in a first block.
+OWN_LAYER = r"diffusion_model\.\w*(blocks|layers)\.0\."
+
+
+def _by_hosts_names(
+    lora: Mapping[str, Tensor], key_map: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(a LoRA's tensors under names that the host knows, the layers that were renamed for it)."""
+    layer_by_key = {key: layer_of(key) for key in lora}
+    layers = {layer for layer in layer_by_key.values() if not is_of_text_encoder(layer)}
+    renamed = hosts_names(layers, key_map)
+    named = {
+        f"{renamed.get(layer, layer)}{key[len(layer) :]}": lora[key]
+        for key, layer in layer_by_key.items()
+    }
+    return named, renamed
 
 
 def _places_of(
