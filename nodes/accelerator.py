@@ -41,7 +41,7 @@ from .host.files import (
 )
 from .host.model import LoadedModel, look_at
 from .host.recognise import UNMARKED, recognise_distilled, recognise_loras, refuse_look_alike
-from .host.report import Report
+from .host.report import SENT_AGAIN, Report
 
 LORAS = "loras"
 AUTO = "auto"
@@ -126,6 +126,7 @@ class FewStepAccelerator(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod

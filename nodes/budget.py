@@ -46,7 +46,7 @@ from .host.latent import first_tensor, fitted_latent
 from .host.measure import device_name, machine_of, measure_blocks, measure_cost
 from .host.model import LoadedModel, frames_per_latent_frame, look_at
 from .host.recognise import recognise_carried
-from .host.report import Report
+from .host.report import SENT_AGAIN, Report, paragraph
 from .host.server import is_connected, missing_output
 from .host.skip import carried_skip
 from .host.stream import refuse_not_causal
@@ -155,6 +155,7 @@ class FewStepBudget(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod
@@ -352,16 +353,12 @@ def report_on_budget(
         ),
         notes=subject.notes,
         sections=(
-            section("Every way to run this model", [table]),
-            section("What to do, in this order", numbered(todo)),
-            section("Mind", [f"- {text}" for text in mind]),
+            *paragraph("What to do, in this order", numbered(todo)),
+            *paragraph("Mind", [f"- {text}" for text in mind]),
+            *paragraph("Every way to run this model", [table]),
         ),
         data=data_on_budget(subject, prediction, experience, is_measured) | {"price": price},
     )
-
-
-def section(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"**{title}**", "", *lines])
 
 
 def numbered(lines: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from ..loras.words import counted
 from ..quality.libraries import matplotlib_missing, torchmetrics_missing
 from ..quality.metrics import Quality, black_pictures, compare, lpips_missing
 from ..quality.sheet import contact_sheet
-from .host.report import Report
+from .host.report import SENT_AGAIN, Report
 from .host.server import is_connected, missing_output
 
 SHEET = 0  # which output it is
@@ -81,6 +81,7 @@ class FewStepCompare(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="The figures and both costs."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod

@@ -38,7 +38,7 @@ from .host.motion import (
     windows_of,
     with_motion,
 )
-from .host.report import Report
+from .host.report import SENT_AGAIN, Report
 
 FOLDER = "animatediff_models"
 add_model_folder(FOLDER)
@@ -107,6 +107,7 @@ class FewStepMotion(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **SENT_AGAIN,
         )
 
     @classmethod

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..loras.words import counted, in_figures
 from .host.last_runs import FinishedRun, last_runs_of
-from .host.report import Report
+from .host.report import SENT_AGAIN, Report
 
 NODE = "Run Report"
 NOT_WATCHED = (
@@ -65,6 +65,7 @@ class FewStepReport(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **SENT_AGAIN,
         )
 
     @classmethod
@@ -94,7 +95,7 @@ def report_on(run: FinishedRun, made_this: bool) -> Report:
             ("sampler", run.sampler),
             # Speed-Quality Compare reads the next rows, as it reads a sampler's.
             ("steps", str(run.steps)),
-            ("evaluations", f"{figures['evaluations']:g} per sample"),
+            ("evaluations", f"{figures['evaluations']:g}"),
             ("seconds", seconds),
             *((f"{watched.node}: {name}", value) for name, value in watched.rows),
         ),

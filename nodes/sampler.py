@@ -22,7 +22,7 @@ from ..samplers.plan import (
 from .host.latent import handed_on, image_tokens
 from .host.model import LoadedModel, LoaderNews, look_at, sigma_of
 from .host.recognise import AcceleratedModels, accelerated
-from .host.report import Report, notes_of_loaders, rows_on_loaders
+from .host.report import SENT_AGAIN, Report, notes_of_loaders, rows_on_loaders
 from .host.run import (
     Run,
     embedded_guidance,
@@ -114,6 +114,7 @@ class FewStepSampler(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod
@@ -205,6 +206,7 @@ class FewStepSchedule(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod
@@ -362,8 +364,6 @@ def report_on_run(
     guidance_row, experts_row = rows_on_guidance(record, guidance), rows_on_experts(plan)
     steps, data = steps_in_words(plan), data_of_run(plan, run)
     seconds = in_figures(run.seconds)
-    per_pass = in_figures(run.seconds / max(log.calls, 1))
-    passes = f"{counted(log.calls, 'forward pass')} of {counted(log.rows, 'row')} in all"
     return Report(
         node="Few-Step Sampler",
         summary=(
@@ -372,18 +372,28 @@ def report_on_run(
         rows=(
             ("accelerator", " + ".join(record.id for record in plan.accelerators)),
             ("steps", str(plan.steps)),
-            ("evaluations", f"{evaluations:g} per sample ({passes})"),
-            ("seconds", f"{seconds} ({per_pass} per pass)"),
+            ("evaluations", f"{evaluations:g}"),
+            ("seconds", seconds),
             ("CFG", f"{plan.cfg:g} ({locked})"),
-            *guidance_row,
             ("sampler", plan.solver.value),
-            ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
+            *guidance_row,
             *experts_row,
             *((entry["node"], entry["summary"]) for entry in log.entries),
             *rows_on_loaders(news),
         ),
+        details=details_of_run(plan, run),
         notes=(*notes, *plan.notes, *count, *notes_of_loaders(news)),
         data=data,
+    )
+
+
+def details_of_run(plan: SamplingPlan, run: Run) -> tuple[tuple[str, str], ...]:
+    """How the run was made, and what one pass through the network took."""
+    log = run.log
+    return (
+        ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
+        ("forward passes", f"{log.calls} of {counted(log.rows, 'row')} in all"),
+        ("seconds per pass", in_figures(run.seconds / max(log.calls, 1))),
     )
 
 

@@ -16,7 +16,7 @@ from .host.latent import handed_on
 from .host.model import LoaderNews, look_at, sigma_of, start_picture
 from .host.other_skip import another_skip_node
 from .host.recognise import accelerated
-from .host.report import Report, notes_of_loaders, rows_on_loaders
+from .host.report import SENT_AGAIN, Report, notes_of_loaders, rows_on_loaders
 from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
@@ -160,6 +160,7 @@ class FewStepStream(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            **SENT_AGAIN,
         )
 
     @classmethod
@@ -363,7 +364,7 @@ def rows_on_stream(
         ("seconds per frame", f"{in_figures(pace)} ({1 / pace:.3g} frames per second)"),
         ("seconds", in_figures(run.seconds)),
         ("steps", f"{steps}, CFG 1 (locked)"),
-        ("evaluations", f"{run.evaluations:g} per sample, context passes included"),
+        ("evaluations", f"{run.evaluations:g}, context passes included"),
         ("window", view),
         ("key-value cache", f"{run.cache_bytes / 2**20:.1f} MiB"),
         *memory,

@@ -106,9 +106,16 @@ def fetched(client: Client, entry: dict[str, Any]) -> list[tuple[str, bytes]]:
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
-            is_cached = not from_cache(entry).isdisjoint(entry["outputs"])
+            is_cached = item not in pictures(without_cached(entry))
             raise FileGone(item["filename"], is_cached) from error
     return made
+
+
+def without_cached(entry: dict[str, Any]) -> dict[str, Any]:
+    """The history of a job with the outputs of those nodes alone that ran in it."""
+    cached = from_cache(entry)
+    made = {id: output for id, output in entry["outputs"].items() if id not in cached}
+    return {**entry, "outputs": made}
 
 
 def from_cache(entry: dict[str, Any]) -> set[str]:
@@ -157,7 +164,7 @@ def finished_result(
     """The result of a finished job, what it made kept. made: (the server's file name, bytes)."""
     reports = [
         report
-        for report in outputs(entry, "fewstep_report")
+        for report in outputs(without_cached(entry), "fewstep_report")
         if "evaluations" in report and "seconds" in report
     ]
     files = []

@@ -5,8 +5,9 @@
 
 Tiers: static (ruff, mypy), pure (no ComfyUI imported; with --all prints how much of samplers/ and
 loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in
-Chromium); with --oldest, as continuous integration has it, oldest (the host tier once more on the
-oldest ComfyUI that is supported). The tests are split over the processors.
+Chromium), frontend (the browser tier once more in a newer frontend, its costly tables thinned);
+with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
+ComfyUI that is supported). The tests are split over the processors.
 
 A plain run takes the corners of costly tables of cases and a few generated examples, and says how
 many it left out; --all leaves out none. FEWSTEP_ALL_WORKFLOWS=1 in the environment adds every
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from comfy_server import link_folder
 from console import print_everywhere
+from frontend import FRONTEND_VERSION, ensure_frontend
 from host import (
     DEFAULT_VERSION,
     OLDEST_VERSION,
@@ -153,30 +155,41 @@ def oldest_tier(host: Host, options: argparse.Namespace) -> Outcome:
 
 
 def browser_tier(host: Host, options: argparse.Namespace) -> Outcome:
-    """The shipped graphs in the real frontend."""
-    if not (TESTS / "browser").is_dir():
-        return Outcome("browser", None, "there is no tests/browser yet")
+    """The shipped graphs in the frontend that came with this ComfyUI."""
+    return run_in_browser("browser", host, options)
+
+
+def frontend_tier(host: Host, options: argparse.Namespace) -> Outcome:
+    """The browser tier once more, in a newer frontend."""
+    try:
+        folder = ensure_frontend(host.python, cache=options.cache)
+    except (HostError, OSError, subprocess.SubprocessError) as error:
+        reason = str(error).splitlines()[0]
+        return Outcome("frontend", None, f"{FRONTEND_VERSION} could not be downloaded: {reason}")
+    thinned = argparse.Namespace(**{**vars(options), "all": False})
+    outcome = run_in_browser("frontend", host, thinned, FEWSTEP_FRONTEND=str(folder))
+    return replace(outcome, words=f"frontend {FRONTEND_VERSION}: {outcome.words}")
+
+
+def run_in_browser(
+    tier: str, host: Host, options: argparse.Namespace, **environment: str
+) -> Outcome:
     if not runs(host.python, "import playwright"):
-        return Outcome("browser", None, f"playwright is not installed in {host.python}")
+        return Outcome(tier, None, f"playwright is not installed in {host.python}")
     chromium = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if chromium is None:
-        return Outcome("browser", None, "no chromium on this machine")
-    arguments, environment = (
-        [str(TESTS / "browser")],
-        {
-            "COMFYUI_PATH": str(host.root),
-            "CHROMIUM": chromium,
-        },
-    )
-    outcome = run_pytest("browser", host, arguments, options, **environment)
+        return Outcome(tier, None, "no chromium on this machine")
+    arguments = [str(TESTS / "browser")]
+    environment |= {"COMFYUI_PATH": str(host.root), "CHROMIUM": chromium}
+    outcome = run_pytest(tier, host, arguments, options, **environment)
     if outcome.passed is False:
         # A person's clicks on a page that is still moving may miss; a defect of the pack misses
         # twice.
-        again = run_pytest("browser", host, [*arguments, "--last-failed"], options, **environment)
+        again = run_pytest(tier, host, [*arguments, "--last-failed"], options, **environment)
         outcome = Outcome(
-            "browser", again.passed, f"{outcome.words}; the failed ones once more: {again.words}"
+            tier, again.passed, f"{outcome.words}; the failed ones once more: {again.words}"
         )
     return outcome
 
@@ -186,6 +199,7 @@ TIERS: dict[str, Callable[[Host, argparse.Namespace], Outcome]] = {
     "pure": pure_tier,
     "host": host_tier,
     "browser": browser_tier,
+    "frontend": frontend_tier,
     "oldest": oldest_tier,
 }
 
@@ -319,7 +333,7 @@ def main() -> int:
     print()
     for outcome in [*outcomes, *not_asked_for(options)]:
         verdict = {True: "passed", False: "FAILED", None: "left out"}[outcome.passed]
-        print(f"{outcome.tier:8}{verdict:9} {outcome.words}")
+        print(f"{outcome.tier:9}{verdict:9} {outcome.words}")
     return 1 if any(outcome.passed is False for outcome in outcomes) else 0
 
 

@@ -214,6 +214,23 @@ def test_no_syntax_tree_in_it_names_what_can_reach_out_or_write(archive: zipfile
     assert {name: what for name, what in found.items() if what} == {}
 
 
+# What a script in a page can do beyond showing text: reach out, run text, put in markup, remember.
+OF_SCRIPTS = re.compile(
+    r"\b(fetch\w*|XMLHttpRequest|WebSocket|sendBeacon|eval|Function|import\s*\(|innerHTML|outerHTML"
+    r"|insertAdjacentHTML|document|localStorage|sessionStorage|prototype)\b"
+)
+
+
+def test_the_script_of_the_editor_shows_text_and_nothing_else(archive: zipfile.ZipFile) -> None:
+    scripts = [name for name in archive.namelist() if name.endswith((".js", ".mjs", ".html"))]
+    assert scripts == ["web/report.js"]
+    text = archive.read("web/report.js").decode()
+    assert OF_SCRIPTS.findall(text) == []
+    sources = re.findall(r'^import .* from "(.*)";$', text, re.MULTILINE)
+    assert sources and all(source.startswith("../../scripts/") for source in sources)
+    assert text.count("import ") == len(sources)
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -1,13 +1,15 @@
-"""How nodes say what they did: Markdown output, data in /history, a log line, a node line."""
+"""How nodes say what they did: a text output, data in /history, a log line, text on the node."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from comfy_api.v0_0_2 import io
 
 from .model import LoaderNews
 from .server import show_on_node
@@ -15,6 +17,10 @@ from .server import show_on_node
 log = logging.getLogger(__name__)
 # As Python writes NaN and infinity, where they stand alone and not in a name.
 NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
+# For a node's schema: the report of a node whose result comes out of the host's cache is sent
+# again, so that it is there after the page was loaded anew. ComfyUI 0.16 does not know it.
+CACHED_UI = "has_intermediate_output"
+SENT_AGAIN = {CACHED_UI: True} if CACHED_UI in {each.name for each in fields(io.Schema)} else {}
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,26 @@ class Report:
     rows: tuple[tuple[str, str], ...]  # (what, value) in reading order
     notes: tuple[str, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)  # the same for programs
-    sections: tuple[str, ...] = ()  # Markdown that stands below rows and notes
+    details: tuple[tuple[str, str], ...] = ()  # rows for those who want to know more
+    sections: tuple[str, ...] = ()  # Markdown that stands below all that
 
     @property
     def markdown(self) -> str:
-        # Two columns as a list: the editor's Preview as Text shows it as it is written.
-        rows = (f"- {name}: {without_nan(' '.join(value.split()))}" for name, value in self.rows)
-        notes = ("", "Notes:", "", *(f"- {note}" for note in self.notes)) if self.notes else ()
-        short = "\n".join([f"**{self.node}**", "", *rows, *notes])
-        return "\n\n".join([short, *self.sections])
+        """Markdown that reads well as it is written: Preview as Text shows it so at first."""
+        heading = f"{self.node}: {without_nan(self.summary)}" if self.summary else self.node
+        return "\n\n".join(
+            [
+                "\n".join([heading, "", *listed(self.rows)]),
+                *(paragraph("Notes", [f"- {note}" for note in self.notes])),
+                *(paragraph("Details", listed(self.details))),
+                *self.sections,
+            ]
+        )
+
+    @property
+    def on_node(self) -> str:
+        """What stands under the node: web/report.js says the same of the data."""
+        return "\n\n".join([without_nan(self.summary), *self.notes])
 
     def publish(self, hidden: Any) -> dict[str, list[dict[str, Any]]]:
         """Log it, show it on the node, and return the `ui` value that carries it into /history.
@@ -50,8 +67,18 @@ class Report:
         data = {"node": self.node, "summary": summary, "notes": list(self.notes), **self.data}
         published = {"fewstep_report": [numbers_only(data)]}
         log.info("%s: %s", self.node, summary)
-        show_on_node(summary, getattr(hidden, "unique_id", None))
+        show_on_node(self.on_node, getattr(hidden, "unique_id", None))
         return published
+
+
+def listed(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Two columns as a list."""
+    return [f"- {name}: {without_nan(' '.join(value.split()))}" for name, value in rows]
+
+
+def paragraph(title: str, lines: Sequence[str]) -> tuple[str, ...]:
+    """The lines under a title; nothing where there are none."""
+    return ("\n".join([f"{title}:", "", *lines]),) if lines else ()
 
 
 def rows_on_loaders(news: Iterable[LoaderNews]) -> tuple[tuple[str, str], ...]:

@@ -61,9 +61,13 @@ def missing_output(reason: str) -> ExecutionBlocker:
 
 
 def show_on_node(text: str, node_id: str | None) -> None:
-    """Text under the node in the editor that queued this run; nothing where there is none."""
+    """Text under the node in the editor that queued this run; nothing where there is none.
+
+    web/report.js puts it there, and there it stays.
+    """
     server = running_server()
     client = getattr(server, "client_id", None)
     # Without a client the host would show it to every editor that is open, under a node of theirs.
     if client is not None and node_id is not None:
-        server.send_progress_text(text, node_id, client)
+        # Not the host's progress text, which frontends from 1.55 on clear when the job ends.
+        server.send_sync("fewstep.told", {"node": node_id, "text": text}, client)

@@ -1,7 +1,8 @@
 """The browser tier: the real server, the real frontend, one headless Chromium for all tests.
 
-scripts/test.py says which ComfyUI in COMFYUI_PATH and which browser in CHROMIUM. Pictures of what
-was seen are kept in FEWSTEP_ARTEFACTS, or in a new temporary folder.
+scripts/test.py says which ComfyUI in COMFYUI_PATH, which browser in CHROMIUM, and in
+FEWSTEP_FRONTEND the folder of another frontend than the host's own. Pictures of what was seen are
+kept in FEWSTEP_ARTEFACTS, or in a new temporary folder.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = Path(os.environ["COMFYUI_PATH"])
     base = tmp_path_factory.mktemp("editor")
     prepare_base(base, root, leave_out=MISSING)
-    with running_server(
-        Host(root, Path(sys.executable), tree_version(root) or "unknown"), base
-    ) as running:
+    host = Host(root, Path(sys.executable), tree_version(root) or "unknown")
+    frontend = os.environ.get("FEWSTEP_FRONTEND")
+    extra_args = ["--front-end-root", frontend] if frontend else []
+    with running_server(host, base, extra_args=extra_args) as running:
         yield running
 
 

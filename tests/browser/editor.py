@@ -66,9 +66,16 @@ UNKNOWN_TYPES = (
     " LiteGraph.registered_node_types))"
 )
 TEXT_ON_NODES = """type => app.graph.nodes.filter(node => node.type === type).map(
-    node => (node.widgets ?? []).filter(widget => widget.type === "progressText")
+    node => (node.widgets ?? []).filter(widget => widget.name === "what was done")
         .map(widget => widget.value).join())"""
+# The text of every field in view, as a person reads it, in whichever renderer.
+TEXT_IN_VIEW = """() => [...document.querySelectorAll("textarea")].filter(
+    element => element.offsetParent).map(element => element.value)"""
 
+SET_WIDGET = """([type, name, value]) => {
+    const node = app.graph.nodes.find(node => node.type === type);
+    node.widgets.find(widget => widget.name === name).value = value;
+}"""
 # [title, left, top, right, bottom] of every node as it is now, its title included.
 BOXES = """() => app.graph.nodes.map(node => {
     const [left, top] = node.pos, [width, height] = node.size, title = LiteGraph.NODE_TITLE_HEIGHT;
@@ -131,8 +138,14 @@ class Editor:
         return workflow
 
     def api(self) -> dict[str, Any]:
-        """The open graph in API format, as the editor itself would queue it."""
-        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        """The open graph in API format, as the editor itself would queue it.
+
+        Of what is said about a node only its title, which every frontend writes.
+        """
+        nodes = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        for node in nodes.values():
+            node["_meta"] = {"title": node["_meta"]["title"]}
+        return nodes
 
     def unknown_node_types(self) -> list[str]:
         return self.page.evaluate(UNKNOWN_TYPES)
@@ -142,12 +155,17 @@ class Editor:
         self.page.evaluate(ADD_ALONE, type)
         self.page.wait_for_timeout(300)
 
+    def set_widget(self, type: str, name: str, value: Any) -> None:
+        """Enter a value on the first node of this type."""
+        self.page.evaluate(SET_WIDGET, [type, name, value])
+
     def text_on(self, type: str) -> list[str]:
-        """The text that a run left under the nodes of this type, in the canvas renderer; waits
-        until there is some.
-        """
-        self.page.wait_for_function(f"type => ({TEXT_ON_NODES})(type).some(text => text)", arg=type)
+        """The text that a run left under the nodes of this type."""
         return self.page.evaluate(TEXT_ON_NODES, type)
+
+    def text_in_view(self) -> list[str]:
+        """What stands in the text fields that are shown."""
+        return self.page.evaluate(TEXT_IN_VIEW)
 
     def overlaps(self) -> list[tuple[str, str]]:
         """The titles of every two nodes that cover each other."""
@@ -167,7 +185,8 @@ class Editor:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the graph had not run to its end after {seconds:g} s")
             self.page.wait_for_timeout(500)
-        self.page.wait_for_timeout(1500)
+        # What an editor clears when a job ends is gone then.
+        self.page.wait_for_timeout(2000)
 
     def history(self) -> dict[str, Any]:
         return self.page.evaluate("async () => (await fetch('/history')).json()")

@@ -187,33 +187,48 @@ def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:
         editor.page.wait_for_timeout(2000)
 
 
-@pytest.mark.skipif("demo" not in GRAPHS, reason="the demo model is not there yet")
-def test_demo_runs_at_the_press_of_a_button_and_says_what_it_did(
-    editor: Editor, artefacts: Path
+@pytest.mark.parametrize("is_vue", [False, True], ids=["canvas", "vue"])
+def test_what_a_run_did_stays_on_the_screen(
+    editor: Editor, artefacts: Path, is_vue: bool, request: pytest.FixtureRequest
 ) -> None:
     editor.drop(path_of(GRAPHS["demo"]))
-    editor.run()
-    editor.picture(artefacts / "demo" / "canvas.png")
-    (sampler,) = editor.text_on("FewStepSampler")
-    assert "4 steps, 4 evaluations" in sampler and "CFG 1 locked" in sampler
-    (loader,) = editor.text_on("FewStepAccelerator")
-    assert "4 steps" in loader
+    editor.set("Comfy.VueNodes.Enabled", is_vue)
+    try:
+        editor.set_widget("FewStepSampler", "seed", 1 + is_vue)
+        editor.run()
+        editor.picture(artefacts / "demo" / f"{request.node.callspec.id}.png")
+        (sampler,) = editor.text_on("FewStepSampler")
+        assert "4 steps, 4 evaluations" in sampler and "CFG 1 locked" in sampler
+        (loader,) = editor.text_on("FewStepAccelerator")
+        assert "62 layers at strength 1" in loader
+        shown = editor.text_in_view()
+        assert sampler in shown and loader in shown
+        # The sampler's report, with the loader's news in it, in plain words.
+        (report,) = [text for text in shown if text.startswith("Few-Step Sampler: ")]
+        assert "\n- evaluations: 4\n" in report and "62 layers at strength 1" in report
+        assert "*" not in report and "|" not in report
+        assert editor.overlaps() == []
+        assert "what was done" not in json.dumps(editor.api()), "it goes into no prompt"
+    finally:
+        editor.set("Comfy.VueNodes.Enabled", False)
     job = list(editor.history().values())[-1]
     assert job["status"]["status_str"] == "success"
     assert any(output.get("images") for output in job["outputs"].values())
-    assert editor.overlaps() == []
 
-    # The seed has moved on, so the same graph is computed again, now under the other renderer.
-    editor.set("Comfy.VueNodes.Enabled", True)
-    try:
-        editor.run()
-        editor.page.locator("[data-node-id]").get_by_text("4 steps, 4 evaluations").first.wait_for(
-            state="attached"
-        )
-        editor.picture(artefacts / "demo" / "vue.png")
-        assert editor.overlaps() == []
-    finally:
-        editor.set("Comfy.VueNodes.Enabled", False)
+
+def test_what_the_loader_did_is_told_again_after_a_reload(editor: Editor) -> None:
+    """The editor forgets on a reload, and neither loader nor sampler runs again."""
+    graph = GRAPHS["demo"]
+    editor.drop(path_of(graph))
+    editor.set_widget("FewStepSampler", "seed", 7)
+    editor.run()
+    editor.open()
+    editor.drop(path_of(graph))
+    editor.set_widget("FewStepSampler", "seed", 7)
+    assert editor.text_on("FewStepAccelerator") == [""]
+    editor.run()
+    assert "62 layers" in editor.text_on("FewStepAccelerator")[0]
+    assert "4 evaluations" in editor.text_on("FewStepSampler")[0]
 
 
 @corners()

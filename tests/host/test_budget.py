@@ -535,7 +535,7 @@ def table_of(report: str) -> dict[str, dict[str, str]]:
     """The table of all ways: what stands first in a line, up to its first comma -> its other cells
     by the column's name.
     """
-    lines = report.partition("**Every way to run this model**")[2].split("\n\n")[1].splitlines()
+    lines = report.partition("Every way to run this model:")[2].split("\n\n")[1].splitlines()
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert all(len(row) == len(head) for row in rows)
     return {

@@ -5,7 +5,6 @@ the others'.
 from __future__ import annotations
 
 import contextlib
-import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,28 +23,6 @@ JOBS = {
     "c": [(7, 4), (8, 1), (9, 2)],
     "d": [(10, 1), (11, 4), (12, 2)],
 }
-BINARY, TEXT_FOR_A_NODE = 0x2, 3
-
-
-class Listener(WebSocket):
-    """The connection of an open editor, with the texts that are shown under its nodes: (node id,
-    text).
-    """
-
-    def __init__(self, url: str, client_id: str):
-        self.texts: list[tuple[str, str]] = []
-        super().__init__(url, f"/ws?clientId={client_id}")
-
-    def _next_frame(self) -> tuple[int, bytes] | None:
-        frame = super()._next_frame()
-        if (
-            frame is not None
-            and frame[0] == BINARY
-            and struct.unpack(">I", frame[1][:4]) == (TEXT_FOR_A_NODE,)
-        ):
-            length = struct.unpack(">I", frame[1][4:8])[0]
-            self.texts.append((frame[1][8 : 8 + length].decode(), frame[1][8 + length :].decode()))
-        return frame
 
 
 @dataclass
@@ -55,7 +32,6 @@ class Editor:
     ids: list[str] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
 
     def reports(self) -> dict[str, dict[str, Any]]:
         executed = [
@@ -65,11 +41,19 @@ class Editor:
         ]
         return {data["prompt_id"]: data["output"]["fewstep_report"][0] for data in executed}
 
+    def texts_under(self, node: str) -> list[str]:
+        """What web/report.js was told to show there."""
+        return [
+            event["data"]["text"]
+            for event in self.events
+            if event["type"] == "fewstep.told" and event["data"]["node"] == node
+        ]
+
 
 def work(client: Client, name: str, start: threading.Barrier, done: threading.Barrier) -> Editor:
     """Queue all jobs as one editor, follow them to their end."""
     seen = Editor()
-    with contextlib.closing(Listener(client.url, name)) as connection:
+    with contextlib.closing(WebSocket(client.url, f"/ws?clientId={name}")) as connection:
         start.wait()
         seen.ids = [client.queue(demo_prompt(*job), name) for job in JOBS[name]]
         while any(client.history(id) is None for id in seen.ids):
@@ -78,7 +62,6 @@ def work(client: Client, name: str, start: threading.Barrier, done: threading.Ba
         # What is on its way to the others would come here, too.
         seen.events += connection.read(seconds=0.5)
         seen.entries = [client.wait(id) for id in seen.ids]
-        seen.texts = connection.texts
     return seen
 
 
@@ -119,5 +102,5 @@ def test_every_client_gets_its_own_results_and_reports_and_no_other(server: Serv
         assert editor.reports() == dict(zip(editor.ids, kept)), (
             "over the websocket: the same reports, and no other client's"
         )
-        under_the_node = [text for node, text in editor.texts if node == "sample"]
-        assert sorted(under_the_node) == sorted(report["summary"] for report in kept)
+        told = ["\n\n".join([report["summary"], *report["notes"]]) for report in kept]
+        assert sorted(editor.texts_under("sample")) == sorted(told)

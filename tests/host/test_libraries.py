@@ -167,7 +167,7 @@ def test_steps_speedup_and_report_do_without_matplotlib(unets, without, connecte
     without("matplotlib")
     connected(FewStepBudget, output)
     steps, speedup, report, chart = budget(model)
-    assert steps > 0 and speedup >= 1 and "**What to do, in this order**" in report and rows
+    assert steps > 0 and speedup >= 1 and "What to do, in this order:" in report and rows
     assert isinstance(chart, ExecutionBlocker) and "matplotlib is not installed" in chart.message
 
 

@@ -53,3 +53,39 @@ def test_names_are_left_as_they_are(text: str) -> None:
     report = Report("Any Node", text, (("file", text),))
     assert report.markdown.endswith(f"- file: {text}")
     assert report.publish(None)["fewstep_report"][0]["summary"] == text
+
+
+def test_a_report_reads_well_as_plain_text() -> None:
+    report = Report(
+        "Any Node",
+        "4 steps",
+        rows=(("steps", "4"), ("evaluations", "4")),
+        notes=("It is small.",),
+        details=(("sigmas", "1, 0"),),
+        sections=("| way |\n|---|\n| one |",),
+    )
+    assert report.markdown == "\n".join(
+        [
+            "Any Node: 4 steps",
+            "",
+            "- steps: 4",
+            "- evaluations: 4",
+            "",
+            "Notes:",
+            "",
+            "- It is small.",
+            "",
+            "Details:",
+            "",
+            "- sigmas: 1, 0",
+            "",
+            "| way |",
+            "|---|",
+            "| one |",
+        ]
+    )
+
+
+def test_the_text_on_a_node_is_the_summary_and_every_note() -> None:
+    report = Report("Any Node", "4 steps, 12 LOST", (("steps", "4"),), ("One.", "Two."))
+    assert report.on_node == "4 steps, 12 LOST\n\nOne.\n\nTwo."

@@ -35,7 +35,7 @@ def test_a_run_of_one_step_is_told_in_the_singular() -> None:
     run = Run(torch.zeros(1, 4, 8, 8), RunLog(calls=1, rows=1), 0.2, evaluations=1.0)
     report = sampler.report_on_run(plan, run)
     assert report.summary.startswith("1 step, 1 evaluation, ")
-    assert "(1 forward pass of 1 row in all)" in report.markdown
+    assert "- forward passes: 1 of 1 row in all" in report.markdown
     assert ONE_OF_SEVERAL.findall(report.markdown) == []
 
 
