@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,31 +208,23 @@ def run_pytest(
     tier: str, host: Host, paths: Sequence[str], options: argparse.Namespace, **environment: str
 ) -> Outcome:
     """Run pytest, passing its output on; its last summary line becomes the outcome's words."""
-    arguments = [
-        "-c",
-        str(ROOT / "pyproject.toml"),
-        "--rootdir",
-        str(ROOT),
-        "--durations=10",
-        *paths,
-        *options.pytest,
-    ]
+    arguments = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--durations=10"]
+    arguments += [*paths, *options.pytest]
     if options.k:
         arguments += ["-k", options.k]
     if tier in SPLIT and runs(host.python, "import xdist"):
         arguments += ["-n", str(processes()), "--dist", SPLIT[tier]]
         # One thread each for torch, in the servers too: the processes share the processors.
         environment.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-    # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders
-    # named like ComfyUI's.
-    inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
     if options.all:
         environment[ALL_TESTS] = "1"
     if options.cache:
         environment["COMFYUI_FEWSTEP_CACHE"] = str(options.cache.resolve())
-    command = [str(host.python), "-m", "pytest", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    # Started in tests/: `-m pytest` puts the current folder on sys.path, and the root has folders
+    # named like ComfyUI's.
     with subprocess.Popen(
-        command,
+        [str(host.python), "-m", "pytest", *arguments],
         cwd=TESTS,
         env={**inherited, **environment},
         stdin=subprocess.DEVNULL,
@@ -241,28 +233,28 @@ def run_pytest(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        summary = coverage = left_out = ""
         try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if line.startswith("=") and " in " in line:
-                    summary = line.strip()
-                if line.startswith("TOTAL") and line.rstrip().endswith("%"):
-                    coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
-                if line.startswith("left out: "):
-                    left_out = f"; {line.strip()}"
+            summary = passed_on(process.stdout)
         except KeyboardInterrupt:
             process.terminate()  # pytest ends its servers then
             raise
-    summary = (
-        summary + coverage + left_out
-        if summary
-        else f"pytest ended without a summary (exit {process.returncode})"
-    )
-    passed = process.returncode == 0 or (
-        process.returncode == NOTHING_COLLECTED and bool(options.k)
-    )
-    return Outcome(tier, passed, summary)
+    is_empty = process.returncode == NOTHING_COLLECTED and bool(options.k)
+    words = summary or f"pytest ended without a summary (exit {process.returncode})"
+    return Outcome(tier, process.returncode == 0 or is_empty, words)
+
+
+def passed_on(lines: Iterable[str]) -> str:
+    """Print pytest's output as it comes; its summary in one line, empty where it gave none."""
+    summary = coverage = left_out = ""
+    for line in lines:
+        print(line, end="", flush=True)
+        if line.startswith("=") and " in " in line:
+            summary = line.strip(" =\n")
+        if line.startswith("TOTAL") and line.rstrip().endswith("%"):
+            coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
+        if line.startswith("left out: "):
+            left_out = f"; {line.strip()}"
+    return summary and summary + coverage + left_out
 
 
 def processes() -> int:
