@@ -6,9 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
+from thinning import thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@thorough
 def test_one_command_writes_the_results_with_their_date_machine_and_commands(host, tmp_path):
     environment = {**os.environ, "COMFYUI_PATH": str(host.root), "COMFYUI_FEWSTEP_INSIDE": "1"}
     command = [

@@ -25,6 +25,7 @@ from comfyui_fewstep.nodes.host.run import Run, RunLog
 from comfyui_fewstep.nodes.host.stream import StreamRun
 from comfyui_fewstep.samplers.causal import make_stream_plan
 from comfyui_fewstep.samplers.plan import make_plan
+from thinning import thorough
 
 import batch_run
 import compare as program
@@ -258,6 +259,7 @@ def hold(base: Path) -> Path:
     return base / "input" / "hold.txt"
 
 
+@thorough
 def test_a_killed_server_and_a_failing_prompt_lose_nothing(
     host, base: Path, tmp_path: Path, capsys
 ) -> None:

@@ -577,9 +577,8 @@ def picture_per_frame(pictures=LONG):
     return torch.rand(pictures, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
-@corners()
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
-@pytest.mark.parametrize("prompts", [1, LONG])
+@pytest.mark.parametrize("cfg", [pytest.param(1.0, marks=thorough), 4.0])
+@pytest.mark.parametrize("prompts", [pytest.param(1, marks=thorough), LONG])
 def test_a_clip_longer_than_the_module_is_made_in_the_hosts_windows(sd15, lightning, prompts, cfg):
     moving = with_lightning(sd15, frames=LONG)
     positive = [[torch.cat([conditioning(sd15, seed=seed)[0][0] for seed in range(prompts)]), {}]]
@@ -618,9 +617,10 @@ def pictures_seen(model, pictures, frames=LONG, previous=None, cfg=1.0):
     return seen
 
 
-@corners()
-@pytest.mark.parametrize("pictures", [LONG, LONG + 20])
-@pytest.mark.parametrize("whose", ["ours", "another node's", "another node's, in front"])
+@pytest.mark.parametrize("pictures", [pytest.param(LONG, marks=thorough), LONG + 20])
+@pytest.mark.parametrize(
+    "whose", ["ours", pytest.param("another node's", marks=thorough), "another node's, in front"]
+)
 def test_the_pictures_of_a_window_are_those_of_its_frames(sd15, lightning, pictures, whose):
     model = {
         "ours": lambda: with_lightning(sd15, frames=LONG),
@@ -977,6 +977,7 @@ def test_clips_of_other_lengths_than_the_training_are_told(sd15, lightning, fram
     assert [note.startswith(words) for note in about_length] == ([True] if words else [])
 
 
+@thorough
 def test_a_window_longer_than_the_training_is_told_by_the_loader_and_by_the_run(sd15, lightning):
     words = "24 frames are seen at once, and motion modules were trained on 16"
     loaded, report = motion.attach_motion(others_windows(sd15, 24), LIGHTNING, LONG)

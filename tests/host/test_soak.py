@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from thinning import thorough
+
 from comfy_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +21,7 @@ import soak as program  # noqa: E402
 RUNS, JOBS = 30, 12
 
 
+@thorough
 def test_varied_runs_do_not_drift_and_leave_no_tensor_and_no_model(server: Server) -> None:
     program.write_files(server.base / "models")
     choose = random.Random(3)
