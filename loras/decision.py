@@ -307,6 +307,35 @@ def refuse_distilled_model(
     )
 
 
+def merged_notes(distilled: Recognition, lora_name: str, model_name: str) -> tuple[str, ...]:
+    """What to tell of an accelerator on a model that has one in it by its name."""
+    if distilled.record is not None or not distilled.suspected:
+        return ()
+    return (
+        (
+            f"{model_name or 'The connected model'} is probably distilled already:"
+            f" {distilled.doubt}. {lora_name} on top would distil it twice. If the picture comes"
+            " out burnt, take the LoRA out: in an Accelerator Loader, set lora_name to none and"
+            f" choose in accelerator what the model has in it: {some_ids(distilled.suspected)}."
+        ),
+    )
+
+
+def refuse_merged(distilled: Recognition, model_name: str, found: str, advice: str) -> None:
+    """Raise for a model that has an accelerator in it by its name, which is not enough to choose.
+
+    found: what is missing besides. advice: how the sentence begins that says what to do.
+    """
+    if distilled.record is not None or not distilled.suspected:
+        return
+    raise ValueError(
+        f"{found}, and {model_name or 'the connected model'} is probably distilled:"
+        f" {distilled.doubt}. {advice} choose in"
+        " accelerator which one it has in it, as its page says:"
+        f" {some_ids(distilled.suspected)}. Only the settings are taken, no weights."
+    )
+
+
 def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) -> None:
     """Raise where the model's file is named as the other expert of Wan 2.2.
 

@@ -30,6 +30,27 @@ OF_A_COPY = frozenset(
         "vram",
     }
 )
+# What is said of the numbers of a model, and of what else is in its file.
+OF_A_FORMAT = frozenset(
+    {
+        "baked",
+        "bakedvae",
+        "e4m3fn",
+        "e5m2",
+        "ema",
+        "emaonly",
+        "full",
+        "k",
+        "m",
+        "no",
+        "noema",
+        "pruned",
+        "q",
+        "s",
+        "scaled",
+        "vae",
+    }
+)
 NUMBERS = r"(v|rank|r)?\d+|\d*steps?"
 
 
@@ -53,8 +74,8 @@ def doubt_of(
         return doubt
     if not fingerprint.has_convolutions and all(base.has_timesteps for base in record.bases):
         return "it leaves the convolutions as they are, which no accelerator for its base does"
-    foreign = _words_that_tell(name) - _published_words(possible)
-    if foreign and not fingerprint.is_extract and not _begins_as_published(record, name):
+    foreign = _foreign_words(record, name, possible)
+    if foreign and not fingerprint.is_extract:
         return f"no published name has the word {first_few(sorted(foreign))}"
     return None
 
@@ -85,6 +106,20 @@ def _doubt_of_makes(fingerprint: Fingerprint, record: Accelerator, makes: list[M
     if len(counts) < len({make.pairs for make in alike}) or fingerprint.pairs in counts:
         return None
     return f"it adapts {fingerprint.pairs} layers, and {record.id} {_listed(sorted(counts))}"
+
+
+def has_words_of_its_own(record: Accelerator, name: Name, possible: Iterable[Accelerator]) -> bool:
+    """Whether a name that calls a model `record` has words that no release's has, and that are not
+    said of a format either. possible: as in doubt_of.
+    """
+    return bool(_foreign_words(record, name, possible) - OF_A_FORMAT)
+
+
+def _foreign_words(record: Accelerator, name: Name, possible: Iterable[Accelerator]) -> set[str]:
+    """The words in a name that no published name has, if it does not begin with one of those."""
+    if _begins_as_published(record, name):
+        return set()
+    return _words_that_tell(name) - _published_words(possible)
 
 
 def _words_that_tell(name: Name) -> set[str]:

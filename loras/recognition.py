@@ -14,15 +14,16 @@ what that file is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .accelerator import Accelerator, Kind, PublishedFile
 from .architecture import has_known_layers
 from .bases import Base, BaseRow, UnlistedBase, bases_in_words
 from .catalog.left_out import LOOK_ALIKES, LookAlike
-from .doubt import doubt_of, likeliest
+from .doubt import doubt_of, has_words_of_its_own, likeliest
 from .fingerprint import Fingerprint, fingerprint_of
 from .header import Header
+from .merges import merged_by_name
 from .names import (
     EXPERT_WORDS,
     Name,
@@ -46,7 +47,8 @@ class Recognition:
     is_certain: bool  # the file's contents decided
     # What the words of the name speak for, and the contents do not bear out.
     suspected: tuple[Accelerator, ...] = ()
-    doubt: str = ""  # why the contents do not, for people
+    # Why the contents do not, for people; of a model, what its name says that was merged into it.
+    doubt: str = ""
     look_alike: LookAlike | None = None  # a model that only looks distilled
 
 
@@ -116,7 +118,49 @@ def recognise_model(
     # A published name is the release itself; by the words alone a look-alike would pass, for
     # "distilled" is in its name too.
     alike = None if _published_as(possible, words.path) else _look_alike(base, words.stem)
-    return _by_names(fingerprint, records, possible, words, alike)
+    recognition = _by_names(fingerprint, records, possible, words, alike)
+    if alike is not None or _borrowed_name(fingerprint, records, possible, words) is not None:
+        return recognition
+    if recognition.record is not None and not _may_be_merge(recognition.record, words, possible):
+        return recognition
+    return _with_merged(recognition, base, records, words)
+
+
+def _may_be_merge(record: Accelerator, words: Words, possible: tuple[Accelerator, ...]) -> bool:
+    """Whether a model that words call a release may be one of somebody's that has it in it.
+
+    Of Stable Diffusion there are hundreds; of every other base the release itself is passed on, in
+    other formats and names.
+    """
+    names = [*words.titles.values(), words.path]
+    if record.is_declared or any(_published_as((record,), name) for name in names):
+        return False
+    is_diffusion = all(base.has_timesteps for base in record.bases)
+    return is_diffusion and has_words_of_its_own(record, words.stem, possible)
+
+
+def _with_merged(
+    recognition: Recognition,
+    base: BaseRow | None,
+    records: tuple[Accelerator, ...],
+    words: Words,
+) -> Recognition:
+    """A model, with what its name or a title says that was merged into it, if any of them does, and
+    no record.
+    """
+    names = [words.path, *words.titles.values()]
+    found = (merged_by_name(name.text, base, records) for name in names)
+    merged = next((one for one in found if one is not None), None)
+    if merged is None:
+        return replace(recognition, record=None)
+    others = [record for record in recognition.candidates if record not in merged.records]
+    return replace(
+        recognition,
+        record=None,
+        candidates=(*merged.records, *others),
+        suspected=merged.records,
+        doubt=f"its name says {merged.word}",
+    )
 
 
 def fitting(fingerprint: Fingerprint, records: Iterable[Accelerator]) -> tuple[Accelerator, ...]:

@@ -16,10 +16,12 @@ from ..loras.damage import refuse_damaged
 from ..loras.decision import (
     DECLARE,
     NO_LORA,
+    merged_notes,
     record_of,
     refuse_carried,
     refuse_conflicts,
     refuse_left_out,
+    refuse_merged,
     refuse_other_kind,
     refuse_other_model,
     refuse_second,
@@ -185,6 +187,7 @@ def attach_accelerator(
 
     notes = (
         *taking_notes(record, loaded.base, records),
+        *merged_notes(distilled, lora_name, loaded.file_name),
         *coverage_notes(coverage),
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),
@@ -317,6 +320,7 @@ def refuse_undistilled(
 ) -> NoReturn:
     """Raise for a model that was not recognised as one that is distilled as a whole."""
     refuse_look_alike(recognition, name)
+    refuse_merged(recognition, name, "lora_name is none", "To run it,")
     refuse_unmarked(loaded, recognise_distilled(loaded, known, Base.WAN_CAUSAL).record, name)
     width = recognition.fingerprint.width
     candidates = [

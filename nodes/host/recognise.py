@@ -8,7 +8,13 @@ from typing import Any
 
 from ...loras.accelerator import Accelerator, some_ids
 from ...loras.bases import BaseRow
-from ...loras.decision import refuse_other_base, refuse_second, taking_notes
+from ...loras.decision import (
+    merged_notes,
+    refuse_merged,
+    refuse_other_base,
+    refuse_second,
+    taking_notes,
+)
 from ...loras.fingerprint import lora_fingerprint
 from ...loras.header import ENDINGS, FileProblem, alpha_in, read_header
 from ...loras.recognition import (
@@ -32,6 +38,10 @@ UNMARKED = (
     " scripts/mark_causal.py of this pack's repository, python mark_causal.py IN OUT.safetensors,"
     " which also converts .pt files, and load OUT."
 )
+
+# How a refusal begins, and goes on, for a model that has its accelerator in it by its name.
+NOTHING_ATTACHED = "No accelerator is attached"
+PUT_A_LOADER = "Put an Accelerator Loader in front of this node, set lora_name to none and"
 
 # Its LoRAs are on the record, and not another loader's.
 OWN_LOADER = "FewStepAccelerator"
@@ -124,15 +134,21 @@ def recognise_carried(
         return distilled, ("Recognised without an Accelerator Loader, by the model's own file.",)
     if not loaded.foreign_loras:
         refuse_look_alike(distilled, loaded.file_name)
+        refuse_merged(distilled, loaded.file_name, NOTHING_ATTACHED, PUT_A_LOADER)
         return None, ()
     lora = foreign.the_accelerator()
     record = lora.record
     if record is None:
+        refuse_merged(distilled, loaded.file_name, NOTHING_ATTACHED, PUT_A_LOADER)
         return lora.recognition, ()
     name, records = "The LoRA that another loader put on the model", known.records.values()
     refuse_other_base(record, name, loaded.base, loaded.class_name, records)
     refuse_unscaled(lora.lora, record)
-    return lora.recognition, (*lora.notes, *taking_notes(record, loaded.base, records))
+    return lora.recognition, (
+        *lora.notes,
+        *taking_notes(record, loaded.base, records),
+        *merged_notes(distilled, "The LoRA of another loader", loaded.file_name),
+    )
 
 
 # ---------------------------------------------------------------- distilled as a whole

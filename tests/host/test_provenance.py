@@ -348,3 +348,62 @@ def test_what_a_node_takes_beside_its_model_is_not_behind_it():
         "at": few_steps("control"),
     }
     assert model_file(upstream_files(hidden(prompt), "model")) == "qwen.safetensors"
+
+
+# ---------------------------------------------------------------- merges, by their names
+
+MERGE = "juggernautXL_v9Rdphoto2Lightning.safetensors"
+
+
+def merge_in(node_at):
+    return hidden({"base": node("CheckpointLoaderSimple", ckpt_name=MERGE), "at": node_at})
+
+
+def test_a_merge_alone_is_refused_with_what_to_choose(unets):
+    with pytest.raises(ValueError) as refusal:
+        accelerator.attach_distilled(unets["sdxl"], "auto", hidden=merge_in(loader("base")))
+    assert str(refusal.value) == (
+        f"lora_name is none, and {MERGE} is probably distilled: its name says Lightning. To run it,"
+        " choose in accelerator which one it has in it, as its page says:"
+        " sdxl-lightning-2step-lora, sdxl-lightning-4step-lora, sdxl-lightning-8step-lora,"
+        " sdxl-lightning-1step-x0. Only the settings are taken, no weights."
+    )
+    _, report = accelerator.attach_distilled(
+        unets["sdxl"], "sdxl-lightning-4step-lora", hidden=merge_in(loader("base"))
+    )
+    assert report.data["accelerator"] == "sdxl-lightning-4step-lora"
+
+
+def test_a_lora_on_top_of_a_merge_is_attached_and_told(unets, lightning):
+    _, report = accelerator.attach_accelerator(
+        unets["sdxl"], lightning, "auto", 1.0, hidden=merge_in(loader("base", lightning))
+    )
+    assert f"{MERGE} is probably distilled already: its name says Lightning" in report.markdown
+
+
+def test_the_sampler_says_that_a_merge_is_probably_distilled(unets, models):
+    for model in (unets["sdxl"], core_loaded(unets["sdxl"], style_in(models, unets["sdxl"]))):
+        with pytest.raises(ValueError) as refusal:
+            accelerated(look_at(model, merge_in(few_steps("base"))))
+        assert str(refusal.value).startswith(
+            f"No accelerator is attached, and {MERGE} is probably distilled: its name says"
+            " Lightning. Put an Accelerator Loader in front of this node, set lora_name to none"
+        )
+
+
+def style_in(models, model):
+    write_lora(models / "loras" / "style.safetensors", model, "kohya-diffusers", only="attn2")
+    return "style.safetensors"
+
+
+def test_cores_lora_on_top_of_a_merge_runs_and_is_told(unets, lightning):
+    prompt = {
+        "base": node("CheckpointLoaderSimple", ckpt_name=MERGE),
+        "core": node(
+            "LoraLoaderModelOnly", model=["base", 0], lora_name=lightning, strength_model=1.0
+        ),
+        "at": few_steps("core"),
+    }
+    models = accelerated(look_at(core_loaded(unets["sdxl"], lightning), hidden(prompt)))
+    assert models.records[0].id == "sdxl-lightning-4step-lora"
+    assert f"{MERGE} is probably distilled already" in " ".join(models.notes)
