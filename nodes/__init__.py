@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import accelerator, budget, compare, demo, motion, run_report, sampler, skip, stream
+from . import (
+    accelerator,
+    budget,
+    compare,
+    demo,
+    motion,
+    negative,
+    run_report,
+    sampler,
+    skip,
+    stream,
+)
 
-MODULES = (accelerator, sampler, stream, motion, skip, run_report, budget, compare, demo)
+MODULES = (
+    accelerator,
+    sampler,
+    stream,
+    motion,
+    negative,
+    skip,
+    run_report,
+    budget,
+    compare,
+    demo,
+)
 
 
 class FewStepExtension(ComfyExtension):
