@@ -92,7 +92,8 @@ class FewStepSampler(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Only read by accelerators that kept guidance, and by patches such as NAG."
-                        " At CFG 1 a negative prompt has no effect and costs nothing."
+                        " At CFG 1 a negative prompt has no effect here and costs nothing: Few-Step"
+                        " Negative Prompt keeps it out of the model itself."
                     ),
                 ),
                 io.Model.Input(
@@ -266,8 +267,14 @@ def notes_on_negative(
     if is_connected:
         if record.is_guided or models.is_negative_forced:
             return ()
+        if models.carries_negative:
+            return (
+                "negative is connected here and was not read at CFG 1; the one on Few-Step Negative"
+                " Prompt is.",
+            )
         return (
-            "negative is connected and was not read: CFG is locked to 1, where it has no effect.",
+            "negative is connected and was not read: CFG is locked to 1, where it has no effect. To"
+            " have it kept out, put Few-Step Negative Prompt on the model.",
         )
     if record.is_guided:
         raise PlanError(

@@ -28,6 +28,8 @@ RECORD_KEY = "fewstep.accelerator"
 MOTION_KEY = "fewstep.motion"
 FACTS_KEY = "fewstep.facts"
 NEWS_KEY = "fewstep.news"
+# In its options, of the negative prompt that was put on it.
+NEGATIVE_KEY = "fewstep.negative.config"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class LoadedModel:
     def is_negative_forced(self) -> bool:
         """Whether a patch has the negative prompt evaluated at CFG 1 too (NAG, SAG, CFG++)."""
         return bool(self.patcher.model_options.get("disable_cfg1_optimization", False))
+
+    @property
+    def carries_negative(self) -> bool:
+        """Whether Few-Step Negative Prompt is on it, which reads a text of its own."""
+        return NEGATIVE_KEY in self.patcher.model_options
 
     @property
     def has_self_attention_guidance(self) -> bool:

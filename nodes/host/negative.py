@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +35,12 @@ from ...samplers.guidance import (
     SideBySide,
     laid_out,
 )
-from .model import look_at
+from .model import NEGATIVE_KEY, look_at
 from .run import run_log
 
 log = logging.getLogger(__name__)
 
 KEY = "fewstep.negative"
-CONFIG_KEY = "fewstep.negative.config"  # for those that ask what is on a MODEL; frozen
 NAME = "Few-Step Negative Prompt"
 OVERRIDE = "optimized_attention_override"  # the host's name for what stands in for its attention
 
@@ -87,11 +86,11 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
     if config.guidance.is_idle:
         return model
     patched = model.clone()
-    patched.model_options |= {CONFIG_KEY: config}
+    patched.model_options |= {NEGATIVE_KEY: config}
 
     def outer_sample(executor, *args, **kwargs):
         guider = executor.class_obj
-        run = NegativeRun(config, guider, is_joint)
+        run = NegativeRun(config, guider, is_joint, {cond["uuid"] for cond in conds})
         # The run's own, made anew by the host for every run.
         guider.conds[KEY] = [dict(cond) for cond in conds]
         add_wrapper_with_key(
@@ -109,7 +108,7 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
 
 def carried_negative(model) -> NegativeConfig | None:
     """The settings of the negative prompt on a MODEL, None where there is none."""
-    return model.model_options.get(CONFIG_KEY)
+    return model.model_options.get(NEGATIVE_KEY)
 
 
 def refuse_second(model) -> None:
@@ -197,8 +196,9 @@ class Text:
 class NegativeRun:
     """One sampling run of one guider."""
 
-    def __init__(self, config: NegativeConfig, guider, is_joint: bool):
+    def __init__(self, config: NegativeConfig, guider, is_joint: bool, names: Collection):
         self.config, self.guider, self.is_joint = config, guider, is_joint
+        self.names = names  # the host's uuids of the negative texts
         self.texts: list[Text] = []
         self.passes = 0  # forward passes
         self.guided = 0  # of these, with the negative prompt
@@ -242,8 +242,10 @@ class NegativeRun:
     def _kept(self, model, t: Tensor) -> list[Text]:
         """The texts of the noise level at hand."""
         if not self.texts:
-            # Once read, the host has no more use for them.
-            self.texts = [Text.of(cond) for cond in self.guider.conds.pop(KEY)]
+            # Once read, the host has no more use for them. It has added one for every region of
+            # the prompt, under the prompt's own name.
+            encoded = self.guider.conds.pop(KEY)
+            self.texts = [Text.of(cond) for cond in encoded if cond["uuid"] in self.names]
         config = self.config
         is_bounded = (config.start_percent, config.end_percent) != (0.0, 1.0)
         if not is_bounded and not any(text.is_bounded for text in self.texts):
@@ -306,7 +308,8 @@ class Evaluation:
         of the network.
         """
         mask = arguments.get("attention_mask")
-        if run.is_joint and mask is not None:
+        is_masked = mask is not None or any(text.mask is not None for text in texts)
+        if run.is_joint and is_masked:
             raise NegativeError(
                 f"Something in front masks a part of the prompt (a style model or a region), and"
                 f" {NAME} cannot keep its text out of a masked attention in this model. Take one"
@@ -322,7 +325,7 @@ class Evaluation:
             rows = chosen.to(positive.device)
         kind = JointAttention if run.is_joint else CrossAttention
         masks = {}
-        if mask is not None or any(text.mask is not None for text in texts):
+        if is_masked:
             masks["attention_mask"] = layout.lay(
                 *(part.to(positive.device) for part in masks_of(mask, texts, *lengths, positive))
             )

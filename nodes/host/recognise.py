@@ -76,6 +76,11 @@ class AcceleratedModels:
         return any(loaded.is_negative_forced for loaded in self.loaded)
 
     @property
+    def carries_negative(self) -> bool:
+        """Whether Few-Step Negative Prompt is on one of them."""
+        return any(loaded.carries_negative for loaded in self.loaded)
+
+    @property
     def has_self_attention_guidance(self) -> bool:
         return any(loaded.has_self_attention_guidance for loaded in self.loaded)
 
