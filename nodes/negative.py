@@ -16,10 +16,10 @@ class FewStepNegative(io.ComfyNode):
             display_name="Few-Step Negative Prompt",
             category="few-step",
             description=(
-                "A negative prompt that works at CFG 1, where a sampler's own is not read. It is"
-                " kept out inside the model's attention to text, so a step costs a few per cent"
-                " more and not twice as much. For SD 1.5, SDXL, Wan, LTX and FLUX, under any"
-                " sampler; a stream keeps it out too."
+                "A negative prompt that works at CFG 1, where a sampler's own is not read. It acts"
+                " inside the model's attention to text, so a step costs a few per cent more (FLUX:"
+                " about a third) and not twice as much. For SD 1.5, SDXL, Wan, LTX and FLUX, under"
+                " any sampler and in streams."
             ),
             search_aliases=["nag", "normalized attention guidance", "negative", "cfg 1", "avoid"],
             inputs=[

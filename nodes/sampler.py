@@ -92,8 +92,8 @@ class FewStepSampler(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Only read by accelerators that kept guidance, and by patches such as NAG."
-                        " At CFG 1 a negative prompt has no effect here and costs nothing: Few-Step"
-                        " Negative Prompt keeps it out of the model itself."
+                        " At CFG 1 a negative prompt has no effect here and costs nothing; the"
+                        " Few-Step Negative Prompt node makes one work."
                     ),
                 ),
                 io.Model.Input(

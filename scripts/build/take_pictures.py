@@ -34,6 +34,7 @@ SHOWN_IN = {
     "FewStepSchedule": "sdxl_core_sampler",
     "FewStepStream": "causal_forcing_i2v_stream",
     "FewStepMotion": "animatediff_lightning",
+    "FewStepNegative": "sdxl_negative",
     "FewStepSkip": "sdxl_step_skip",
     "FewStepReport": "sdxl_step_skip",
     "FewStepBudget": "sdxl_step_budget",

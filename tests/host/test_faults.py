@@ -23,6 +23,7 @@ from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
 from comfyui_fewstep.nodes.host.model import look_at, with_model_sampling
+from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -75,14 +76,14 @@ def sampled(models, text, shape) -> Tensor:
     return output.args[0]["samples"]
 
 
-def one_model(folder: Path) -> Scene:
-    """SD 1.5 with an LCM LoRA."""
+def one_model(folder: Path, change: Callable = lambda model: model) -> Scene:
+    """SD 1.5 with an LCM LoRA. change: what another node makes of the model."""
     base = small_models.unet_patcher("sd15")
     if not (folder / "loras" / LCM).exists():
         write_lora(folder / "loras" / LCM, base, "kohya-diffusers", rank=2, only="attn")
     model, _ = accelerator.attach_accelerator(base, LCM, "lcm-lora-sd15", 1.0)
-    text = small_models.conditioning(model, length=8)
-    return Scene((model,), lambda: sampled((model,), text, (1, 4, 8, 8)))
+    text, changed = small_models.conditioning(model, length=8), change(model)
+    return Scene((model,), lambda: sampled((changed,), text, (1, 4, 8, 8)))
 
 
 def two_experts(folder: Path) -> Scene:
@@ -203,18 +204,18 @@ def demonstration(folder: Path) -> Scene:
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 
 
-def streaming(folder: Path, is_decoded: bool) -> Scene:
+def streaming(folder: Path, is_decoded: bool, change: Callable = lambda model: model) -> Scene:
     """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
 
     is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there,
-    the run goes on and decodes last.
+    the run goes on and decodes last. change: what another node makes of the model.
     """
     if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
     path = folder / "diffusion_models" / "faults_causal.safetensors"
     record = CATALOG["self-forcing-dmd"]
     model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
-    model = with_record(with_model_sampling(model, record), record)
+    model = change(with_record(with_model_sampling(model, record), record))
     text = small_models.conditioning(length=6)
     vae = (
         load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors")))
@@ -240,6 +241,12 @@ def streaming(folder: Path, is_decoded: bool) -> Scene:
     )
 
 
+def keeping_out(model):
+    """The model with a negative prompt in its attention."""
+    text = small_models.conditioning(model, seed=2, length=5)
+    return FewStepNegative.execute(model, text, 5.0, 0.5, 2.5, 0.0, 1.0).args[0]
+
+
 SCENES: dict[str, Callable[[Path], Scene]] = {
     "sampler": one_model,
     "two experts": two_experts,
@@ -247,7 +254,9 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "skip, teacache": lambda folder: skipping(folder, "teacache"),
     "motion": lambda folder: with_motion(folder, is_inside=False),
     "motion, in its module": lambda folder: with_motion(folder, is_inside=True),
+    "negative": lambda folder: one_model(folder, keeping_out),
     "stream": lambda folder: streaming(folder, is_decoded=False),
+    "stream, negative": lambda folder: streaming(folder, False, keeping_out),
     "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
     "budget": measuring,
     "budget, stream": measuring_blocks,

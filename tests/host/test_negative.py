@@ -265,8 +265,9 @@ def test_equal_to_cores_node_in_a_whole_flux(name):
     """
     model = more_models.small_patcher(name)
     shape = (1, model.model.latent_format.latent_channels, 8, 8)
+    ((_, options),) = more_models.text_conditioning(name)
     positive, negative = (
-        [[tensor, {"guidance": 3.5}]]
+        [[tensor, {**options, "guidance": 3.5}]]
         for seed in (1, 2)
         for tensor, _ in more_models.text_conditioning(name, seed)
     )

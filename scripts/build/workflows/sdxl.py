@@ -5,7 +5,16 @@ from __future__ import annotations
 from workflow_graph import Graph
 
 from .files import SDXL_BASE, accelerator_file, file
-from .parts import IMAGE_PROMPT, accelerate, checkpoint_image, no_negative, picture, prompt_box
+from .parts import (
+    IMAGE_PROMPT,
+    accelerate,
+    checkpoint_image,
+    few_steps,
+    finish_image,
+    no_negative,
+    picture,
+    prompt_box,
+)
 from .workflow import workflow
 
 
@@ -143,4 +152,33 @@ def core_sampler(graph: Graph) -> None:
     picture(graph, sampled["output"], loaded["VAE"])
 
 
-WORKFLOWS = (lightning, hyper, hyper_one_step, dmd2, turbo, core_sampler)
+@workflow(
+    "SDXL Lightning with a negative prompt",
+    "sdxl_negative",
+    """
+    ## A negative prompt at CFG 1
+
+    The sampler's own negative is not read at CFG 1. **Few-Step Negative Prompt** keeps a text out
+    inside the model's attention instead, for a few per cent of a step.
+
+    Name the thing itself: *boats, people*, not *no boats*. Raise **scale** where it still shows;
+    lower it where the picture turns flat or harsh.
+
+    The same node goes on Wan, LTX, SD 1.5 and FLUX models.
+    """,
+)
+def negative(graph: Graph) -> None:
+    with graph.group("Models"):
+        loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
+        fast = accelerate(graph, loaded, accelerator_file("sdxl-lightning-4step-lora"))
+    with graph.group("Prompts and size"):
+        positive = prompt_box(graph, loaded["CLIP"], IMAGE_PROMPT)
+        away = prompt_box(graph, loaded["CLIP"], "boats, people, oversaturated", "Negative prompt")
+        latent = graph.node("EmptyLatentImage", width=1024, height=1024)
+    with graph.group("Sampling"):
+        kept_out = graph.node("FewStepNegative", model=fast["model"], negative=away)
+        sampled = few_steps(graph, kept_out, positive, latent["LATENT"])
+    finish_image(graph, sampled, loaded["VAE"])
+
+
+WORKFLOWS = (lightning, hyper, hyper_one_step, dmd2, turbo, core_sampler, negative)
