@@ -179,6 +179,7 @@ class Accelerator:
     licence: Licence
     sources: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    notes_on_plain_fp8: tuple[str, ...] = ()  # only for a model in fp8 without scales
     unverified: tuple[str, ...] = ()  # what could not be confirmed from the published material
 
     def __post_init__(self) -> None:
@@ -294,6 +295,15 @@ def is_recipe_for(recipe: Accelerator, record: Accelerator) -> bool:
     return recipe.only_by_choice and any(file.name in names for file in recipe.files)
 
 
+def is_recipe_of_family(recipe: Accelerator, record: Accelerator) -> bool:
+    """Whether a recipe runs files of the record's family, of its kind and size."""
+    return recipe.only_by_choice and (recipe.family, recipe.kind, recipe.width) == (
+        record.family,
+        record.kind,
+        record.width,
+    )
+
+
 def are_partners(record: Accelerator, other: Accelerator | None) -> bool:
     """Whether two records are those of one release's two experts, each naming the other."""
     return (
@@ -329,5 +339,7 @@ def some_ids(records: Iterable[Accelerator]) -> str:
 
 
 def ids_in_words(records: Iterable[Accelerator], joint: str = ", ") -> str:
-    """The ids of several records, as a list or with another word between them."""
-    return joint.join(record.id for record in records)
+    """The ids of several records, of many a few, as a list or with another word between them."""
+    ids = [record.id for record in records]
+    more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
+    return joint.join(ids[:MOST_IDS]) + more

@@ -14,6 +14,7 @@ from .accelerator import (
     Solver,
     ids_in_words,
     is_recipe_for,
+    is_recipe_of_family,
     is_taken,
     runs_on,
     some_ids,
@@ -264,8 +265,12 @@ def refuse_other_base(
 def recipes_for(
     record: Accelerator, base: BaseRow | None, records: Iterable[Accelerator]
 ) -> list[Accelerator]:
-    """The recipes that run the record's files on models of this base."""
-    return [other for other in records if base in other.bases and is_recipe_for(other, record)]
+    """The recipes that run the record's files on models of this base; where there are none, those
+    for other files of its family.
+    """
+    here = [other for other in records if base in other.bases and other is not record]
+    own = [other for other in here if is_recipe_for(other, record)]
+    return own or [other for other in here if is_recipe_of_family(other, record)]
 
 
 def taking_notes(

@@ -27,6 +27,7 @@ from ..loras.decision import (
     refuse_second,
     taking_notes,
 )
+from ..loras.editions import edition_notes
 from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
@@ -187,7 +188,9 @@ def attach_accelerator(
 
     notes = (
         *taking_notes(record, loaded.base, records),
+        *edition_notes(record, lora_name, loaded.base, loaded.file_name, records),
         *merged_notes(distilled, lora_name, loaded.file_name),
+        *(record.notes_on_plain_fp8 if loaded.is_in_plain_fp8 else ()),
         *coverage_notes(coverage),
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),

@@ -25,7 +25,8 @@ lightning = partial(
     kind=Kind.LORA,
     schedule=ShiftedFlow(3.0),
     sources=("github ModelTC/Qwen-Image-Lightning README and workflows",),
-    notes=(GRIDS, "The official templates shift by 3.1; it was trained with 3."),
+    notes=("The official templates shift by 3.1; it was trained with 3.",),
+    notes_on_plain_fp8=(GRIDS,),
 )
 # What is known to the byte: the bf16 files of four steps for Edit and for 2512. The others are of
 # the same size, or of twice that where they are in fp32.
@@ -188,6 +189,7 @@ OTHERS = (
         steps=(4,),
         files=files_of(REPO, "Qwen-Image-fp8-e4m3fn-Lightning-4steps-V1.0-fp32"),
         name_words=("lightning", "fp8"),
+        notes_on_plain_fp8=(),
         notes=(
             (
                 "Distilled for the base in plain fp8_e4m3fn alone, the one on which the other LoRAs"

@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_sampling
 import folder_paths
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator, Parameterization
@@ -22,6 +23,8 @@ from ...loras.header import ENDINGS, read_metadata
 from ...loras.schedules import Schedule
 from .foreign import ForeignLora, foreign_loras
 from .provenance import NamedFile, model_file, upstream_files
+
+PLAIN_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 # What this pack attaches to a MODEL.
 RECORD_KEY = "fewstep.accelerator"
@@ -97,6 +100,14 @@ class LoadedModel:
         """Whether guidance is a network input (FLUX dev, HunyuanVideo): it runs at CFG 1."""
         network = self.patcher.model.diffusion_model
         return bool(getattr(getattr(network, "params", None), "guidance_embed", False))
+
+    @property
+    def is_in_plain_fp8(self) -> bool:
+        """Whether its weights are in fp8 without scales, which loses more than every other form."""
+        return any(
+            parameter.dtype in PLAIN_FP8 and not isinstance(parameter.data, QuantizedTensor)
+            for parameter in self.patcher.model.diffusion_model.parameters()
+        )
 
     @property
     def is_negative_forced(self) -> bool:

@@ -15,6 +15,7 @@ from ...loras.decision import (
     refuse_second,
     taking_notes,
 )
+from ...loras.editions import edition_notes
 from ...loras.fingerprint import lora_fingerprint
 from ...loras.header import ENDINGS, FileProblem, alpha_in, read_header
 from ...loras.recognition import (
@@ -149,10 +150,12 @@ def recognise_carried(
     name, records = "The LoRA that another loader put on the model", known.records.values()
     refuse_other_base(record, name, loaded.base, loaded.class_name, records)
     refuse_unscaled(lora.lora, record)
+    lora_name = lora.file_name or "The LoRA of another loader"
     return lora.recognition, (
         *lora.notes,
         *taking_notes(record, loaded.base, records),
-        *merged_notes(distilled, "The LoRA of another loader", loaded.file_name),
+        *edition_notes(record, lora_name, loaded.base, loaded.file_name, records),
+        *merged_notes(distilled, lora_name, loaded.file_name),
     )
 
 

@@ -23,6 +23,7 @@ from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, w
 from safetensors.torch import load_file, save_file
 
 import small_models
+from more_models import small_patcher
 from small_loras import write_lora
 
 FILE = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
@@ -162,6 +163,24 @@ def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, fo
     )
     again, _ = run(attached)
     assert torch.equal(samples, again)
+
+
+@pytest.mark.parametrize("form", ["whole", "fp8 plain", "scaled fp8", *QUANT_ALGOS])
+def test_plain_fp8_is_told_from_fp8_with_scales_and_from_whole_numbers(load, whole, form):
+    model = small_models.load_model(whole) if form == "whole" else load(form)
+    assert look_at(model).is_in_plain_fp8 == (form == "fp8 plain")
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=("plain fp8", "whole"))
+def test_qwens_grids_are_told_on_plain_fp8_alone(models, is_plain):
+    model = small_patcher("QwenImage")
+    file = "Qwen-Image-Lightning-4steps-V1.0-bf16.safetensors"
+    write_lora(models / "loras" / file, model, "bare", rank=64)
+    if is_plain:
+        for weight in model.model.diffusion_model.parameters():
+            weight.data = weight.data.to(torch.float8_e4m3fn)
+    _, report = accelerator.attach_accelerator(model, file, "auto", 1.0)
+    assert any("leaves grid artefacts" in note for note in report.notes) == is_plain
 
 
 @pytest.mark.parametrize("form", QUANT_ALGOS)
