@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from .bases import Base, BaseRow, Levels
+from .bases import Base, BaseRow, Levels, is_of
 from .schedules import ConsistencyGrid, Schedule
+from .words import counted
 
 
 class Kind(str, Enum):
@@ -33,6 +34,8 @@ class Solver(str, Enum):
     TCD = "tcd"
     UNI_PC = "uni_pc"
     DPMPP_2M = "dpmpp_2m"
+    RES_MULTISTEP = "res_multistep"
+    ER_SDE = "er_sde"
 
 
 class Parameterization(str, Enum):
@@ -130,6 +133,38 @@ class Licence:
 UNKNOWN_LICENCE = Licence("unknown", None)
 
 
+# ---------------------------------------------------------------- how others run it
+
+
+@dataclass(frozen=True)
+class TemplateWay:
+    """How an official template of ComfyUI runs a release, where that is not as its record does.
+
+    Only what differs is given; `python scripts/build/field.py` says it of every template.
+    """
+
+    steps: int | None = None
+    sampler: str = ""  # the host's name
+    noise: str = ""  # where its noise levels come from, in words: "shift 3.1"
+    strength: float | None = None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What differs, by name."""
+        given = {"steps": self.steps, "sampler": self.sampler, "noise": self.noise}
+        given["strength"] = self.strength
+        return {name: value for name, value in given.items() if value not in (None, "")}
+
+    def __str__(self) -> str:
+        parts = (
+            counted(self.steps, "step") if self.steps else "",
+            self.sampler,
+            self.noise,
+            f"strength {self.strength:g}" if self.strength is not None else "",
+        )
+        return ", ".join(filter(None, parts))
+
+
 # ---------------------------------------------------------------- the record
 
 
@@ -180,6 +215,7 @@ class Accelerator:
     sources: tuple[str, ...]
     notes: tuple[str, ...] = ()
     notes_on_plain_fp8: tuple[str, ...] = ()  # only for a model in fp8 without scales
+    template_ways: tuple[TemplateWay, ...] = ()  # how official templates run it otherwise
     unverified: tuple[str, ...] = ()  # what could not be confirmed from the published material
 
     def __post_init__(self) -> None:
@@ -258,6 +294,24 @@ class Accelerator:
         ]
 
     @property
+    def template_note(self) -> str:
+        """What the official templates do otherwise, in one line; empty where they agree."""
+        if not self.template_ways:
+            return ""
+        ways = "; or ".join(map(str, self.template_ways))
+        differs = {name for way in self.template_ways for name in way.settings}
+        shift = self.schedule.shift
+        own = TemplateWay(
+            self.default_steps if "steps" in differs else None,
+            self.solver.value if "sampler" in differs else "",
+            (f"shift {shift:g}" if shift else "a schedule of its own")
+            if "noise" in differs
+            else "",
+            self.strength if "strength" in differs else None,
+        )
+        return f"Official templates run it with {ways}. Here: {own}, by {self.sources[0]}."
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Of its files, where they are known."""
         return tuple(file.path for file in self.files if file.path)
@@ -272,7 +326,9 @@ def runs_on(record: Accelerator, base: BaseRow | None) -> bool:
     """Whether a record may be attached to a model of this base: one that it was distilled for, or
     one that was made from such a one and takes its accelerators.
     """
-    return base is not None and (base in record.bases or is_taken(record, base))
+    return base is not None and (
+        any(is_of(base, own) for own in record.bases) or is_taken(record, base)
+    )
 
 
 def is_taken(record: Accelerator, base: BaseRow) -> bool:

@@ -58,6 +58,7 @@ class BaseRow:
 
     # ------------------------------------------------ the model in the host
     # The host's configuration classes of it. Of bases that share one, the input's channels decide.
+    # None where the class is newer than what could be read: a class that no row names may be it.
     host_classes: tuple[str, ...]
     since: str = ""  # the first ComfyUI that has the class, where 0.30.0 does not
     widths: tuple[int, ...] = ()  # hidden widths of the published sizes
@@ -279,6 +280,8 @@ class Base(BaseRow, Enum):
         ),
         full_run=StepRange(20, 50),
     )
+    FLUX3 = BaseRow(label="FLUX.3 Image", host_classes=(), since="0.41")
+    FIBO2 = BaseRow(label="FIBO 2", host_classes=(), since="0.43")
     Z_IMAGE = BaseRow(
         label="Z-Image",
         host_classes=("ZImage",),
@@ -837,6 +840,21 @@ def base_in_host(host_class: str, input_channels: int = 16) -> Base | UnlistedBa
 def unlisted(host_class: str) -> UnlistedBase:
     """The base of a class that the table does not have."""
     return UnlistedBase(label=host_class, host_classes=(host_class,))
+
+
+def is_of(base: BaseRow | None, own: BaseRow) -> bool:
+    """Whether a model of one base may be of another: the same one, or one of a class that no row
+    names, where the class of the other is not known.
+    """
+    return base == own or (isinstance(base, UnlistedBase) and not own.host_classes)
+
+
+def needed_host(bases: Iterable[BaseRow]) -> str:
+    """Which ComfyUI has models of these bases, in a sentence; empty where 0.30.0 has one."""
+    rows = tuple(bases)
+    if not all(base.since for base in rows):
+        return ""
+    return "; ".join(f"{base.label} needs ComfyUI {base.since} or newer" for base in rows)
 
 
 def bases_in_words(bases: Iterable[BaseRow]) -> str:

@@ -20,7 +20,7 @@ from .accelerator import (
     some_ids,
 )
 from .adapters import OtherAdapter
-from .bases import BaseRow, UnlistedBase, bases_in_words
+from .bases import BaseRow, UnlistedBase, bases_in_words, needed_host
 from .catalog import CATALOG
 from .catalog.left_out import LEFT_OUT
 from .fingerprint import LORA_ENDINGS
@@ -256,9 +256,10 @@ def refuse_other_base(
         if recipes
         else "Connect a model of that kind, or choose an accelerator made for this one."
     )
+    needed = needed_host(record.bases)
     raise ValueError(
         f"{lora_name} ({record.id}) is for {bases_in_words(record.bases)}; the connected model is"
-        f" {connected}. {advice}"
+        f" {connected}. {f'{needed}. ' if needed else ''}{advice}"
     )
 
 

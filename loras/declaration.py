@@ -38,6 +38,7 @@ from .schedules import (
     FluxFlow,
     HostSpacedFlow,
     LiteralSigmas,
+    OwnFlow,
     Schedule,
     ShiftedFlow,
     Trailing,
@@ -266,6 +267,7 @@ SCHEDULES: dict[
         },
     ),
     "flux2": (Flux2Flow, {}),
+    "own": (OwnFlow, {}),
     "two_clocks": (
         TwoClockFlow,
         {

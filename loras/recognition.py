@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from .accelerator import Accelerator, Kind, PublishedFile
 from .architecture import has_known_layers
-from .bases import Base, BaseRow, UnlistedBase, bases_in_words
+from .bases import Base, BaseRow, UnlistedBase, bases_in_words, is_of, needed_host
 from .catalog.left_out import LOOK_ALIKES, LookAlike
 from .doubt import doubt_of, has_words_of_its_own, likeliest
 from .fingerprint import Fingerprint, fingerprint_of
@@ -192,7 +192,7 @@ def are_layers_of(record: Accelerator, fingerprint: Fingerprint) -> bool:
             return not all(map(has_known_layers, own))
         own |= {file.layers_of for file in record.files if file.layers_of}
         own |= {Base[name] for base in record.bases for name in base.layers_as}
-    return bool(own & set(fingerprint.bases))
+    return any(is_of(found, base) for found in fingerprint.bases for base in own)
 
 
 def _is_unlisted(record: Accelerator) -> bool:
@@ -361,7 +361,11 @@ def _borrowed_name(
     if owner is None:
         return None
     size = f", width {owner.width}" if owner.width else ""
-    return f"its name is that of {owner.id}, which is for {bases_in_words(owner.bases)}{size}"
+    needed = needed_host(owner.bases)
+    return (
+        f"its name is that of {owner.id}, which is for {bases_in_words(owner.bases)}{size}"
+        f"{f'; {needed}' if needed else ''}"
+    )
 
 
 def _by_published_name(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
@@ -419,7 +423,8 @@ def _look_alike(base: BaseRow | None, name: Name) -> LookAlike | None:
         (
             other
             for other in LOOK_ALIKES
-            if base in other.bases and name.says(other.name_words, other.name_excludes)
+            if any(is_of(base, own) for own in other.bases)
+            and name.says(other.name_words, other.name_excludes)
         ),
         None,
     )

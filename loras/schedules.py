@@ -17,7 +17,8 @@ from .words import counted
 
 TRAINING_TIMESTEPS = 1000
 
-# Noise level of a training timestep, 0..999: the model's own table.
+# Noise level of a training timestep, by the model's own table: 0..999 for Stable Diffusion, 0..1000
+# for a flow, which is all noise at 1000.
 SigmaOf = Callable[[float], float]
 
 
@@ -186,6 +187,33 @@ class FluxFlow(Schedule):
     def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
         mu = flux_mu(image_tokens, self.base_shift, self.max_shift)
         return shifted_flow(steps, math.exp(mu))
+
+
+@dataclass(frozen=True)
+class SizedTimes(Schedule):
+    """Published flow times, one list for each step count, shifted by size as FluxFlow's are."""
+
+    is_formula = False
+    needs_size = True
+    times: tuple[tuple[float, ...], ...]
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+    def has_steps(self, steps: int) -> bool:
+        return any(len(times) == steps for times in self.times)
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        times = next(times for times in self.times if len(times) == steps)
+        shift = math.exp(flux_mu(image_tokens, self.base_shift, self.max_shift))
+        return [shift_sigma(time, shift) for time in times]
+
+
+@dataclass(frozen=True)
+class OwnFlow(Schedule):
+    """Even flow times at the shift that the model has already: all that a release says."""
+
+    def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
+        return [sigma_of(TRAINING_TIMESTEPS * (1.0 - step / steps)) for step in range(steps)]
 
 
 @dataclass(frozen=True)

@@ -410,7 +410,12 @@ def report_on_loading(
             *guidance,
             ("licence", str(record.licence)),
         ),
-        notes=(*notes, *record.notes, *(f"Not confirmed: {what}." for what in record.unverified)),
+        notes=(
+            *notes,
+            *record.notes,
+            *((record.template_note,) if record.template_note else ()),
+            *(f"Not confirmed: {what}." for what in record.unverified),
+        ),
         data={
             "accelerator": record.id,
             "file": name,

@@ -4,8 +4,8 @@ catalogue.
 The layers of bases whose published headers are known are taken from those (real_headers.py), the
 first and the last block of each kind: recognition reads names and widths, not how many there are.
 What is made up here is the rest: FLUX.2, Z-Image, Krea-2, Anima, Boogu-Image, HiDream-O1,
-HunyuanVideo 1.5, MiniMax-H3 and SD 2.1, whose published headers nobody has rebuilt, FLUX.1 in the
-host's own names, and every layout that a base's own files do not have.
+HunyuanVideo 1.5, MiniMax-H3, Qwen-Image 2.1, Ideogram 4 and SD 2.1, whose published headers nobody
+has rebuilt, FLUX.1 in the host's own names, and every layout that a base's own files do not have.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ WIDTHS = {
     Base.FLUX2: 6144,
     Base.Z_IMAGE: 3840,
     Base.QWEN_IMAGE: 3072,
+    Base.QWEN_IMAGE21: 4096,
+    Base.IDEOGRAM4: 4608,
     Base.KREA2: 6144,
     Base.ANIMA: 2048,
     Base.BOOGU: 2520,
@@ -116,6 +118,13 @@ def made_up(base: Base, width: int) -> list[Layer]:
             "double_stream_layers.0.attn.processor.img_to_q",
             "single_stream_layers.0.attn.to_q",
         ),
+        Base.QWEN_IMAGE21: square(
+            width, "transformer_blocks.0.attn.to_q", "transformer_blocks.0.img_mlp.out"
+        ),
+        Base.IDEOGRAM4: [
+            ("layers.0.attention.qkv", 3 * width, width),
+            *square(width, "layers.0.attention.o", "layers.0.adaln_modulation"),
+        ],
         Base.HIDREAM_O1: square(width, "language_model.layers.0.self_attn.q_proj"),
         Base.MINIMAX_H3: [
             ("blocks.0.attn.qkv_proj", 3 * width, width),

@@ -118,7 +118,8 @@ def test_a_member_has_its_rows_fields_and_cannot_be_changed():
 def test_labels_are_unique_and_every_base_is_found_by_its_class():
     assert len({base.label for base in Base}) == len(Base)
     for base in Base:
-        assert base.host_classes
+        # A class that is newer than what could be read has no name here, and its ComfyUI has.
+        assert base.host_classes or base.since
         for name in base.host_classes:
             assert base_in_host(name, base.input_channels or 16) is base
 
@@ -160,7 +161,8 @@ def test_kin_are_other_bases_and_take_what_their_layers_can_hold():
 
 def test_a_flow_says_its_shift_and_nothing_else_has_one():
     for base in Base:
-        assert (base.shift is not None) == (base.levels is Levels.FLOW or base.since != ""), base
+        is_read = base.levels is Levels.FLOW or base.since != ""
+        assert (base.shift is not None) == (is_read and base.host_classes != ()), base
 
 
 @pytest.mark.parametrize("base", [base for base in Base if base.takes], ids=lambda base: base.name)

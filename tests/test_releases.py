@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comfyui_fewstep.loras.accelerator import Kind, Solver
-from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.bases import Base, base_in_host, needed_host, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.recognition import recognise_model
 from comfyui_fewstep.loras.schedules import ShiftedFlow, scaled_linear_sigma
@@ -131,3 +131,71 @@ def test_causvid_on_vace_has_the_settings_of_each_official_template(
     assert (record.default_steps, record.strength) == (steps, strength)
     levels = record.schedule.sigmas(steps, 1.0, scaled_linear_sigma)
     assert levels == ShiftedFlow(shift).sigmas(steps, 1.0, scaled_linear_sigma)
+
+
+# ---------------------------------------------------------------- classes that came after 0.30.0
+
+# Record -> the host's class, "" where its name is not known, and the first ComfyUI with it.
+LATER = {
+    "wan-animate2-distill": ("WAN_Animate2", "0.31"),
+    "ming-image-01-design": ("MingImage", "0.37"),
+    "qwen-image-21-turbo": ("QwenImage21", "0.37"),
+    "flux3-image-klein": ("", "0.41"),
+    "fibo2-edit-turbo": ("", "0.43"),
+}
+
+
+@pytest.mark.parametrize("id", LATER)
+def test_a_release_of_a_later_class_is_recognised_by_the_class_and_its_name(id):
+    (name, since), record = LATER[id], CATALOG[id]
+    base = base_in_host(name) if name else unlisted("AnyNewClass")
+    for file in record.files:
+        assert recognise_model(base, record.width, {}, file.path, CATALOG.values()).record is record
+    assert needed_host(record.bases) == f"{record.bases[0].label} needs ComfyUI {since} or newer"
+
+
+def test_no_release_of_a_class_that_is_there_needs_a_newer_comfyui():
+    later = {record.id for record in CATALOG.values() if needed_host(record.bases)}
+    loras = {"wan-animate2-lightx2v-6step"}
+    loras |= {id for id in CATALOG if id.startswith("qwen-image-21-") and id.endswith("-lora")}
+    assert later == set(LATER) | loras
+
+
+def test_a_model_of_an_unlisted_class_is_nothing_by_words_of_its_name_alone():
+    found = recognise_model(
+        unlisted("AnyNewClass"), None, {}, "my_turbo.safetensors", CATALOG.values()
+    )
+    assert found.record is None and found.look_alike is None
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "id"),
+    [
+        (Base.QWEN_IMAGE21, "qwen_image_2.1_bf16.safetensors", "qwen-image-21-base"),
+        (Base.QWEN_IMAGE21, "qwen_image_2.1_int8_convrot.safetensors", "qwen-image-21-base"),
+        (
+            unlisted("AnyNewClass"),
+            "flux3-image-klein-base-int8-convrot.safetensors",
+            "flux3-klein-base",
+        ),
+        (Base.FLUX2, "flux-2-klein-base-4b.safetensors", "flux2-klein-base"),
+    ],
+)
+def test_an_undistilled_model_is_a_look_alike_with_its_reason(base, path, id):
+    found = recognise_model(base, None, {}, path, CATALOG.values())
+    assert found.record is None and found.look_alike is not None and found.look_alike.id == id
+    assert "not distilled" in found.look_alike.reason
+
+
+def test_the_letters_of_a_new_file_do_not_make_it_an_older_release():
+    # The 4-step LoRA of Hunyuan 1.5 was taken for the one of eight steps, PiD 1.5 for FLUX.1's.
+    def model(base, path):
+        found = recognise_model(base, None, {}, path, CATALOG.values()).record
+        return found and found.id
+
+    assert model(Base.PID, "pid_1.5_qwenimage_1024_to_4096_4step_bf16.safetensors") == (
+        "pid-qwenimage-4step"
+    )
+    assert model(Base.PID, "pid_sdxl_1024_to_4096_4step_bf16.safetensors") == "pid-sdxl-4step"
+    assert model(Base.MINIMAX_H3, "my_fasth3_omniref.safetensors") == "fasth3-omniref-8step"
+    assert model(Base.ANIMA, "anima-turbo-v1.1.safetensors") == "anima-turbo"

@@ -20,8 +20,10 @@ from comfyui_fewstep.loras.schedules import (
     FluxFlow,
     HostSpacedFlow,
     LiteralSigmas,
+    OwnFlow,
     Schedule,
     ShiftedFlow,
+    SizedTimes,
     Trailing,
     TrigFlow,
     TwoClockFlow,
@@ -29,10 +31,12 @@ from comfyui_fewstep.loras.schedules import (
 from comfyui_fewstep.samplers.plan import switch_step, tcd_sigmas_down
 from diffusers import (
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
     TCDScheduler,
 )
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers_sigmas import STABLE_DIFFUSION, scheduler_of, sigmas_of_scheduler
 
 sd_sigma = functools.cache(schedules.scaled_linear_sigma)
@@ -114,12 +118,14 @@ FORMULAS = (
     HostSpacedFlow(3.0, "sgm_uniform"),
     FluxFlow(),
     Flux2Flow(),
+    OwnFlow(),
     TwoClockFlow(6.0, 3.0),
 )
 LISTS = (
     (FirstTimesteps((999, 899, 799)), {1, 2, 3}),
     (TrigFlow(80.0), {1, 2, 3, 4}),
     (LiteralSigmas(((1.0, 0.5), (1.0, 0.9, 0.5, 0.2))), {2, 4}),
+    (SizedTimes(((1.0, 0.5), (1.0, 0.75, 0.5, 0.25))), {2, 4}),
 )
 
 
@@ -143,7 +149,7 @@ def test_a_list_has_its_own_counts_alone(schedule, counts):
     assert not schedule.is_formula
     assert {steps for steps in range(1, 51) if schedule.has_steps(steps)} == counts
     for steps in counts:
-        assert len(schedule.sigmas(steps, 1.0, sd_sigma)) == steps + 1
+        assert len(schedule.sigmas(steps, 1.0, sd_sigma, 4096)) == steps + 1
 
 
 def test_a_schedule_says_what_the_model_must_be_set_to():
@@ -153,10 +159,46 @@ def test_a_schedule_says_what_the_model_must_be_set_to():
     assert [type(schedule) for schedule in FORMULAS if schedule.needs_size] == [FluxFlow, Flux2Flow]
 
 
-@pytest.mark.parametrize("formula", [FluxFlow(), Flux2Flow()], ids=str)
+@pytest.mark.parametrize("formula", [FluxFlow(), Flux2Flow(), SizedTimes(((1.0, 0.5, 0.4, 0.3),))])
 def test_a_size_that_is_needed_is_asked_for(formula):
     with pytest.raises(ValueError, match="connect latent_image"):
         formula.sigmas(4, 1.0, sd_sigma)
+
+
+# Qwen/Qwen-Image-2.1 scheduler_config.json, without its shift_terminal, as Viggle and LightX2V run.
+QWEN_IMAGE21 = {
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+}
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (2048, 2048), (1376, 768)])
+@pytest.mark.parametrize(
+    ("id", "times"),
+    [
+        ("qwen-image-21-viggle-turbo-lora", [1.0, 0.9375, 0.875, 0.75, 0.5, 0.25]),
+        ("qwen-image-21-viggle-turbo-lora", [1.0, 0.75, 0.5, 0.25]),
+        ("qwen-image-21-viggle-turbo-4step-lora", [1.0, 0.75, 0.5, 0.25]),
+        ("qwen-image-21-lightning-4step-lora", [1.0, 0.75, 0.5, 0.25]),
+    ],
+)
+def test_qwen_image_21_loras_shift_by_size_as_diffusers_does(size, id, times):
+    tokens = size[0] * size[1] // 256
+    mu = calculate_shift(tokens, 256, 8192, 0.5, 0.9)
+    reference = FlowMatchEulerDiscreteScheduler(**QWEN_IMAGE21)
+    reference.set_timesteps(sigmas=times, mu=mu)
+    ours = CATALOG[id].schedule.sigmas(len(times), 1.0, sd_sigma, tokens)
+    assert_sigmas_are(ours, reference)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, math.exp(2.02)])
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_a_models_own_flow_is_the_one_it_is_shifted_by(shift, steps):
+    own = OwnFlow().sigmas(steps, 1.0, lambda t: schedules.shift_sigma(t / 1000, shift))
+    assert own == pytest.approx(ShiftedFlow(shift).sigmas(steps, 1.0, sd_sigma))
 
 
 def test_known_timesteps():

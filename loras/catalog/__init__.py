@@ -17,11 +17,13 @@ from . import (
     fusionx,
     hunyuan,
     hyper_sd,
+    image_models,
     lcm,
     ltx,
     minimax_h3,
     pcm,
     qwen_image,
+    qwen_image21,
     rcm,
     sdxl_lightning,
     tcd,
@@ -29,6 +31,7 @@ from . import (
     turbo,
     wan21_lightx2v,
     wan22_lightning,
+    wan_animate,
     wan_recipes,
     z_image,
 )
@@ -39,6 +42,7 @@ FAMILIES = (
     hyper_sd,
     wan21_lightx2v,
     wan22_lightning,
+    wan_animate,
     wan_recipes,
     turbo,
     tcd,
@@ -47,6 +51,8 @@ FAMILIES = (
     flux,
     z_image,
     qwen_image,
+    qwen_image21,
+    image_models,
     animatediff,
     causvid,
     accvideo,
@@ -83,15 +89,14 @@ def index(records: list[Accelerator]) -> dict[str, Accelerator]:
 
 
 def recipes_for_experts(record: Accelerator) -> tuple[Accelerator, ...]:
-    """The recipes that run this record's files on Wan 2.2's experts, the high-noise one first."""
-    recipes = [
-        other
-        for other in CATALOG.values()
-        if other.expert is not None
-        and set(other.bases) & set(record.bases)
-        and is_recipe_for(other, record)
-    ]
-    return tuple(sorted(recipes, key=lambda other: other.expert is Expert.LOW_NOISE))
+    """The first pair of recipes that runs this record's files on Wan 2.2's experts, the high-noise
+    one first; empty where there is none.
+    """
+    for other in CATALOG.values():
+        is_pair = other.expert is Expert.HIGH_NOISE and other.partner is not None
+        if is_pair and set(other.bases) & set(record.bases) and is_recipe_for(other, record):
+            return (other, CATALOG[other.partner])
+    return ()
 
 
 CATALOG = MappingProxyType(index([record for family in FAMILIES for record in family.RECORDS]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, Licence, PublishedFile
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, TemplateWay
 from ..bases import Base
 from ..schedules import Flux2Flow, FluxFlow, LiteralSigmas, ShiftedFlow
 from . import makes
@@ -132,13 +132,8 @@ RECORDS = (
             "github mcmonkeyprojects/SwarmUI docs/Model Support.md",
             f"{TEMPLATES} image_flux2.json",
         ),
-        notes=(
-            (
-                "The official template runs it on FLUX.2's own schedule; here it runs on the list"
-                " it was published with."
-            ),
-            "fal's own example embeds a guidance of 2.5; the official template sets 4.",
-        ),
+        notes=("fal's own example embeds a guidance of 2.5; the official template sets 4.",),
+        template_ways=(TemplateWay(noise="Flux2Scheduler"),),
         unverified=("key format and rank",),
     ),
 )

@@ -135,6 +135,28 @@ RECORDS = (
         sources=("github ModelTC/LightX2V configs/",),
         unverified=("licence",),
     ),
+    hunyuan15(
+        id="hunyuan15-480p-t2v-lightx2v-4step-lora",
+        kind=Kind.LORA,
+        steps=(4,),
+        schedule=ShiftedFlow(5.0),
+        licence=UNKNOWN,
+        files=(
+            PublishedFile(
+                COMFY,
+                "split_files/loras/"
+                "hunyuanvideo1.5_t2v_480p_lightx2v_4step_lora_rank_32_bf16.safetensors",
+                32,
+            ),
+        ),
+        name_words=("lightx2v", "4step"),
+        sources=(
+            "github ModelTC/LightX2V configs/hunyuan_video_15/hunyuan_video_t2v_480p_distill.json",
+            "path seen in public repositories",
+        ),
+        notes=("Comfy-Org's extract of LightX2V's model, run as the model is.",),
+        unverified=("card of the extract, its licence and strength", "header"),
+    ),
     extract(
         id="hunyuan15-lightx2v-lora",
         schedule=ShiftedFlow(3.0),
@@ -144,6 +166,7 @@ RECORDS = (
             ),
         ),
         name_words=("lightx2v|ligthx2v",),
+        name_excludes=("4step",),
     ),
     extract(
         id="hunyuan15-i2v-step-distilled-lora",

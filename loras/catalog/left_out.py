@@ -39,6 +39,22 @@ LOOK_ALIKES = (
         " base in its name is",
     ),
     LookAlike(
+        "flux3-klein-base",
+        (Base.FLUX3,),
+        ("klein", "base"),
+        (),
+        "the klein base file is not distilled: 50 steps at CFG 3.5 to 4. The file without base in"
+        " its name is",
+    ),
+    LookAlike(
+        "qwen-image-21-base",
+        (Base.QWEN_IMAGE21,),
+        ("qwen",),
+        ("turbo", "viggle", "lightning", "distill", "distilled"),
+        "Qwen-Image 2.1 is not distilled: 40 steps with guidance. Qwen-Image-2.1-Turbo is, or put a"
+        " Turbo LoRA on it",
+    ),
+    LookAlike(
         "z-image-base",
         (Base.Z_IMAGE,),
         ("z|zimage", "image|zimage"),
@@ -73,6 +89,11 @@ NO_PICTURE = (
     "a few-step model for core's KSampler, with the settings of its template; this pack makes"
     " pictures and videos"
 )
+SHAPES = f"{NO_PICTURE}: shapes in three dimensions"
+ESTIMATES = (
+    "it estimates depth, normals or colours of a picture in one step and makes none: run it in"
+    " core's sampler, with the settings of its template"
+)
 SEEDVR2 = (
     "an upscaler with nodes of its own: one step of euler at CFG 1 in core's KSampler, by the"
     " official templates"
@@ -86,12 +107,6 @@ LEFT_OUT = {
     "MiniMax-H3-FL2VA-Acc-8Step.safetensors": (
         "parallel decoding distillation: needs its own loader, it is no plain LoRA"
     ),
-    "wan_animate_2_distill_bf16.safetensors": (
-        "Wan-Animate 2 distilled: steps and sampler are not published"
-    ),
-    "wan_animate_2_distill_int8_convrot.safetensors": (
-        "Wan-Animate 2 distilled: steps and sampler are not published"
-    ),
     "AnimateLCM_sd15_t2v_lora.safetensors": (
         "AnimateLCM's image LoRA, no accelerator by itself: load it with core's Load LoRA, then"
         " AnimateLCM with the Motion Module Loader"
@@ -102,7 +117,22 @@ LEFT_OUT = {
     ),
     "seedvr2_3b_int8_convrot.safetensors": SEEDVR2,
     "seedvr2_7b_int8_convrot.safetensors": SEEDVR2,
-    "hunyuan3d-dit-v2-mv-turbo_fp16.safetensors": f"{NO_PICTURE}: shapes in three dimensions",
+    "hunyuan3d-dit-v2-mv-turbo_fp16.safetensors": SHAPES,
+    "pixal3d_int8_convrot.safetensors": SHAPES,
+    "pixal3d_multiview_int8_convrot.safetensors": SHAPES,
+    "trellis_2_int8_convrot.safetensors": SHAPES,
+    "lotus-depth-d-v1-1.safetensors": ESTIMATES,
+    "marigold_v2_albedo.safetensors": ESTIMATES,
+    "marigold_v2_depth_log_stage2.safetensors": ESTIMATES,
+    "marigold_v2_normals.safetensors": ESTIMATES,
+    "fibo_2.0_turbo_lora_avg_rank_270_bf16.safetensors": (
+        "for FIBO 2 dev, which needs ComfyUI 0.43 or newer and whose layers are not known here:"
+        " load it with core's Load LoRA and run 4 steps of euler on the simple schedule at CFG 1 in"
+        " core's KSampler, or take the model fibo2_edit_turbo"
+    ),
+    "LongCat_distill_lora_alpha64_bf16.safetensors": (
+        "for LongCat-Video, which runs in WanVideoWrapper alone: ComfyUI has no class for it"
+    ),
     # No file name is known of it, so this line is for the reader alone.
     "(FastVideo A14B Self-Forcing)": (
         "repository, files and whether its list is shifted are not published"

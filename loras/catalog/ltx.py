@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver, TemplateWay
 from ..bases import Base
 from ..schedules import LiteralSigmas
 from . import makes
@@ -28,6 +28,9 @@ REFINE = (
     "denoise 0.38 runs the last three steps, the published refining pass (0.909375, 0.725,"
     " 0.421875)."
 )
+
+# Where the official templates start that pass since 2.3.
+REFINE_FROM_085 = "sigmas 0.85, 0.725, 0.4219"
 
 ltx = partial(
     Accelerator, family="LTX distilled", name_words=("distilled",), name_excludes=("lora",)
@@ -109,6 +112,10 @@ RECORDS = (
     audio_video(
         id="ltx2-19b-distilled",
         kind=Kind.MODEL,
+        template_ways=(
+            TemplateWay(sampler="euler_ancestral"),
+            TemplateWay(sampler="gradient_estimation"),
+        ),
         files=(
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled.safetensors"),
             checkpoint("Lightricks/LTX-2", "ltx-2-19b-distilled-fp8.safetensors"),
@@ -123,18 +130,22 @@ RECORDS = (
     audio_video(
         id="ltx23-22b-distilled",
         kind=Kind.MODEL,
+        template_ways=(
+            TemplateWay(sampler="euler_ancestral"),
+            TemplateWay(sampler="euler_ancestral", noise="linear_quadratic, the model's own shift"),
+        ),
         files=(
             checkpoint("Lightricks/LTX-2.3", "ltx-2.3-22b-distilled.safetensors"),
             checkpoint("Lightricks/LTX-2.3", "ltx-2.3-22b-distilled-1.1.safetensors"),
             checkpoint("Lightricks/LTX-2.3-fp8", "ltx-2.3-22b-distilled-fp8.safetensors"),
         ),
         name_words=("distilled", "22b", "3"),
-        notes=(REFINE, "The official 2.3 workflows start that pass at 0.85 instead."),
     ),
     audio_video_25(
         id="ltx25-22b-distilled",
         kind=Kind.MODEL,
         notes=(REFINE, ANCESTRAL),
+        template_ways=(TemplateWay(steps=3, noise=REFINE_FROM_085),),
         files=tuple(
             PublishedFile(
                 "Lightricks/LTX-2.5",
@@ -147,6 +158,11 @@ RECORDS = (
     ),
     lora(
         id="ltx2-19b-distilled-lora",
+        template_ways=(
+            TemplateWay(sampler="euler_ancestral"),
+            TemplateWay(sampler="gradient_estimation"),
+            TemplateWay(steps=12, sampler="euler_ancestral", noise="LTXVScheduler"),
+        ),
         files=(
             PublishedFile(
                 "Lightricks/LTX-2", "ltx-2-19b-distilled-lora-384.safetensors", 384, make=makes.LTX2
@@ -162,6 +178,11 @@ RECORDS = (
     lora(
         id="ltx23-22b-distilled-lora",
         strength=0.5,
+        template_ways=(
+            TemplateWay(sampler="euler_ancestral_cfg_pp"),
+            TemplateWay(steps=3, sampler="euler_cfg_pp", noise=REFINE_FROM_085),
+            TemplateWay(steps=3, noise=REFINE_FROM_085),
+        ),
         files=(
             *(
                 PublishedFile(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile
+from ..accelerator import Accelerator, Kind, PublishedFile, Solver, TemplateWay
 from ..bases import Base
 from ..schedules import TwoClockFlow
-from .licences import UNKNOWN
+from .licences import APACHE, UNKNOWN, secondary
 
 REPO = "lightx2v/Minimax-h3-Turbo"
 COMFY = "Comfy-Org/MiniMax-H3"
@@ -29,6 +29,19 @@ turbo = partial(
     ),
     unverified=("licence", "header of the published file"),
 )
+fasth3 = partial(
+    Accelerator,
+    family="FastH3",
+    kind=Kind.MODEL,
+    bases=(Base.MINIMAX_H3,),
+    steps=(8,),
+    licence=UNKNOWN,
+)
+VSA = (
+    "Trained with video sparse attention. This pack leaves attention as it is: put ComfyUI's Block"
+    " Sparse Attention (0.36 or newer) on the model, method vsa, 10 % kept, from {}."
+)
+LARRYVRH = "larryvrh/MiniMax-H3-Turbo-Lora"
 SHIFT_12 = TwoClockFlow(video_shift=12.0, audio_shift=3.0)
 SHIFT_6 = TwoClockFlow(video_shift=6.0, audio_shift=3.0)
 
@@ -42,6 +55,10 @@ RECORDS = (
         name_words=("fl2v", "turbo"),
         name_excludes=("768p",),
         notes=("Trained at 544p.",),
+        template_ways=(
+            TemplateWay(sampler="res_multistep"),
+            TemplateWay(steps=30, sampler="res_multistep"),
+        ),
     ),
     turbo(
         id="minimax-h3-fl2v-8step-768p-lora",
@@ -118,6 +135,7 @@ RECORDS = (
         ),
         name_words=("ref2v", "turbo"),
         notes=("For the reference-to-video model.",),
+        template_ways=(TemplateWay(sampler="res_multistep"),),
     ),
     turbo(
         id="minimax-h3-ref2v-8step-768p-lora",
@@ -134,13 +152,69 @@ RECORDS = (
         steps=(4, 6, 8),
         default_steps=8,
         schedule=SHIFT_12,
-        files=(
-            PublishedFile(
-                "larryvrh/MiniMax-H3-Turbo-Lora", "minimax_h3_turbo_v4_step600_ema.safetensors", 64
-            ),
-        ),
+        files=(PublishedFile(LARRYVRH, "minimax_h3_turbo_v4_step600_ema.safetensors", 64),),
         name_words=("turbo", "v4", "h3|minimax"),
         sources=("third-party MiniMax-H3 file catalogue", "file name seen in public repositories"),
         unverified=("trained shift: 12 and 3 are taken", "licence", "header of the published file"),
+    ),
+    turbo(
+        id="minimax-h3-turbo-v1-lora",
+        steps=(4,),
+        schedule=SHIFT_12,
+        licence=secondary(APACHE),
+        files=tuple(
+            PublishedFile(LARRYVRH, f"minimax_h3_turbo_4step{ema}{checkpoint}.safetensors", 64)
+            for ema in ("_ema", "")
+            for checkpoint in ("_ckpt850", "_ckpt500", "")
+        ),
+        name_words=("turbo", "4step", "h3|minimax"),
+        name_excludes=("v4", "fl2v", "ref2v", "768p"),
+        sources=(
+            "github Larryvrh/ComfyUI-MiniMax-H3-Turbo README",
+            "note of comfyui-workflow-templates image_minimax_h3_t2i.json",
+        ),
+        notes=(
+            "Its author advises a sampler of his own, which is not in ComfyUI; Euler is taken.",
+        ),
+        unverified=(
+            "trained shift: 12 and 3 are taken",
+            "strength: 1, where Wan2GP runs 0.5",
+            "rank: that of version 4, a file of the same size, is taken",
+        ),
+    ),
+    fasth3(
+        id="fasth3-8step-v2",
+        schedule=TwoClockFlow(video_shift=10.0, audio_shift=3.0),
+        solver=Solver.RES_MULTISTEP,
+        files=(
+            PublishedFile(
+                "FastVideo/FastVideo-FastH3-Comfy",
+                "diffusion_models/fastvideo_fasth3_8step_v2_pruned_int8_convrot.safetensors",
+                folder="diffusion_models",
+            ),
+        ),
+        name_words=("fasth3",),
+        name_excludes=("omniref",),
+        sources=("comfyui-workflow-templates video_fastvideo_fasth3_t2v.json and its note",),
+        notes=("Text to video and sound alone, by its authors.", VSA.format("0.2")),
+        unverified=("licence",),
+    ),
+    fasth3(
+        id="fasth3-omniref-8step",
+        schedule=SHIFT_12,
+        files=(
+            PublishedFile(
+                "FastVideo/FastH3-OmniRef-Comfy",
+                "diffusion_models/fasth3_omniref_8step_pruned_int8_convrot.safetensors",
+                folder="diffusion_models",
+            ),
+        ),
+        name_words=("fasth3", "omniref"),
+        sources=("comfyui-workflow-templates video_fasth3_ominiref_r2v.json and its note",),
+        notes=(
+            "For reference-to-video. The shift of 10 of FastH3 V2 is not for it, by its note.",
+            VSA.format("the start"),
+        ),
+        unverified=("licence",),
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile
+from ..accelerator import Accelerator, Kind, PublishedFile, TemplateWay
 from ..bases import Base
 from ..schedules import ShiftedFlow
 from . import makes
@@ -25,12 +25,22 @@ lightning = partial(
     kind=Kind.LORA,
     schedule=ShiftedFlow(3.0),
     sources=("github ModelTC/Qwen-Image-Lightning README and workflows",),
-    notes=("The official templates shift by 3.1; it was trained with 3.",),
     notes_on_plain_fp8=(GRIDS,),
 )
 # What is known to the byte: the bf16 files of four steps for Edit and for 2512. The others are of
 # the same size, or of twice that where they are in fp32.
 TAKEN = "rank, alpha and header: those of the Edit file of four steps, of equal size, are taken"
+
+
+SHIFT_31 = (TemplateWay(noise="shift 3.1"),)
+TEMPLATE_WAYS = {
+    ("qwen-image-lightning", 4): SHIFT_31,
+    ("qwen-image-lightning", 8): SHIFT_31,
+    ("qwen-image-edit-2509-lightning", 4): SHIFT_31,
+    ("qwen-image-edit-2509-lightning", 8): (TemplateWay(noise="beta, shift 3"),),
+    ("qwen-image-edit-2511-lightning", 4): SHIFT_31,
+    ("qwen-image-2512-lightning", 4): SHIFT_31,
+}
 
 
 def files_of(repo: str, *paths: str) -> tuple[PublishedFile, ...]:
@@ -62,6 +72,7 @@ def line(
         files=files,
         name_words=("lightning", *words),
         name_excludes=excludes,
+        template_ways=TEMPLATE_WAYS.get((id, steps), ()),
         unverified=(TAKEN,) if steps == 8 or id == "qwen-image-lightning" else (),
     )
 

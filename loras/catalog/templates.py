@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile, Solver
+from ..accelerator import Accelerator, Kind, Licence, PublishedFile, Solver, TemplateWay
 from ..bases import Base
 from ..schedules import FluxFlow, HostSpacedFlow, LiteralSigmas, ShiftedFlow
 from .licences import MIT, UNKNOWN, secondary
@@ -78,8 +78,24 @@ def mage_flow_files(name: str) -> tuple[PublishedFile, ...]:
     )
 
 
+PID_15 = {"flux1", "flux2", "qwenimage"}  # the latents that version 1.5 is for
+PID_1 = {"flux1", "flux2", "sd3", "sdxl"}
+PID_SIZES = {"sdxl": ("1024_to_4096",)}
+
+
+def pid_files(latents: str) -> tuple[PublishedFile, ...]:
+    sizes = PID_SIZES.get(latents, ("1024_to_4096", "512_to_2048")) if latents in PID_1 else ()
+    names = [f"pid_{latents}_{size}_4step_bf16" for size in sizes]
+    if latents in PID_15:
+        kinds = ("bf16", "int8_convrot")
+        names += [f"pid_1.5_{latents}_1024_to_4096_4step_{kind}" for kind in kinds]
+    return tuple(
+        whole("Comfy-Org/PixelDiT", f"diffusion_models/{name}.safetensors") for name in names
+    )
+
+
 def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
-    """PixelDiT for the latents of one family of models, at two sizes."""
+    """PixelDiT for the latents of one family of models, in both versions."""
     return model(
         id=f"pid-{latents}-4step",
         family="PixelDiT upscaler",
@@ -88,20 +104,17 @@ def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
         # The list of the distillation, which the host's shift of 1.5 comes near.
         schedule=LiteralSigmas(((0.999, 0.866, 0.634, 0.342),)),
         solver=Solver.LCM,
-        files=tuple(
-            whole(
-                "Comfy-Org/PixelDiT",
-                f"diffusion_models/pid_{latents}_{size}_4step_bf16.safetensors",
-            )
-            for size in ("1024_to_4096", "512_to_2048")
-        ),
+        files=pid_files(latents),
         name_words=("pid",) if excludes else ("pid", latents),
         name_excludes=excludes,
         sources=(
             f"{TEMPLATES} utility_pid_latent_upscale_dit.json",
             "ComfyUI 0.30.0 comfy/supported_models.py, class PiD",
+            "github vllm-project/vllm-omni: one list for every distilled checkpoint of nvidia/PiD",
         ),
-        unverified=("licence", "that every file of PixelDiT was distilled on this one list"),
+        template_ways=(TemplateWay(noise="the model's own shift"),) if latents == "flux1" else (),
+        licence=Licence("NVIDIA non-commercial research", False, "from a secondary source"),
+        unverified=("licence",),
     )
 
 
@@ -183,7 +196,7 @@ KREA2 = (
             ),
         ),
         name_words=("turbo", "krea|krea2", "lora"),
-        name_excludes=("4step",),
+        name_excludes=("4step", "3step"),
         sources=("github mcmonkeyprojects/SwarmUI docs/Model Support.md",),
         notes=("For Krea-2 Raw alone: on Turbo it would distil twice.",),
     ),
@@ -192,16 +205,29 @@ KREA2 = (
         steps=(4,),
         for_distilled=("krea2-turbo",),
         files=(
-            PublishedFile(
-                "lvladikov/Krea2-Turbo-Distill-4step-LoRA",
-                "krea2_turbo_4step_rank_64_lora.safetensors",
-                64,
+            *(
+                PublishedFile(
+                    "lvladikov/Krea2-Turbo-Distill-4step-LoRA",
+                    f"krea2_turbo_4step_rank_64_lora{suffix}.safetensors",
+                    64,
+                )
+                for suffix in ("", "_comfyui", "_latest_comfyui")
             ),
         ),
         name_words=("turbo", "krea|krea2", "4step"),
         sources=("public copies of its card",),
         notes=("Goes on the Turbo model, unlike the official LoRA.",),
         unverified=("licence and settings", HEADER),
+    ),
+    krea2(
+        id="krea2-turbo-3step-lora",
+        steps=(3,),
+        for_distilled=("krea2-turbo",),
+        files=(PublishedFile("lvladikov/Krea2-Turbo-Distill-3step-LoRA"),),
+        name_words=("turbo", "krea|krea2", "3step"),
+        sources=("card of the 4-step LoRA",),
+        notes=("Goes on the Turbo model, as the 4-step LoRA does.",),
+        unverified=("file name, noise levels (the model's own are taken) and licence", HEADER),
     ),
 )
 
@@ -229,6 +255,25 @@ IMAGE = (
         name_words=("turbo", "anima", "lora"),
         sources=(f"{TEMPLATES} image_anima_base_v1.json",),
         unverified=("licence and sampler", HEADER),
+    ),
+    model(
+        id="anima-turbo",
+        family="Anima Turbo",
+        bases=(Base.ANIMA,),
+        steps=(8, 10),
+        schedule=ShiftedFlow(3.0),
+        files=tuple(
+            whole("circlestone-labs/Anima", f"anima-turbo-v1.{version}.safetensors")
+            for version in (1, 0)
+        ),
+        name_words=("turbo", "anima"),
+        name_excludes=("lora",),
+        sources=("huggingface circlestone-labs/Anima discussions 210 and 233", "public graphs"),
+        unverified=(
+            "steps: public graphs have 8 and 10",
+            "sampler and shift: those of its LoRA's template are taken",
+            "licence, and the folder of its files",
+        ),
     ),
     boogu(
         id="boogu-turbo",
@@ -277,6 +322,8 @@ IMAGE = (
     pid("flux1", excludes=("flux2", "sd3", "sdxl", "qwenimage", "qwen")),
     pid("flux2"),
     pid("sd3"),
+    pid("sdxl"),
+    pid("qwenimage"),
 )
 
 VIDEO_AND_AUDIO = (
@@ -300,6 +347,7 @@ VIDEO_AND_AUDIO = (
         ),
         solver=Solver.UNI_PC,
         notes=("NVIDIA's own: eight steps of UniPC at shift 2, CFG 1 and strength 1.",),
+        template_ways=(TemplateWay(steps=4, noise="shift 5"),),
         unverified=("licence", HEADER),
     ),
     ace_step(

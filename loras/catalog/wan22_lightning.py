@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..accelerator import Accelerator, Expert, Kind, PublishedFile
+from ..accelerator import Accelerator, Expert, Kind, PublishedFile, TemplateWay
 from ..bases import Base
 from ..schedules import ShiftedFlow
 from . import makes, wan21_lightx2v
@@ -36,6 +36,16 @@ UNVERIFIED_FILES = {
         "whether Kijai's v1.1 still lies in the folder old",
     ),
     Base.WAN22_I2V: ("headers of the files of Seko V1, the MoE repository, 1030 and 260412",),
+}
+
+
+SHIFT_8 = TemplateWay(noise="shift 8")
+TEMPLATE_WAYS = {
+    (Base.WAN22_I2V, Expert.HIGH_NOISE): (
+        SHIFT_8,
+        TemplateWay(steps=8, sampler="lcm", noise="beta, shift 8"),
+    ),
+    (Base.WAN22_I2V, Expert.LOW_NOISE): (SHIFT_8,),
 }
 
 
@@ -206,6 +216,7 @@ def lightning_lora(base: Base, expert: Expert, files: tuple[PublishedFile, ...])
             if expert is Expert.HIGH_NOISE
             else ()
         ),
+        template_ways=TEMPLATE_WAYS.get((base, expert), ()),
         unverified=UNVERIFIED_FILES[base],
     )
 

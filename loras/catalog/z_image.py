@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..accelerator import Accelerator, Kind, PublishedFile
+from ..accelerator import Accelerator, Kind, PublishedFile, TemplateWay
 from ..bases import Base
 from ..schedules import ShiftedFlow
 from .licences import APACHE, secondary
@@ -61,11 +61,13 @@ RECORDS = (
             "github Tongyi-MAI/Z-Image README",
             "comfyui-workflow-templates image_z_image_turbo.json",
         ),
-        notes=(
-            (
-                "diffusers counts 9 for these 8 evaluations. The official templates use"
-                " res_multistep, also an ODE sampler."
-            ),
+        notes=("diffusers counts 9 for these 8 evaluations.",),
+        template_ways=(
+            TemplateWay(sampler="res_multistep"),
+            TemplateWay(steps=9, sampler="res_multistep"),
+            TemplateWay(steps=4, sampler="res_multistep"),
+            TemplateWay(steps=5, sampler="dpmpp_2m_sde", noise="beta, shift 3"),
+            TemplateWay(steps=5, sampler="dpmpp_2m_sde", noise="beta57, shift 3"),
         ),
     ),
     distill_lora(
@@ -87,6 +89,24 @@ RECORDS = (
             "strength: that of the 8-step files is taken",
             "sampler and shift (the base's own 3 is taken)",
             "rank",
+        ),
+    ),
+    distill_lora(
+        id="z-image-fun-distill-2step-lora",
+        steps=(2,),
+        strength=0.9,
+        files=tuple(
+            PublishedFile(FUN, f"Z-Image-Fun-Lora-Distill-2-Steps-2603{suffix}.safetensors")
+            for suffix in ("-ComfyUI", "")
+        ),
+        sources=("huggingface alibaba-pai/Z-Image-Fun-Lora-Distill, card and discussion 12",),
+        notes=(
+            "For Z-Image itself, not for Z-Image-Turbo.",
+            "Its card has the second step start between sigma 0.8 and 0.5; shift 3 gives 0.75.",
+        ),
+        unverified=(
+            "strength, solver and shift: a user's, in discussion 12",
+            "rank and header of the published file",
         ),
     ),
     distill_lora(

@@ -20,7 +20,7 @@ from ...loras.accelerator import Accelerator, Parameterization
 from ...loras.architecture import architecture_of, weights_as_layers
 from ...loras.bases import BaseRow, base_in_host
 from ...loras.header import ENDINGS, read_metadata
-from ...loras.schedules import Schedule
+from ...loras.schedules import TRAINING_TIMESTEPS, Schedule
 from .foreign import ForeignLora, foreign_loras
 from .provenance import NamedFile, model_file, upstream_files
 
@@ -217,6 +217,8 @@ def frames_per_latent_frame(loaded: LoadedModel) -> int:
 def sigma_of(model) -> Callable[[float], float]:
     """The model's own noise level of a training timestep, as its table has it to the last bit."""
     sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        return _sigma_of_flow(sampling)
 
     def sigma(timestep: float) -> float:
         between = sampling.sigma(torch.tensor(float(timestep))).to(sampling.sigmas.device)
@@ -224,6 +226,16 @@ def sigma_of(model) -> Callable[[float], float]:
         # Interpolating between logarithms rounds the entries themselves; the host's schedulers take
         # them as they are.
         return float(nearest if torch.isclose(nearest, between, rtol=1e-5) else between)
+
+    return sigma
+
+
+def _sigma_of_flow(sampling) -> Callable[[float], float]:
+    """The same of a flow, whose last timestep is 1, 1000 or another number by the host's count."""
+    last = float(sampling.timestep(sampling.sigma_max))
+
+    def sigma(timestep: float) -> float:
+        return float(sampling.sigma(torch.tensor(timestep / TRAINING_TIMESTEPS * last)))
 
     return sigma
 

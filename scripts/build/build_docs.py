@@ -205,7 +205,8 @@ def section(record: Accelerator) -> Iterator[str]:
     yield f"## {record.id}\n"
     yield bullet(f"Licence: {record.licence}")
     yield bullet(f"Sigmas: {sigmas_of(record)}")
-    yield from (bullet(note) for note in (*record.notes_on_plain_fp8, *record.notes))
+    notes = (*record.notes_on_plain_fp8, *record.notes, record.template_note)
+    yield from (bullet(note) for note in notes if note)
     if record.unverified:
         yield bullet(f"Not confirmed: {'; '.join(record.unverified)}.")
     yield "\nFiles:\n"

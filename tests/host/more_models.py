@@ -129,6 +129,57 @@ SMALL: dict[str, dict[str, Any]] = {
         "vision_in_dim": 1152,
         "meanflow_sum": True,
     },
+    "Ideogram4": {
+        "image_model": "ideogram4",
+        "in_channels": 128,
+        "num_layers": 1,
+        "num_attention_heads": 1,
+        "attention_head_dim": 256,  # its rotary sections are for this
+        "intermediate_size": 256,
+        "adaln_dim": 64,
+        "llm_features_dim": 64,
+    },
+    "Kandinsky5": {
+        "image_model": "kandinsky5",
+        "model_dim": 128,
+        "ff_dim": 128,
+        "visual_embed_dim": 132,
+        "in_text_dim": 64,
+        "time_dim": 64,
+        "num_text_blocks": 1,
+        "num_visual_blocks": 1,
+        "axes_dims": (16, 24, 24),
+    },
+    "Anima": {
+        "image_model": "anima",
+        "max_img_h": 240,
+        "max_img_w": 240,
+        "max_frames": 128,
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_spatial": 2,
+        "patch_temporal": 1,
+        "model_channels": 256,
+        "concat_padding_mask": True,
+        "crossattn_emb_channels": 64,
+        "pos_emb_cls": "rope3d",
+        "pos_emb_learnable": True,
+        "pos_emb_interpolation": "crop",
+        "min_fps": 1,
+        "max_fps": 30,
+        "use_adaln_lora": True,
+        "adaln_lora_dim": 16,
+        "num_blocks": 1,
+        "num_heads": 2,
+        "extra_per_block_abs_pos_emb": False,
+        "extra_h_extrapolation_ratio": 1.0,
+        "extra_w_extrapolation_ratio": 1.0,
+        "extra_t_extrapolation_ratio": 1.0,
+        "rope_enable_fps_modulation": False,
+        "rope_h_extrapolation_ratio": 4.0,
+        "rope_w_extrapolation_ratio": 4.0,
+        "rope_t_extrapolation_ratio": 1.0,
+    },
     "Krea2": {
         "image_model": "krea2",
         "features": 256,
@@ -143,6 +194,23 @@ SMALL: dict[str, dict[str, Any]] = {
         "txtkvheads": 2,
     },
 }
+SMALL["LongCatImage"] = {
+    **SMALL["Flux"],
+    "vec_in_dim": None,
+    "context_in_dim": 3584,  # what the host knows it by
+    "guidance_embed": False,
+    "txt_ids_dims": [1, 2],
+}
+SMALL["Chroma"] = {
+    **{name: value for name, value in SMALL["Flux"].items() if name != "guidance_embed"},
+    "image_model": "chroma",
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 256,
+    "hidden_dim": 128,
+    "n_layers": 1,
+}
 SMALL["FluxSchnell"] = {**SMALL["Flux"], "guidance_embed": False}
 
 
@@ -153,6 +221,7 @@ def small_patcher(name: str, seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     if not hasattr(comfy.supported_models, name):
         pytest.skip(f"this ComfyUI has no {name}")
     config = getattr(comfy.supported_models, name)(dict(SMALL[name]))
+    config.unet_config |= SMALL[name]  # the sizes that a class writes down itself
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
     network = model.diffusion_model

@@ -219,7 +219,8 @@ LOOKING_DISTILLED = {
 
 def test_every_look_alike_family_is_tried():
     bases = {base_in_host(name) for name, _, _ in LOOKING_DISTILLED.values()}
-    assert bases == {base for other in LOOK_ALIKES for base in other.bases}
+    # Those of classes that came later are tried in test_new_releases.py and test_releases.py.
+    assert bases == {base for other in LOOK_ALIKES for base in other.bases if not base.since}
 
 
 @pytest.mark.parametrize("file", LOOKING_DISTILLED)
@@ -366,7 +367,7 @@ def test_every_base_is_one_the_newest_host_detects():
     if comfyui_version.__version__ != DEFAULT_VERSION:
         pytest.skip("an older ComfyUI knows fewer")
     for base in Base:
-        assert base.host_classes
+        assert base.host_classes or base.since
         for name in base.host_classes:
             # Those that came later are named with the ComfyUI that has them.
             assert hasattr(comfy.supported_models, name) is (base.since == ""), name
