@@ -320,8 +320,9 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
     grid = [stride * (index + 1) - 1 for index in range(kept)][::-1]
     if len(grid) < steps:
         raise ValueError(
-            f"{steps} steps do not fit into the {len(grid)} timesteps that denoise {denoise:g}"
-            " leaves. Raise denoise" + (", or take fewer steps." if grid else ".")
+            f"{counted(steps, 'step')} {'does' if steps == 1 else 'do'} not fit into the"
+            f" {counted(len(grid), 'timestep')} that denoise {denoise:g} leaves. Raise denoise"
+            + (", or take fewer steps." if grid else ".")
         )
     # Multiplied last, as numpy's linspace does: for 22 steps it rounds otherwise.
     return [grid[math.floor(step * (len(grid) / steps))] for step in range(steps)]

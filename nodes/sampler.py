@@ -21,6 +21,7 @@ from ..samplers.plan import (
 )
 from .host.latent import handed_on, image_tokens
 from .host.model import LoadedModel, LoaderNews, look_at, sigma_of
+from .host.provenance import leftover_noise_of
 from .host.recognise import AcceleratedModels, accelerated
 from .host.report import SENT_AGAIN, Report, notes_of_loaders, rows_on_loaders
 from .host.run import (
@@ -140,7 +141,7 @@ class FewStepSampler(io.ComfyNode):
         guidance = embedded_guidance(positive)
         latent = handed_on(latent_image, run.samples)
         is_negative_read = negative is not None and models.is_negative_forced
-        notes = (*models.notes, *notes_on_expert, *notes)
+        notes = (*models.notes, *notes_on_expert, *notes_on_latent(cls.hidden), *notes)
         report = report_on_run(plan, run, notes, is_negative_read, guidance, models.news)
         return io.NodeOutput(latent, report.markdown, ui=report.publish(cls.hidden))
 
@@ -334,6 +335,19 @@ def notes_on_expert_alone(models: AcceleratedModels) -> tuple[str, ...]:
             f" schedule here. For video connect both experts{pair}.",
         )
     return ()
+
+
+def notes_on_latent(hidden: Any) -> tuple[str, ...]:
+    """What to tell of a latent that another sampler left noise in, by the graph."""
+    sampler = leftover_noise_of(hidden, "latent_image")
+    if not sampler:
+        return ()
+    return (
+        f"latent_image comes from {sampler} with noise left in it, and this sampler added noise of"
+        " its own to that. Let that sampler run to its last step and leave no noise; or go on from"
+        " it with core's SamplerCustom, add_noise off, and the last sigmas of the Few-Step"
+        " Schedule.",
+    )
 
 
 def refuse_changed(model, loaded: LoadedModel) -> None:

@@ -90,7 +90,7 @@ def test_denoise_truncates_as_diffusers_does(hundredths):
             try:
                 reference.set_timesteps(steps, strength=denoise)
             except ValueError:
-                with pytest.raises(ValueError, match="do not fit into"):
+                with pytest.raises(ValueError, match="1 step does not|steps do not fit into"):
                     schedules.consistency_timesteps(steps, original_steps, denoise)
                 continue
             ours = schedules.consistency_timesteps(steps, original_steps, denoise)

@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
 from ...loras.accelerator import Accelerator
+from ...loras.words import counted
 from .model import sigma_of
 from .run import run_log
 from .server import show_on_node
@@ -74,11 +75,13 @@ def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> No
     is_same_formula = record.schedule.is_formula and record.schedule.has_steps(steps)
     if is_same_formula and _is_part_of(sigmas, _levels_of(record, model, steps)):
         counts = ", ".join(map(str, record.steps))
-        _tell(f"{record.id} was distilled for {counts} steps and runs at {steps} here.")
+        plural = "s" * (record.steps != (1,))
+        _tell(f"{record.id} was distilled for {counts} step{plural} and runs at {steps} here.")
         return
     _tell(
-        f"{record.id} runs on other noise levels here than it was distilled at: {steps} steps from"
-        f" sigma {sigmas[0]:.4g}. The Few-Step Schedule gives its own."
+        f"{record.id} runs on other noise levels here than it was distilled at:"
+        f" {counted(steps, 'step')} from sigma {sigmas[0]:.4g}. The Few-Step Schedule gives its"
+        " own."
     )
 
 

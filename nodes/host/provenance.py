@@ -63,6 +63,12 @@ WITHOUT_MODEL = frozenset(
         "VIDEO",
     }
 )
+# Of samplers: what says that noise may be left, and nodes whose first output is a part of sigmas.
+LEFTOVER = "return_with_leftover_noise"
+SPLITS = ("SplitSigmas", "SplitSigmasDenoise")
+OWN_SCHEDULE = "FewStepSchedule"
+LATENTS = ("samples", "latent", "on_true", "on_false", "input", "any")
+DEEPEST = 12  # nodes between the two: every way is walked, and they may come together again
 # Core's switches, whose widget says which way they take.
 SWITCHES = ("ComfySwitchNode", "ComfySoftSwitchNode")
 # In the class names of nodes that make one model of all that they are given.
@@ -98,6 +104,15 @@ def model_file(files: tuple[NamedFile, ...]) -> str:
     models = [file for file in files if not file.is_lora]
     names = {file.name for file in models}
     return names.pop() if len(names) == 1 and models[0].is_certain else ""
+
+
+def leftover_noise_of(hidden: Any, input_name: str) -> str:
+    """The sampler upstream whose latent comes to a node's input with noise left in it, by its
+    class; empty where none does for certain. hidden: as in upstream_files.
+    """
+    prompt = getattr(hidden, "prompt", None) or {}
+    node = prompt.get(str(getattr(hidden, "unique_id", None) or ""), {})
+    return _Walk(prompt).leftover_noise(node.get("inputs", {}).get(input_name))
 
 
 @dataclass(frozen=True)
@@ -139,11 +154,55 @@ class _Walk:
         models = [name for name in on_the_way if "model" in name.lower() or "unet" in name.lower()]
         return models or on_the_way
 
+    def leftover_noise(self, link: Any, depth: int = 0) -> str:
+        """The class of the sampler that left noise in the latent of a link, on every way; else
+        empty.
+        """
+        if not _is_link(link) or str(link[0]) not in self.prompt or depth > DEEPEST:
+            return ""
+        node = self.prompt[str(link[0])]
+        inputs, class_type = node.get("inputs", {}), node.get("class_type", "")
+        if LEFTOVER in inputs:
+            return class_type if _stops_early(inputs) else ""
+        if "sigmas" in inputs:
+            is_first = link[1] == 0 and self._are_first_part(inputs["sigmas"])
+            return class_type if is_first else ""
+        ways = [
+            value
+            for name, value in inputs.items()
+            if _is_link(value) and name.lower().startswith(LATENTS)
+        ]
+        # What takes a model makes a latent of its own: a sampler that runs to the end.
+        if not ways or any(name in inputs for name in ("model", "guider")):
+            return ""
+        found = [self.leftover_noise(way, depth + 1) for way in ways]
+        return found[0] if all(found) else ""
+
+    def _are_first_part(self, link: Any) -> bool:
+        """Whether sigmas are the first part of a schedule that another sampler goes on with."""
+        if not _is_link(link) or link[1] != 0:
+            return False
+        node = self.prompt.get(str(link[0]), {})
+        class_type = node.get("class_type", "")
+        return class_type in SPLITS or (
+            class_type == OWN_SCHEDULE and _is_link(node["inputs"].get("model_low_noise"))
+        )
+
     def _type_of(self, link: Any) -> str:
         """What the output that a link comes from holds; empty where its node's class is unknown."""
         class_type = self.prompt.get(str(link[0]), {}).get("class_type", "")
         types = getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", ())
         return str(types[link[1]]) if link[1] < len(types) else ""
+
+
+def _stops_early(inputs: Mapping[str, Any]) -> bool:
+    """Whether core's KSampler (Advanced) leaves noise in its latent."""
+    steps, end = inputs.get("steps"), inputs.get("end_at_step")
+    return (
+        inputs[LEFTOVER] == "enable"
+        and isinstance(end, int)
+        and (not isinstance(steps, int) or end < steps)
+    )
 
 
 def _files_on(inputs: Mapping[str, Any], class_type: str, is_between: bool) -> Iterator[NamedFile]:

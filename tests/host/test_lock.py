@@ -78,6 +78,7 @@ def test_at_its_own_cfg_and_levels_nothing_is_told(model, unets, sdxl_text, late
     [
         (6, "sgm_uniform", "was distilled for 4 steps and runs at 6 here"),
         (4, "karras", "on other noise levels here than it was distilled at: 4 steps from sigma"),
+        (1, "simple", "was distilled for 4 steps and runs at 1 here"),
     ],
 )
 def test_other_steps_and_levels_are_the_users_choice_and_told(
@@ -86,6 +87,13 @@ def test_other_steps_and_levels_are_the_users_choice_and_told(
     with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
         core_ksampler(model(), sdxl_text, latent, 1.0, steps, scheduler)
     assert words in caplog.text
+
+
+def test_one_step_is_told_as_one(unets, sdxl_text, latent, caplog):
+    one = with_lock(unets["sdxl"], CATALOG["hyper-sdxl-1step-unet"])
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        core_ksampler(one, sdxl_text, latent, 1.0, 1, "karras")
+    assert "than it was distilled at: 1 step from sigma" in caplog.text
 
 
 def test_the_packs_own_sampler_is_let_through_at_any_count(model, sdxl_text, latent, caplog):

@@ -12,10 +12,14 @@ from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator
 from comfyui_fewstep.nodes.host.attach import with_accelerator
 from comfyui_fewstep.nodes.host.model import look_at
-from comfyui_fewstep.nodes.host.provenance import model_file, upstream_files
+from comfyui_fewstep.nodes.host.provenance import (
+    leftover_noise_of,
+    model_file,
+    upstream_files,
+)
 from comfyui_fewstep.nodes.host.recognise import accelerated
-from comfyui_fewstep.nodes.sampler import FewStepSampler
-from comfyui_fewstep.samplers.plan import PlanError
+from comfyui_fewstep.nodes.sampler import FewStepSampler, rows_on_experts
+from comfyui_fewstep.samplers.plan import PlanError, make_expert_plan
 
 import nodes as core
 from prompts import accelerator as loader
@@ -407,3 +411,104 @@ def test_cores_lora_on_top_of_a_merge_runs_and_is_told(unets, lightning):
     models = accelerated(look_at(core_loaded(unets["sdxl"], lightning), hidden(prompt)))
     assert models.records[0].id == "sdxl-lightning-4step-lora"
     assert f"{MERGE} is probably distilled already" in " ".join(models.notes)
+
+
+# ---------------------------------------------------------------- noise that is left in a latent
+
+
+def advanced(**more):
+    inputs = {
+        "model": ["base", 0],
+        "latent_image": ["size", 0],
+        "steps": 8,
+        "start_at_step": 0,
+        "end_at_step": 4,
+        "return_with_leftover_noise": "enable",
+    }
+    return node("KSamplerAdvanced", **(inputs | more))
+
+
+def split(slot=0, output=0, by="SplitSigmas", **more):
+    """A sampler on one part of a schedule, and what hands on its latent."""
+    return {
+        "sigmas": node("BasicScheduler", model=["base", 0]),
+        "split": node(by, sigmas=["sigmas", 0], step=2, **more),
+        "first": node(
+            "SamplerCustom", model=["base", 0], latent_image=["size", 0], sigmas=["split", slot]
+        ),
+        "pass": node("SetLatentNoiseMask", samples=["first", output], mask=["mask", 0]),
+    }
+
+
+EXPERTS = {"model": ["base", 0], "model_low_noise": ["base", 0]}
+
+
+@pytest.mark.parametrize(
+    ("between", "at", "sampler"),
+    [
+        ({"first": advanced()}, "first", "KSamplerAdvanced"),
+        ({"first": advanced(end_at_step=10000)}, "first", ""),
+        ({"first": advanced(return_with_leftover_noise="disable")}, "first", ""),
+        (
+            {"first": advanced(), "pass": node("LatentUpscaleBy", samples=["first", 0])},
+            "pass",
+            "KSamplerAdvanced",
+        ),
+        # The second stage runs to the end.
+        (
+            {"first": advanced(), "second": advanced(latent_image=["first", 0], end_at_step=8)},
+            "second",
+            "",
+        ),
+        (
+            {"first": advanced(), "second": node("KSampler", model=[], latent_image=["first", 0])},
+            "second",
+            "",
+        ),
+        (split(), "pass", "SamplerCustom"),
+        (split(by="FewStepSchedule", **EXPERTS), "pass", "SamplerCustom"),
+        (split(by="FewStepSchedule", model=["base", 0]), "pass", ""),
+        (split(slot=1), "pass", ""),
+        # The second output is the denoised latent.
+        (split(output=1), "pass", ""),
+        ({"first": node("VAEEncode", pixels=["image", 0], vae=["vae", 0])}, "first", ""),
+        # Only one of a switch's ways has it.
+        (
+            {
+                "first": advanced(),
+                "switch": node("ComfySwitchNode", on_true=["first", 0], on_false=["size", 0]),
+            },
+            "switch",
+            "",
+        ),
+    ],
+)
+def test_noise_that_a_stage_before_left_in_the_latent_is_told(wan, between, at, sampler):
+    prompt = {
+        "base": node("UnetLoaderGGUF", unet_name="wan.gguf"),
+        "size": node("EmptyHunyuanLatentVideo"),
+        **between,
+        "at": few_steps("base", latent_image=[at, 0]),
+    }
+    assert leftover_noise_of(hidden(prompt), "latent_image") == sampler
+    record = CATALOG["wan21-t2v-lightx2v-4step"]
+    latent = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+    report = run_in(prompt, with_accelerator(wan, record), latent).args[1]
+    told = f"latent_image comes from {sampler} with noise left in it"
+    assert ("with noise left in it" in report) == bool(sampler)
+    assert not sampler or told in report
+
+
+def test_without_a_graph_no_noise_is_left():
+    assert leftover_noise_of(None, "latent_image") == ""
+    circle = {"a": node("Reroute", any=["b", 0]), "b": node("Reroute", any=["a", 0])}
+    circle["at"] = few_steps("x", latent_image=["a", 0])
+    assert leftover_noise_of(hidden(circle), "latent_image") == ""
+
+
+def test_an_expert_without_steps_is_not_named():
+    plan = make_expert_plan(
+        CATALOG["wan22-t2v-lightning-high"], CATALOG["wan22-t2v-lightning-low"], 4, 0.5, float
+    )
+    assert plan.switch_step == 0
+    assert rows_on_experts(plan) == (("experts", f"low-noise for steps 1 to {plan.steps}"),)
