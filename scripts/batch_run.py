@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_jobs import Job
-from batch_store import Result, Store
+from batch_store import Keeper, Result
 from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
 from workflow_inputs import SEED_INPUTS, is_link
 
@@ -49,7 +49,7 @@ FAILURES = (PromptRefused, JobFailed, FileGone, urllib.error.HTTPError)
 def run_job(
     client: Client,
     job: Job,
-    store: Store,
+    keeper: Keeper,
     is_first: bool,
     return_seconds: float,
     say: Callable[[str], None],
@@ -75,7 +75,7 @@ def run_job(
                 return replace(blank, restarts=restarts, error=words)
     # Outside the try: a full disk is not a server that went away.
     blank = replace(blank, is_first=is_first or restarts > 0, restarts=restarts)
-    return finished_result(job, store, entry, made, blank)
+    return finished_result(job, keeper, entry, made, blank)
 
 
 def made_by(
@@ -159,7 +159,11 @@ def await_server(client: Client, seconds: float, cause: Exception) -> None:
 
 
 def finished_result(
-    job: Job, store: Store, entry: dict[str, Any], made: Sequence[tuple[str, bytes]], blank: Result
+    job: Job,
+    keeper: Keeper,
+    entry: dict[str, Any],
+    made: Sequence[tuple[str, bytes]],
+    blank: Result,
 ) -> Result:
     """The result of a finished job, what it made kept. made: (the server's file name, bytes)."""
     reports = [
@@ -170,7 +174,7 @@ def finished_result(
     files = []
     for number, (filename, data) in enumerate(made):
         name = f"{job.id}.{number}{suffix_of(filename)}"
-        store.write_bytes(name, data)
+        keeper.write_bytes(name, data)
         files.append(name)
     return replace(
         blank,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from batch_jobs import Job
 
 
 class StoreError(RuntimeError):
     """The output folder cannot be written to: no job can be kept, whatever the servers do."""
+
+
+class Keeper(Protocol):
+    """Where a file that a job made is kept, under a name of our own."""
+
+    def write_bytes(self, name: str, data: bytes) -> None: ...
 
 
 @dataclass(frozen=True)

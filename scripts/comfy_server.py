@@ -23,6 +23,7 @@ from comfy_client import Client
 from host import ROOT, Host, pack_requirements_missing, say
 
 PACK_NAME = "ComfyUI-FewStep"
+GUARD = Path(__file__).with_name("guard.py")
 START_SECONDS = 300
 # Below those that a system gives to whoever asks for any port or opens a connection: from 32768 on
 # Linux, from 49152 elsewhere.
@@ -60,9 +61,11 @@ def running_server(
     packs: Mapping[str, Path] | None = None,
     extra_args: Sequence[str] = (),
     cpu: bool = True,
+    is_guarded: bool = False,
 ) -> Iterator[Server]:
     """A server that answers, with the pack and further custom nodes; killed on the way out.
 
+    is_guarded: also where this process is killed and has no way out.
     What a user's own install lacks of the pack's requirements is said before the server is started.
     """
     if missing := pack_requirements_missing(host):
@@ -70,8 +73,9 @@ def running_server(
     prepare_base(base, {PACK_NAME: ROOT, **(packs or {})})
     port = port or free_port()
     log = base / "server.log"
+    command = [*server_command(host, base, port), *(["--cpu"] if cpu else []), *extra_args]
     with log.open("ab") as output:
-        process = start(host, base, port, [*(["--cpu"] if cpu else []), *extra_args], output)
+        process = start(command, base, output, is_guarded)
     server = Server(Client(f"http://127.0.0.1:{port}"), base, log, process)
     try:
         wait_until_up(server)
@@ -127,16 +131,18 @@ def server_command(host: Host, base: Path, port: int) -> list[str]:
     ]
 
 
-def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
-    """Start main.py in a process group of its own, to be ended with all its children."""
-    command = [*server_command(host, base, port), *extra_args]
+def start(command: Sequence[str], base: Path, output, is_guarded: bool = False) -> subprocess.Popen:
+    """Start a server in a process group of its own, to be ended with all its children."""
+    if is_guarded:
+        command = [sys.executable, str(GUARD), *command]
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         command,
         cwd=base,
-        stdin=subprocess.DEVNULL,
+        # A guard reads it: the pipe closes with this process.
+        stdin=subprocess.PIPE if is_guarded else subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         env=environment,

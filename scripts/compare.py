@@ -7,7 +7,7 @@ The workflows are in API format (ComfyUI: Workflow, Export (API)). The first is 
 the others are compared with. Each runs every prompt (one a line) with every seed. The folder then
 holds results.csv and report.html, one file with everything in it. The same command run again does
 only what is missing: a killed server, a failed job or Ctrl+C loses nothing already done. Give
---server several times to spread the jobs.
+--server several times to spread the jobs, or --ray for a fleet as of fleet.py.
 
 Needs torch, torchvision, torchmetrics, matplotlib, Pillow and jinja2: ComfyUI's own Python has them
 once this pack's requirements.txt is installed.
@@ -16,31 +16,15 @@ once this pack's requirements.txt is installed.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import batch
-from batch_jobs import Job, checked_url, make_jobs, read_prompts, read_workflow
+import fleet
+from batch_request import Request, add_options, missing_modules, read_request, say, tell_missing
 from batch_store import Store
 from console import print_everywhere
 from workflow_inputs import BatchError
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# What the report cannot be made without, asked for before a server works for nothing.
-NEEDED = ("torch", "torchvision", "torchmetrics", "matplotlib", "PIL", "jinja2")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, read and in order."""
-
-    servers: Sequence[str]
-    workflows: Sequence[str]  # their names; the first is the reference
-    jobs: Sequence[Job]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,15 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parsed(arguments)
     try:
-        request = read_request(options)
-        refuse_missing_modules()
-    except (BatchError, OSError) as error:
+        request = checked_request(options)
+        store = Store(options.out)
+        outcome = run(request, options, store)
+    except fleet.TROUBLES as error:
         complain(error)
         return 2
     import report_page  # needs torch: only now is it known to be there
 
-    store = Store(options.out)
-    outcome = batch.run_all(request.jobs, request.servers, store, say, options.wait)
     if outcome.stopped:
         complain(
             f"{outcome.stopped}. What is done is kept; the same command goes on from there once"
@@ -75,50 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tell_missing(outcome, written.not_compared) else 0
 
 
-def read_request(options: argparse.Namespace) -> Request:
+def checked_request(options: argparse.Namespace) -> Request:
     """Raises BatchError for what cannot be run, OSError for a file that cannot be read."""
-    servers = [checked_url(url) for url in options.server]
-    workflows = [read_workflow(path) for path in options.workflow]
-    names = [workflow.name for workflow in workflows]
-    if len(set(names)) < len(names):
+    request = read_request(options)
+    if not request.servers and options.ray is None:
         raise BatchError(
-            "Two workflow files have the same name, so the report could not tell them apart."
-            " Rename one."
+            "No server to run on: give --server http://127.0.0.1:8188, or --ray for a fleet."
         )
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    return Request(servers, names, make_jobs(workflows, read_prompts(options.prompts), seeds))
+    if missing := missing_modules():
+        raise BatchError(missing)
+    return request
 
 
-def tell_missing(outcome: batch.Outcome, not_compared: int) -> bool:
-    """Say what the report lacks; whether it lacks something."""
-    if outcome.failed or outcome.left:
-        print(
-            f"{outcome.failed} failed, {outcome.left} not run. The same command again runs these"
-            " and no others.",
-            file=sys.stderr,
-        )
-    if not_compared:
-        print(f"{not_compared} could not be compared: the report says why.", file=sys.stderr)
-    return bool(outcome.failed or outcome.left or not_compared)
-
-
-def refuse_missing_modules() -> None:
-    """Raise BatchError where this Python cannot make the report."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BatchError(
-            f"{', '.join(missing)} cannot be imported by {sys.executable}. Run this with ComfyUI's"
-            " own Python, after installing this pack's requirements there: python -m pip install"
-            f" -r {ROOT / 'requirements.txt'}"
-        )
+def run(request: Request, options: argparse.Namespace, store: Store) -> batch.Outcome:
+    if options.ray is not None:
+        return fleet.run(request, options, store)
+    return batch.run_all(request.jobs, request.servers, store, say, options.wait)
 
 
 def complain(what: object) -> None:
     print(f"compare: {what}", file=sys.stderr)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -128,43 +87,18 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--server",
         action="append",
-        required=True,
+        default=[],
         help="address of a ComfyUI server; may be given several times",
     )
-    parser.add_argument(
-        "--workflow",
-        action="append",
-        required=True,
-        type=Path,
-        help="API-format JSON; the first is the reference",
-    )
-    parser.add_argument(
-        "--prompts", required=True, type=Path, help="a text file with one prompt a line"
-    )
-    parser.add_argument(
-        "--seeds", type=positive, default=1, help="how many seeds for each prompt (default 1)"
-    )
-    parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
-    parser.add_argument("--out", required=True, type=Path, help="folder for results and report")
-    parser.add_argument(
-        "--price-per-hour",
-        type=float,
-        default=0.0,
-        help="of the machine, for the price of each picture or clip saved",
-    )
+    add_options(parser)
     parser.add_argument(
         "--wait",
         type=float,
         default=batch.RETURN_SECONDS,
         help="seconds to wait for a server that stopped answering",
     )
+    fleet.add_options(parser, ray=None)
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("1 or more is expected")
-    return number
 
 
 if __name__ == "__main__":

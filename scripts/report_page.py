@@ -23,6 +23,7 @@ from comfyui_fewstep.quality.figure import new_figure
 from comfyui_fewstep.quality.metrics import lpips_missing
 from comfyui_fewstep.quality.sheet import plain
 
+import fleet_table
 import results_table
 from batch import Outcome
 from batch_jobs import Job
@@ -103,6 +104,7 @@ def rendered(
         troubles=troubles(rows, outcome),
         is_incomplete=not all(row.is_done for row in rows),
         times=time_table(rows, workflows, price_per_hour),
+        workers=worker_table(rows, price_per_hour),
         has_price=bool(price_per_hour),
         latency=as_webp(latency_plot(rows, workflows)),
         qualities=quality_table(rows, workflows),
@@ -173,6 +175,15 @@ def time_table(rows: Sequence[Row], workflows: Sequence[str], price_per_hour: fl
                 *price,
             ]
         )
+    return Table(head, lines)
+
+
+def worker_table(rows: Sequence[Row], price_per_hour: float) -> Table | None:
+    """What each server did, where there are several."""
+    results = [row.result for row in rows if row.result]
+    if len({result.server for result in results}) < 2:
+        return None
+    head, *lines = fleet_table.table(results, price_per_hour)
     return Table(head, lines)
 
 
