@@ -138,6 +138,8 @@ def start(command: Sequence[str], base: Path, output, is_guarded: bool = False) 
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    if "PYTHONPATH" in environment:
+        environment["PYTHONPATH"] = without_own_folders(environment["PYTHONPATH"])
     return subprocess.Popen(
         command,
         cwd=base,
@@ -147,6 +149,14 @@ def start(command: Sequence[str], base: Path, output, is_guarded: bool = False) 
         stderr=subprocess.STDOUT,
         env=environment,
         **group,
+    )
+
+
+def without_own_folders(python_path: str) -> str:
+    """A PYTHONPATH without this repository, where `nodes` and others have names of ComfyUI's."""
+    own = (ROOT, ROOT / "scripts")
+    return os.pathsep.join(
+        entry for entry in python_path.split(os.pathsep) if Path(entry).resolve() not in own
     )
 
 

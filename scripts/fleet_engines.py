@@ -16,7 +16,7 @@ from fleet_worker import Setup, Worker
 from host import ROOT
 
 # What the machines of a cluster need of this repository: the scripts, and the pack itself.
-NOT_SENT = ["/.git", "/tests", "/benchmarks", "/docs"]
+NOT_SENT = ["/tests", "/benchmarks", "/docs", "*.ruff_cache"]
 
 
 class Threads:
@@ -38,7 +38,7 @@ class Threads:
     def first_of(self, calls: Collection[Future], seconds: float) -> Future | None:
         """One that is through, None if none is within so many seconds."""
         done, _ = concurrent.futures.wait(calls, seconds, concurrent.futures.FIRST_COMPLETED)
-        return next(iter(done), None)
+        return next((call for call in calls if call in done), None)  # the oldest of them
 
     def outcome(self, call: Future) -> Any:
         return call.result()
@@ -95,7 +95,7 @@ def connect(ray: Any, address: str) -> None:
     environment = {
         "working_dir": str(ROOT),
         "excludes": NOT_SENT,
-        "env_vars": {"PYTHONPATH": "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/scripts"},
+        "env_vars": {"PYTHONPATH": "scripts"},
     }
     named = {} if address == "auto" else {"address": address}
     ray.init(**named, runtime_env=environment)
