@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_client import Client
+from guard import guarded
 from host import ROOT, Host, pack_requirements_missing, say
 
 PACK_NAME = "ComfyUI-FewStep"
-GUARD = Path(__file__).with_name("guard.py")
 START_SECONDS = 300
 # Below those that a system gives to whoever asks for any port or opens a connection: from 32768 on
 # Linux, from 49152 elsewhere.
@@ -73,13 +73,13 @@ def running_server(
     prepare_base(base, {PACK_NAME: ROOT, **(packs or {})})
     port = port or free_port()
     log = base / "server.log"
-    command = [*server_command(host, base, port), *(["--cpu"] if cpu else []), *extra_args]
     with log.open("ab") as output:
-        process = start(command, base, output, is_guarded)
+        process = start(host, base, port, [*(["--cpu"] if cpu else []), *extra_args], output)
     server = Server(Client(f"http://127.0.0.1:{port}"), base, log, process)
     try:
-        wait_until_up(server)
-        yield server
+        with guarded(process) if is_guarded else contextlib.nullcontext():
+            wait_until_up(server)
+            yield server
     finally:
         stop(process)
 
@@ -131,10 +131,9 @@ def server_command(host: Host, base: Path, port: int) -> list[str]:
     ]
 
 
-def start(command: Sequence[str], base: Path, output, is_guarded: bool = False) -> subprocess.Popen:
-    """Start a server in a process group of its own, to be ended with all its children."""
-    if is_guarded:
-        command = [sys.executable, str(GUARD), *command]
+def start(host: Host, base: Path, port: int, extra_args: Sequence[str], output) -> subprocess.Popen:
+    """Start main.py in a process group of its own, to be ended with all its children."""
+    command = [*server_command(host, base, port), *extra_args]
     # 0x200 is CREATE_NEW_PROCESS_GROUP.
     group = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
@@ -143,8 +142,7 @@ def start(command: Sequence[str], base: Path, output, is_guarded: bool = False) 
     return subprocess.Popen(
         command,
         cwd=base,
-        # A guard reads it: the pipe closes with this process.
-        stdin=subprocess.PIPE if is_guarded else subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         env=environment,

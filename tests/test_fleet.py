@@ -20,7 +20,6 @@ import pytest
 import fleet
 import fleet_run
 import fleet_table
-import guard
 from batch_jobs import Job
 from batch_run import MOST_RESTARTS, ServerGone
 from batch_store import Result, Store
@@ -240,33 +239,61 @@ def test_a_worker_is_a_device_or_a_server_and_none_shares_a_folder(tmp_path: Pat
     }
 
 
+def test_the_command_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
+    # -S: without the site-packages, so without everything that is not Python's own.
+    command = [sys.executable, "-S", fleet.__file__, *command_line(tmp_path, ["a"])]
+    refused = subprocess.run([*command, "--ray", "10.0.0.1:6379"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "Ray is not installed" in refused.stderr
+
+
 def test_only_this_repository_leaves_the_path_of_a_server() -> None:
     given = os.pathsep.join([str(ROOT), "other", str(ROOT / "scripts")])
     assert without_own_folders(given) == "other"
 
 
+OWNER = """
+import subprocess, sys, time
+sys.path.append(sys.argv[1])
+from guard import guarded
+sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+process = subprocess.Popen(sleeper, start_new_session=True)
+with guarded(process):
+    print(process.pid, flush=True)
+    sys.stdin.read()
+print("left", flush=True)
+sys.stdin = None
+time.sleep(600)
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("ends_by", ["itself", "its owner's death"])
-def test_a_guard_ends_what_it_runs_with_its_owner(tmp_path: Path, ends_by: str) -> None:
-    seconds = "60" if ends_by == "its owner's death" else "0"
-    command = (
-        f"import os, time; open(r'{tmp_path / 'pid'}.new', 'w').write(str(os.getpid()));"
-        f"os.rename(r'{tmp_path / 'pid'}.new', r'{tmp_path / 'pid'}'); time.sleep({seconds})"
-    )
-    process = subprocess.Popen(
-        [sys.executable, guard.__file__, sys.executable, "-c", command],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    wait_for((tmp_path / "pid").exists)
-    pid = int((tmp_path / "pid").read_text())
-    if ends_by == "itself":
-        assert process.wait(timeout=60) == 0
-    else:
-        process.stdin.close()  # as the system does it for whoever was killed
-        assert process.wait(timeout=60) == -signal.SIGKILL
-    wait_for(lambda: not is_running(pid))
-    process.stdin.close()
+def test_a_guard_ends_what_it_guards_when_its_owner_is_killed() -> None:
+    with owner() as killed:
+        guarded = int(killed.stdout.readline())
+        assert is_running(guarded)
+        killed.kill()
+        wait_for(lambda: not is_running(guarded))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_guard_that_was_dismissed_ends_nothing() -> None:
+    with owner() as dismissing:
+        guarded = int(dismissing.stdout.readline())
+        try:
+            dismissing.stdin.close()
+            # It comes to this line once the guard has ended.
+            assert dismissing.stdout.readline() == b"left\n" and is_running(guarded)
+            dismissing.kill()
+            dismissing.wait()
+            assert is_running(guarded)
+        finally:
+            os.kill(guarded, signal.SIGKILL)
+
+
+def owner() -> subprocess.Popen:
+    """A program that starts a process under guard and prints its number."""
+    command = [sys.executable, "-c", OWNER, str(ROOT / "scripts")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def is_running(pid: int) -> bool:

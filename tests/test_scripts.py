@@ -27,6 +27,16 @@ STDLIB_ONLY = (
     "websocket_reader.py",
     "test.py",
     "demo.py",
+    # What runs on the machines of a fleet, and its driver.
+    "guard.py",
+    "batch_jobs.py",
+    "batch_run.py",
+    "batch_store.py",
+    "fleet_engines.py",
+    "fleet_run.py",
+    "fleet_table.py",
+    "fleet_waiting.py",
+    "fleet_worker.py",
 )
 
 
