@@ -26,8 +26,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 UP = re.compile(r"(worker \d+) is up: (\S+) on \S+, process (\d+)")
-SHAPES = ("circle", "square", "triangle", "star", "cross")
-COLOURS = ("red", "blue", "green", "yellow", "white")
+# What the demo model knows.
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+SHAPES = ("circle", "square", "triangle")
+WAYS = ("left", "right", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def started(folder: Path, out: str, workers: int, log: str) -> Driver:
         command += ["--workflow", str(folder / f"{name}.json")]
     command += ["--prompts", str(folder / "prompts.txt"), "--seeds", "2"]
     command += ["--workers", str(workers), "--out", str(folder / out), "--price-per-hour", "1"]
+    # No page, and none of what ComfyUI writes into its pictures beside their pixels.
+    command += ["--no-report", "--comfyui-argument=--disable-metadata"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (folder / log).open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -153,7 +157,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, steps in (("four", 0), ("two", 2)):
         (folder / f"{name}.json").write_text(json.dumps(workflow(steps)))
-    prompts = [f"a {colour} {shape} moving right" for colour in COLOURS for shape in SHAPES]
+    prompts = [
+        f"a {colour} {shape} moving {way}" for colour in COLOURS for shape in SHAPES for way in WAYS
+    ]
     (folder / "prompts.txt").write_text("\n".join(prompts[: options.prompts]))
     jobs = 4 * min(options.prompts, len(prompts))
     undisturbed(folder, jobs)

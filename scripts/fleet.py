@@ -26,7 +26,7 @@ from typing import Any
 import fleet_run
 import fleet_table
 from batch import Outcome
-from batch_request import Request, missing_modules, read_request, say, tell_missing
+from batch_request import Request, missing_modules, positive, read_request, say, tell_missing
 from batch_request import add_options as add_batch_options
 from batch_store import Store
 from comfy_server import ServerError
@@ -94,7 +94,7 @@ def joined(options: argparse.Namespace) -> tuple[Actors, Sequence[Sequence[str]]
     import ray
 
     try:
-        connect(ray, options.ray)
+        dashboard = connect(ray, options.ray)
     except ConnectionError as error:
         raise BatchError(f"--ray {options.ray}: no Ray cluster answers there ({error})") from None
     has = ray.cluster_resources()
@@ -102,7 +102,8 @@ def joined(options: argparse.Namespace) -> tuple[Actors, Sequence[Sequence[str]]
     takes = {"num_cpus": options.cpus, "num_gpus": cards}
     if options.server:
         takes = {"num_cpus": 0}
-    say(f"Ray {ray.__version__}: {has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs")
+    found = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
+    say(f"Ray {ray.__version__}: {found}" + f", dashboard http://{dashboard}" * bool(dashboard))
     room = int(has.get("GPU", 0) / cards) if cards else 1
     return Actors(ray, takes), [[] if cards else ["--cpu"]] * room
 
@@ -136,6 +137,8 @@ def write_report(
     request: Request, options: argparse.Namespace, store: Store, outcome: Outcome
 ) -> int:
     """How many jobs could not be compared."""
+    if options.no_report:
+        return 0
     if missing := missing_modules():
         say(f"no report: {missing}")
         return 0
@@ -160,6 +163,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a ComfyUI that runs already, instead of one that is started; may be given several"
         " times",
     )
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="the table alone: the page shows every pair of pictures",
+    )
     add_options(parser, ray="auto")
     return parser.parse_args(arguments)
 
@@ -177,7 +185,7 @@ def add_options(parser: argparse.ArgumentParser, ray: str | None) -> None:
         help="of a Ray cluster; auto: the one this machine is in, else one on this machine; off:"
         " no Ray",
     )
-    add("--workers", type=int, help="how many ComfyUIs (default: one for each GPU, else one)")
+    add("--workers", type=positive, help="how many ComfyUIs (default: one for each GPU, else one)")
     add("--gpus", type=float, help="GPUs of each worker, by Ray (default 1 where there are any)")
     add("--cpus", type=float, default=1, help="CPUs of each worker, by Ray (default 1)")
     add("--models", type=Path, help="models folder, the same path on every machine")

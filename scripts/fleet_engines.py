@@ -55,7 +55,8 @@ class Actors:
 
     def __init__(self, ray: Any, resources: Mapping[str, float], make: type = Worker):
         """resources: what each worker takes, by Ray's names ("num_gpus")."""
-        self.deaths = (ServerGone, ray.exceptions.RayActorError)
+        # Ray's own errors: of a process, a machine or a result that is lost.
+        self.deaths = (ServerGone, ray.exceptions.RayError)
         self._ray, self._actors = ray, {}
         # An actor that died is started again, elsewhere if need be. The job it had fails here at
         # once, so that another worker can have it; only the start waits for the new actor.
@@ -79,17 +80,17 @@ class Actors:
         try:
             return self._ray.get(call)
         except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None  # what the worker itself raised
+            raise error.cause or error from None  # what the worker itself raised
 
     def close(self) -> None:
         """Leave the cluster: it ends this program's actors, and their servers end with them."""
         self._ray.shutdown()
 
 
-def connect(ray: Any, address: str) -> None:
+def connect(ray: Any, address: str) -> str:
     """Join a cluster, or with "auto" the one that this machine is in, or start one on it.
 
-    Its machines get this repository as it is here, so they all run the same pack. Raises
+    The address of its dashboard, empty where it has none. Its machines get this repository as it is here, so they all run the same pack. Raises
     ConnectionError.
     """
     environment = {
@@ -98,4 +99,4 @@ def connect(ray: Any, address: str) -> None:
         "env_vars": {"PYTHONPATH": "scripts"},
     }
     named = {} if address == "auto" else {"address": address}
-    ray.init(**named, runtime_env=environment)
+    return ray.init(**named, runtime_env=environment, logging_level="warning").dashboard_url or ""
