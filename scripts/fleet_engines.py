@@ -90,8 +90,8 @@ class Actors:
 def connect(ray: Any, address: str) -> str:
     """Join a cluster, or with "auto" the one that this machine is in, or start one on it.
 
-    The address of its dashboard, empty where it has none. Its machines get this repository as it is here, so they all run the same pack. Raises
-    ConnectionError.
+    The address of its dashboard, empty where it has none. The cluster's machines get this
+    repository as it is here, so that they all run the same pack. Raises ConnectionError.
     """
     environment = {
         "working_dir": str(ROOT),
