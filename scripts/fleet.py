@@ -72,7 +72,8 @@ def run(request: Request, options: argparse.Namespace, store: Store) -> Outcome:
     paid = hours * len(workers) * options.price_per_hour
     price = f", price {paid:.4g}" if options.price_per_hour else ""
     # What is paid for, loading and waiting included.
-    say(f"this run: {3600 * hours:.1f} s with {len(workers)} workers at most{price}")
+    most = f"{len(workers)} worker{'s' * (len(workers) != 1)} at most"
+    say(f"this run: {3600 * hours:.1f} s with {most}{price}")
     return outcome
 
 

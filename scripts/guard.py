@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from console import print_everywhere
+
 
 def main() -> None:
     group = int(sys.argv[1])
@@ -46,4 +48,5 @@ def guarded(process: subprocess.Popen) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy_client import JobFailed
 from comfy_server import Server
 from host import DEFAULT_VERSION, Host
 
@@ -99,9 +100,10 @@ def test_what_the_page_says_of_errors(server: Server) -> None:
     assert errors and all(error["message"] and "details" in error for error in errors)
     prompt["3"]["inputs"]["cfg"] = 7.0
     job = server.client.post("/prompt", {"prompt": prompt})[1]["prompt_id"]
-    while (entry := server.client.history(job)) is None:
-        pass
+    with pytest.raises(JobFailed) as failure:
+        server.client.wait(job)
+    entry = failure.value.entry
     kind, told = entry["status"]["messages"][-1]
     assert (entry["status"]["status_str"], kind) == ("error", "execution_error")
     assert (told["node_id"], told["node_type"]) == ("3", "FewStepSampler")
-    assert "CFG" in told["exception_message"]
+    assert "cfg is locked" in told["exception_message"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 import compare
 import fleet
@@ -57,7 +58,9 @@ def request(folder: Path, out: str, seeds: int, *more: str) -> list[str]:
 
 
 def pictures(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "results").glob("*.png")}
+    """Their pixels: what a server writes beside them may name files of its own."""
+    paths = (out / "results").glob("*.png")
+    return {path.name: Image.open(path).tobytes() for path in paths}
 
 
 def test_a_killed_comfyui_is_started_again_and_nothing_is_lost_or_done_twice(
@@ -96,7 +99,8 @@ def test_one_command_without_ray_runs_resumes_and_ends_in_a_table_and_a_report(
     assert program.main(request(tmp_path, "out", 2, *more)) == 0
     said = capsys.readouterr().out
     assert "4 jobs, 2 done before, 2 to do" in said
-    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open(encoding="utf-8")))
+    table = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(table.splitlines()))
     assert [float(row["evaluations"]) for row in rows] == [4, 4, 2, 2]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "4 of 4 jobs done" in page
