@@ -231,11 +231,15 @@ def sigma_of(model) -> Callable[[float], float]:
 
 
 def _sigma_of_flow(sampling) -> Callable[[float], float]:
-    """The same of a flow, whose last timestep is 1, 1000 or another number by the host's count."""
-    last = float(sampling.timestep(sampling.sigma_max))
+    """The same of a flow, counted down from the last entry as the host's `simple` scheduler does;
+    its table has as many entries as the host likes.
+    """
+    entries = len(sampling.sigmas)
 
     def sigma(timestep: float) -> float:
-        return float(sampling.sigma(torch.tensor(timestep / TRAINING_TIMESTEPS * last)))
+        down = (1.0 - timestep / TRAINING_TIMESTEPS) * entries
+        # A whole number of entries may come out a little below itself.
+        return float(sampling.sigmas[-(1 + int(down + 1e-6))])
 
     return sigma
 

@@ -24,7 +24,12 @@ from comfyui_fewstep.loras.accelerator import Accelerator, Kind, PublishedFile
 from comfyui_fewstep.loras.bases import Base, Levels
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
-from comfyui_fewstep.loras.schedules import scaled_linear_sigma
+from comfyui_fewstep.loras.schedules import (
+    TRAINING_TIMESTEPS,
+    OwnFlow,
+    scaled_linear_sigma,
+    shift_sigma,
+)
 
 from console import print_everywhere
 
@@ -217,9 +222,16 @@ def section(record: Accelerator) -> Iterator[str]:
 def sigmas_of(record: Accelerator) -> str:
     if record.kind is Kind.MOTION_MODULE:
         return "its own, on linear betas"
-    sigmas = record.schedule.sigmas(
-        record.default_steps, 1.0, scaled_linear_sigma, image_tokens=4096
-    )
+    base = record.bases[0]
+    if isinstance(record.schedule, OwnFlow) and base.shift is None:
+        return "even, shifted as ComfyUI shifts the model"
+
+    def sigma_of(timestep: float) -> float:
+        if base.has_timesteps:
+            return scaled_linear_sigma(timestep)
+        return shift_sigma(timestep / TRAINING_TIMESTEPS, base.shift or 1.0)
+
+    sigmas = record.schedule.sigmas(record.default_steps, 1.0, sigma_of, image_tokens=4096)
     shown = [f"{sigma:.4g}" for sigma in sigmas]
     return ", ".join(shown if len(shown) <= 10 else [*shown[:4], "...", *shown[-3:]])
 
