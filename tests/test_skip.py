@@ -837,6 +837,8 @@ def test_polynomial_of_a_wan_is_found_by_its_shape(dim, in_dim, image, pixels, n
         ("sample_dpmpp_2m", {}, True, False, False),
         ("sample_dpmpp_2m_cfg_pp", {}, False, False, False),
         ("sample_res_multistep", {}, True, False, False),
+        # CFG++ with two steps of history, since ComfyUI 0.35.
+        ("sample_cfgpp_ud10_ab", {}, False, False, False),
         ("sample_unipc", {}, False, False, False),
         ("sample_euler_ancestral", {}, False, True, False),
         ("sample_euler_ancestral", {"eta": 0.0}, False, False, False),

@@ -251,7 +251,7 @@ def with_model_sampling(model, record: Accelerator):
     """
     schedule = record.schedule
     if schedule.shift is not None:
-        patched = with_shift(model, schedule.shift)
+        patched = with_shift(model, schedule.shift, schedule.audio_shift)
         return patched if schedule.audio_shift is None else with_two_clocks(patched, schedule)
     if record.parameterization is Parameterization.NATIVE:
         return model
@@ -283,13 +283,33 @@ def with_two_clocks(model, schedule: Schedule):
     return patched
 
 
-def with_shift(model, shift: float):
-    """The model with its own kind of flow at another shift."""
+def with_shift(model, shift: float, audio_shift: float | None = None):
+    """The model with its own kind of flow at another shift.
+
+    audio_shift: that of a second signal, where the host's sampling has one; None leaves it as it
+    is. Raises ValueError where its noise levels are no flow's.
+    """
     current = model.get_model_object("model_sampling")
     sampling = type(current)(model.model.model_config)
     if isinstance(current, comfy.model_sampling.ModelSamplingFlux):
         # FLUX and its kin write the shift as mu.
         sampling.set_parameters(shift=math.log(shift))
+    elif not isinstance(current, comfy.model_sampling.ModelSamplingDiscreteFlow):
+        kind = type(current).__mro__[1].__name__
+        raise ValueError(
+            f"The accelerator's schedule is a flow's, shifted by {shift:g}; the connected model has"
+            f" noise levels of another kind ({kind}). Connect the model as it comes from its loader"
+            " if another node changed its sampling. If the accelerator was declared for this model,"
+            " give its declaration a schedule of sigmas."
+        )
+    elif hasattr(current, "audio_shift"):
+        # Since 0.31 the sampling of MiniMax-H3 has both clocks, and forgets the one that is not
+        # said again.
+        sampling.set_parameters(
+            shift=shift,
+            audio_shift=current.audio_shift if audio_shift is None else audio_shift,
+            multiplier=current.multiplier,
+        )
     else:
         sampling.set_parameters(shift=shift, multiplier=current.multiplier)
     if hasattr(current, "noise_scale"):

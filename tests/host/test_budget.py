@@ -17,6 +17,7 @@ import comfy.utils
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfyui_fewstep.loras.bases import unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import budget
 from comfyui_fewstep.nodes.budget import FewStepBudget
@@ -351,7 +352,7 @@ def test_a_node_that_answers_in_place_of_the_network_is_named(unets) -> None:
 
 
 def test_a_model_that_takes_more_than_text_is_refused_with_what_to_do(unets) -> None:
-    unknown = replace(look_at(unets["sd15"]), base=None)
+    unknown = replace(look_at(unets["sd15"]), base=unlisted("NewModel"))
     with pytest.raises(BudgetError, match="seconds_per_evaluation"):
         measure.measure_cost(unknown, IMAGE)
 

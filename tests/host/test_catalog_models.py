@@ -23,7 +23,7 @@ from comfyui_fewstep.loras.bases import Base, base_in_host
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LOOK_ALIKES
 from comfyui_fewstep.loras.decision import refuse_other_base
-from comfyui_fewstep.loras.schedules import HostSpacedFlow, ShiftedFlow
+from comfyui_fewstep.loras.schedules import HostSpacedFlow, ShiftedFlow, TwoClockFlow
 from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host import run as sample_run
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
@@ -39,6 +39,7 @@ from host import DEFAULT_VERSION
 from more_models import SMALL, audio_video_latent, small_patcher, text_conditioning
 from small_loras import write_lora
 
+MINIMAX = "minimax-h3-fl2v-4step-768p-lora"
 DISTILLED_WAN = "wan2.1_t2v_14b_lightx2v_4step.safetensors"
 
 
@@ -514,7 +515,7 @@ def core_run(model, conditioning, latent, sigmas, sampler_object, seed, mask=Non
     [
         ("LTXAV", "ltx2-19b-distilled", 1),
         ("LTXAV", "ltx23-22b-distilled", 2),
-        ("MiniMaxH3", "minimax-h3-fl2v-4step-768p-lora", 1),
+        ("MiniMaxH3", MINIMAX, 1),
     ],
 )
 def test_joint_latents_sample_as_the_hosts_own_guider_does(small, name, id, batch):
@@ -558,7 +559,7 @@ def test_two_clocks_are_the_hosts_own(small):
     shift = pytest.importorskip(
         "comfy_extras.nodes_minimax_h3", reason="this ComfyUI has no MiniMax-H3"
     ).MiniMaxH3SigmaShift
-    record = CATALOG["minimax-h3-fl2v-4step-768p-lora"]
+    record = CATALOG[MINIMAX]
     ours = with_model_sampling(small["MiniMaxH3"], record)
     theirs = shift.execute(small["MiniMaxH3"], 6.0, 3.0).args[0]
     for key in ("minimax_h3_sigma_shift_video", "minimax_h3_sigma_shift_audio"):
@@ -590,6 +591,35 @@ def test_two_clocks_are_the_hosts_own(small):
     assert not torch.allclose(
         core_run(other, text, latent, sigmas, euler, 2).unbind()[1], hosts.unbind()[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "clocks"),
+    # A schedule of one clock leaves the sound on the model's own.
+    [(TwoClockFlow(6.0, 2.0), (6.0, 2.0)), (ShiftedFlow(6.0), (6.0, 3.0))],
+)
+def test_the_sounds_clock_is_kept_where_the_hosts_sampling_has_one(small, schedule, clocks):
+    record = dataclasses.replace(CATALOG[MINIMAX], schedule=schedule)
+    sampling = with_model_sampling(small["MiniMaxH3"], record).get_model_object("model_sampling")
+    if not hasattr(sampling, "audio_shift"):
+        pytest.skip("this ComfyUI has the second clock in the network's options alone")
+    assert (sampling.shift, sampling.audio_shift) == clocks
+    # What the sampler carries the sound at; 1 without a clock of its own.
+    assert sampling.audio_scale == clocks[0] / clocks[1]
+
+
+def test_a_plain_latent_runs_as_the_hosts_own_sampler_runs_it(small):
+    # Since 0.31 an empty clip for MiniMax-H3 is given its sound when it is fitted to the model.
+    model, text = carrying(small["MiniMaxH3"], MINIMAX), text_conditioning("MiniMaxH3")
+    plain = torch.zeros(1, 24, 2, 4, 4)
+    fitted = comfy.sample.fix_empty_latent_channels(model, plain)
+    if not fitted.is_nested:
+        pytest.skip("this ComfyUI gives a plain latent no sound, and the network wants one")
+    ours, data = run(model, text, plain, seed=7)
+    sigmas = torch.tensor(data["sigmas"], dtype=torch.float32)
+    theirs = core_run(model, text, fitted, sigmas, comfy.samplers.sampler_object("euler"), 7)
+    for mine, hosts in zip(ours.unbind(), theirs.unbind(), strict=True):
+        assert torch.isfinite(mine).all() and torch.allclose(mine, hosts.to(mine), atol=1e-5)
 
 
 # ---------------------------------------------------------------- causal models
