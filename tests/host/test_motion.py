@@ -187,18 +187,35 @@ def test_memory_returns_to_the_start(sd15, lightning):
     assert network() is None
 
 
+def loaded_patchers() -> list:
+    """The MODELs that the host has loaded. Of one that was dropped by a test before, its list keeps
+    an entry without a patcher for as long as its weights live.
+    """
+    models = comfy.model_management.loaded_models()
+    return [model for model in models if model is not None]
+
+
 def test_the_weights_are_the_hosts_to_load_and_to_offload(sd15, lightning):
     moving = with_lightning(sd15)
     (weights,) = moving.get_additional_models()
     assert weights.model_size() >= sum(p.nbytes for p in weights.model.parameters())
     loaded = []
-    core_run(
-        moving,
-        callback=lambda step, x0, x, steps: loaded.append(comfy.model_management.loaded_models()),
-    )
+    core_run(moving, callback=lambda step, x0, x, steps: loaded.append(loaded_patchers()))
     assert all(any(weights.is_clone(model) for model in each) for each in loaded)
     comfy.model_management.unload_all_models()
-    assert not comfy.model_management.loaded_models()
+    assert not loaded_patchers()
+
+
+def test_a_model_that_another_test_dropped_is_not_taken_for_a_loaded_one():
+    model = unet_patcher("sd15")
+    comfy.model_management.load_models_gpu([model])
+    weights = model.model
+    del model
+    comfy.model_management.unload_all_models()
+    assert None in comfy.model_management.loaded_models()
+    assert not loaded_patchers()
+    del weights
+    comfy.model_management.cleanup_models()
 
 
 def test_partly_loaded_weights_give_the_same_result(sd15, lightning):
