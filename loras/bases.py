@@ -117,6 +117,10 @@ ADDED_ATTENTION = LayerNames(
 )
 
 
+COSMOS_LAYERS = LayerNames(
+    r"^blocks_block\d+_blocks_\d+_", r"^blocks_block\d+_blocks_\d+_block_attn_to_q_0$"
+)
+COGVIDEOX_LAYERS = LayerNames(r"^blocks_\d+_(attn_out|ff_(proj|out))$", r"^blocks_\d+_[qkv]$")
 KANDINSKY_LAYERS = LayerNames(
     r"^(visual|text)_transformer_blocks_\d+_",
     r"^visual_transformer_blocks_\d+_self_attention_to_(query|key|value)$",
@@ -394,6 +398,12 @@ class Base(BaseRow, Enum):
         label="OmniGen2",
         host_classes=("Omnigen2",),
         shift=2.6,
+        layers=(
+            LayerNames(
+                r"^layers_\d+_(attn_to_([qkv]|out_0)|feed_forward_linear_[123])$",
+                r"^layers_\d+_attn_to_q$",
+            ),
+        ),
         full_run=StepRange(20, 50),
     )
     IDEOGRAM4 = BaseRow(
@@ -411,8 +421,24 @@ class Base(BaseRow, Enum):
         label="JoyImage",
         host_classes=("JoyImage",),
         shift=1.5,
+        layers=(
+            LayerNames(
+                r"^double_blocks_\d+_attn_(img|txt)_attn_",
+                r"^double_blocks_\d+_attn_(img|txt)_attn_qkv$",
+            ),
+        ),
     )
-    AURAFLOW = BaseRow(label="AuraFlow", host_classes=("AuraFlow",), shift=1.73)
+    AURAFLOW = BaseRow(
+        label="AuraFlow",
+        host_classes=("AuraFlow",),
+        shift=1.73,
+        layers=(
+            LayerNames(
+                r"^(double|single)_layers_\d+_attn_w[12][qkvo]$",
+                r"^(double|single)_layers_\d+_attn_w1[qkv]$",
+            ),
+        ),
+    )
     SENSENOVA_U15 = BaseRow(
         label="SenseNova U1.5",
         host_classes=("SenseNovaU15",),
@@ -485,15 +511,44 @@ class Base(BaseRow, Enum):
         label="PixelDiT",
         host_classes=("PixelDiTT2I",),
         shift=4.0,
+        layers=(
+            LayerNames(
+                r"^(core_)?(patch|pixel)_blocks_\d+_", r"^(core_)?patch_blocks_\d+_attn_qkv_[xy]$"
+            ),
+        ),
         full_run=StepRange(30, 50),
     )
-    PID = BaseRow(label="PixelDiT upscaler", host_classes=("PiD",), shift=1.5, full_run=None)
-    SEEDVR2 = BaseRow(label="SeedVR2", host_classes=("SeedVR2",), shift=1.0, full_run=None)
+    PID = BaseRow(
+        label="PixelDiT upscaler",
+        host_classes=("PiD",),
+        shift=1.5,
+        layers_as=("PIXELDIT",),
+        full_run=None,
+    )
+    SEEDVR2 = BaseRow(
+        label="SeedVR2",
+        host_classes=("SeedVR2",),
+        shift=1.0,
+        widths=(2560, 3072),
+        layers=(
+            LayerNames(
+                r"^blocks_\d+_attn_proj_(qkv|out)_(vid|txt|all)$",
+                r"^blocks_\d+_attn_proj_qkv_(vid|txt|all)$",
+            ),
+        ),
+        full_run=None,
+    )
     TRELLIS2 = BaseRow(label="TRELLIS.2", host_classes=("Trellis2",), since="0.33", shift=3.0)
     ACE_STEP = BaseRow(
         label="ACE-Step 1",
         host_classes=("ACEStep",),
         shift=3.0,
+        layers=(
+            LayerNames(
+                r"^transformer_blocks_\d+_(ff_(inverted|depth|point)_conv|cross_attn_(to|add)_[qkv])",
+                r"^transformer_blocks_\d+_attn_to_[qkv]$",
+            ),
+        ),
         full_run=StepRange(50, 50),
     )
     ACE_STEP15 = BaseRow(
@@ -512,6 +567,12 @@ class Base(BaseRow, Enum):
         label="Stable Audio 3",
         host_classes=("StableAudio3",),
         shift=2.0,
+        layers=(
+            LayerNames(
+                r"^layers_\d+_(self|cross)_attn_to_(qkv|q|kv|out)$",
+                r"^layers_\d+_self_attn_to_qkv$",
+            ),
+        ),
         full_run=StepRange(50, 50),
     )
     MINIMAX_MUSIC3 = BaseRow(
@@ -652,11 +713,12 @@ class Base(BaseRow, Enum):
         layers_as=("WAN_T2V", "WAN21_I2V"),
         takes=("WAN_T2V", "WAN21_I2V"),
     )
-    # It turns a clip into a mask and starts from the clip, not from noise.
+    # It turns a clip into a mask: it starts from the clip, and ComfyUI runs it on timesteps that
+    # are no noise levels.
     WAN_FLOW_RVS = BaseRow(
         label="Wan FlowRVS",
         host_classes=("WAN21_FlowRVS",),
-        shift=8.0,
+        levels=Levels.OWN,
         layers_as=("WAN_T2V", "WAN21_I2V"),
     )
     WAN_CAUSAL = BaseRow(
@@ -753,12 +815,24 @@ class Base(BaseRow, Enum):
         full_run=StepRange(20, 40),
         frames_per_latent_frame=8,
     )
-    MOCHI = BaseRow(label="Mochi 1", host_classes=("GenmoMochi",), shift=6.0)
+    MOCHI = BaseRow(
+        label="Mochi 1",
+        host_classes=("GenmoMochi",),
+        shift=6.0,
+        widths=(3072,),
+        layers=(LayerNames(r"^blocks_\d+_attn_(qkv|proj)_[xy]$", r"^blocks_\d+_attn_qkv_x$"),),
+    )
     COSMOS_T2V = BaseRow(
-        label="Cosmos 1 text-to-video", host_classes=("CosmosT2V",), levels=Levels.OWN
+        label="Cosmos 1 text-to-video",
+        host_classes=("CosmosT2V",),
+        levels=Levels.OWN,
+        layers=(COSMOS_LAYERS,),
     )
     COSMOS_I2V = BaseRow(
-        label="Cosmos 1 image-to-video", host_classes=("CosmosI2V",), levels=Levels.OWN
+        label="Cosmos 1 image-to-video",
+        host_classes=("CosmosI2V",),
+        levels=Levels.OWN,
+        layers=(COSMOS_LAYERS,),
     )
     COSMOS_PREDICT2_T2I = BaseRow(
         label="Cosmos Predict2 text-to-image",
@@ -776,18 +850,21 @@ class Base(BaseRow, Enum):
         label="CogVideoX text-to-video",
         host_classes=("CogVideoX_T2V",),
         levels=Levels.TIMESTEPS,
+        layers=(COGVIDEOX_LAYERS,),
         frame_rate=8.0,
     )
     COGVIDEOX_I2V = BaseRow(
         label="CogVideoX image-to-video",
         host_classes=("CogVideoX_I2V",),
         levels=Levels.TIMESTEPS,
+        layers=(COGVIDEOX_LAYERS,),
         frame_rate=8.0,
     )
     COGVIDEOX_INPAINT = BaseRow(
         label="CogVideoX inpainting",
         host_classes=("CogVideoX_Inpaint",),
         levels=Levels.TIMESTEPS,
+        layers=(COGVIDEOX_LAYERS,),
         frame_rate=8.0,
     )
     MINIMAX_H3 = BaseRow(
