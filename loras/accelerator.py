@@ -250,7 +250,7 @@ class Accelerator:
             ),
             (
                 "a schedule of timesteps and a parameterization go with Stable Diffusion, a flow"
-                " with every other base",
+                " with a flow model, and a list of sigmas with any",
                 all(schedule.fits(base) for schedule in schedules for base in self.bases)
                 and (
                     self.parameterization is Parameterization.NATIVE

@@ -38,6 +38,7 @@ OTHER_ENDINGS = (
     ".dora_scale",
     *DIFFERENCE_ENDINGS,
     ".set_weight",
+    ".set_bias",
     ".reshape_weight",
     ".w_norm",
     ".b_norm",

@@ -7,20 +7,28 @@ kinds let a file of a few bytes ask for a weight of any size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, layer_of
 
 Shape = tuple[int, ...]
 
 WHOLE_ENDINGS = (".diff", ".set_weight", ".w_norm")
-BIAS_ENDINGS = (".diff_b", ".b_norm")
+BIAS_ENDINGS = (".diff_b", ".set_bias", ".b_norm")
+# What takes the place of a layer, and may be a bank of several where the host reads one.
+BANK_ENDINGS = (".set_weight", ".set_bias")
+LARGEST_BANK = 64  # heads; the published one has 32
 
 
-def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | None]) -> set[str]:
+def misfits(
+    tensors: Mapping[str, Shape],
+    weight_of: Callable[[str], Shape | None],
+    banks: Container[str] = (),
+) -> set[str]:
     """Layers that cannot be added to their weight.
 
-    tensors: key -> shape, under the host's names. weight_of: layer -> its shape.
+    tensors: key -> shape, under the host's names. weight_of: layer -> its shape. banks: layers that
+    the host reads from a bank of several heads, one under the other.
 
     Where the weight's shape is not known, the layer's own tensors have to agree with each other.
     """
@@ -28,7 +36,23 @@ def misfits(tensors: Mapping[str, Shape], weight_of: Callable[[str], Shape | Non
     for key, shape in tensors.items():
         layer = layer_of(key)
         layers.setdefault(layer, {})[key[len(layer) :]] = shape
-    return {layer for layer, parts in layers.items() if not _fits(parts, weight_of(layer))}
+    return {
+        layer
+        for layer, parts in layers.items()
+        if not _fits(parts, weight_of(layer))
+        and not (layer in banks and _is_bank(parts, weight_of(layer)))
+    }
+
+
+def _is_bank(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
+    """Whether a layer is replaced by several of its own kind, weight and bias alike."""
+    if weight is None or not parts.keys() <= {*BANK_ENDINGS}:
+        return False
+    own = {".set_weight": weight, ".set_bias": weight[:1]}
+    if any(not shape or shape[1:] != own[ending][1:] for ending, shape in parts.items()):
+        return False
+    heads = {shape[0] / weight[0] for shape in parts.values()}
+    return len(heads) == 1 and heads <= set(range(1, LARGEST_BANK + 1))
 
 
 def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:

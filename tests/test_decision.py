@@ -4,9 +4,11 @@ refused.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from comfyui_fewstep.loras.accelerator import Kind
-from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.bases import Base, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT
 from comfyui_fewstep.loras.decision import (
@@ -20,6 +22,7 @@ from comfyui_fewstep.loras.decision import (
     refuse_other_kind,
     refuse_other_model,
     refuse_second,
+    taking_notes,
 )
 from comfyui_fewstep.loras.fingerprint import Fingerprint
 from comfyui_fewstep.loras.header import FileProblem, Header
@@ -81,6 +84,25 @@ def test_another_base_is_refused_in_the_words_of_both() -> None:
         refuse_other_base(LIGHTNING, FILE, Base.SD15, "SD15", ())
     with pytest.raises(ValueError, match="is a Kandinsky5 model, for which"):
         refuse_other_base(LIGHTNING, FILE, None, "Kandinsky5", ())
+    with pytest.raises(ValueError, match="is a NewModel model, for which"):
+        refuse_other_base(LIGHTNING, FILE, unlisted("NewModel"), "NewModel", ())
+
+
+def test_a_base_takes_what_it_was_made_from_has_and_is_told_so() -> None:
+    turbo = CATALOG["flux-turbo-alpha-lora"]
+    refuse_other_base(turbo, FILE, Base.FLUX_FILL, "FluxInpaint", ())
+    (note,) = taking_notes(turbo, Base.FLUX_FILL, ())
+    assert note == (
+        "flux-turbo-alpha-lora was distilled for FLUX.1 dev; the connected model is FLUX.1 Fill,"
+        " which was made from it. It runs with the settings for FLUX.1 dev."
+    )
+    own = replace(turbo, id="fill-recipe", bases=(Base.FLUX_FILL,), only_by_choice=True)
+    (note,) = taking_notes(turbo, Base.FLUX_FILL, [turbo, own])
+    assert note.endswith("official settings on this model, choose fill-recipe in accelerator.")
+    assert taking_notes(turbo, Base.FLUX, [turbo, own]) == ()
+    assert taking_notes(turbo, None, ()) == taking_notes(own, Base.FLUX_FILL, ()) == ()
+    with pytest.raises(ValueError, match="is for FLUX.1 dev; the connected model is Chroma"):
+        refuse_other_base(turbo, FILE, Base.CHROMA, "Chroma", ())
 
 
 def test_a_recipe_that_runs_these_files_on_the_base_is_named() -> None:

@@ -18,7 +18,7 @@ from comfyui_fewstep.loras.accelerator import (
     Solver,
     are_partners,
 )
-from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.bases import Base, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.declaration import (
     ENTRIES,
@@ -29,6 +29,7 @@ from comfyui_fewstep.loras.declaration import (
     id_of,
     parse_declaration,
 )
+from comfyui_fewstep.loras.header import Header
 from comfyui_fewstep.loras.recognition import recognise
 from comfyui_fewstep.loras.schedules import (
     ConsistencyGrid,
@@ -189,6 +190,77 @@ def test_sigmas_above_1_are_stable_diffusions_alone():
     assert parse({"schedule": sigmas}).schedule == LiteralSigmas(((14.6, 5.0, 2.0, 1.0),))
     for base in ("wan_t2v", "flux", ["sdxl", "flux"]):
         assert "a sigma of a flow lies in 0..1" in refused({"schedule": sigmas, "base": base})
+
+
+@pytest.mark.parametrize(
+    ("entries", "bases"),
+    [
+        ({"base": "FluxInpaint"}, (Base.FLUX_FILL,)),  # by ComfyUI's class for it
+        ({"base": "flux.1 fill"}, (Base.FLUX_FILL,)),
+        ({"base": ["FLUX_FILL", "flux"]}, (Base.FLUX_FILL, Base.FLUX)),
+        ({"host_class": "FluxInpaint"}, (Base.FLUX_FILL,)),
+        ({"host_class": "NewModel"}, (unlisted("NewModel"),)),
+        ({"host_class": ["NewModel", "Flux"]}, (unlisted("NewModel"), Base.FLUX)),
+    ],
+)
+def test_a_base_is_named_by_its_name_its_label_or_the_hosts_class(entries, bases):
+    schedule = {"type": "shifted", "shift": 3}
+    record = parse(
+        {**entries, "schedule": schedule}, without=() if "base" in entries else ("base",)
+    )
+    assert record.bases == bases
+
+
+def test_a_class_that_is_not_listed_may_have_any_noise_levels():
+    # Its model says which when the accelerator is attached.
+    for schedule in (
+        {"type": "trailing"},
+        {"type": "shifted", "shift": 3},
+        {"type": "sigmas", "sigmas": [80, 20, 10, 1]},
+    ):
+        parse({"host_class": "NewModel", "schedule": schedule}, without=("base",))
+
+
+def test_a_model_with_noise_levels_of_its_own_has_a_list_alone():
+    sigmas = {"type": "sigmas", "sigmas": [80, 20, 10, 1]}
+    assert parse({"base": "COSMOS_T2V", "schedule": sigmas}).schedule.lists == ((80, 20, 10, 1),)
+    for schedule in ({"type": "trailing"}, {"type": "shifted", "shift": 3}):
+        told = refused({"base": "COSMOS_T2V", "schedule": schedule})
+        assert "a schedule of timesteps and a parameterization go with Stable Diffusion" in told
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"base": "flux_fil"}, "did you mean 'flux_fill'"),
+        ({"base": "NewModel"}, "named by ComfyUI's class for it, in host_class"),
+        ({"base": "flux", "host_class": "Flux"}, "both base and host_class"),
+        ({"host_class": "new model"}, "must be the name of one of ComfyUI's"),
+    ],
+)
+def test_a_base_that_is_not_one_is_refused_with_the_way_to_name_it(entries, message):
+    schedule = {"type": "shifted", "shift": 3}
+    told = refused({"schedule": schedule, **entries}, without={"base"} - entries.keys())
+    assert message in told and len(told) < 300
+
+
+def test_host_class_stands_for_base_and_one_of_them_is_needed():
+    assert "base is missing" in refused(without=("base",))
+
+
+def test_a_file_declared_for_an_unlisted_class_is_what_it_is_declared_for():
+    record = parse({"host_class": "NewModel", "file": "new_turbo.safetensors"}, without=("base",))
+    records = [*CATALOG.values(), record]
+    unknown = Header({"deep.0.lora_down.weight": (8, 64), "deep.0.lora_up.weight": (64, 8)}, {}, 0)
+    # New models often have the layers of older ones: what is declared is believed.
+    for header in (unknown, header_of(CATALOG["sdxl-lightning-4step-lora"])):
+        assert recognise(header, "new_turbo.safetensors", records).record is record
+        assert record not in recognise(header, "other.safetensors", records).candidates
+    listed = parse({"base": "flux", "schedule": {"type": "flux"}, "file": "new_turbo.safetensors"})
+    other = recognise(
+        header_of(CATALOG["sdxl-lightning-4step-lora"]), "new_turbo.safetensors", [listed]
+    )
+    assert other.record is None
 
 
 def test_a_declaration_is_known_by_its_file_and_its_words_alone():

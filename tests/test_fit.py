@@ -89,6 +89,27 @@ def test_one_misfit_says_nothing_of_the_others():
     assert misfits(tensors, lambda layer: LINEAR) == {"b"}
 
 
+HEADS = {"head.set_weight": (32 * 96, 64), "head.set_bias": (32 * 96,)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_bank"),
+    [
+        (HEADS, True),
+        ({**HEADS, "head.set_bias": (31 * 96,)}, False),  # of another number of heads
+        ({"head.set_weight": (100, 64)}, False),  # no whole number of them
+        ({"head.set_weight": (32 * 96, 65)}, False),
+        ({"head.set_weight": (65 * 96, 64)}, False),  # of more than anybody published
+        ({"head.set_weight": ()}, False),
+        ({"head.diff": (32 * 96, 64)}, False),  # a change is added to one head
+    ],
+)
+def test_a_bank_of_heads_fits_where_the_host_reads_one(parts, is_bank):
+    shapes = {"head": (96, 64)}.get
+    assert misfits(parts, shapes, banks={"head"}) == (set() if is_bank else {"head"})
+    assert misfits(parts, shapes) == misfits(parts, shapes, banks={"other"}) == {"head"}
+
+
 DIMENSIONS = st.lists(
     st.integers(0, 2**40) | st.sampled_from([1, 3, 4, 32, 64, 288]), max_size=5
 ).map(tuple)
@@ -102,6 +123,7 @@ ENDINGS = st.sampled_from(
         ".diff",
         ".diff_b",
         ".set_weight",
+        ".set_bias",
         ".reshape_weight",
         ".w_norm",
         ".b_norm",

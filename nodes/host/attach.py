@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     weights = {
         layer: shapes.get(target) for layer, target in key_map.items() if isinstance(target, str)
     }
-    misfit = misfits({key: tuple(tensor.shape) for key, tensor in lora.items()}, weights.get)
+    network = model.model.diffusion_model
+    parts = {key: tuple(tensor.shape) for key, tensor in lora.items()}
+    misfit = misfits(parts, weights.get, _banks(network, key_map))
     other_input = {
         layer
         for layer in misfit
@@ -93,7 +96,6 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
         {key: lora[key] for key, layer in fitting.items() if layer in present}, present
     )
     absent = sorted(set(fitting.values()) - present.keys())
-    network = model.model.diffusion_model
     not_needed = tuple(layer for layer in absent if _is_not_needed(layer, network))
     patched = _with_patches(model, patches, shapes, strength)
     return patched, Coverage(
@@ -195,7 +197,30 @@ def _patched_parameter(model, key: str, patch: Any, strength: float) -> torch.nn
 
 
 # The layers that a latent enters a network by, in the host's names.
-INPUT_LAYERS = ("patch_embedding.weight", "img_in.weight", "x_embedder.weight")
+INPUT_LAYERS = (
+    "patch_embedding.weight",  # Wan
+    "img_in.weight",  # FLUX, Qwen-Image
+    "img_in.proj.weight",  # HunyuanVideo
+    "input_blocks.0.0.weight",  # Stable Diffusion
+    "x_embedder.weight",  # SD3's kin
+    "x_embedder.proj.1.weight",  # Cosmos, Anima
+    "patch_embed.proj.weight",  # CogVideoX
+)
+
+
+def _banks(network: torch.nn.Module, key_map: Mapping[str, Any]) -> set[str]:
+    """The layers that this host reads from a bank of heads: since 0.35 the last ones of MiniMax-H3,
+    by parallel decoding distillation.
+    """
+    last = getattr(network, "final_layer", None)
+    if last is None or "sample_sigmas" not in inspect.signature(type(last).forward).parameters:
+        return set()
+    ends = ("final_layer.video_out.weight", "final_layer.audio_out.weight")
+    return {
+        layer
+        for layer, target in key_map.items()
+        if isinstance(target, str) and target.endswith(ends)
+    }
 
 
 def _is_input(target: Any) -> bool:

@@ -35,6 +35,7 @@ TOLERANCE = {
     "int8_tensorwise": 0.03,
     "nvfp4": 0.20,
     "convrot_w4a4": 0.25,
+    "asym_w4a8_int8": 0.15,  # since ComfyUI 0.33; rounding alone is 0.073 there
 }
 
 
