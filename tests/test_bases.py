@@ -46,6 +46,12 @@ NAMING_BASES = {
     "samplers/causal.py": {"WAN_CAUSAL"},  # the one that is unrolled block by block
     "nodes/accelerator.py": {"WAN_CAUSAL", "WAN_T2V"},  # a causal file without its mark
     "nodes/motion.py": {"SD15"},  # the one that motion modules are made for
+    # Editions of one architecture, told by a file's name: records, as the catalogue's are.
+    "loras/editions.py": {"QWEN_IMAGE", "LTXAV", "HUNYUAN15"},
+    # Where attention to text is one with attention to the picture, and where core has a node.
+    "nodes/host/negative.py": {
+        *("FLUX", "FLUX_SCHNELL", "FLUX2", "HUNYUAN_VIDEO", "HUNYUAN15", "KREA2"),
+    },
 }
 NAMING_SCHEDULES = {
     "loras/declaration.py": {kind.__name__ for kind in Schedule.__subclasses__()},
