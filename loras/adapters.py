@@ -44,6 +44,12 @@ OTHER_ADAPTERS = (
         f"{NOT_APPLIED}it needs a loader made for Stand-In, such as WanVideoWrapper's.",
     ),
 )
+# What nunchaku writes; its whole models have such layers beside quantised weights.
+NUNCHAKU = OtherAdapter(
+    "a LoRA converted for nunchaku",
+    r"\.lora_(down|up)$",
+    f"{NOT_APPLIED}take the file that it was converted from, or nunchaku's own loader.",
+)
 # XLabs' layers in FLUX.1, and two by which the host knows a file as one that it converts: USO's.
 XLABS = r"\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight$"
 CONVERTED = (
@@ -65,7 +71,7 @@ DORA_ALONE = OtherAdapter(
 
 # The endings of nearly all keys of a LoRA, which no other adapter has.
 PLAIN = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".alpha")
-ANY_KIND = "|".join(kind.keys for kind in (*OTHER_ADAPTERS, XLABS_READ, DORA_ALONE))
+ANY_KIND = "|".join(kind.keys for kind in (*OTHER_ADAPTERS, NUNCHAKU, XLABS_READ, DORA_ALONE))
 
 
 def other_adapter(keys: Collection[str], has_pairs: bool) -> OtherAdapter | None:
@@ -74,7 +80,9 @@ def other_adapter(keys: Collection[str], has_pairs: bool) -> OtherAdapter | None
     telling = [key for key in keys if not key.endswith(PLAIN) and re.search(ANY_KIND, key)]
     if any(re.search(XLABS, key) for key in telling):
         return XLABS_READ if all(key in keys for key in CONVERTED) else XLABS_UNREAD
-    kinds = OTHER_ADAPTERS if has_pairs else (*OTHER_ADAPTERS, DORA_ALONE)
+    kinds = [*OTHER_ADAPTERS]
+    kinds += [] if any(key.endswith(".qweight") for key in keys) else [NUNCHAKU]
+    kinds += [] if has_pairs else [DORA_ALONE]
     return next((kind for kind in kinds if any(re.search(kind.keys, key) for key in telling)), None)
 
 

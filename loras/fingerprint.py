@@ -22,6 +22,7 @@ DOWN_ENDINGS = (
     "_lora.down.weight",
     ".lora.down.weight",
     ".lora_linear_layer.down.weight",
+    ".lora_A",
 )
 UP_ENDINGS = (
     ".lora_up.weight",
@@ -30,6 +31,7 @@ UP_ENDINGS = (
     "_lora.up.weight",
     ".lora.up.weight",
     ".lora_linear_layer.up.weight",
+    ".lora_B",
 )
 LORA_ENDINGS = (*DOWN_ENDINGS, *UP_ENDINGS, ".lora_mid.weight")
 DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff_m")
@@ -43,6 +45,11 @@ OTHER_ENDINGS = (
     ".w_norm",
     ".b_norm",
 )
+
+ADAPTER_NAME = r"(\.lora_[AB])\.(?!default\.)\w+\.weight$"
+
+# Those without ".weight" at the end.
+BARE_ENDINGS = (".lora_A", ".lora_B", *OTHER_ENDINGS)
 
 # Differences of a whole weight, and weights that take its place.
 WHOLE_ENDINGS = (".diff", ".set_weight")
@@ -104,11 +111,21 @@ class Fingerprint:
         return self.has_differences or any(rank > LARGEST_TRAINED_RANK for rank in self.ranks)
 
 
+def plain_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Keys without the name that PEFT's users give an adapter, of a file that holds only one;
+    "default" the host knows itself.
+    """
+    keys = list(keys)
+    plain = {key: re.sub(ADAPTER_NAME, r"\1.weight", key) for key in keys if ".lora_" in key}
+    is_one = len(set(plain.values())) == len(plain)
+    return {key: plain.get(key, key) if is_one else key for key in keys}
+
+
 # The same few thousand keys are asked for three times while a file is attached.
 @lru_cache(maxsize=1 << 14)
 def layer_of(key: str) -> str:
     """Name of the layer a LoRA tensor belongs to: the key without its ending."""
-    for ending in LORA_ENDINGS if key.endswith(".weight") else OTHER_ENDINGS:
+    for ending in LORA_ENDINGS if key.endswith(".weight") else BARE_ENDINGS:
         if key.endswith(ending):
             return key[: -len(ending)]
     return key
@@ -138,7 +155,9 @@ def is_of_text_encoder(key: str) -> bool:
 
 def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
-    keys = header.shapes
+    plain = plain_keys(header.shapes)
+    keys = {plain[key]: shape for key, shape in header.shapes.items()}
+    stored = {plain[key]: place for key, place in header.stored.items()}
     if (adapter := _adapter_of(keys)) is not None:
         return Fingerprint(None, (), (f"header: {adapter.name}",), adapter=adapter)
     kind = _kind_of(keys)
@@ -160,7 +179,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
         pairs=len(downs),
         has_text_encoder=any(key.startswith(TEXT_ENCODER_PREFIXES) for key in keys),
         naming=_only(map(_naming_of, downs)),
-        dtype=_only(header.stored[key].dtype for key in downs if key in header.stored),
+        dtype=_only(stored[key].dtype for key in downs if key in stored),
         is_dora=any(map(is_of_dora, keys)),
         trainer=next((who for mark, who in TRAINERS.items() if mark in header.metadata), ""),
     )

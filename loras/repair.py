@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .architecture import flat, is_wan_in_diffusers, wans_own_name
-from .fingerprint import DOWN_ENDINGS, layer_of
+from .fingerprint import DOWN_ENDINGS, layer_of, plain_keys
 from .header import alpha_in
 from .words import counted
 
@@ -44,10 +44,11 @@ def repair(
     missing_alpha: the alpha of a release whose files carry none, where that is known and is not
     their rank.
     """
-    own_names = wans_own_keys(tensors)
-    names = {key: repaired_key(own_names.get(key, key)) for key in tensors}
+    plain = plain_keys(tensors)
+    own_names = wans_own_keys(plain.values())
+    names = {key: repaired_key(own_names.get(name, name)) for key, name in plain.items()}
     renamed = {names[key]: tensor for key, tensor in tensors.items()}
-    notes = [note for note, count in _renamings(names, own_names) if count]
+    notes = [note for note, count in _renamings(names, plain, own_names) if count]
     stated = alpha_in(metadata)
     alpha = missing_alpha if stated is None else stated
     missing = _layers_without_alpha(renamed) if alpha is not None else ()
@@ -114,15 +115,23 @@ def hosts_names(layers: Iterable[str], places: Mapping[str, Any]) -> dict[str, s
     return {layer: next(iter(names.values())) for layer, names in found.items() if len(names) == 1}
 
 
-def _renamings(names: Mapping[str, str], own_names: Mapping[str, str]) -> list[tuple[str, int]]:
-    """names: key in the file -> the host's. own_names: of those that have diffusers' names."""
+def _renamings(
+    names: Mapping[str, str], plain: Mapping[str, str], own_names: Mapping[str, str]
+) -> list[tuple[str, int]]:
+    """What was renamed, and how often.
+
+    names: key in the file -> the host's. plain: -> without an adapter's name. own_names: of plain
+    keys that have diffusers' names.
+    """
     modulation = sum(key.endswith(".diff_m") for key in names)
     prefix = sum(
-        name.startswith("diffusion_model.") and not key.startswith("diffusion_model.")
+        name.startswith("diffusion_model.") and not plain[key].startswith("diffusion_model.")
         for key, name in names.items()
-        if key not in own_names
+        if plain[key] not in own_names
     )
+    named = sum(plain[key] != key for key in names)
     return [
+        (f"{counted(named, 'key')} freed of the name of an adapter", named),
         (
             f"{counted(len(own_names), 'key')} given the model's own name for diffusers'",
             len(own_names),

@@ -38,6 +38,11 @@ ADAPTERS = [
     ("Stand-In", endings(LAYER, "_loras.down.weight", "_loras.up.weight"), NOT_BY_CORE),
     ("XLabs' own format", endings(XLABS, ".down.weight", ".up.weight"), "comfy_converted"),
     ("XLabs' own format", USO, BY_CORE),
+    (
+        "LoRA converted for nunchaku",
+        endings("transformer_blocks.0.qkv_proj", ".lora_down", ".lora_up"),
+        NOT_BY_CORE,
+    ),
     ("the scales of a DoRA", endings(LAYER, ".dora_scale"), NOT_BY_CORE),
 ]
 
@@ -63,6 +68,12 @@ def test_pairs_beside_a_doras_scales_are_a_lora_that_no_name_makes_an_accelerato
     assert found.record is None
     with pytest.raises(ValueError, match="but it is a DoRA, and no accelerator is one"):
         record_of(found, "my_lightning_4step_xl.safetensors", None, CATALOG.values())
+
+
+def test_a_nunchaku_model_is_no_lora():
+    layer = "transformer_blocks.0.qkv_proj"
+    shapes = endings(layer, ".qweight", ".lora_down", ".lora_up")
+    assert fingerprint_of(Header(shapes, {})).adapter is None
 
 
 def test_a_whole_model_is_still_one():

@@ -161,3 +161,14 @@ def test_a_layer_gets_the_one_name_of_the_hosts_that_is_its_own_but_for_prefixes
 
 def test_a_name_that_may_be_two_places_is_left():
     assert hosts_names(["module.a.b"], {"lora_unet_a_b": "a.b", "diffusion_model.a.b": "a_b"}) == {}
+
+
+def test_the_name_of_an_adapter_goes_where_there_is_only_one():
+    one = {f"blocks.0.q.lora_{end}.mine.weight": torch.ones(2, 2) for end in "AB"}
+    repaired = repair(one, {})
+    assert set(repaired.tensors) == {
+        f"diffusion_model.blocks.0.q.lora_{end}.weight" for end in "AB"
+    }
+    assert repaired.notes[0] == "2 keys freed of the name of an adapter"
+    two = {**one, **{key.replace("mine", "yours"): tensor for key, tensor in one.items()}}
+    assert {key.removeprefix("diffusion_model.") for key in repair(two, {}).tensors} == set(two)

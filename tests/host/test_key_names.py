@@ -168,6 +168,29 @@ def test_a_file_of_other_names_changes_the_weights_as_one_of_the_hosts_names(net
     assert not coverage.lost and coverage.applied == whole.applied > 0
 
 
+@pytest.mark.parametrize(
+    "endings",
+    [
+        ("lora_A", "lora_B"),
+        ("lora_A.my_adapter.weight", "lora_B.my_adapter.weight"),
+        ("lora_A.default.weight", "lora_B.default.weight"),
+    ],
+    ids=lambda endings: endings[0],
+)
+def test_other_endings_of_a_pair_change_the_weights_as_the_usual_ones(models, wan, endings):
+    tensors = pairs_for(wan, r"^diffusion_model\.blocks\.")
+    for usual, ending in zip(("lora_down.weight", "lora_up.weight"), endings):
+        tensors = {key.replace(usual, ending): tensor for key, tensor in tensors.items()}
+    assert sum(key.endswith(endings) for key in tensors) > 20
+    found, coverage = changes(wan, tensors)
+    assert_same(found, changes(wan, pairs_for(wan, r"^diffusion_model\.blocks\."))[0])
+    assert not coverage.lost
+    save_file(tensors, models / "loras" / "endings.safetensors")
+    id = "wan21-i2v-lightx2v-4step"
+    _, report = accelerator.attach_accelerator(wan, "endings.safetensors", id, 1.0)
+    assert report.data["layers_lost"] == 0 and f"rank {RANK}" in report.markdown
+
+
 def test_what_was_renamed_is_told(models):
     model = small_patcher("Flux")
     tensors = {
