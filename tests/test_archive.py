@@ -82,6 +82,7 @@ MODULES = {
     "comfyui_version",
     "folder_paths",
     "latent_preview",
+    "nodes",
 }
 OF_OS = {"path", "sep", "stat"}
 OF_SYS = {"modules"}
