@@ -8,11 +8,16 @@ right: share of prompts whose colour, shape and motion are all read back from th
 means over the clips. The feature distance is the relative L2 distance of what the demo's VAE
 encodes the two clips to. Evaluations are counted, not computed. Seconds are those of sampling
 alone.
+
+The part "guided" is Guided Start, 2 + 3 being two guided steps in place of the first of four. Its
+variety is the mean distance (root mean square over the pixels, 0 to 1) between the clips of one
+prompt from several seeds, and a share of the teacher's own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
@@ -31,15 +36,19 @@ if "comfyui_fewstep" not in sys.modules:
 
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_fewstep.nodes import demo
+from comfyui_fewstep.nodes import accelerator, demo
+from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from comfyui_fewstep.nodes.host.files import load_tensors, load_vae
+from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.quality.figure import new_figure
 from comfyui_fewstep.quality.metrics import compare
+from comfyui_fewstep.samplers.guided import GuidedSettings
 from curves import save
 from torch import Tensor
 
@@ -73,6 +82,7 @@ class Way:
     frames: int = FRAMES
     window: int = 0
     sink: int = 0
+    guided: GuidedSettings | None = None
 
 
 TEACHER = Way("teacher", 50, 5.0)
@@ -85,7 +95,10 @@ CAUSAL = Way("causal", 4, sampler="Streaming Sampler", variant="causal")
 SKIP = replace(TEACHER, name="teacher, Step Skip 2x", skip=2.0)
 CLAIMED = (TEACHER, STUDENT, LEFT_GUIDED, PLAIN, PLAIN_GUIDED, SKIP)
 RUNGS = (STUDENT, RENOISE, PLAIN, PLAIN_GUIDED)  # of the ladder, each at 1, 2, 4 and 8 steps
-PARTS = ("claims", "ladder", "causal", "time")
+PARTS = ("claims", "ladder", "causal", "guided", "time")
+# Of Guided Start: distilled steps that it stands in for, guided steps, CFG.
+STARTS = ((1, 1, 5.0), (1, 2, 5.0), (1, 2, 3.5), (1, 4, 5.0), (2, 4, 5.0), (1, 3, 5.0))
+SEEDS = 2  # clips of each prompt that variety is measured on
 # Frames, window, sinks. It was trained on 33 frames, nine latent ones, with windows of 3, 4, 6 or
 # all of them and the first frame beside.
 CAUSAL_CLIPS = ((17, 0, 0), (33, 0, 0), (65, 0, 0), (65, 7, 1), (129, 7, 1))
@@ -121,6 +134,28 @@ HEADER = (
 )
 
 
+@dataclass(frozen=True)
+class Variety:
+    """Of a way, over several seeds of each prompt."""
+
+    result: Result  # of the first seed, the one that the teacher's clips are compared at
+    right: float  # over all seeds
+    distance: float  # between clips of one prompt
+
+    def row(self, teacher: Variety) -> str:
+        psnr = "" if self.result.psnr is None else f"{self.result.psnr:.1f}"
+        return (
+            f"| {self.result.way.name} | {self.result.evaluations:.0f} | {self.right:.1%} | {psnr}"
+            f" | {self.distance:.4f} | {self.distance / teacher.distance:.1%} |"
+        )
+
+
+VARIETY_HEADER = (
+    "| way | evaluations | right, all seeds | PSNR dB | distance between seeds | of the teacher's"
+    " |\n|---|---|---|---|---|---|"
+)
+
+
 class Bench:
     """The same prompts and noise for every way, and the teacher's clips to compare with."""
 
@@ -140,24 +175,46 @@ class Bench:
         """Sample, decode, read and compare. The teacher's clips become the reference for what is
         measured after it.
         """
-        model, parts, evaluations, seconds = load(way), [], 0, 0.0
+        return self._compared(way, *self._made(way), features)
+
+    @torch.no_grad()
+    def variety(self, way: Way, seeds: int = SEEDS) -> Variety:
+        """The same over several seeds, whose first is measure's."""
+        # A batch's own seed is the number of its first prompt.
+        made = [self._made(way, seed * len(self.sentences)) for seed in range(seeds)]
+        clips = [each for each, *_ in made]
+        distances = [
+            (one - other).square().mean((1, 2, 3, 4)).sqrt().mean().item()
+            for one, other in itertools.combinations(clips, 2)
+        ]
+        right = statistics.fmean(self._right(each) for each in clips)
+        return Variety(
+            self._compared(way, *made[0], features=False), right, statistics.fmean(distances)
+        )
+
+    def _made(self, way: Way, seed: int = 0) -> tuple[Tensor, float, float]:
+        """(clips, evaluations and seconds of one)"""
+        models, parts, evaluations, seconds = load(way), [], 0, 0.0
         for begin in range(0, len(self.sentences), BATCH):
             chosen = self.embeddings[:-1][begin : begin + BATCH]
             started = time.perf_counter()
-            latent, calls = sample(model, way, chosen, self.embeddings[-1:], seed=begin)
+            latent, calls = sample(models, way, chosen, self.embeddings[-1:], seed + begin)
             seconds += time.perf_counter() - started
             evaluations += calls
             parts.append(latent)
-        clips = self._decode(torch.cat(parts))
         count = len(self.sentences)
-        right = (
-            sum(
-                measure.read_clip(clip.permute(3, 0, 1, 2)).agrees_with(sentence)
-                for clip, sentence in zip(clips, self.sentences, strict=True)
-            )
-            / count
-        )
-        result = Result(way, right, evaluations / count, seconds / count)
+        return self._decode(torch.cat(parts)), evaluations / count, seconds / count
+
+    def _right(self, clips: Tensor) -> float:
+        return sum(
+            measure.read_clip(clip.permute(3, 0, 1, 2)).agrees_with(sentence)
+            for clip, sentence in zip(clips, self.sentences, strict=True)
+        ) / len(self.sentences)
+
+    def _compared(
+        self, way: Way, clips: Tensor, evaluations: float, seconds: float, features: bool
+    ) -> Result:
+        result = Result(way, self._right(clips), evaluations, seconds)
         if way == TEACHER:
             self.reference, self.reference_features = clips, self._features(clips)
         if self.reference is None or self.reference is clips or self.reference.shape != clips.shape:
@@ -175,8 +232,8 @@ class Bench:
 
     def call(self, way: Way, clips: int) -> Callable[[], object]:
         """A call that samples so many clips at once in this way, for timing."""
-        model, positive = load(way), self.embeddings[:1].expand(clips, -1, -1)
-        return lambda: sample(model, way, positive, self.embeddings[-1:], seed=0)
+        models, positive = load(way), self.embeddings[:1].expand(clips, -1, -1)
+        return lambda: sample(models, way, positive, self.embeddings[-1:], seed=0)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Clips (N, T, H, W, 3) in 0..1."""
@@ -193,8 +250,11 @@ class Bench:
 
 
 def load(way: Way):
-    """The host's MODEL of a way."""
+    """The host's MODEL of a way; with a guided start (accelerated, undistilled)."""
     model = demo.load_model(way.variant)
+    if way.guided is not None:
+        demo.offer_loras()
+        return accelerator.attach_accelerator(model, way.lora, "auto", 1.0)[0], model
     if way.lora:
         tensors, _ = load_tensors(str(demo.LORAS / way.lora))
         model, coverage = attach_lora(model, tensors, 1.0)
@@ -205,7 +265,11 @@ def load(way: Way):
 
 
 def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tuple[Tensor, int]:
-    """(latents as the VAE takes them, evaluations over all clips)."""
+    """(latents as the VAE takes them, evaluations over all clips). model: as load makes it."""
+    shape = (len(positive), 16, (way.frames - 1) // 4 + 1, demo.LATENT_SIDE, demo.LATENT_SIDE)
+    prompts, empty = ([[positive, {}]], [[negative, {}]]), torch.zeros(shape)
+    if way.guided is not None:
+        return sample_guided(model, way, prompts, empty, seed)
     evaluations = 0
 
     def count(executor, x: Tensor, *args, **kwargs):
@@ -218,8 +282,6 @@ def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tu
     # The host's causal network has no such wrappers of its own.
     kind = WrappersMP.APPLY_MODEL if way.variant == CAUSAL.variant else WrappersMP.DIFFUSION_MODEL
     counted.add_wrapper_with_key(kind, "benchmark.count", count)
-    shape = (len(positive), 16, (way.frames - 1) // 4 + 1, demo.LATENT_SIDE, demo.LATENT_SIDE)
-    prompts, empty = ([[positive, {}]], [[negative, {}]]), torch.zeros(shape)
     if way.variant == CAUSAL.variant:
         window = (way.window, way.sink)
         streamed = FewStepStream.execute(counted, prompts[0], {"samples": empty}, seed, 0, *window)
@@ -238,6 +300,17 @@ def sample(model, way: Way, positive: Tensor, negative: Tensor, seed: int) -> tu
         seed=seed,
     )
     return latent, evaluations
+
+
+def sample_guided(models, way: Way, prompts, empty: Tensor, seed: int) -> tuple[Tensor, int]:
+    """As sample, by the nodes themselves, which draw the same noise. models: (accelerated,
+    undistilled).
+    """
+    asked = (way.guided.distilled_steps, way.guided.guided_steps, way.guided.cfg)
+    model = FewStepGuidedStart.execute(*models, prompts[1], *asked).args[0]
+    output = FewStepSampler.execute(model, prompts[0], {"samples": empty}, seed, way.steps, 1.0)
+    counted = output.ui["fewstep_report"][0]["rows"]
+    return output.args[0]["samples"], counted
 
 
 def ladder(bench: Bench, show) -> dict[str, list[Result]]:
@@ -308,6 +381,26 @@ def causal_way(frames: int, window: int, sink: int) -> Way:
     return replace(CAUSAL, frames=frames, window=window, sink=sink, name=name)
 
 
+def guided_ways() -> list[Way]:
+    """The student with each guided start, and the re-noising one with one."""
+    ways = []
+    for replaced, steps, cfg in STARTS:
+        name = f"guided {steps} + {STUDENT.steps - replaced}, CFG {cfg:g}"
+        settings = GuidedSettings(replaced, steps, cfg)
+        ways.append(replace(STUDENT, name=name, cfg=cfg, guided=settings))
+    one = GuidedSettings(1, 2, 5.0)
+    ways.append(replace(RENOISE, name="re-noise student, guided 2 + 3, CFG 5", guided=one))
+    return ways
+
+
+def print_guided(bench: Bench) -> None:
+    print(f"\n{VARIETY_HEADER}", flush=True)
+    teacher = bench.variety(TEACHER)
+    print(teacher.row(teacher), flush=True)
+    for way in (STUDENT, *guided_ways(), RENOISE):
+        print(bench.variety(way).row(teacher), flush=True)
+
+
 def print_times(bench: Bench, rounds: int) -> None:
     print()
     for clips in TIMED_CLIPS:
@@ -329,6 +422,7 @@ def print_uncertainty(prompts: int) -> None:
 def main() -> None:
     options = parsed()
     logging.getLogger().setLevel(logging.ERROR)
+    comfy.utils.set_progress_bar_enabled(False)
     print(in_host.machine(), f"{options.prompts} prompts", sep="; ")
     print(HEADER, flush=True)
 
@@ -349,6 +443,8 @@ def main() -> None:
     if "causal" in options.parts:
         for clip in CAUSAL_CLIPS:
             show(bench.measure(causal_way(*clip)))
+    if "guided" in options.parts:
+        print_guided(bench)
     if "time" in options.parts:
         print_times(bench, options.rounds)
     print_uncertainty(options.prompts)

@@ -9,6 +9,7 @@ from . import (
     budget,
     compare,
     demo,
+    guided_start,
     motion,
     negative,
     run_report,
@@ -20,6 +21,7 @@ from . import (
 MODULES = (
     accelerator,
     sampler,
+    guided_start,
     stream,
     motion,
     negative,

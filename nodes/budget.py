@@ -40,8 +40,10 @@ from ..samplers.budget.ways import (
     full_run_of,
     known_ways,
 )
+from ..samplers.guided import GuidedSettings
 from .host.at_hand import files_at_hand
 from .host.declared import Known, known_accelerators
+from .host.guided_start import guided_start_of
 from .host.latent import first_tensor, fitted_latent
 from .host.measure import device_name, machine_of, measure_blocks, measure_cost
 from .host.model import LoadedModel, frames_per_latent_frame, look_at
@@ -217,6 +219,7 @@ class Subject:
     work: Work
     machine: Machine
     skip: CarriedSkip | None  # Step Skip that is on it already
+    guided: GuidedSettings | None  # Guided Start that is on it
 
     @property
     def catalogue(self) -> list[Accelerator]:
@@ -229,6 +232,7 @@ class Subject:
 def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subject:
     loaded, known = look_at(model, hidden), known_accelerators()
     record, notes = carried_by(loaded, known)
+    guided = guided_start_of(model)
     return Subject(
         loaded,
         record,
@@ -238,6 +242,7 @@ def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subje
         work_of(loaded, latent),
         machine_of(model),
         carried_skip(model),
+        None if guided is None else guided.settings,
     )
 
 
@@ -315,9 +320,10 @@ class Prediction:
 def predict(subject: Subject, cost: Cost, allowance: float) -> Prediction:
     model, record = subject.model, subject.record
     options = (cost, subject.work, model.is_negative_forced)
-    choice = choose(candidates(record, subject.full_run, *options, subject.skip), allowance)
+    guided = subject.guided
+    choice = choose(candidates(record, subject.full_run, *options, subject.skip, guided), allowance)
     ways = known_ways(
-        model.base, model.width, subject.full_run, subject.catalogue, *options, record
+        model.base, model.width, subject.full_run, subject.catalogue, *options, record, guided
     )
     return Prediction(cost, choice, ways)
 
@@ -368,7 +374,7 @@ def numbered(lines: Sequence[str]) -> list[str]:
 def name_of(subject: Subject, way: Way) -> str:
     """What is run: the accelerator, or the undistilled model."""
     if way.records:
-        return way.records[0].id
+        return way.records[0].id + (" with Guided Start" if way.guided else "")
     return subject.model.words
 
 

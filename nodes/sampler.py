@@ -14,11 +14,14 @@ from ..loras.words import counted, in_figures
 from ..samplers.causal import in_frames
 from ..samplers.plan import (
     PlanError,
+    Runner,
     SamplingPlan,
     make_expert_plan,
     make_high_noise_plan,
     make_plan,
+    with_guided,
 )
+from .host.guided_start import guided_start_of, notes_on_guided, refuse_guided_start
 from .host.latent import handed_on, image_tokens
 from .host.model import LoadedModel, LoaderNews, look_at, sigma_of
 from .host.provenance import leftover_noise_of
@@ -26,6 +29,7 @@ from .host.recognise import AcceleratedModels, accelerated
 from .host.report import SENT_AGAIN, Report, notes_of_loaders, rows_on_loaders
 from .host.run import (
     Run,
+    StageRun,
     embedded_guidance,
     host_sampler,
     refuse_cfg_sent,
@@ -135,13 +139,20 @@ class FewStepSampler(io.ComfyNode):
         refuse_causal(models.records[0])
         notes_on_expert = notes_on_expert_alone(models)
         plan = plan_run(models, steps, denoise, latent_image)
+        guided = guided_start_of(model)
         refuse_cfg_sent(cls.hidden, plan)
         notes = notes_on_negative(models, plan, is_connected=negative is not None)
-        run = sample(models.patchers, plan, positive, negative, latent_image, seed)
+        run = sample(models.patchers, plan, positive, negative, latent_image, seed, guided)
         guidance = embedded_guidance(positive)
         latent = handed_on(latent_image, run.samples)
         is_negative_read = negative is not None and models.is_negative_forced
-        notes = (*models.notes, *notes_on_expert, *notes_on_latent(cls.hidden), *notes)
+        notes = (
+            *models.notes,
+            *notes_on_expert,
+            *notes_on_latent(cls.hidden),
+            *notes,
+            *notes_on_guided(guided, models.patchers[0], run),
+        )
         report = report_on_run(plan, run, notes, is_negative_read, guidance, models.news)
         return io.NodeOutput(latent, report.markdown, ui=report.publish(cls.hidden))
 
@@ -215,6 +226,7 @@ class FewStepSchedule(io.ComfyNode):
     def execute(
         cls, model, steps: int, denoise: float, latent_image=None, model_low_noise=None
     ) -> io.NodeOutput:
+        refuse_guided_start(model, "sigmas cannot say that another model makes the first of them")
         experts = (model,) if model_low_noise is None else (model, model_low_noise)
         models = accelerated(*experts_of(model, model_low_noise, cls.hidden))
         for given, loaded in zip(experts, models.loaded):
@@ -235,6 +247,7 @@ def experts_of(model, model_low_noise, hidden: Any) -> list[LoadedModel]:
     """The model of a run, or its two experts."""
     loaded = [look_at(model, hidden)]
     if model_low_noise is not None:
+        refuse_guided_start(model_low_noise, "a run does not begin in the low-noise expert")
         loaded.append(look_at(model_low_noise, hidden, "model_low_noise"))
     return loaded
 
@@ -243,11 +256,13 @@ def plan_run(
     models: AcceleratedModels, steps: int, denoise: float, latent_image=None
 ) -> SamplingPlan:
     first = models.patchers[0]
-    sigma = sigma_of(first)
+    sigma, guided = sigma_of(first), guided_start_of(first)
     if len(models.loaded) == 2:
-        return make_expert_plan(*models.records, steps, denoise, sigma)
-    tokens = None if latent_image is None else image_tokens(first, latent_image)
-    return make_plan(models.records[0], steps, denoise, sigma, tokens)
+        plan = make_expert_plan(*models.records, steps, denoise, sigma)
+    else:
+        tokens = None if latent_image is None else image_tokens(first, latent_image)
+        plan = make_plan(models.records[0], steps, denoise, sigma, tokens)
+    return plan if guided is None else with_guided(plan, guided.settings, guided.levels)
 
 
 def plan_parts(
@@ -388,17 +403,19 @@ def report_on_run(
     return Report(
         node="Few-Step Sampler",
         summary=(
-            f"{steps}, {counted(evaluations, 'evaluation')}, {seconds} s, CFG {plan.cfg:g} {locked}"
+            f"{steps}, {counted(evaluations, 'evaluation')}, {seconds} s,"
+            f" CFG {cfg_in_words(plan)} {locked}"
         ),
         rows=(
             ("accelerator", " + ".join(record.id for record in plan.accelerators)),
             ("steps", str(plan.steps)),
-            ("evaluations", f"{evaluations:g}"),
+            ("evaluations", f"{evaluations:g}{in_stages(plan)}"),
             ("seconds", seconds),
-            ("CFG", f"{plan.cfg:g} ({locked})"),
+            ("CFG", f"{cfg_in_words(plan)} ({locked})"),
             ("sampler", plan.solver.value),
             *guidance_row,
             *experts_row,
+            *rows_on_stages(plan, run),
             *((entry["node"], entry["summary"]) for entry in log.entries),
             *rows_on_loaders(news),
         ),
@@ -411,11 +428,17 @@ def report_on_run(
 def details_of_run(plan: SamplingPlan, run: Run) -> tuple[tuple[str, str], ...]:
     """How the run was made, and what one pass through the network took."""
     log = run.log
+    guided = () if plan.guided is None else (("guided sigmas", in_list(plan.guided.sigmas)),)
     return (
-        ("sigmas", ", ".join(f"{sigma:.4g}" for sigma in plan.sigmas)),
+        ("sigmas", in_list(plan.sigmas)),
+        *guided,
         ("forward passes", f"{log.calls} of {counted(log.rows, 'row')} in all"),
         ("seconds per pass", in_figures(run.seconds / max(log.calls, 1))),
     )
+
+
+def in_list(sigmas: Sequence[float]) -> str:
+    return ", ".join(f"{sigma:.4g}" for sigma in sigmas)
 
 
 def notes_on_evaluations(
@@ -455,14 +478,59 @@ def report_on_schedule(plan: SamplingPlan, notes: tuple[str, ...] = ()) -> Repor
 
 
 def steps_in_words(plan: SamplingPlan) -> str:
-    """6 steps (distilled for 4)."""
+    """6 steps (distilled for 4); or 2 guided steps, then the last 3 of 4 steps."""
     told = f" (distilled for {plan.distilled_for})" if plan.distilled_for else ""
-    return counted(plan.steps, "step") + told
+    steps = counted(plan.steps, "step") + told
+    if plan.guided is None:
+        return steps
+    settings = plan.guided.settings
+    left = plan.steps - settings.distilled_steps
+    return f"{counted(settings.guided_steps, 'guided step')}, then the last {left} of {steps}"
+
+
+def cfg_in_words(plan: SamplingPlan) -> str:
+    """1; or 3.5, then 1."""
+    guided = "" if plan.guided is None else f"{plan.guided.settings.cfg:g}, then "
+    return f"{guided}{plan.cfg:g}"
+
+
+def in_stages(plan: SamplingPlan) -> str:
+    """: 2 guided steps of 2, then 3; nothing for a run without a guided start."""
+    if plan.guided is None:
+        return ""
+    settings = plan.guided.settings
+    guided = f"{counted(settings.guided_steps, 'guided step')} of {settings.per_step}"
+    return f": {guided}, then {plan.evaluations - settings.evaluations}"
+
+
+STAGES = {
+    Runner.GUIDED: "guided part",
+    Runner.FIRST: "accelerated part",
+    Runner.LOW_NOISE: "low-noise part",
+}
+
+
+def rows_on_stages(plan: SamplingPlan, run: Run) -> tuple[tuple[str, str], ...]:
+    """What each part of a run with a guided start took."""
+    if plan.guided is None:
+        return ()
+    return tuple((STAGES[made.stage.runner], stage_in_words(made)) for made in run.stages)
+
+
+def stage_in_words(made: StageRun) -> str:
+    stage = made.stage
+    return (
+        f"{counted(made.evaluations, 'evaluation')} in {counted(stage.steps, 'step')} of"
+        f" {stage.solver.value} at CFG {stage.cfg:g}, {in_figures(made.seconds)} s"
+        f" ({in_figures(made.loading)} of it loading)"
+    )
 
 
 def rows_on_experts(plan: SamplingPlan) -> tuple[tuple[str, str], ...]:
-    """Which expert runs which steps; one of them may have none."""
-    if plan.switch_step is None:
+    """Which expert runs which steps; one of them may have none. Where a guided start makes the
+    first, the parts of the run say it.
+    """
+    if plan.switch_step is None or plan.guided is not None:
         return ()
     switch = plan.switch_step
     spans = (("high-noise", 1, switch), ("low-noise", switch + 1, plan.steps))
@@ -496,6 +564,19 @@ def data_of_run(plan: SamplingPlan, run: Run) -> dict[str, Any]:
         "sampler": plan.solver.value,
         "sigmas": list(plan.sigmas),
         "switch_step": plan.switch_step,
+        "stages": [
+            {
+                "part": made.stage.runner.value,
+                "steps": made.stage.steps,
+                "evaluations": made.evaluations,
+                "seconds": made.seconds,
+                "loading_seconds": made.loading,
+                "cfg": made.stage.cfg,
+                "sampler": made.stage.solver.value,
+                "sigmas": list(made.stage.sigmas),
+            }
+            for made in run.stages
+        ],
         "entries": run.log.entries,
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..loras.words import counted, in_figures
 from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
 from ..samplers.plan import PlanError, make_plan
+from .host.guided_start import refuse_guided_start
 from .host.latent import handed_on
 from .host.model import LoaderNews, look_at, sigma_of, start_picture
 from .host.other_skip import another_skip_node
@@ -178,6 +179,7 @@ class FewStepStream(io.ComfyNode):
     ) -> io.NodeOutput:
         loaded = look_at(model, cls.hidden)
         refuse_not_causal(loaded)
+        refuse_guided_start(model, "every block of a stream begins with noise of its own")
         models = accelerated(loaded)
         patcher, record = models.patchers[0], models.records[0]
         shape, picture = shape_of(patcher, latent_image), start_picture(patcher)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from ..loras.accelerator import Accelerator, Expert, Solver, ids_in_words
 from ..loras.bases import bases_in_words
@@ -11,6 +13,7 @@ from ..loras.catalog import recipes_for_experts
 from ..loras.refusal import Refusal
 from ..loras.schedules import ConsistencyGrid, Schedule, SigmaOf
 from ..loras.words import counted
+from .guided import GuidedPart, GuidedSettings, levels_between
 
 # What the two experts of one run must agree on: there is one schedule and one solver.
 SHARED_BY_EXPERTS = ("bases", "schedule", "solver", "boundary", "cfg")
@@ -28,6 +31,33 @@ class PlanError(Refusal):
     """A request this accelerator cannot honour. Says what was expected, found and what to do."""
 
 
+class Runner(Enum):
+    """Which of a run's models makes a stage of it."""
+
+    GUIDED = "guided"  # the undistilled model of a Guided Start
+    FIRST = "first"  # the accelerated model, of a pair the high-noise expert
+    LOW_NOISE = "low-noise"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run that one model samples."""
+
+    runner: Runner
+    sigmas: tuple[float, ...]  # steps + 1, descending; where it ends the next stage begins
+    solver: Solver
+    cfg: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def per_step(self) -> int:
+        """Evaluations of a step for one sample."""
+        return 1 if math.isclose(self.cfg, 1.0) else 2
+
+
 @dataclass(frozen=True)
 class SamplingPlan:
     """One run, decided."""
@@ -43,10 +73,29 @@ class SamplingPlan:
     # The counts it was distilled for, in words, where the run has another.
     distilled_for: str = ""
     notes: tuple[str, ...] = ()
+    guided: GuidedPart | None = None  # what stands in for the first steps, if anything
 
     @property
     def steps(self) -> int:
+        """Of the accelerator's schedule, those that a guided start stands in for among them."""
         return len(self.sigmas) - 1
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The run in the order in which its models make it; a model without a step has no stage."""
+        switch = self.steps if self.switch_step is None else self.switch_step
+        stages, begin = [], 0
+        if self.guided is not None:
+            # The undistilled model follows the ODE, whatever the student was distilled for.
+            settings, begin = self.guided.settings, self.guided.settings.distilled_steps
+            stages = [Stage(Runner.GUIDED, self.guided.sigmas, Solver.EULER, settings.cfg)]
+        for runner, first, last in (
+            (Runner.FIRST, begin, switch),
+            (Runner.LOW_NOISE, max(begin, switch), self.steps),
+        ):
+            if first < last:
+                stages.append(Stage(runner, self.sigmas[first : last + 1], self.solver, self.cfg))
+        return tuple(stages)
 
     @property
     def parts(self) -> tuple[tuple[float, ...], ...]:
@@ -57,8 +106,8 @@ class SamplingPlan:
 
     @property
     def evaluations(self) -> int:
-        """Expected model evaluations for one sample: one a step, two where guidance was kept."""
-        return self.steps * (1 if math.isclose(self.cfg, 1.0) else 2)
+        """Expected model evaluations for one sample: one a step, two where there is guidance."""
+        return sum(stage.steps * stage.per_step for stage in self.stages)
 
 
 def make_plan(
@@ -113,6 +162,49 @@ def make_high_noise_plan(
     """
     _require_expert(high, Expert.HIGH_NOISE, "model")
     return _with_switch(_plan(high, _step_count((high,), steps), denoise, sigma_of), high)
+
+
+def with_guided(
+    plan: SamplingPlan, settings: GuidedSettings, levels: Sequence[float]
+) -> SamplingPlan:
+    """The plan with its first steps made by the undistilled model. Raises PlanError.
+
+    levels: as in levels_between, of the undistilled model.
+    """
+    replaced, id = settings.distilled_steps, plan.accelerators[0].id
+    left = plan.steps if plan.switch_step is None else plan.switch_step
+    if plan.switch_step == 0:
+        raise PlanError(
+            "The run begins below the boundary, in the low-noise expert, and Guided Start is for"
+            " the high-noise one's part. Raise denoise, or connect the model in front of Guided"
+            " Start."
+        )
+    if replaced > left:
+        raise PlanError(
+            f"distilled_steps is {replaced}, and the high-noise expert makes the first"
+            f" {counted(left, 'step')} of this run: Guided Start stands in for those alone. Set"
+            f" distilled_steps to at most {left}."
+        )
+    if replaced >= plan.steps:
+        raise PlanError(_nothing_left(replaced, plan.steps, id))
+    start, end = plan.sigmas[0], plan.sigmas[replaced]
+    try:
+        sigmas = levels_between(levels, start, end, settings.guided_steps)
+    except ValueError as error:
+        raise PlanError(f"Guided Start: {error}. Set guided_steps lower.") from None
+    return replace(plan, guided=GuidedPart(settings, sigmas))
+
+
+def _nothing_left(replaced: int, steps: int, id: str) -> str:
+    if steps == 1:
+        return (
+            f"This run of {id} has a single step, and Guided Start must leave it one. Set steps to"
+            " more where the accelerator has more, or connect the model in front of Guided Start."
+        )
+    return (
+        f"distilled_steps is {replaced}, and this run of {id} has {counted(steps, 'step')}: none"
+        f" would be left for the accelerator. Set distilled_steps to at most {steps - 1}."
+    )
 
 
 def _with_switch(plan: SamplingPlan, high: Accelerator) -> SamplingPlan:

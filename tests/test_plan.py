@@ -7,15 +7,18 @@ import functools
 import math
 
 import pytest
-from comfyui_fewstep.loras.accelerator import Accelerator, Expert
+from comfyui_fewstep.loras.accelerator import Accelerator, Expert, Solver
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.schedules import scaled_linear_sigma
+from comfyui_fewstep.loras.schedules import scaled_linear_sigma, shift_sigma
+from comfyui_fewstep.samplers.guided import GuidedSettings, levels_between
 from comfyui_fewstep.samplers.plan import (
     PlanError,
+    Runner,
     make_expert_plan,
     make_high_noise_plan,
     make_plan,
     refuse_other_cfg,
+    with_guided,
 )
 
 sd_sigma = functools.cache(scaled_linear_sigma)
@@ -243,3 +246,94 @@ def test_a_record_cannot_be_changed():
     with pytest.raises(TypeError):
         CATALOG["hyper-sd15-1step-lora"].gamma[4] = 1.0
     assert isinstance(LIGHTNING, Accelerator)
+
+
+# ---------------------------------------------------------------- a guided start
+
+# As Wan's own flow: a thousand even times, shifted by 8.
+FLOW_8 = [shift_sigma(step / 1000, 8.0) for step in range(1, 1001)]
+SD_TABLE = [sd_sigma(timestep) for timestep in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "start", "end", "steps", "places"),
+    [
+        # Of a table of 1000 entries the places 999 and 749; half-way lies 874.
+        (SD_TABLE, SD_TABLE[999], SD_TABLE[749], 2, [874]),
+        # Thirds of the same stretch fall between two entries: 915 2/3 and 832 1/3.
+        (SD_TABLE, SD_TABLE[999], SD_TABLE[749], 3, [999 - 250 / 3, 999 - 500 / 3]),
+        # Flow times 1 and 0.8, at places 999 and 799, in four parts of 50.
+        (FLOW_8, shift_sigma(1.0, 8.0), shift_sigma(0.8, 8.0), 4, [949, 899, 849]),
+        (SD_TABLE, SD_TABLE[999], SD_TABLE[749], 1, []),
+    ],
+)
+def test_guided_levels_are_even_in_the_models_own_training_time(levels, start, end, steps, places):
+    between = levels_between(levels, start, end, steps)
+    assert (between[0], between[-1], len(between)) == (start, end, steps + 1)
+    for sigma, place in zip(between[1:-1], places, strict=True):
+        below = math.floor(place)
+        low, high = levels[below], levels[math.ceil(place)]
+        assert sigma == pytest.approx(low * (high / low) ** (place - below), rel=1e-9)
+
+
+def test_a_start_above_the_models_table_is_its_end():
+    """As where an accelerator begins at sigma 80: what is above the table lies at its end."""
+    between = levels_between(SD_TABLE, 80.0, SD_TABLE[749], 2)
+    assert between == pytest.approx((80.0, SD_TABLE[874], SD_TABLE[749]))
+
+
+def test_levels_that_a_table_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="no 2 noise levels between sigma 90 and 80"):
+        levels_between(SD_TABLE, 90.0, 80.0, 2)
+    settings = GuidedSettings(1, 2, 3.5)
+    with pytest.raises(PlanError, match="Guided Start: the model has no 2.*guided_steps lower"):
+        with_guided(make_plan(LIGHTNING, 4, 1.0, sd_sigma), settings, [0.1, 0.2])
+
+
+@pytest.mark.parametrize("replaced", [1, 2, 3])
+def test_a_guided_start_leaves_the_rest_of_the_schedule_as_it_is(replaced):
+    plain = make_plan(LIGHTNING, 4, 1.0, sd_sigma)
+    plan = with_guided(plain, GuidedSettings(replaced, 3, 3.5), SD_TABLE)
+    guided, rest = plan.stages
+    assert (guided.runner, guided.solver, guided.cfg) == (Runner.GUIDED, Solver.EULER, 3.5)
+    assert (rest.runner, rest.sigmas, rest.cfg) == (Runner.FIRST, plain.sigmas[replaced:], 1.0)
+    assert (guided.sigmas[0], guided.sigmas[-1]) == (plain.sigmas[0], rest.sigmas[0])
+    # Three steps of two evaluations, and one for each step that is left of four.
+    assert plan.evaluations == 6 + (4 - replaced)
+    assert plan.sigmas == plain.sigmas and plan.steps == 4
+
+
+def test_at_cfg_1_a_guided_step_costs_one_evaluation():
+    plan = with_guided(make_plan(GUIDED, 8, 1.0, sd_sigma), GuidedSettings(2, 4, 1.0), SD_TABLE)
+    # Four of one, and the other six of an accelerator that kept guidance at two each.
+    assert plan.evaluations == 4 + 12
+
+
+def test_a_pair_has_three_stages_and_two_where_nothing_is_left_of_one():
+    pair = make_expert_plan(HIGH, LOW, 0, 1.0, float)
+    three = with_guided(pair, GuidedSettings(1, 2, 3.5), FLOW_8).stages
+    assert [stage.runner for stage in three] == [Runner.GUIDED, Runner.FIRST, Runner.LOW_NOISE]
+    assert [stage.steps for stage in three] == [2, 1, 2]
+    two = with_guided(pair, GuidedSettings(2, 2, 3.5), FLOW_8).stages
+    assert [stage.runner for stage in two] == [Runner.GUIDED, Runner.LOW_NOISE]
+    with pytest.raises(PlanError, match="distilled_steps is 3.*first 2 steps.*at most 2"):
+        with_guided(pair, GuidedSettings(3, 2, 3.5), FLOW_8)
+    late = make_expert_plan(HIGH, LOW, 0, 0.5, float)
+    with pytest.raises(PlanError, match="begins below the boundary"):
+        with_guided(late, GuidedSettings(1, 2, 3.5), FLOW_8)
+
+
+def test_a_guided_start_leaves_the_accelerator_a_step():
+    plan = make_plan(LIGHTNING, 4, 1.0, sd_sigma)
+    with pytest.raises(PlanError, match="has 4 steps: none would be left.*at most 3"):
+        with_guided(plan, GuidedSettings(4, 2, 3.5), SD_TABLE)
+    one = make_plan(LIGHTNING, 1, 1.0, sd_sigma)
+    with pytest.raises(PlanError, match="a single step, and Guided Start must leave it one"):
+        with_guided(one, GuidedSettings(1, 2, 3.5), SD_TABLE)
+
+
+@pytest.mark.parametrize("record", SINGLE, ids=lambda record: record.id)
+def test_the_stages_of_a_run_without_a_guided_start_are_the_run(record):
+    plan = make_plan(record, 0, 1.0, sd_sigma, 4096)
+    (stage,) = plan.stages
+    assert (stage.sigmas, stage.solver, stage.cfg) == (plan.sigmas, plan.solver, plan.cfg)

@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.k_diffusion.sampling
 import comfy.model_patcher
@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from ...loras.accelerator import Solver
-from ...samplers.plan import SamplingPlan, refuse_other_cfg
+from ...samplers.plan import Runner, SamplingPlan, Stage, refuse_other_cfg
 from ...samplers.solvers import sample_tcd
 from .latent import first_tensor, fitted_latent
+
+if TYPE_CHECKING:
+    from .guided_start import GuidedStart
 
 RUN_KEY = "fewstep.run"
 
@@ -36,6 +39,7 @@ class RunLog:
 
     calls: int = 0  # batched forward passes
     rows: int = 0  # batch rows in them, the true measure of work
+    loading: float = 0.0  # seconds in which the host loaded models for it
     # Reports of other nodes of this pack that took part, such as Step Skip.
     entries: list[dict[str, Any]] = field(default_factory=list)
     # Step Budget's: what is made is thrown away, and other nodes of this pack leave the run alone.
@@ -47,10 +51,27 @@ class RunLog:
         self.rows += x.shape[0]
         return executor(x, *args, **kwargs)
 
+    def time_loading(self, executor, *args, **kwargs):
+        """A PREPARE_SAMPLING wrapper: it is there that the host loads and patches models."""
+        started = time.perf_counter()
+        prepared = executor(*args, **kwargs)
+        self.loading += time.perf_counter() - started
+        return prepared
+
 
 def run_log(model_options: Mapping[str, Any]) -> RunLog | None:
     """The log of the run of ours that these options belong to; None under any other sampler."""
     return model_options.get("transformer_options", {}).get(RUN_KEY)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A finished stage of a run."""
+
+    stage: Stage
+    evaluations: float  # rows evaluated for each row of the latent batch
+    seconds: float  # wall time, loading included
+    loading: float  # seconds of it in which the host loaded the stage's model
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,7 @@ class Run:
     log: RunLog
     seconds: float  # wall time of sampling alone
     evaluations: float  # rows evaluated for each row of the latent batch
+    stages: tuple[StageRun, ...] = ()
 
 
 class _WholeNoise(comfy.samplers.KSAMPLER):
@@ -112,94 +134,104 @@ def sigmas_tensor(sigmas: Sequence[float]) -> Tensor:
 
 
 def sample(
-    models, plan: SamplingPlan, positive, negative, latent: Mapping[str, Any], seed: int
+    models,
+    plan: SamplingPlan,
+    positive,
+    negative,
+    latent: Mapping[str, Any],
+    seed: int,
+    guided: GuidedStart | None = None,
 ) -> Run:
     """Run a plan on (model,) or (high-noise, low-noise), with all that the host's samplers honour.
 
     latent: the host's LATENT; its noise mask and batch indices are obeyed. Progress, previews and
-    interrupts are the host's.
+    interrupts are the host's. guided: who makes the plan's guided part, where it has one.
+
+    Every stage knows the run's own noise and source latent, so that inpainting masks mean the same
+    in each; handing over a half-denoised latent as a new source, as chained samplers do, loses
+    them.
     """
     latent_image = fitted_latent(models[0], latent)
     batch = first_tensor(latent_image).shape[0]
     noise = comfy.sample.prepare_noise(latent_image, seed, latent.get("batch_index"))
-    preview = latent_preview.prepare_callback(models[0], plan.steps)
-    log, sampler, sigmas = RunLog(), host_sampler(plan), sigmas_tensor(plan.sigmas)
+    stages, log, made, first = plan.stages, RunLog(), [], 0
+    steps = sum(stage.steps for stage in stages)
+    preview = latent_preview.prepare_callback(models[0], steps)
     started = time.perf_counter()
-
-    def stage(model, sampler, first: int, last: int) -> Tensor:
-        guider = guider_for(model, plan.cfg, positive, negative, log)
-        return guider.sample(
+    for stage, sampler in zip(stages, stage_samplers(plan)):
+        model, its_negative = _made_by(stage, models, negative, guided)
+        guider = guider_for(model, stage.cfg, positive, its_negative, log)
+        before, stage_started = (log.rows, log.loading), time.perf_counter()
+        samples = guider.sample(
             noise,
             latent_image,
             sampler,
-            sigmas[first : last + 1],
+            sigmas_tensor(stage.sigmas),
             denoise_mask=latent.get("noise_mask"),
-            callback=lambda step, x0, x, _: preview(first + step, x0, x, plan.steps),
+            callback=lambda step, x0, x, _, first=first: preview(first + step, x0, x, steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
-
-    if plan.switch_step is None:
-        samples = stage(models[0], sampler, 0, plan.steps)
-    else:
-        samples = _two_experts(models, sampler, plan, stage)
-    return Run(samples, log, time.perf_counter() - started, log.rows / batch)
-
-
-def _two_experts(models, sampler, plan: SamplingPlan, stage) -> Tensor:
-    """The high-noise expert up to the switch, then the low-noise one from the very tensor it left.
-
-    Both stages know the run's own noise and source latent, so that inpainting masks mean the same
-    on either side; handing over a half-denoised latent as a new source, as chained samplers do,
-    loses them.
-    """
-    high, low = models
-    if plan.switch_step in (0, plan.steps):
-        return stage(low if plan.switch_step == 0 else high, sampler, 0, plan.steps)
-    first, second = (
-        comfy.samplers.KSAMPLER(half, sampler.extra_options, sampler.inpaint_options)
-        for half in _in_halves(sampler.sampler_function)
-    )
-    stage(high, first, 0, plan.switch_step)
-    return stage(low, second, plan.switch_step, plan.steps)
+        seconds = time.perf_counter() - stage_started
+        evaluations = (log.rows - before[0]) / batch
+        made.append(StageRun(stage, evaluations, seconds, log.loading - before[1]))
+        first += stage.steps
+    return Run(samples, log, time.perf_counter() - started, log.rows / batch, tuple(made))
 
 
-def _in_halves(solve: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """A sampler as two that make one run: the second goes on from the first's very tensor.
+def _made_by(stage: Stage, models, negative, guided: GuidedStart | None) -> tuple[Any, Any]:
+    """(the MODEL that makes a stage, its negative CONDITIONING)"""
+    if stage.runner is Runner.GUIDED:
+        return guided.model, guided.negative
+    return models[-1 if stage.runner is Runner.LOW_NOISE else 0], negative
 
-    A solver that re-noises goes on in its own random numbers: begun again, it would put the same
-    noise in twice.
+
+def stage_samplers(plan: SamplingPlan) -> list[comfy.samplers.KSAMPLER]:
+    """The SAMPLER of each stage of a plan. Together they make one run."""
+    whole = host_sampler(plan)
+    if len(plan.stages) == 1:
+        return [whole]
+    euler = comfy.samplers.sampler_object(Solver.EULER.value)
+    samplers = [euler if stage.runner is Runner.GUIDED else whole for stage in plan.stages]
+    parts = _in_parts([sampler.sampler_function for sampler in samplers])
+    # The first one's kind says how the run begins.
+    return [
+        type(whole)(part, sampler.extra_options, whole.inpaint_options)
+        for part, sampler in zip(parts, samplers)
+    ]
+
+
+def _in_parts(solvers: Sequence[Callable[..., Tensor]]) -> list[Callable[..., Tensor]]:
+    """Solvers as parts of one run: each goes on from the very tensor that the one before left.
+
+    Those that re-noise go on in the same random numbers: begun again, they would put the same noise
+    in twice.
     """
     left, draws = [], []
 
-    def renoising(x: Tensor, seed: int | None) -> dict[str, Callable[..., Tensor]]:
+    def renoising(solve, x: Tensor, seed: int | None) -> dict[str, Callable[..., Tensor]]:
         if "noise_sampler" not in inspect.signature(solve).parameters:
             return {}
         if not draws:
             draws.append(comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed))
-        # The experts may be on two devices.
+        # The models may be on several devices.
         return {"noise_sampler": lambda *levels: draws[0](*levels).to(x.device)}
 
-    # Named as the solver is, for those that look at the name, such as Step Skip.
-    @functools.wraps(solve)
-    def first_half(model, x, sigmas, extra_args, **options):
-        left.append(
-            solve(
-                model,
-                x,
-                sigmas,
-                extra_args=extra_args,
-                **options,
-                **renoising(x, extra_args.get("seed")),
-            )
-        )
-        return left[0]
+    def part(solve: Callable[..., Tensor], is_last: bool) -> Callable[..., Tensor]:
+        # Named as the solver is, for those that look at the name, such as Step Skip.
+        @functools.wraps(solve)
+        def go_on(model, x, sigmas, extra_args, **options):
+            x = left.pop().to(x.device) if left else x
+            noise = renoising(solve, x, extra_args.get("seed"))
+            made = solve(model, x, sigmas, extra_args=extra_args, **options, **noise)
+            if not is_last:
+                left.append(made)
+            return made
 
-    @functools.wraps(solve)
-    def second_half(model, x, sigmas, **options):
-        return solve(model, left.pop().to(x.device), sigmas, **options, **renoising(x, None))
+        return go_on
 
-    return first_half, second_half
+    last = len(solvers) - 1
+    return [part(solve, place == last) for place, solve in enumerate(solvers)]
 
 
 def guider_for(model, cfg: float, positive, negative, run: RunLog):
@@ -212,13 +244,14 @@ def guider_for(model, cfg: float, positive, negative, run: RunLog):
     # weights again.
     guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
     guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run
-    comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL,
-        RUN_KEY,
-        run.count,
-        guider.model_options,
-        is_model_options=True,
-    )
+    kinds = comfy.patcher_extension.WrappersMP
+    for kind, wrapper in (
+        (kinds.APPLY_MODEL, run.count),
+        (kinds.PREPARE_SAMPLING, run.time_loading),
+    ):
+        comfy.patcher_extension.add_wrapper_with_key(
+            kind, RUN_KEY, wrapper, guider.model_options, is_model_options=True
+        )
     return guider
 
 

@@ -150,6 +150,14 @@ def pitfalls(
         "Text encoding and the VAE are not in these figures, nor is loading the model.",
         *_pitfalls_of(way, work),
     ]
+    if way.guided is not None:
+        settings = way.guided
+        told.append(
+            f"Guided Start makes {counted(settings.guided_steps, 'step')} of"
+            f" {counted(settings.per_step, 'evaluation')} each in place of the first"
+            f" {counted(settings.distilled_steps, 'step')}. Taking the accelerator off the weights"
+            " and putting it on again comes on top, in every run."
+        )
     if is_negative_forced:
         told.append(
             "Another patch on the model has the negative prompt evaluated at CFG 1 too: every step"

@@ -61,6 +61,8 @@ def _accelerated(way: Way, carried: Accelerator | None, files: Mapping[str, str]
     there = f"{'yes' if is_there else 'no'} ({folder})"
     made_for = f" (on {' or '.join(first.for_distilled)})" if first.for_distilled else ""
     what = "streaming" if way.route is Route.STREAM else first.kind.value
+    if way.guided is not None:
+        what += ", Guided Start"
     return [
         f"{' + '.join(record.id for record in way.records)}{made_for}, {what}",
         " + ".join(files.get(record.id) or _published(record) for record in way.records),
@@ -92,6 +94,7 @@ def data_of(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
                 "steps": one.steps,
                 "evaluations": one.evaluations,
                 "seconds": one.seconds,
+                "guided_start": one.guided is not None,
             }
             for one in ways
         ],

@@ -13,6 +13,7 @@ from enum import Enum
 
 from ...loras.accelerator import Accelerator, Expert, are_partners, runs_on
 from ...loras.bases import BaseRow, StepRange
+from ..guided import GuidedSettings
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import BudgetError, Cost, Work, seconds_in_words
 
@@ -58,6 +59,7 @@ class Way:
     target_speedup: float = 1.0  # of Step Skip; 1 leaves nothing out
     records: tuple[Accelerator, ...] = ()  # the accelerator, or those of the two experts
     first_block: float | None = None  # seconds until a stream's first block is there
+    guided: GuidedSettings | None = None  # what stands in for an accelerator's first steps
 
     def price(self, price_per_hour: float, work: Work) -> float:
         """Of one picture or clip, in the currency of the price."""
@@ -82,10 +84,12 @@ def accelerated_way(
     cost: Cost,
     work: Work,
     is_negative_forced: bool = False,
+    guided: GuidedSettings | None = None,
 ) -> Way:
     """An accelerator at one of its step counts.
 
-    is_negative_forced: a patch has the negative prompt evaluated at CFG 1 too.
+    is_negative_forced: a patch has the negative prompt evaluated at CFG 1 too. guided: a Guided
+    Start on the model.
     """
     record = records[0]
     if steps not in record.steps:
@@ -93,8 +97,12 @@ def accelerated_way(
     if record.causal is not None:
         return _streaming_way(record, steps, cost, work)
     is_guided = record.is_guided or is_negative_forced
-    evaluations = steps * (2 if is_guided else 1)
-    return Way(Route.ACCELERATOR, steps, evaluations, steps * cost.step(is_guided), records=records)
+    left = steps if guided is None else steps - guided.distilled_steps
+    evaluations, seconds = left * (2 if is_guided else 1), left * cost.step(is_guided)
+    if guided is not None:
+        evaluations += guided.evaluations
+        seconds += guided.guided_steps * cost.step(guided.per_step > 1)
+    return Way(Route.ACCELERATOR, steps, evaluations, seconds, records=records, guided=guided)
 
 
 def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
@@ -138,16 +146,25 @@ def candidates(
     work: Work,
     is_negative_forced: bool = False,
     carried_skip: CarriedSkip | None = None,
+    guided: GuidedSettings | None = None,
 ) -> list[Way]:
     """What the connected model can do, most faithful first.
 
-    record, carried_skip: what it carries, if anything. A Step Skip stays as it is set.
+    record, carried_skip, guided: what it carries, if anything, each as it is set.
     """
     if record is not None:
-        return [
-            accelerated_way((record,), steps, cost, work, is_negative_forced)
+        ways = [
+            accelerated_way((record,), steps, cost, work, is_negative_forced, guided)
             for steps in reversed(record.steps)
+            if guided is None or steps > guided.distilled_steps
         ]
+        if not ways:
+            raise BudgetError(
+                f"Guided Start stands in for {guided.distilled_steps} of the accelerator's steps,"
+                f" and {record.id} has no more than {record.steps[-1]}: none would be left. Set"
+                " distilled_steps lower, or connect the model in front of Guided Start."
+            )
+        return ways
     if run is None:
         raise BudgetError(
             "This architecture is published distilled only, and the model carries no accelerator,"
@@ -210,11 +227,12 @@ def known_ways(
     work: Work,
     is_negative_forced: bool = False,
     carried: Accelerator | None = None,
+    guided: GuidedSettings | None = None,
 ) -> list[Way]:
     """Every way to run a model of this base and size, slowest first, at accelerators' own steps.
 
-    carried: the accelerator on the model, listed whatever its size is said to be. A stream is left
-    out where its blocks have no cost.
+    carried: the accelerator on the model, listed whatever its size is said to be, and once more
+    with `guided`, the Guided Start on it. A stream is left out where its blocks have no cost.
     """
     records = {
         record.id: record
@@ -239,6 +257,11 @@ def known_ways(
         accelerated_way(pair, pair[0].default_steps, cost, work, is_negative_forced)
         for pair in pairs
     ]
+    if carried is not None and guided is not None:
+        steps = max(carried.default_steps, guided.distilled_steps + 1)
+        if steps in carried.steps:
+            pair = next(pair for pair in pairs if carried in pair)
+            accelerated.append(accelerated_way(pair, steps, cost, work, is_negative_forced, guided))
     return full + sorted(accelerated, key=lambda way: (-way.seconds, way.records[0].id))
 
 

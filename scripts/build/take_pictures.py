@@ -32,6 +32,7 @@ SHOWN_IN = {
     "FewStepAccelerator": "sdxl_lightning",
     "FewStepSampler": "wan22_t2v_lightning",
     "FewStepSchedule": "sdxl_core_sampler",
+    "FewStepGuidedStart": "wan22_t2v_guided_start",
     "FewStepStream": "causal_forcing_i2v_stream",
     "FewStepMotion": "animatediff_lightning",
     "FewStepNegative": "sdxl_negative",

@@ -86,6 +86,7 @@ QUICK = (
     "wan21_t2v_lightx2v",
     "wan22_t2v_lightning",
     "wan22_i2v_lightning",
+    "wan22_t2v_guided_start",
     "causal_forcing_stream",
 )
 
@@ -99,6 +100,7 @@ FAMILIES = {
     "sdxl_dmd2": SDXL,
     "sdxl_turbo": SDXL,
     "sdxl_core_sampler": SDXL,
+    "sdxl_guided_start": SDXL,
     "sdxl_step_skip": SDXL,
     "sdxl_step_budget": SDXL,
     "sdxl_compare": SDXL,
@@ -108,6 +110,8 @@ FAMILIES = {
     "wan22_t2v_lightning": WAN_T2V,
     "wan22_i2v_lightning": WAN22_I2V,
     "wan22_flf2v_lightning": WAN22_I2V,
+    "wan22_t2v_guided_start": WAN_T2V,
+    "wan22_i2v_guided_start": WAN22_I2V,
     "causal_forcing_stream": WAN_CAUSAL,
     "causal_forcing_i2v_stream": WAN_CAUSAL,
     "causal_forcing_continued": WAN_CAUSAL,

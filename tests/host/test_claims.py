@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
+from comfyui_fewstep.samplers.guided import GuidedSettings
 from thinning import thorough
 
 from small_models import HAS_CAUSAL_WAN
@@ -87,3 +88,12 @@ def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_len
     # one but the last.
     assert result.evaluations == 5 * ((frames - 1) // 4 + 1) + 4 - 1
     assert result.right >= least
+
+
+@thorough
+def test_a_guided_start_follows_its_prompts_too_and_its_price_is_counted(bench, student):
+    guided = replace(STUDENT, name="guided", guided=GuidedSettings(1, 4, 5.0))
+    result = bench.measure(guided, features=False)
+    # Four steps of two, and the three that are left to the accelerator.
+    assert result.evaluations == 11
+    assert result.right >= 0.7 and result.psnr > student.psnr

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -18,6 +19,7 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, demo, motion
+from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
 from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
@@ -49,6 +51,8 @@ class Scene:
     until_kept: from this evaluation on, counted from 0, an interrupt does not end the run: what is
     finished is kept.
     faults: what ends it besides.
+    shares_weights: its models are one network with other patches, so that it depends on where a run
+    ended which of them are on it. The host takes them off before anybody looks.
     """
 
     models: tuple
@@ -56,6 +60,13 @@ class Scene:
     inside: tuple[nn.Module, ...] = ()
     until_kept: int | None = None
     faults: tuple[str, ...] = ("exception", "out of memory")
+    shares_weights: bool = False
+
+    def state(self) -> list:
+        """What a fault must leave as it was."""
+        if self.shares_weights:
+            comfy.model_management.unload_all_models()
+        return [footprint(model) for model in self.models]
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -67,12 +78,13 @@ class Scene:
 # ---------------------------------------------------------------- what is run
 
 
-def sampled(models, text, shape) -> Tensor:
+def sampled(models, text, shape, evaluations: int = 4) -> Tensor:
     model, low = (*models, None)[:2]
     output = FewStepSampler.execute(
         model, text, {"samples": torch.zeros(shape)}, 3, 0, 1.0, model_low_noise=low
     )
-    assert output.ui["fewstep_report"][0]["evaluations"] == 4, "the counter starts at 0"
+    made = output.ui["fewstep_report"][0]["evaluations"]
+    assert made == evaluations, "the counter starts at 0"
     return output.args[0]["samples"]
 
 
@@ -84,6 +96,21 @@ def one_model(folder: Path, change: Callable = lambda model: model) -> Scene:
     model, _ = accelerator.attach_accelerator(base, LCM, "lcm-lora-sd15", 1.0)
     text, changed = small_models.conditioning(model, length=8), change(model)
     return Scene((model,), lambda: sampled((changed,), text, (1, 4, 8, 8)))
+
+
+def guided(folder: Path) -> Scene:
+    """SD 1.5 without its LCM LoRA for two guided steps, and with it for the other three: five
+    forward passes, the first two of both prompts.
+    """
+    scene = one_model(folder)
+    (fast,) = scene.models
+    base = fast.parent
+    while base.parent is not None:
+        base = base.parent
+    positive, negative = (small_models.conditioning(base, seed=seed, length=8) for seed in (0, 1))
+    model = FewStepGuidedStart.execute(fast, base, negative, 1, 2, 3.5).args[0]
+    run = partial(sampled, (model,), positive, (1, 4, 8, 8), evaluations=7)
+    return Scene((model, fast, base), run, shares_weights=True)
 
 
 def two_experts(folder: Path) -> Scene:
@@ -249,6 +276,7 @@ def keeping_out(model):
 
 SCENES: dict[str, Callable[[Path], Scene]] = {
     "sampler": one_model,
+    "guided start": guided,
     "two experts": two_experts,
     "skip, forecast": lambda folder: skipping(folder, "forecast"),
     "skip, teacache": lambda folder: skipping(folder, "teacache"),
@@ -350,7 +378,7 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
         assert torch.equal(scene.run(), expected)
     count, footprints, held = (
         len(evaluations),
-        [footprint(model) for model in scene.models],
+        scene.state(),
         live_bytes(),
     )
     assert count >= 4
@@ -365,9 +393,9 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
             scene.run()
         assert len(seen) == number + 1, f"{where}: the run went on"
         assert not comfy.model_management.processing_interrupted(), where
-        assert [footprint(model) for model in scene.models] == footprints, where
+        assert scene.state() == footprints, where
         assert torch.equal(scene.run(), expected), where
-    assert live_bytes() == held, "memory is held"
+    assert scene.state() == footprints and live_bytes() == held, "memory is held"
 
 
 # ---------------------------------------------------------------- in a server

@@ -17,6 +17,7 @@ WAN_PROMPT = (
     "A red fox trots along a snowy forest path at dawn, breath visible in the cold air, the camera"
     " follows at its height, soft golden light between the trees"
 )
+VIDEO_NEGATIVE = "still picture, static camera, slow motion, blurred, overexposed, deformed"
 MOTION_PROMPT = "The scene comes to life: gentle natural motion, the camera moves slowly forward"
 
 
@@ -41,6 +42,19 @@ def accelerate(
         accelerator=record,
         **more,
     )
+
+
+def guided_start(
+    graph: Graph, fast: Placed, model: Placed, negative: Output, output: str = "MODEL"
+) -> Placed:
+    """Guided Start in a group of its own. model: without the accelerator that is on `fast`."""
+    with graph.group("Guided start"):
+        return graph.node(
+            "FewStepGuidedStart",
+            model=fast["model"],
+            model_guided=model[output],
+            negative=negative,
+        )
 
 
 def prompt_box(graph: Graph, clip: Output, text: str, title: str = "Prompt") -> Output:

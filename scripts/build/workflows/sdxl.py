@@ -11,9 +11,11 @@ from .parts import (
     checkpoint_image,
     few_steps,
     finish_image,
+    guided_start,
     no_negative,
     picture,
     prompt_box,
+    sample,
 )
 from .workflow import workflow
 
@@ -181,4 +183,32 @@ def negative(graph: Graph) -> None:
     finish_image(graph, sampled, loaded["VAE"])
 
 
-WORKFLOWS = (lightning, hyper, hyper_one_step, dmd2, turbo, core_sampler, negative)
+@workflow(
+    "SDXL Guided Start",
+    "sdxl_guided_start",
+    """
+    ## SDXL with a guided start
+
+    The checkpoint without the LoRA makes the first of Hyper-SD's four steps, in two steps of its
+    own with real guidance and a negative prompt; then the accelerator makes the other three. It is
+    for accelerators whose pictures of one prompt look too much alike.
+
+    It costs 7 evaluations instead of 4. More **guided_steps** stay closer to the full model, two
+    evaluations each. The negative prompt counts in the guided part alone.
+    """,
+    steps=5,
+)
+def guided(graph: Graph) -> None:
+    with graph.group("Models"):
+        loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
+        fast = accelerate(graph, loaded, accelerator_file("hyper-sdxl-4step-lora"))
+    with graph.group("Prompts and size"):
+        positive = prompt_box(graph, loaded["CLIP"], IMAGE_PROMPT)
+        negative = prompt_box(graph, loaded["CLIP"], "blurred, watermark, text", "Negative prompt")
+        latent = graph.node("EmptyLatentImage", width=1024, height=1024)
+    start = guided_start(graph, fast, loaded, negative)
+    sampled = sample(graph, start, positive, latent["LATENT"])
+    finish_image(graph, sampled, loaded["VAE"])
+
+
+WORKFLOWS = (lightning, hyper, hyper_one_step, dmd2, turbo, core_sampler, negative, guided)
