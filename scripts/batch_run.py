@@ -19,8 +19,8 @@ from workflow_inputs import SEED_INPUTS, is_link
 # Endings that a result may have here. The server's own file names are never used as paths.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"})
 POLL_SECONDS = 1.0
-# A job is first looked at sooner, then half as often each time: some take no time.
-FIRST_POLL_SECONDS = 0.05
+# A job is first looked at sooner, as some take no time, and then when a quarter more has passed.
+FIRST_POLL_SECONDS, POLL_GROWTH = 0.05, 1.25
 # A job during which the server stopped answering once more than this is taken for the cause: it
 # kills the server, or keeps it too busy.
 MOST_RESTARTS = 2
@@ -130,7 +130,7 @@ def followed(client: Client, job: Job) -> dict[str, Any]:
         if not is_queued(client, prompt_id) and client.history(prompt_id) is None:
             raise ConnectionResetError("it was restarted and has forgotten the job")
         time.sleep(pause)
-        pause = min(2 * pause, POLL_SECONDS)
+        pause = min(POLL_GROWTH * pause, POLL_SECONDS)
     if entry["status"]["status_str"] != "success":
         raise JobFailed(entry)
     return entry

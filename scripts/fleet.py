@@ -97,7 +97,10 @@ def joined(options: argparse.Namespace) -> tuple[Actors, Sequence[Sequence[str]]
     try:
         dashboard = connect(ray, options.ray)
     except ConnectionError as error:
-        raise BatchError(f"--ray {options.ray}: no Ray cluster answers there ({error})") from None
+        raise BatchError(
+            f"--ray {options.ray}: this machine cannot join a Ray cluster there ({error}). The"
+            " cluster has to run, with the same version of Ray and the same token (RAY_AUTH_MODE)."
+        ) from None
     has = ray.cluster_resources()
     cards = options.gpus if options.gpus is not None else min(1.0, has.get("GPU", 0))
     takes = {"num_cpus": options.cpus, "num_gpus": cards}
