@@ -191,6 +191,62 @@ def test_bernini_r_has_a_recipe_for_its_two_experts(models):
     assert (data["steps"], data["switch_step"], data["sampler"]) == (6, 3, "res_multistep")
 
 
+# The kinds of Wan that LightX2V's LoRAs have a recipe for -> what the host tells them by.
+KINDS_OF_WAN = {
+    "WAN22_S2V": {"model_type": "s2v", "in_dim": 16},
+    "WAN22_WanDancer": {"model_type": "wandancer", "in_dim": 36},
+    "WAN_Animate2": {"model_type": "animate2", "in_dim": 36},  # since 0.31
+}
+I2V_LORA = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
+
+
+def kind_of_wan(monkeypatch, name):
+    settings = {**small_models.WAN_SMALL, "image_model": "wan2.1", **KINDS_OF_WAN[name]}
+    monkeypatch.setitem(SMALL, name, settings)
+    return small_patcher(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "id", "shift", "strength"),
+    # The official templates video_wan_animate2, video_wan_dancer (global and local) and
+    # video_wan2_2_14B_s2v.
+    [
+        ("WAN_Animate2", "wan-animate2-lightx2v-6step", 5.0, 1.0),
+        ("WAN22_WanDancer", "wan-dancer-lightx2v-global-6step", 5.0, 3.0),
+        ("WAN22_WanDancer", "wan-dancer-lightx2v-local-6step", 8.0, 1.03),
+        ("WAN22_S2V", "wan22-s2v-lightning-4step", 8.0, 1.0),
+    ],
+)
+def test_a_recipe_goes_on_its_own_kind_of_wan_by_choice(
+    monkeypatch, models, name, id, shift, strength
+):
+    model, record = kind_of_wan(monkeypatch, name), CATALOG[id]
+    assert base_of(model) in record.bases
+    file = record.files[0].name if name == "WAN22_S2V" else I2V_LORA
+    write_lora(models / "loras" / file, model, "native", only="self_attn")
+    attached, _ = accelerator.attach_accelerator(model, file, id, 1.0)
+    assert accelerator_of(attached) is record
+    patches = [patch for patches in attached.patches.values() for patch in patches]
+    assert patches and {patch[0] for patch in patches} == {strength}
+    sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(attached, 0, 1.0).args[:4]
+    sampling = attached.get_model_object("model_sampling")
+    theirs = comfy.samplers.calculate_sigmas(sampling, "simple", record.default_steps)
+    assert sampling.shift == shift and torch.allclose(sigmas, theirs, atol=2e-3)
+    assert (cfg, steps) == (1.0, record.default_steps)
+
+
+def test_the_distilled_wan_animate_2_is_recognised_by_its_name(monkeypatch):
+    file = CATALOG["wan-animate2-distill"].files[0].name
+    model = under_the_name(kind_of_wan(monkeypatch, "WAN_Animate2"), file)
+    attached, report = accelerator.attach_distilled(model, "auto")
+    assert accelerator_of(attached).id == "wan-animate2-distill"
+    assert report.data["accelerator"] == "wan-animate2-distill"
+    sigmas, _, cfg, steps = sampler.FewStepSchedule.execute(attached, 0, 1.0).args[:4]
+    assert attached.get_model_object("model_sampling").shift == 5.0
+    # video_wan_animate2_distilled.json: 10 steps, simple, shift 5: .5·5 / (1 + 4·.5) in the middle.
+    assert (steps, cfg, float(sigmas[5])) == (10, 1.0, pytest.approx(2.5 / 3))
+
+
 # ---------------------------------------------------------------- classes that came later
 
 
