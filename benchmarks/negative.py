@@ -9,7 +9,7 @@ leaves nothing open, and the negative names another colour, which no clip should
 case. Counts alone, so other programs beside it do not matter.
 
 operations: floating-point operations of a step with and without, counted at the published sizes
-without computing anything.
+without computing anything; of Wan two layers, which are all alike.
 
 time: processor time of an evaluation with and without, in turns in one process, at real numbers of
 tokens and a smaller width.
@@ -189,7 +189,7 @@ def sizes(is_published: bool) -> list[Size]:
             Size("Wan 2.1 1.3B", wan(1536, 12, 8960, layers), CLIP, (512, 4096), {}),
         ]
     else:
-        wans = [Size("Wan, width 256", wan(256, 2, 1024, 1), CLIP, (512, 4096), {})]
+        wans = [Size("Wan, width 128", wan(128, 1, 512, 1), CLIP, (512, 4096), {})]
     width, joint = (320, flux(3072, 24, 19, 38)) if is_published else (32, flux(512, 4, 1, 1))
     words = "" if is_published else f", width {width}"
     adm = {"y": torch.zeros(1, 2816)}
@@ -231,6 +231,39 @@ class Step:
         )
 
 
+def causal():
+    """Causal Wan 1.3B, two of its layers."""
+    settings = wan(1536, 12, 8960, 2).unet_config
+    return supported.WAN21_CausalAR_T2V(settings)
+
+
+def print_stream_operations() -> None:
+    """Of one evaluation of a block, the first of a clip and one after 18 latent frames. Without the
+    node the text's keys and values are remembered from the block before; with it they are not.
+    """
+    tokens = 30 * 52  # of a latent frame of 832 x 480
+    for frames in (3, 1):
+        size = Size("", causal(), (1, 16, frames, *CLIP[3:]), (512, 4096), {})
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            step, where = Step(size, torch.bfloat16), (torch.device("cpu"), torch.bfloat16)
+            network = step.model.diffusion_model
+            for start in (0, 18):
+                text, counts = network.init_crossattn_caches(1, *where), []
+                for is_guided in (False, False, True):  # the first fills the text's
+                    cache = network.init_kv_caches(1, (start + frames) * tokens, *where)
+                    for each in cache:
+                        each["end"] = start * tokens
+                    state = {"start_frame": start, "kv_caches": cache, "crossattn_caches": text}
+                    with FlopCounterMode(display=False) as counter:
+                        step(is_guided, ar_state=state)
+                    counts.append(counter.get_total_flops())
+                print(
+                    f"| causal Wan 1.3B, block of {frames}, {start} before | {counts[1] / 1e12:.3g}"
+                    f" | {counts[2] / counts[1]:.3f} |",
+                    flush=True,
+                )
+
+
 def in_products(
     function, q, k, v, heads, mask=None, *, skip_reshape=False, skip_output_reshape=False, **more
 ) -> Tensor:
@@ -251,6 +284,7 @@ def print_operations() -> None:
                     step(is_guided, **{OVERRIDE: in_products})
                 counts.append(counter.get_total_flops())
         print(f"| {size.name} | {counts[0] / 1e12:.3g} | {counts[1] / counts[0]:.3f} |", flush=True)
+    print_stream_operations()
 
 
 @torch.no_grad()

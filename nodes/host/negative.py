@@ -242,9 +242,8 @@ class NegativeRun:
     def _kept(self, model, t: Tensor) -> list[Text]:
         """The texts of the noise level at hand."""
         if not self.texts:
-            # Once read, the host has no more use for them. It has added one for every region of
-            # the prompt, under the prompt's own name.
-            encoded = self.guider.conds.pop(KEY)
+            # The host has added one for every region of the prompt, under the prompt's own name.
+            encoded = self.guider.conds[KEY]
             self.texts = [Text.of(cond) for cond in encoded if cond["uuid"] in self.names]
         config = self.config
         is_bounded = (config.start_percent, config.end_percent) != (0.0, 1.0)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
 from comfyui_fewstep.samplers.guided import GuidedSettings
+from negative import DEFAULTS, Reader, rows_of
 from thinning import thorough
 
 from small_models import HAS_CAUSAL_WAN
@@ -97,3 +98,13 @@ def test_a_guided_start_follows_its_prompts_too_and_its_price_is_counted(bench, 
     # Four steps of two, and the three that are left to the accelerator.
     assert result.evaluations == 11
     assert result.right >= 0.7 and result.psnr > student.psnr
+
+
+def test_a_negative_prompt_keeps_out_what_it_names():
+    """Where a prompt names no shape, the student makes triangles."""
+    reader = Reader(STUDENT)
+    without, with_it = rows_of(reader, "shape", PROMPTS, [DEFAULTS["scale"]])
+    assert without[0] == "triangle"
+    shares = [[float(share.rstrip("%")) / 100 for share in row[2:]] for row in (without, with_it)]
+    (had, _), (has, followed) = shares
+    assert had > 0.7 and has < 0.4 and followed > 0.8

@@ -29,6 +29,7 @@ from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
+from thinning import thorough
 from torch import Tensor
 
 import more_models
@@ -197,7 +198,56 @@ def test_scale_1_or_alpha_0_has_the_bits_of_no_node_at_all(apart, idle):
     assert torch.equal(sample(kept_out(model, negative, **idle), positive, shape), plain)
 
 
-def ltx(seed=0):
+WAN_SMALL = {"image_model": "wan2.1", **small_models.WAN_SMALL, "in_dim": 16}
+# The host's other classes of Wan -> what tells them apart.
+OTHER_WANS = {
+    "WAN22_T2V": {"model_type": "t2v", "in_dim": 48, "out_dim": 48},
+    "WAN21_Vace": {"model_type": "vace", "vace_layers": 2, "vace_in_dim": 96},
+    "WAN21_Camera": {"model_type": "camera", "in_dim": 32},
+    "WAN22_Camera": {"model_type": "camera_2.2", "in_dim": 36},
+    "WAN21_HuMo": {"model_type": "humo", "in_dim": 36},
+    "WAN22_S2V": {"model_type": "s2v"},
+    "WAN22_Animate": {"model_type": "animate", "in_dim": 36, "num_layers": 5},
+    "WAN21_SCAIL2": {"model_type": "scail2", "in_dim": 20},
+    "WAN22_WanDancer": {"model_type": "wandancer", "in_dim": 36},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("WAN21_Vace", "WAN21_HuMo") else [thorough])
+        for name in OTHER_WANS
+    ],
+)
+def test_every_wan_keeps_it_out_and_has_the_prompt_as_before(name):
+    """At an alpha of nearly nothing the prompt's own attention is left, so it is not mixed with the
+    other text's.
+    """
+    if not hasattr(comfy.supported_models, name):
+        pytest.skip(f"this ComfyUI has no {name}")
+    model = built(name, {**WAN_SMALL, **OTHER_WANS[name]})
+    shape = (1, model.model.latent_format.latent_channels, 2, 8, 8)
+    positive, negative = text(seed=1), text(seed=2, length=5)
+    plain = sample(model, positive, shape, steps=1)
+    weak, strong = (
+        sample(kept_out(model, negative, alpha=alpha), positive, shape, steps=1)
+        for alpha in (1e-7, 0.5)
+    )
+    assert difference(weak, plain) < 1e-5 < 1e-3 < difference(strong, plain)
+
+
+def built(name, settings):
+    """A small MODEL of one of the host's classes."""
+    config = getattr(comfy.supported_models, name)(settings)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    network = model.diffusion_model
+    network.load_state_dict(small_models.RandomWeights(0).fill(small_models.shapes_of(network)))
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def ltx():
     """LTX-Video, small."""
     settings = {
         "image_model": "ltxv",
@@ -208,13 +258,7 @@ def ltx(seed=0):
         "caption_channels": 64,
         "num_layers": 2,
     }
-    config = comfy.supported_models.LTXV(settings)
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "")
-    network = model.diffusion_model
-    weights = small_models.RandomWeights(seed).fill(small_models.shapes_of(network))
-    network.load_state_dict(weights)
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    return built("LTXV", settings)
 
 
 def test_in_ltx_a_masked_token_of_either_text_is_not_read(monkeypatch):
@@ -578,7 +622,9 @@ def test_weights_in_8_bits(models):
     assert difference(weak, plain) < 1e-2 < difference(strong, plain)
 
 
-def test_torch_compile_sees_no_more_graph_breaks(flux, wan, monkeypatch, request):
+def test_torch_compile_sees_no_more_graphs_and_breaks(flux, wan, monkeypatch, request):
+    """Nor does a second run add any: what is new in every evaluation is no part of a graph."""
+
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from torch._dynamo.utils import counters
 
@@ -590,16 +636,18 @@ def test_torch_compile_sees_no_more_graph_breaks(flux, wan, monkeypatch, request
         lambda device=None, torch_free_too=False: (8 << 30, 0) if torch_free_too else 8 << 30,
     )
 
+    def counts() -> tuple[int, int]:
+        return sum(counters["graph_break"].values()), counters["stats"]["unique_graphs"]
+
     def made(model, shape) -> tuple[Tensor, tuple[int, int]]:
         torch._dynamo.reset()
         counters.clear()
         patched = model.clone()
         set_torch_compile_wrapper(patched, backend="eager")
-        samples = sample(patched, text(model, 1), shape, steps=4)
-        return samples, (
-            sum(counters["graph_break"].values()),
-            counters["stats"]["unique_graphs"],
-        )
+        samples, first = sample(patched, text(model, 1), shape, steps=4), counts()
+        sample(patched, text(model, 1), shape, steps=4)
+        assert counts() == first
+        return samples, first
 
     for model, shape in ((wan, (1, 16, 2, 6, 6)), (flux, (1, 16, 8, 8))):
         made(model, shape)  # the first time, the host's own caches are traced too
