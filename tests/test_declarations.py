@@ -38,6 +38,7 @@ from comfyui_fewstep.loras.schedules import (
     FluxFlow,
     HostSpacedFlow,
     LiteralSigmas,
+    OwnFlow,
     ShiftedFlow,
     Trailing,
     TrigFlow,
@@ -155,6 +156,7 @@ def test_everything_that_can_be_declared():
             {"base": "boogu"},
         ),
         ({"type": "flux"}, FluxFlow(0.5, 1.15), {"base": "flux"}),
+        ({"type": "own"}, OwnFlow(), {"base": "ideogram4"}),
         ({"type": "flux2"}, Flux2Flow(), {"base": "flux2"}),
         (
             {"type": "two_clocks", "video_shift": 6, "audio_shift": 3},
@@ -408,6 +410,7 @@ SCHEDULE_TYPES = [
     "normal",
     "flux",
     "flux2",
+    "own",
     "two_clocks",
     "rcm",
     "sigmas",

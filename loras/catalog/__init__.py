@@ -93,8 +93,9 @@ def recipes_for_experts(record: Accelerator) -> tuple[Accelerator, ...]:
     one first; empty where there is none.
     """
     for other in CATALOG.values():
-        is_pair = other.expert is Expert.HIGH_NOISE and other.partner is not None
-        if is_pair and set(other.bases) & set(record.bases) and is_recipe_for(other, record):
+        if other.expert is not Expert.HIGH_NOISE or other.partner is None:
+            continue
+        if set(other.bases) & set(record.bases) and is_recipe_for(other, record):
             return (other, CATALOG[other.partner])
     return ()
 

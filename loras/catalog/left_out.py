@@ -133,7 +133,9 @@ LEFT_OUT = {
     "LongCat_distill_lora_alpha64_bf16.safetensors": (
         "for LongCat-Video, which runs in WanVideoWrapper alone: ComfyUI has no class for it"
     ),
-    # No file name is known of it, so this line is for the reader alone.
+    # No file name is known of these, so their lines are for the reader alone.
+    "(TwinFlow Z-Image-Turbo)": "it is sampled by a solver of its own, which ComfyUI lacks",
+    "(LightLingBot-Video)": "ComfyUI has no class for its model",
     "(FastVideo A14B Self-Forcing)": (
         "repository, files and whether its list is shifted are not published"
     ),

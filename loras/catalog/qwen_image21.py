@@ -7,6 +7,7 @@ All but the Turbo model shift their noise by the size of the picture, mu 0.5 at 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from ..accelerator import Accelerator, Kind, Licence, Make, PublishedFile
 from ..bases import Base
@@ -29,7 +30,7 @@ qwen21 = partial(
 
 
 def viggle(
-    id: str, times: tuple[tuple[float, ...], ...], files: dict[str, int], **settings: object
+    id: str, times: tuple[tuple[float, ...], ...], files: dict[str, int], **settings: Any
 ) -> Accelerator:
     """One of Viggle's LoRAs. files: the name of each behind the release's own -> its rank."""
     steps = tuple(sorted(map(len, times)))
