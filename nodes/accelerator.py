@@ -70,11 +70,30 @@ class FewStepAccelerator(io.ComfyNode):
                 "lcm",
                 "lightning",
                 "hyper-sd",
+                "hypersd",
                 "lightx2v",
                 "turbo",
-                "4 step",
+                "dmd",
+                "dmd2",
+                "schnell",
+                "klein",
+                "causvid",
+                "self forcing",
+                "distill",
+                "distilled",
+                "fast",
+                "faster",
                 "speed",
+                "speed up",
+                "few step",
+                "few steps",
+                "4 step",
+                "4 steps",
+                "8 step",
+                "8 steps",
+                "wan fast",
                 "distill lora",
+                "accelerator lora",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The base model the accelerator was made for."),
@@ -337,9 +356,9 @@ def refuse_undistilled(
         else ""
     )
     raise ValueError(
-        f"lora_name is none, and {name} is not known as a model that is distilled as a whole"
-        f" ({'; '.join(recognition.evidence)}). Choose the accelerator's LoRA file.{which} If a"
-        " LoRA is in the model already (a merge, or another pack's loader), choose that LoRA in"
+        f"Choose the accelerator's file in lora_name: it is none, and {name} is not known as a"
+        f" model that is distilled as a whole ({'; '.join(recognition.evidence)}).{which} If a LoRA"
+        " is in the model already (a merge, or another pack's loader), choose that LoRA in"
         f" accelerator: its settings are taken, no weights. {DECLARE}"
     )
 

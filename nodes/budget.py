@@ -101,6 +101,7 @@ class FewStepBudget(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "seconds",
+                    display_name="seconds (0 = auto)",
                     default=0.0,
                     min=0.0,
                     max=86400.0,
@@ -112,6 +113,7 @@ class FewStepBudget(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "seconds_per_evaluation",
+                    display_name="seconds per evaluation (0 = measure)",
                     default=0.0,
                     min=0.0,
                     max=3600.0,

@@ -1,8 +1,10 @@
-"""FewStepCompare: two results of one prompt and seed, in pictures and figures, with their costs."""
+"""FewStepCompare: results of one prompt and seed, in pictures and figures, with their costs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 
@@ -10,10 +12,12 @@ from ..loras.words import counted
 from ..quality.libraries import matplotlib_missing, torchmetrics_missing
 from ..quality.metrics import Quality, black_pictures, compare, lpips_missing
 from ..quality.sheet import contact_sheet
+from ..quality.strip import Row, labelled_strip
 from .host.report import SENT_AGAIN, Report
 from .host.server import is_connected, missing_output
 
-SHEET = 0  # which output it is
+SHEET, STRIP = 0, 2  # which outputs they are
+INPUTS = ("reference", "candidate", "candidate_2", "candidate_3")
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
 ROW = re.compile(r"^- (?P<name>[^:\n]+): (?P<value>.*)$", re.MULTILINE)
@@ -72,6 +76,27 @@ class FewStepCompare(io.ComfyNode):
                     optional=True,
                     tooltip="The report of the candidate's sampler. May stay empty.",
                 ),
+                io.Image.Input(
+                    "candidate_2",
+                    optional=True,
+                    tooltip="Another result to measure against the reference, for the strip.",
+                ),
+                io.Image.Input(
+                    "candidate_3",
+                    optional=True,
+                    tooltip="One more result to measure against the reference, for the strip.",
+                ),
+                io.String.Input(
+                    "names",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What the strip calls the results, one line each: the reference, then the"
+                        " candidates. What follows a colon stands below the name."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -79,6 +104,10 @@ class FewStepCompare(io.ComfyNode):
                     tooltip="Both, the difference between them, and the figures.",
                 ),
                 io.String.Output(display_name="report", tooltip="The figures and both costs."),
+                io.Image.Output(
+                    display_name="strip",
+                    tooltip="One row for each result: its name, its figures and its pictures.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **SENT_AGAIN,
@@ -86,14 +115,26 @@ class FewStepCompare(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, reference, candidate, reference_report: str = "", candidate_report: str = ""
+        cls,
+        reference,
+        candidate,
+        reference_report: str = "",
+        candidate_report: str = "",
+        candidate_2=None,
+        candidate_3=None,
+        names: str = "",
     ) -> io.NodeOutput:
         if why := torchmetrics_missing():
             raise ValueError(f"Speed-Quality Compare cannot measure: {why}")
         no_sheet = why_no_sheet()
-        if no_sheet and is_connected(cls.hidden, SHEET):
+        if no_sheet and any(is_connected(cls.hidden, output) for output in (SHEET, STRIP)):
             raise ValueError(no_sheet)
         quality = compare(reference, candidate)
+        others = [
+            (images, compare(reference, images))
+            for images in (candidate_2, candidate_3)
+            if images is not None
+        ]
         costs = rows_of(reference_report), rows_of(candidate_report)
         report = report_on_comparison(
             quality,
@@ -101,11 +142,16 @@ class FewStepCompare(io.ComfyNode):
             with_price(*costs),
             with_price(*reversed(costs)),
             notes_on_black(reference, candidate),
+            [measured for _, measured in others],
+            names,
         )
-        sheet = (
-            missing_output(no_sheet) if no_sheet else contact_sheet(reference, candidate, quality)
-        )
-        return io.NodeOutput(sheet, report.markdown, ui=report.publish(cls.hidden))
+        if no_sheet:
+            sheet = strip = missing_output(no_sheet)
+        else:
+            sheet = contact_sheet(reference, candidate, quality)
+            results = [(reference, None), (candidate, quality), *others]
+            strip = labelled_strip(rows_of_strip(results, names))
+        return io.NodeOutput(sheet, report.markdown, strip, ui=report.publish(cls.hidden))
 
 
 def why_no_sheet() -> str:
@@ -115,6 +161,22 @@ def why_no_sheet() -> str:
         f"Speed-Quality Compare cannot draw its sheet: {why} Or disconnect sheet; the report does"
         " without."
     )
+
+
+def names_of(names: str, count: int) -> list[tuple[str, str]]:
+    """(name, what stands below it) of each result; what `names` leaves out has the input's name."""
+    given = [line.strip() for line in names.splitlines() if line.strip()]
+    lines = [*given[:count], *INPUTS[len(given) : count]]
+    return [(name.strip(), below.strip()) for name, _, below in (s.partition(":") for s in lines)]
+
+
+def rows_of_strip(results: Sequence[tuple[Any, Quality | None]], names: str) -> list[Row]:
+    """results: (pictures, how near they are to the reference; None for the reference)."""
+    rows = []
+    for (name, below), (images, quality) in zip(names_of(names, len(results)), results):
+        figures = () if quality is None else (", ".join(f"{n} {v}" for n, v in quality.rows[:2]),)
+        rows.append(Row(name, (*((below,) if below else ()), *figures), images))
+    return rows
 
 
 def rows_of(report: str) -> dict[str, str]:
@@ -169,8 +231,13 @@ def report_on_comparison(
     reference: dict[str, str],
     candidate: dict[str, str],
     notes: tuple[str, ...] = (),
+    others: Sequence[Quality] = (),
+    names: str = "",
 ) -> Report:
-    """reference, candidate: the rows of their reports. notes: on the pictures themselves."""
+    """reference, candidate: the rows of their reports. notes: on the pictures themselves.
+
+    others: of further candidates. names: of all results, a line each.
+    """
     factor = speedup(reference, candidate)
     figures = tuple(quality.rows)
     speed = () if factor is None else (("speed", f"{factor:.2f}x the reference's"),)
@@ -180,13 +247,18 @@ def report_on_comparison(
         for name in COSTS
         if name in reference or name in candidate
     )
+    called = [name for name, _ in names_of(names, 2 + len(others))][2:]
+    more = tuple(
+        (name, ", ".join(f"{figure} {value}" for figure, value in tuple(other.rows)[:2]))
+        for name, other in zip(called, others)
+    )
     return Report(
         node="Speed-Quality Compare",
         summary=", ".join(f"{name} {value}" for name, value in (*figures[:2], *speed)),
-        rows=(("compared", counted(frames, "picture")), *figures, *speed, *costs),
+        rows=(("compared", counted(frames, "picture")), *figures, *speed, *costs, *more),
         notes=(*notes, *((SMALL_TEMPORAL,) if quality.temporal is not None else ())),
         data={
-            "psnr": None if quality.psnr == float("inf") else quality.psnr,
+            "psnr": finite(quality.psnr),
             "is_equal": quality.psnr == float("inf"),
             "ssim": quality.ssim,
             "lpips": quality.lpips,
@@ -195,8 +267,16 @@ def report_on_comparison(
             "speedup": factor,
             "reference": reference,
             "candidate": candidate,
+            "others": [
+                {"name": name, "psnr": finite(other.psnr), "ssim": other.ssim}
+                for name, other in zip(called, others)
+            ],
         },
     )
+
+
+def finite(number: float) -> float | None:
+    return None if number == float("inf") else number
 
 
 def speedup(reference: dict[str, str], candidate: dict[str, str]) -> float | None:

@@ -21,7 +21,13 @@ class FewStepNegative(io.ComfyNode):
                 " about a third) and not twice as much. For SD 1.5, SDXL, Wan, LTX and FLUX, under"
                 " any sampler and in streams."
             ),
-            search_aliases=["nag", "normalized attention guidance", "negative", "cfg 1", "avoid"],
+            search_aliases=[
+                "nag",
+                "normalized attention guidance",
+                "negative prompt",
+                "cfg 1",
+                "avoid",
+            ],
             inputs=[
                 io.Model.Input(
                     "model",

@@ -37,6 +37,7 @@ from .host.run import (
     sigmas_tensor,
 )
 
+STEPS_LABEL, EXPERT_LABEL = "steps (0 = auto)", "model_low_noise (Wan 2.2)"
 STEPS_TOOLTIP = (
     "0 runs the accelerator's own count, where it is best. Another count runs on the same formula"
     " and the report says so: more steps cost more and add little, fewer lose detail. Accelerators"
@@ -64,10 +65,28 @@ class FewStepSampler(io.ComfyNode):
                 "lcm",
                 "lightning",
                 "hyper-sd",
+                "hypersd",
                 "lightx2v",
                 "turbo",
-                "4 step",
+                "dmd",
+                "dmd2",
+                "schnell",
+                "klein",
+                "causvid",
+                "self forcing",
+                "distill",
+                "distilled",
+                "fast",
+                "faster",
                 "speed",
+                "speed up",
+                "few step",
+                "few steps",
+                "4 step",
+                "4 steps",
+                "8 step",
+                "8 steps",
+                "wan fast",
                 "ksampler",
             ],
             inputs=[
@@ -88,7 +107,14 @@ class FewStepSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The same seed gives the same result.",
                 ),
-                io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
+                io.Int.Input(
+                    "steps",
+                    display_name=STEPS_LABEL,
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip=STEPS_TOOLTIP,
+                ),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP
                 ),
@@ -103,6 +129,7 @@ class FewStepSampler(io.ComfyNode):
                 ),
                 io.Model.Input(
                     "model_low_noise",
+                    display_name=EXPERT_LABEL,
                     optional=True,
                     tooltip=(
                         "Wan 2.2 only: the low-noise expert with its own accelerator. It takes over"
@@ -174,7 +201,14 @@ class FewStepSchedule(io.ComfyNode):
                     "model",
                     tooltip="A model with an accelerator. With Wan 2.2: the high-noise expert.",
                 ),
-                io.Int.Input("steps", default=0, min=0, max=100, tooltip=STEPS_TOOLTIP),
+                io.Int.Input(
+                    "steps",
+                    display_name=STEPS_LABEL,
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip=STEPS_TOOLTIP,
+                ),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=DENOISE_TOOLTIP
                 ),
@@ -188,6 +222,7 @@ class FewStepSchedule(io.ComfyNode):
                 ),
                 io.Model.Input(
                     "model_low_noise",
+                    display_name=EXPERT_LABEL,
                     optional=True,
                     tooltip=(
                         "Wan 2.2 only: the low-noise expert with its own accelerator. Then sigmas"

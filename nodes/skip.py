@@ -31,7 +31,12 @@ class FewStepSkip(io.ComfyNode):
                 "taylorseer",
                 "magcache",
                 "first block cache",
+                "fbcache",
+                "wavespeed",
+                "fast",
+                "faster",
                 "speed",
+                "speed up",
             ],
             inputs=[
                 io.Model.Input(

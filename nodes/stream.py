@@ -70,6 +70,7 @@ class FewStepStream(io.ComfyNode):
                 "ar_video",
                 "realtime",
                 "live",
+                "streaming",
                 "long video",
                 "infinite video",
             ],
@@ -114,6 +115,7 @@ class FewStepStream(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "window_frames",
+                    display_name="window_frames (0 = all)",
                     default=0,
                     min=0,
                     max=4096,

@@ -293,6 +293,9 @@ def ways_of(
         for way in WAYS
     }
     long_run = seconds[samplers[WAYS[0]]]
+    compared = report_of(entry, next(key for (_, kind), key in nodes.items() if kind == COMPARE))
+    others = {other["name"]: other for other in compared.get("others", ())}
+    qualities = {WAYS[1]: compared, **others}
     ways = []
     for way, key in samplers.items():
         # Guidance costs a second evaluation per step. The accelerated sampler runs without it, in
@@ -303,7 +306,7 @@ def ways_of(
             if "cfg" in inputs
             else report_of(entry, key)["evaluations"]
         )
-        quality = report_of(entry, nodes.get((way, COMPARE), ""))
+        quality = qualities.get(way, {})
         ways.append(
             Way(
                 way,

@@ -163,7 +163,14 @@ def test_our_nodes_say_which_pack_and_version_they_are_from(graph: Graph) -> Non
 
 @each_graph
 def test_nodes_do_not_lie_on_each_other(graph: Graph) -> None:
-    boxes = [(node["pos"], node["size"], node["type"]) for node in editor_file(graph)["nodes"]]
+    boxes = [
+        (
+            node["pos"],
+            (node["size"][0], 0) if node["flags"].get("collapsed") else node["size"],
+            node["type"],
+        )
+        for node in editor_file(graph)["nodes"]
+    ]
     for number, ((x, y), (width, height), type) in enumerate(boxes):
         for (other_x, other_y), (other_width, other_height), other in boxes[number + 1 :]:
             beside = x + width <= other_x or other_x + other_width <= x
@@ -240,3 +247,34 @@ def test_no_picture_is_left_over() -> None:
     assert {path.stem for path in FOLDER.glob("*.jpg")} == {
         graph.title for graph in GRAPHS.values()
     }
+
+
+SMALLEST_TEXT = 12  # pixels, of widgets and slots on the canvas at full size
+
+
+@each_graph
+def test_a_graph_opens_in_view_with_text_that_can_be_read(graph: Graph) -> None:
+    """In a window of 1920 x 1080, which no panel of the editor's covers but the small map."""
+    file = editor_file(graph)
+    view = file["extra"]["ds"]
+    assert view["scale"] * SMALLEST_TEXT >= 11
+    for node in file["nodes"]:
+        left, top = (
+            (place + offset) * view["scale"] for place, offset in zip(node["pos"], view["offset"])
+        )
+        height = 0 if node["flags"].get("collapsed") else node["size"][1]
+        assert left > 60 and left + node["size"][0] * view["scale"] < 1915
+        assert top > 80 and top + height * view["scale"] < 1075
+
+
+@each_graph
+def test_no_wire_runs_back_further_than_to_the_node_below(graph: Graph) -> None:
+    nodes = {node["id"]: node for node in editor_file(graph)["nodes"]}
+    for _, origin, _, target, _, _ in editor_file(graph)["links"]:
+        start, end = nodes[origin], nodes[target]
+        back = start["pos"][0] + start["size"][0] - end["pos"][0]
+        if back > 0:
+            down = abs(end["pos"][1] - start["pos"][1])
+            assert back <= max(start["size"][0], end["size"][0])
+            # A title, a bar and the words of a run belong to a node.
+            assert down <= start["size"][1] + end["size"][1] + 200, (start["title"], end["title"])

@@ -10,7 +10,7 @@ import { app } from "../../scripts/app.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const WIDGET = "what was done";
-const HEIGHT = 74; // three lines; what is longer scrolls
+const HEIGHT = 64; // what is longer scrolls
 
 function widgetOf(node) {
     return node.widgets?.find((widget) => widget.name === WIDGET);

@@ -40,7 +40,11 @@ def texts_of(node: Node, entry: dict[str, Any]) -> dict[str, Any]:
         "display_name": node.display_name,
         "description": entry["description"],
         "inputs": {
-            name: {"name": name, "tooltip": spec[1]["tooltip"], **options_of(name, node)}
+            name: {
+                "name": spec[1].get("display_name") or name,
+                "tooltip": spec[1]["tooltip"],
+                **options_of(name, node),
+            }
             for name, spec in specs.items()
         },
         "outputs": {

@@ -22,25 +22,32 @@ NOTE_COLOURS = {"color": "#222", "bgcolor": "#000"}
 # The canvas's own measures: a title above the node, a row for each socket or output, a row for each
 # widget.
 TITLE, ROW, WIDGET = 30, 20, 24
-GAP, GROUP_PADDING, GROUP_TITLE = 30, 20, 44
-# Our nodes show a line of text under their widgets after a run. A Streaming Sampler that decodes
-# shows its frames under that.
-REPORT_LINE, FRAMES = 120, 220
+# Nodes 2.0 has the same title, but higher widgets, a margin, a badge on nodes that are not core's,
+# and a bar below for advanced inputs and for missing models. Measured in frontends 1.47.12 and
+# 1.58.1.
+VUE_WIDGET, VUE_MARGIN, VUE_BADGE, VUE_BAR = 28, 14, 24, 24
+GAP, GROUP_PADDING, GROUP_TITLE = 16, 12, 36
+# web/report.js puts what a node did under its widgets. A Streaming Sampler that decodes shows its
+# frames under that.
+REPORT, FRAMES = 76, 270
 WIDTH = 300
 SIZES = {
-    "CLIPTextEncode": (360, 170),
-    "SaveImage": (400, 460),
-    "SaveVideo": (400, 420),
-    "LoadImage": (300, 330),
-    "PreviewAny": (400, 310),
-    "PreviewImage": (400, 380),
-    "SaveAnimatedWEBP": (400, 340),
+    "CLIPTextEncode": (300, 130),
+    "SaveImage": (420, 400),
+    "SaveVideo": (420, 305),
+    "LoadImage": (300, 320),
+    "PreviewAny": (420, 215),
+    "PreviewImage": (420, 270),
+    "SaveAnimatedWEBP": (420, 330),
+    "FewStepCompare": (300, 220),
 }
-NOTE_WIDTH = 340
-# The part of a usual browser window that no panel of the editor covers, and the zoom below which it
-# draws no text.
-VIEW, VIEW_LEFT, VIEW_TOP = (1480, 740), 90, 110
-READABLE = 0.61
+NOTE_WIDTH = 270
+# What is free of the editor's own panels in a window of 1920 x 1080, from its left and top edge;
+# the small map lies over the lower right corner.
+VIEW, VIEW_LEFT, VIEW_TOP = (1830, 950), 76, 96
+MAP = (1590, 720)
+# Below this zoom the smallest text of a node, 12 pixels, is smaller than 11.
+READABLE = 0.92
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Placed:
     title: str | None
     values: dict[str, Any]
     column: int
+    is_collapsed: bool = False  # shown as its title alone
     x: float = 0
     y: float = 0
     size: tuple[float, float] = (0, 0)
@@ -91,11 +99,21 @@ class Placed:
     def is_ours(self) -> bool:
         return self.schema.id.startswith(OUR_PREFIX)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether a run leaves words under it."""
+        return self.is_ours and self.schema.id != "FewStepDemo"
+
+    @property
+    def shows_frames(self) -> bool:
+        return self.schema.id == "FewStepStream" and "vae" in self.values
+
 
 @dataclass(eq=False)
 class Group:
     title: str
     column: int
+    width: float | None = None  # of its nodes; None: as wide as the widest of the column needs
     nodes: list[Placed] = field(default_factory=list)
     bounding: list[float] = field(default_factory=list)
 
@@ -132,15 +150,20 @@ class Graph:
         return any(node.schema.id in ("SaveVideo", "SaveAnimatedWEBP") for node in self.nodes)
 
     @contextlib.contextmanager
-    def group(self, title: str, below: bool = False) -> Iterator[None]:
-        """A framed column for the nodes added inside; `below` puts it under the group before."""
+    def group(self, title: str, below: bool = False, width: float | None = None) -> Iterator[None]:
+        """A framed column for the nodes added inside; `below` puts it under the group before.
+
+        width: of the column, where the widest of its nodes would be too narrow for what it shows.
+        """
         column = self.groups[-1].column + (0 if below else 1) if self.groups else 0
-        self.groups.append(Group(title, column))
+        self.groups.append(Group(title, column, width))
         yield
 
-    def node(self, type: str, title: str | None = None, /, **values: Any) -> Placed:
+    def node(
+        self, type: str, title: str | None = None, /, *, collapsed: bool = False, **values: Any
+    ) -> Placed:
         """Add a node. Values are widget values, a Model for a file widget, or another node's
-        Output.
+        Output. collapsed: shown as its title alone.
         """
         schema = self.schema[type]
         for name, value in values.items():
@@ -154,7 +177,12 @@ class Graph:
             raise ValueError(f"{self.title}: {type} has nothing connected to {missing}")
         filled = {entry.name: values.get(entry.name, default_of(entry)) for entry in schema.widgets}
         placed = Placed(
-            len(self.nodes) + 1, schema, title, {**filled, **values}, self.groups[-1].column
+            len(self.nodes) + 1,
+            schema,
+            title,
+            {**filled, **values},
+            self.groups[-1].column,
+            collapsed,
         )
         placed.size = size_of(schema)
         self.nodes.append(placed)
@@ -181,14 +209,13 @@ class Graph:
 
     def editor(self, pack: dict[str, str], host_version: str) -> dict[str, Any]:
         """The workflow for the editor, schema 0.4. pack: cnr_id and ver of our nodes."""
-        right, bottom = self.lay_out()
+        left, right, bottom, note = self.lay_out()
         links = self.links()
         nodes = [
             self.editor_node(node, order, links, pack, host_version)
             for order, node in enumerate(self.nodes)
         ]
-        nodes.append(self.note_node(len(nodes) + 1, bottom))
-        left = -NOTE_WIDTH - GAP
+        nodes.append(self.note_node(len(nodes) + 1, note))
         scale = max(READABLE, min(1.0, VIEW[0] / (right - left), VIEW[1] / bottom))
         return {
             "id": str(uuid.uuid5(NAMESPACE, self.slug)),
@@ -218,25 +245,48 @@ class Graph:
             "version": 0.4,
         }
 
-    def lay_out(self) -> tuple[float, float]:
-        """Give every node and group its place; returns the right and bottom edge."""
-        x = bottom = 0.0
+    def lay_out(self) -> tuple[float, float, float, tuple[float, float, float, float]]:
+        """Give every node and group its place.
+
+        Returns the left, right and bottom edge, and the note's left, top, width and height: a
+        column of its own at the left, or where the graph is too wide for one, a place under the
+        shortest column.
+        """
+        x, columns = 0.0, []
         for column in sorted({group.column for group in self.groups}):
             groups = [group for group in self.groups if group.column == column]
-            width = max(node.size[0] for group in groups for node in group.nodes)
-            y = 0.0
-            for group in groups:
-                top, y = y, y + GROUP_TITLE
-                for node in group.nodes:
-                    node.x, node.y = x + GROUP_PADDING, y + TITLE
-                    node.size = (width, node.size[1])
-                    y = node.y + node.size[1] + room_under(node)
-                y += GROUP_PADDING - (0 if group.nodes[-1].is_ours else GAP - GROUP_PADDING)
-                group.bounding = [x, top, width + 2 * GROUP_PADDING, y - top]
-                y += GAP
+            width = max(
+                *(group.width or 0 for group in groups),
+                *(node.size[0] for group in groups for node in group.nodes if not group.width),
+                0,
+            )
+            columns.append((place_column(groups, x, width), x, width + 2 * GROUP_PADDING))
             x += width + 2 * GROUP_PADDING + GAP
-            bottom = max(bottom, y - GAP)
-        return x - GAP, bottom
+        right, bottom = x - GAP, max(columns)[0]
+        height = note_height(self.note, NOTE_WIDTH)
+        if fits(right + NOTE_WIDTH + GAP, max(bottom, height)):
+            note = (-NOTE_WIDTH - GAP, TITLE, NOTE_WIDTH, height)
+            return note[0], right, max(bottom, TITLE + height), note
+        # In the first column, or below the one that has most room.
+        first = columns[0]
+        height = TITLE + note_height(self.note, first[2]) + GAP
+        if first[0] + height <= max(bottom, VIEW[1]):
+            self.move_down(self.groups[0].column, height)
+            note = (0.0, TITLE, first[2], height - TITLE - GAP)
+            return 0.0, right, max(bottom, first[0] + height), note
+        end, left, width = min(
+            columns, key=lambda column: column[0] + note_height(self.note, column[2])
+        )
+        note = (left, end + GAP + TITLE, width, note_height(self.note, width))
+        return 0.0, right, max(bottom, note[1] + note[3]), note
+
+    def move_down(self, column: int, height: float) -> None:
+        """Make room above a column."""
+        for group in self.groups:
+            if group.column == column:
+                group.bounding[1] += height
+                for node in group.nodes:
+                    node.y += height
 
     def links(self) -> list[list[Any]]:
         """[id, from node, from slot, to node, to slot, type], ordered by the receiving nodes."""
@@ -264,7 +314,7 @@ class Graph:
             "type": node.schema.id,
             "pos": [node.x, node.y],
             "size": list(node.size),
-            "flags": {},
+            "flags": {"collapsed": True} if node.is_collapsed else {},
             "order": order,
             "mode": 0,
             "inputs": editor_inputs(node, links),
@@ -275,16 +325,13 @@ class Graph:
             **(OUR_COLOURS if node.is_ours else {}),
         }
 
-    def note_node(self, id: int, bottom: float) -> dict[str, Any]:
-        height = min(
-            max(bottom, 200),
-            60 + sum(12 + 15 * (1 + len(line) // 60) for line in self.note.splitlines() if line),
-        )
+    def note_node(self, id: int, place: tuple[float, float, float, float]) -> dict[str, Any]:
+        """place: left, top, width, height."""
         return {
             "id": id,
             "type": "MarkdownNote",
-            "pos": [-NOTE_WIDTH - GAP, TITLE],
-            "size": [NOTE_WIDTH, height],
+            "pos": list(place[:2]),
+            "size": list(place[2:]),
             "flags": {},
             "order": id - 1,
             "mode": 0,
@@ -378,13 +425,49 @@ def widget_values(node: Placed, seeds: str) -> list[Any]:
     return values
 
 
-def room_under(node: Placed) -> float:
-    """What lies free under a node: the gap to the next one, and what a run adds to its height."""
-    if not node.is_ours:
-        return GAP
-    return REPORT_LINE + (
-        FRAMES if node.schema.id == "FewStepStream" and "vae" in node.values else 0
-    )
+def place_column(groups: list[Group], x: float, width: float) -> float:
+    """Put the groups of one column below each other; the bottom edge."""
+    y = 0.0
+    for group in groups:
+        top, y = y, y + GROUP_TITLE
+        for node in group.nodes:
+            node.x, node.y = x + GROUP_PADDING, y + TITLE
+            node.size = (width, node.size[1])
+            y += height_of(node) + GAP
+        y += GROUP_PADDING - GAP
+        group.bounding = [x, top, width + 2 * GROUP_PADDING, y - top]
+        y += GAP
+    return y - GAP
+
+
+def height_of(node: Placed) -> float:
+    """What a node needs in either renderer, its title included, with all that a run and the editor
+    add to it.
+    """
+    if node.is_collapsed:
+        return TITLE
+    schema = node.schema
+    widgets = sum(not entry.facts.get("advanced") for entry in schema.widgets)
+    rows = max(len(schema.sockets), len(schema.outputs))
+    vue = TITLE + rows * ROW + widgets * VUE_WIDGET + VUE_MARGIN + VUE_BADGE * node.is_ours
+    bars = any(entry.facts.get("advanced") for entry in schema.widgets)
+    bars |= any(isinstance(value, Model) for value in node.values.values())
+    added = (REPORT if node.is_told else 0) + (FRAMES if node.shows_frames else 0)
+    return max(TITLE + node.size[1], vue) + VUE_BAR * bars + added
+
+
+def fits(width: float, height: float) -> bool:
+    """Whether a graph of this size is in view at once, beside the small map."""
+    if width > VIEW[0] or height > VIEW[1]:
+        return False
+    return width <= MAP[0] or height <= MAP[1]
+
+
+def note_height(text: str, width: float) -> float:
+    """What Markdown of this text takes at this width, its title not included."""
+    letters = (width - 40) / 5.6
+    lines = [line for line in text.splitlines() if line]
+    return 40 + sum(8 + 15 * -(-len(line) // letters) for line in lines)
 
 
 def size_of(schema: Node) -> tuple[float, float]:

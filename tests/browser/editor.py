@@ -78,9 +78,21 @@ SET_WIDGET = """([type, name, value]) => {
 }"""
 # [title, left, top, right, bottom] of every node as it is now, its title included.
 BOXES = """() => app.graph.nodes.map(node => {
-    const [left, top] = node.pos, [width, height] = node.size, title = LiteGraph.NODE_TITLE_HEIGHT;
+    const [left, top] = node.pos, title = LiteGraph.NODE_TITLE_HEIGHT;
+    const [width, height] = node.flags?.collapsed
+        ? [Math.min(node.size[0], 160), 0] : node.size;
     return [node.title, left, top - title, left + width, top + height];
 })"""
+# The same as Nodes 2.0 draws them, in pixels of the window, with all bars below.
+BOXES_IN_VUE = """() => [...document.querySelectorAll("[data-node-id]")].map(element => {
+    const boxes = [element, ...element.children].map(part => part.getBoundingClientRect());
+    const node = app.graph.getNodeById(element.dataset.nodeId)
+        ?? app.graph.getNodeById(Number(element.dataset.nodeId));
+    return [node?.title, Math.min(...boxes.map(box => box.left)) + 8,
+        Math.min(...boxes.map(box => box.top)), Math.max(...boxes.map(box => box.right)) - 8,
+        Math.max(...boxes.map(box => box.bottom))];
+})"""
+ZOOM = "app.canvas.ds.scale"
 
 
 @dataclass
@@ -168,8 +180,11 @@ class Editor:
         return self.page.evaluate(TEXT_IN_VIEW)
 
     def overlaps(self) -> list[tuple[str, str]]:
-        """The titles of every two nodes that cover each other."""
-        pairs = itertools.combinations(self.page.evaluate(BOXES), 2)
+        """The titles of every two nodes that cover each other, as the file has them and as they
+        are drawn.
+        """
+        boxes, drawn = self.page.evaluate(BOXES), self.page.evaluate(BOXES_IN_VUE)
+        pairs = [*itertools.combinations(boxes, 2), *itertools.combinations(drawn, 2)]
         return [
             (one[0], two[0])
             for one, two in pairs

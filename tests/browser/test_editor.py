@@ -5,6 +5,7 @@ on every node.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,6 @@ SEARCHES = {
     "4 step": "Few-Step Sampler",
     "teacache": "Step Skip",
 }
-BROAD = ("sd15_lcm", "wan22_i2v_lightning")
 
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
@@ -66,6 +66,7 @@ def test_dropped_workflow_opens_and_is_its_api_twin(
     editor.drop(path_of(graph))
     assert editor.unknown_node_types() == []
     assert editor.api() == twin_of(graph)
+    assert editor.overlaps() == []
     editor.picture(artefacts / "workflows" / f"{graph.slug}.png")
 
 
@@ -146,19 +147,38 @@ def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, i
     assert broken == []
 
 
-@pytest.mark.parametrize("slug", BROAD)
-def test_vue_renderer_shows_the_same_graph(editor: Editor, artefacts: Path, slug: str) -> None:
+@corners("graph", of=lambda graph: frozenset(node.schema.id for node in graph.nodes))
+@each_graph
+def test_vue_renderer_shows_the_same_graph_and_nothing_lies_over_another(
+    editor: Editor, artefacts: Path, tmp_path: Path, graph: Graph
+) -> None:
+    """With its models and without: then Nodes 2.0 puts a bar under each node that lacks one."""
     editor.set("Comfy.VueNodes.Enabled", True)
     try:
-        editor.drop(path_of(GRAPHS[slug]))
-        shown = len(GRAPHS[slug].nodes) + 1
-        editor.page.wait_for_function(
-            "count => document.querySelectorAll('[data-node-id]').length === count", arg=shown
-        )
-        editor.picture(artefacts / "vue" / f"{slug}.png")
-        assert editor.api() == twin_of(GRAPHS[slug])
+        editor.drop(path_of(graph))
+        wait_for_nodes(editor, len(graph.nodes) + 1)
+        editor.picture(artefacts / "vue" / f"{graph.slug}.png")
+        assert editor.api() == twin_of(graph)
+        assert editor.overlaps() == []
+
+        without = tmp_path / "without.json"
+        text = path_of(graph).read_text(encoding="utf-8")
+        workflow = json.loads(text.replace(".safetensors", "_not_there.safetensors"))
+        workflow["id"] = str(uuid.uuid4())
+        without.write_text(json.dumps(workflow), encoding="utf-8")
+        editor.drop(without)
+        wait_for_nodes(editor, len(graph.nodes) + 1)
+        editor.page.wait_for_timeout(1000)
+        editor.picture(artefacts / "vue" / f"{graph.slug}-without-models.png")
+        assert editor.overlaps() == []
     finally:
         editor.set("Comfy.VueNodes.Enabled", False)
+
+
+def wait_for_nodes(editor: Editor, count: int) -> None:
+    editor.page.wait_for_function(
+        "count => document.querySelectorAll('[data-node-id]').length === count", arg=count
+    )
 
 
 def test_editor_speaks_chinese(editor: Editor, artefacts: Path) -> None:

@@ -57,7 +57,7 @@ REFERENCE, CANDIDATE = sampled(100, "12.50", "5"), sampled(4, "0.50", "1 | locke
 
 def test_the_node_gives_a_sheet_figures_and_both_costs() -> None:
     frames = torch.rand(3, 64, 64, 3)
-    sheet, report = (
+    sheet, report, _ = (
         output := FewStepCompare.execute(frames, frames * 0.9, REFERENCE, CANDIDATE)
     ).args
     assert sheet.ndim == 4 and sheet.shape[-1] == 3
@@ -138,7 +138,9 @@ def test_reports_may_be_left_out_of_the_prompt() -> None:
     schema = FewStepCompare.define_schema()
     assert [each.id for each in schema.inputs if not each.optional] == ["reference", "candidate"]
     # Behind those that were there, in the order that saved graphs have.
-    assert [each.id for each in schema.inputs][2:] == ["reference_report", "candidate_report"]
+    reports = ["reference_report", "candidate_report"]
+    assert [each.id for each in schema.inputs][2:4] == reports
+    assert [each.id for each in schema.inputs][4:] == ["candidate_2", "candidate_3", "names"]
     image = torch.rand(1, 64, 64, 3)
     assert (
         FewStepCompare.execute(image, image * 0.9).args[1]
@@ -187,6 +189,30 @@ def test_no_price_is_made_up(reference: str, candidate: str) -> None:
     assert (
         "scaled" not in FewStepCompare.execute(image, image.clone(), reference, candidate).args[1]
     )
+
+
+def test_the_strip_has_a_row_for_each_result_and_the_report_its_figures() -> None:
+    clip = torch.rand(7, 32, 64, 3)
+    others = {"candidate_2": clip * 0.8, "candidate_3": clip.clone()}
+    names = "full: 100 evaluations\nfast\nplain: 4 evaluations"
+    output = FewStepCompare.execute(clip, clip * 0.9, **others, names=names)
+    _, report, strip = output.args
+    # 300 for the words and five moments of 132 with 8 between; four rows of 66 and 8.
+    assert strip.shape == (1, 4 * 74, 300 + 5 * 140, 3)
+    data = output.ui["fewstep_report"][0]
+    assert [other["name"] for other in data["others"]] == ["plain", "candidate_3"]
+    assert data["others"][0]["psnr"] < data["psnr"]
+    assert data["others"][1] == {"name": "candidate_3", "psnr": None, "ssim": 1.0}
+    assert "\n- candidate_3: PSNR equal, SSIM 1.0000" in report
+    # No row without its pictures: two results, one picture each.
+    two = FewStepCompare.execute(clip[:1], clip[:1] * 0.9).args[2]
+    assert two.shape == (1, 2 * 74, 300 + 140, 3)
+
+
+def test_another_candidate_of_another_size_is_refused() -> None:
+    clip = torch.rand(3, 32, 32, 3)
+    with pytest.raises(ValueError):
+        FewStepCompare.execute(clip, clip, candidate_2=torch.rand(3, 32, 16, 3))
 
 
 def test_rows_come_back_from_a_report_as_they_went_in() -> None:

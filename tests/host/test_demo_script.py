@@ -31,7 +31,7 @@ def test_the_demo_shows_what_acceleration_gains_and_costs(server, host, capsys):
     assert not printed.out, "what came out is printed by main, and nothing else"
     # Where there is no terminal each node is said once, in loading the models and in measuring.
     said = printed.err.splitlines()
-    for node in ("4 steps accelerated (FewStepSampler)", "50 steps, CFG 5"):
+    for node in ("4 steps accelerated", "50 steps, CFG 5"):
         assert said.count(f"[demo] {node}") == 2
     assert " of 50" not in printed.err
 

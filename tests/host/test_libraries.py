@@ -200,7 +200,7 @@ def test_without_matplotlib_the_report_is_made_and_a_sheet_refused(
 ) -> None:
     without("matplotlib")
     connected(FewStepCompare, 1)
-    sheet, report = compare()
+    sheet, report, _ = compare()
     assert "PSNR" in report and "matplotlib is not installed" in sheet.message
     connected(FewStepCompare, 0)
     monkeypatch.setattr(
@@ -212,7 +212,7 @@ def test_without_matplotlib_the_report_is_made_and_a_sheet_refused(
 
 def test_without_torchvision_lpips_alone_is_missing(without) -> None:
     without("torchvision", RuntimeError("operator torchvision::nms does not exist"))
-    sheet, report = compare()
+    sheet, report, _ = compare()
     assert "LPIPS: not measured: torchvision is in ComfyUI's Python but cannot be" in report
     assert "torchvision::nms" in report and "SSIM: 0." in report and sheet.shape[-1] == 3
 

@@ -40,9 +40,8 @@ def causal_models(
     """(model with its record, text encoder, VAE)"""
     with graph.group("Models"):
         model = graph.node("UNETLoader", unet_name=file)
-        clip, vae = wan_text_and_vae(graph)
-    with graph.group("Accelerator"):
         fast = accelerate(graph, model, None, record)
+        clip, vae = wan_text_and_vae(graph)
     return fast, clip, vae
 
 
@@ -72,13 +71,13 @@ def stream_video(
     """Make, show and save a clip."""
     with graph.group("Streaming"):
         streamed = stream(graph, model, positive, size, vae, **more)
-    show_report(graph, streamed)
     save_streamed(graph, streamed)
+    show_report(graph, streamed)
 
 
 def prompt_to_stream(graph: Graph, fast: Placed, clip: Placed, vae: Placed) -> None:
     """A clip of five seconds from a prompt alone."""
-    with graph.group("Prompt and size", below=True):
+    with graph.group("Prompt and size"):
         positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
         size = video_size(graph)
     stream_video(graph, fast, positive, size, vae)
@@ -140,7 +139,7 @@ def image_to_video(graph: Graph) -> None:
             height=480,
             crop="center",
         )
-        start = graph.node("VAEEncode", pixels=sized["IMAGE"], vae=vae["VAE"])
+        start = graph.node("VAEEncode", collapsed=True, pixels=sized["IMAGE"], vae=vae["VAE"])
         positive = prompt_box(graph, clip["CLIP"], MOTION_PROMPT)
         size = video_size(graph)
     stream_video(graph, fast, positive, size, vae, start_latent=start["LATENT"])
@@ -168,16 +167,18 @@ def image_to_video(graph: Graph) -> None:
 )
 def continued(graph: Graph) -> None:
     fast, clip, vae = causal_models(graph)
-    with graph.group("First five seconds"):
-        positive = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
-        first = stream(graph, fast, positive, video_size(graph), vae)
-    with graph.group("Five more"):
+    with graph.group("What to show first"):
+        begun = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+        five_seconds = video_size(graph)
+    with graph.group("What then", below=True):
         positive = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
         size = video_size(graph, 161)
+    with graph.group("First five seconds"):
+        first = stream(graph, fast, begun, five_seconds, vae)
+    with graph.group("Five more"):
         window = {"window_frames": 21, "sink_frames": 1}
         streamed = stream(graph, fast, positive, size, vae, start_latent=first["latent"], **window)
     save_streamed(graph, streamed)
-    # Under the sampler and its frames it would be out of view.
     show_report(graph, streamed)
 
 

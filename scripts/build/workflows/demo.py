@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from workflow_graph import Graph, Output, Placed
 
@@ -17,16 +17,30 @@ FULL, QUICK, PLAIN, GUIDED = (
     "4 steps plain",
     "4 steps accelerated, CFG 5",
 )
+# As the picture calls them.
+FOUR_NAMES = "\n".join(
+    (
+        f"{FULL}: 100 evaluations",
+        f"{QUICK}: 4 evaluations",
+        f"{PLAIN}: 4 evaluations",
+        f"{GUIDED}: 8 evaluations",
+    )
+)
 
 
 def save_small_square(graph: Graph, frames: Output) -> None:
     """Save the demo model's frames as MP4, large enough to look at."""
     larger = graph.node(
-        "ImageScaleBy", "Larger", image=frames, upscale_method="nearest-exact", scale_by=6.0
+        "ImageScaleBy",
+        "Larger",
+        collapsed=True,
+        image=frames,
+        upscale_method="nearest-exact",
+        scale_by=6.0,
     )
-    saved = save_clip(graph, larger["IMAGE"], fps=8)
+    saved = save_clip(graph, larger["IMAGE"], fps=8, collapsed=True)
     # Square frames stand higher in the node than those of a usual clip.
-    saved.size = (saved.size[0], saved.size[1] + 90)
+    saved.size = (saved.size[0], saved.size[1] + 100)
 
 
 @workflow(
@@ -50,10 +64,9 @@ def accelerated(graph: Graph) -> None:
         model = graph.node("FewStepDemo")
         fast = accelerate(graph, model, DEMO_LORA, output="model")
     sampled = sample(graph, fast, model["positive"], model["latent"])
-    show_report(graph, sampled)
     with graph.group("Video"):
-        decoded = graph.node("VAEDecode", samples=sampled["latent"], vae=model["vae"])
-        save_small_square(graph, decoded["IMAGE"])
+        save_small_square(graph, decoded_clip(graph, sampled["latent"], model))
+    show_report(graph, sampled)
 
 
 @workflow(
@@ -62,8 +75,8 @@ def accelerated(graph: Graph) -> None:
     """
     ## What acceleration costs, seen on any computer
 
-    The tiny model that comes with this pack, four times with the same seed, side by side from
-    left to right:
+    The tiny model that comes with this pack, four times with the same seed. Press **Run**, and the
+    picture shows them in four rows:
 
     1. as it was trained: 50 steps with guidance, which is 100 evaluations
     2. with its accelerator: 4 evaluations
@@ -71,43 +84,51 @@ def accelerated(graph: Graph) -> None:
     4. with the accelerator, but CFG left at 5: what guidance does to a model that has it built in
        (`lock_cfg` is off in the loader, or the sampler would refuse)
 
-    The sheet shows the first two, the difference, and the figures; the reports below say how far
-    each of the others is from the first.
-
     KSampler has no report of its own: Step Budget's stands for the first, with the seconds it
     predicts for 50 steps with guidance.
     """,
     seeds="fixed",
 )
 def four_ways(graph: Graph) -> None:
-    with graph.group("Demo model"):
+    with graph.group("Demo model", width=260):
         model = graph.node("FewStepDemo")
         # Unlocked, for the last of the four ways: it shows what the lock is for.
         fast = accelerate(graph, model, DEMO_LORA, output="model", lock_cfg=False)
-    with graph.group("50 steps with guidance"):
+    with graph.group("As it was trained", width=260):
         full = core_clip(graph, FULL, model, model, steps=50, cfg=5.0)
-    with graph.group("4 steps accelerated", below=True):
+    with graph.group("Accelerated", below=True, width=260):
         quick = few_steps(graph, fast, model["positive"], model["latent"], QUICK)
         quick_clip = decoded_clip(graph, quick["latent"], model)
-    with graph.group("4 steps without the accelerator"):
+    with graph.group("Without the accelerator", width=260):
         plain = core_clip(graph, PLAIN, model, model, steps=4, cfg=1.0)
-    with graph.group("4 steps accelerated, CFG left at 5", below=True):
+    with graph.group("CFG left at 5", below=True, width=260):
         guided = core_clip(graph, GUIDED, fast, model, steps=4, cfg=5.0)
-    with graph.group("What the 50 steps cost"):
+    with graph.group("The four ways, row by row", width=620):
         budget = graph.node(
-            "FewStepBudget", model=model["model"], latent_image=model["latent"], experience="batch"
+            "FewStepBudget",
+            "What the 50 steps cost",
+            collapsed=True,
+            model=model["model"],
+            latent_image=model["latent"],
+            experience="batch",
         )
-    reference = {"reference": full, "reference_report": budget["report"]}
-    with graph.group("Compare"):
-        quick_inputs = {"candidate": quick_clip, "candidate_report": quick["report"]}
-        sheet = compared(graph, QUICK, reference | quick_inputs)
-    with graph.group("Compare the others", below=True):
-        for title, clip in ((PLAIN, plain), (GUIDED, guided)):
-            compared(graph, title, reference | {"candidate": clip})
-    with graph.group("Sheet"):
-        save_picture(graph, sheet)
-    with graph.group("Side by side", below=True):
+        compared = graph.node(
+            "FewStepCompare",
+            "Compare",
+            collapsed=True,
+            reference=full,
+            candidate=quick_clip,
+            reference_report=budget["report"],
+            candidate_report=quick["report"],
+            candidate_2=plain,
+            candidate_3=guided,
+            names=FOUR_NAMES,
+        )
+        save_picture(graph, compared["strip"]).size = (620, 440)
+    with graph.group("The clips, side by side", width=280):
         save_side_by_side(graph, (full, quick_clip, plain, guided))
+    with graph.group("What was done", below=True, width=280):
+        graph.node("PreviewAny", "Report", source=compared["report"])
 
 
 def core_clip(
@@ -131,14 +152,7 @@ def core_clip(
 
 
 def decoded_clip(graph: Graph, latent: Output, demo: Placed) -> Output:
-    return graph.node("VAEDecode", samples=latent, vae=demo["vae"])["IMAGE"]
-
-
-def compared(graph: Graph, title: str, inputs: Mapping[str, Output]) -> Output:
-    """Compare two clips and show the report; the sheet."""
-    compared = graph.node("FewStepCompare", title, **inputs)
-    graph.node("PreviewAny", "Report", source=compared["report"])
-    return compared["sheet"]
+    return graph.node("VAEDecode", collapsed=True, samples=latent, vae=demo["vae"])["IMAGE"]
 
 
 def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
@@ -146,12 +160,26 @@ def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
     strip, *others = clips
     for clip in others:
         strip = graph.node(
-            "ImageStitch", image1=strip, image2=clip, direction="right", match_image_size=False
+            "ImageStitch",
+            collapsed=True,
+            image1=strip,
+            image2=clip,
+            direction="right",
+            match_image_size=False,
         )["IMAGE"]
     larger = graph.node(
-        "ImageScaleBy", "Larger", image=strip, upscale_method="nearest-exact", scale_by=3.0
+        "ImageScaleBy",
+        "Larger",
+        collapsed=True,
+        image=strip,
+        upscale_method="nearest-exact",
+        scale_by=3.0,
     )
-    graph.node("SaveAnimatedWEBP", images=larger["IMAGE"], filename_prefix=prefix(graph), fps=8.0)
+    saved = graph.node(
+        "SaveAnimatedWEBP", images=larger["IMAGE"], filename_prefix=prefix(graph), fps=8.0
+    )
+    # Four squares beside each other are low.
+    saved.size = (saved.size[0], 310)
 
 
 @workflow(
@@ -186,9 +214,9 @@ def streamed(graph: Graph) -> None:
             sink_frames=1,
             seed=1,
         )
-    show_report(graph, clip)
     with graph.group("Video"):
         save_small_square(graph, clip["images"])
+    show_report(graph, clip)
 
 
 WORKFLOWS = (accelerated, four_ways, streamed)

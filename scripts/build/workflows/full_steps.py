@@ -92,14 +92,14 @@ def sdxl(graph: Graph) -> None:
 def wan21(graph: Graph) -> None:
     with graph.group("Models"):
         model = graph.node("UNETLoader", unet_name=WAN21_T2V)
-        clip, vae = wan_text_and_vae(graph)
         shifted = graph.node("ModelSamplingSD3", "Shift", model=model["MODEL"], shift=8.0)
+        skipping = graph.node("FewStepSkip", model=shifted["MODEL"])
+        clip, vae = wan_text_and_vae(graph)
     with graph.group("Prompts and size"):
         unwanted = "static, blurry, low quality, subtitles"
         texts = prompts(graph, clip["CLIP"], WAN_PROMPT, unwanted)
         size = video_size(graph)
     with graph.group("Sampling"):
-        skipping = graph.node("FewStepSkip", model=shifted["MODEL"])
         sampled = all_steps(graph, skipping, "uni_pc", "simple", **texts, latent_image=size)
     finish_video(graph, sampled, vae["VAE"], fps=16)
 

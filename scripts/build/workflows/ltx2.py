@@ -40,9 +40,9 @@ def distilled(graph: Graph) -> None:
     checkpoint = accelerator_file("ltx2-19b-distilled")
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=checkpoint)
+        fast = accelerate(graph, loaded, None, "ltx2-19b-distilled")
         text = graph.node("LTXAVTextEncoderLoader", text_encoder=GEMMA, ckpt_name=checkpoint)
         audio_vae = graph.node("LTXVAudioVAELoader", ckpt_name=checkpoint)["Audio VAE"]
-        fast = accelerate(graph, loaded, None, "ltx2-19b-distilled")
     with graph.group("Prompt and size"):
         positive = prompt_with_rate(graph, text["CLIP"])
         picture = graph.node(
@@ -64,8 +64,8 @@ def distilled(graph: Graph) -> None:
         )
         sampled = few_steps(graph, fast, positive, both["latent"])
         apart = graph.node("LTXVSeparateAVLatent", "Picture, sound", av_latent=sampled["latent"])
-    show_report(graph, sampled)
     save_with_sound(graph, apart, loaded["VAE"], audio_vae)
+    show_report(graph, sampled)
 
 
 def prompt_with_rate(graph: Graph, clip: Output) -> Output:
@@ -81,9 +81,10 @@ def prompt_with_rate(graph: Graph, clip: Output) -> Output:
 
 
 def save_with_sound(graph: Graph, apart: Placed, vae: Output, audio_vae: Output) -> None:
-    with graph.group("Video"):
-        decoded = graph.node("VAEDecodeTiled", samples=apart["video_latent"], vae=vae)
+    with graph.group("Decoding", below=True):
         sound = graph.node("LTXVAudioVAEDecode", samples=apart["audio_latent"], audio_vae=audio_vae)
+        decoded = graph.node("VAEDecodeTiled", samples=apart["video_latent"], vae=vae)
+    with graph.group("Video"):
         save_clip(graph, decoded["IMAGE"], RATE, audio=sound["Audio"])
 
 

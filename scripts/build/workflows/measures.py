@@ -40,10 +40,10 @@ def budget(graph: Graph) -> None:
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
         fast = accelerate(graph, loaded, lora, "lcm-lora-sdxl")
-    with graph.group("Prompt and size", below=True):
+    with graph.group("Prompt and size"):
         positive = prompt_box(graph, loaded["CLIP"], IMAGE_PROMPT)
         latent = graph.node("EmptyLatentImage", width=1024, height=1024)["LATENT"]
-    with graph.group("Budget"):
+    with graph.group("Budget", width=360):
         budget = graph.node(
             "FewStepBudget", model=fast["model"], latent_image=latent, experience="interactive"
         )
@@ -74,7 +74,7 @@ def compare(graph: Graph) -> None:
     with graph.group("Models"):
         loaded = graph.node("CheckpointLoaderSimple", ckpt_name=SDXL_BASE)
         fast = accelerate(graph, loaded, accelerator_file("hyper-sdxl-1step-lora"))
-    with graph.group("Prompt and size", below=True):
+    with graph.group("Prompt and size"):
         positive = prompt_box(graph, loaded["CLIP"], IMAGE_PROMPT)
         latent = graph.node("EmptyLatentImage", width=1024, height=1024)["LATENT"]
     with graph.group("Eight steps"):

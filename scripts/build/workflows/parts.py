@@ -63,9 +63,10 @@ def prompt_box(graph: Graph, clip: Output, text: str, title: str = "Prompt") -> 
 
 def no_negative(graph: Graph, positive: Output) -> Output:
     """An empty negative prompt, for core nodes that ask for one."""
-    return graph.node("ConditioningZeroOut", "No negative prompt", conditioning=positive)[
-        "CONDITIONING"
-    ]
+    zero = graph.node(
+        "ConditioningZeroOut", "No negative prompt", collapsed=True, conditioning=positive
+    )
+    return zero["CONDITIONING"]
 
 
 def start_picture(graph: Graph) -> Output:
@@ -80,8 +81,8 @@ def video_size(graph: Graph, length: int = 81) -> Output:
 
 
 def wan_text_and_vae(graph: Graph) -> tuple[Placed, Placed]:
-    clip = graph.node("CLIPLoader", clip_name=UMT5, type="wan")
-    return clip, graph.node("VAELoader", vae_name=WAN_VAE)
+    vae = graph.node("VAELoader", vae_name=WAN_VAE)
+    return graph.node("CLIPLoader", clip_name=UMT5, type="wan"), vae
 
 
 def few_steps(
@@ -132,12 +133,15 @@ def video(graph: Graph, latent: Output, vae: Output, fps: float) -> None:
         save_clip(graph, decoded["IMAGE"], fps)
 
 
-def save_picture(graph: Graph, image: Output) -> None:
-    graph.node("SaveImage", images=image, filename_prefix=prefix(graph))
+def save_picture(graph: Graph, image: Output) -> Placed:
+    return graph.node("SaveImage", images=image, filename_prefix=prefix(graph))
 
 
-def save_clip(graph: Graph, frames: Output, fps: float, **more: Output) -> Placed:
-    made = graph.node("CreateVideo", images=frames, fps=fps, **more)
+def save_clip(
+    graph: Graph, frames: Output, fps: float, *, collapsed: bool = False, **more: Output
+) -> Placed:
+    """Save a clip as MP4. collapsed: the node that makes it is shown as its title alone."""
+    made = graph.node("CreateVideo", collapsed=collapsed, images=frames, fps=fps, **more)
     return graph.node("SaveVideo", video=made["VIDEO"], filename_prefix=prefix(graph))
 
 
@@ -146,14 +150,14 @@ def prefix(graph: Graph) -> str:
 
 
 def finish_image(graph: Graph, sampled: Placed, vae: Output) -> None:
-    """Show the report under the sampler, decode and save."""
-    show_report(graph, sampled)
+    """Decode and save, and show the report under the picture."""
     picture(graph, sampled["latent"], vae)
+    show_report(graph, sampled)
 
 
 def finish_video(graph: Graph, sampled: Placed, vae: Output, fps: float) -> None:
-    show_report(graph, sampled)
     video(graph, sampled["latent"], vae, fps)
+    show_report(graph, sampled)
 
 
 # --- whole workflows

@@ -56,9 +56,9 @@ def edit(graph: Graph) -> None:
     )
     with graph.group("Models"):
         model = graph.node("UNETLoader", unet_name=QWEN_EDIT)
+        fast = accelerate(graph, model, lora)
         clip = graph.node("CLIPLoader", **TEXT)
         vae = graph.node("VAELoader", vae_name=QWEN_VAE)
-        fast = accelerate(graph, model, lora)
     with graph.group("Picture to edit"):
         picture = graph.node("LoadImage", image="example.png")
         scaled = graph.node(

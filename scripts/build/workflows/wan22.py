@@ -40,21 +40,23 @@ class Loaded:
 
 def load(graph: Graph, task: str) -> Loaded:
     """The models of "t2v" or "i2v"."""
-    with graph.group("Models"):
-        experts = {
-            expert: graph.node(
-                "UNETLoader",
-                f"{expert.capitalize()}-noise expert",
-                unet_name=split_file(
-                    "diffusion_models", WAN22, f"wan2.2_{task}_{expert}_noise_14B_fp8_scaled"
-                ),
-            )
-            for expert in ("high", "low")
-        }
+    # Wide enough to show which of the experts a file is for.
+    with graph.group("Experts, each with its own accelerator", width=470):
+        high, low = (expert_model(graph, task, expert) for expert in ("high", "low"))
+    with graph.group("Text and VAE"):
         clip, vae = wan_text_and_vae(graph)
-    with graph.group("Accelerators"):
-        high, low = (lightning(graph, model, task, expert) for expert, model in experts.items())
-    return Loaded(high, low, clip, vae, experts["high"])
+    return Loaded(high, low, clip, vae, high.values["model"].node)
+
+
+def expert_model(graph: Graph, task: str, expert: str) -> Placed:
+    """One expert with its Lightning LoRA."""
+    name = f"wan2.2_{task}_{expert}_noise_14B_fp8_scaled"
+    model = graph.node(
+        "UNETLoader",
+        f"{expert.capitalize()}-noise expert",
+        unet_name=split_file("diffusion_models", WAN22, name),
+    )
+    return lightning(graph, model, task, expert)
 
 
 def lightning(graph: Graph, model: Placed, task: str, expert: str) -> Placed:
@@ -128,7 +130,7 @@ def from_pictures(
 )
 def text_to_video(graph: Graph) -> None:
     loaded = load(graph, "t2v")
-    with graph.group("Prompt and size"):
+    with graph.group("Prompt and size", below=True):
         positive = prompt_box(graph, loaded.clip["CLIP"], WAN_PROMPT)
         size = video_size(graph)
     sampled = sample(graph, loaded.high, positive, size, model_low_noise=loaded.low["model"])
@@ -153,10 +155,10 @@ def text_to_video(graph: Graph) -> None:
 )
 def image_to_video(graph: Graph) -> None:
     loaded = load(graph, "i2v")
-    with graph.group("Start picture and prompt"):
-        picture = start_picture(graph)
+    with graph.group("Start picture and prompt", below=True):
         positive = prompt_box(graph, loaded.clip["CLIP"], MOTION_PROMPT)
         negative = no_negative(graph, positive)
+        picture = start_picture(graph)
     start_node = ("WanImageToVideo", "Wan Image to Video")
     sampled = sample_from_pictures(
         graph, loaded, start_node, positive, negative, start_image=picture
@@ -178,11 +180,12 @@ def image_to_video(graph: Graph) -> None:
 )
 def first_and_last_frame(graph: Graph) -> None:
     loaded = load(graph, "i2v")
-    with graph.group("Pictures and prompt"):
-        first = graph.node("LoadImage", "First frame", image="example.png")
-        last = graph.node("LoadImage", "Last frame", image="example.png")
+    with graph.group("Prompt", below=True):
         positive = prompt_box(graph, loaded.clip["CLIP"], MOTION_PROMPT)
         negative = no_negative(graph, positive)
+    with graph.group("Pictures"):
+        first = graph.node("LoadImage", "First frame", image="example.png")
+        last = graph.node("LoadImage", "Last frame", image="example.png")
     start_node = ("WanFirstLastFrameToVideo", "Wan First and Last Frame to Video")
     pictures = {"start_image": first["IMAGE"], "end_image": last["IMAGE"]}
     sampled = sample_from_pictures(graph, loaded, start_node, positive, negative, **pictures)
