@@ -108,9 +108,16 @@ def few_steps(
 # --- groups
 
 
-def sample(graph: Graph, model: Placed, positive: Output, latent: Output, **more: Any) -> Placed:
-    """The Few-Step Sampler in a group of its own."""
-    with graph.group("Sampling"):
+def sample(
+    graph: Graph,
+    model: Placed,
+    positive: Output,
+    latent: Output,
+    below: bool = False,
+    **more: Any,
+) -> Placed:
+    """The Few-Step Sampler in a group of its own; `below`: under the group before."""
+    with graph.group("Sampling", below=below):
         return few_steps(graph, model, positive, latent, **more)
 
 

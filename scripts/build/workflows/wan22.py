@@ -216,12 +216,13 @@ ABOUT_GUIDED_START = """
 )
 def text_to_video_guided(graph: Graph) -> None:
     loaded = load(graph, "t2v")
-    with graph.group("Prompts and size"):
+    with graph.group("Prompts and size", below=True):
         positive = prompt_box(graph, loaded.clip["CLIP"], WAN_PROMPT)
         negative = prompt_box(graph, loaded.clip["CLIP"], VIDEO_NEGATIVE, "Negative prompt")
         size = video_size(graph)
     guided = guided_start(graph, loaded.high, loaded.high_alone, negative)
-    sampled = sample(graph, guided, positive, size, model_low_noise=loaded.low["model"])
+    low = loaded.low["model"]
+    sampled = sample(graph, guided, positive, size, below=True, model_low_noise=low)
     finish_video(graph, sampled, loaded.vae["VAE"], fps=16)
 
 
@@ -240,15 +241,17 @@ def text_to_video_guided(graph: Graph) -> None:
 )
 def image_to_video_guided(graph: Graph) -> None:
     loaded = load(graph, "i2v")
-    with graph.group("Start picture and prompts"):
-        picture = start_picture(graph)
+    with graph.group("Prompts", below=True):
         positive = prompt_box(graph, loaded.clip["CLIP"], MOTION_PROMPT)
         negative = prompt_box(graph, loaded.clip["CLIP"], VIDEO_NEGATIVE, "Negative prompt")
+    with graph.group("Start picture"):
+        picture = start_picture(graph)
         start_node = ("WanImageToVideo", "Wan Image to Video")
         start = from_pictures(graph, loaded, start_node, positive, negative, start_image=picture)
     guided = guided_start(graph, loaded.high, loaded.high_alone, start["negative"])
+    low = loaded.low["model"]
     sampled = sample(
-        graph, guided, start["positive"], start["latent"], model_low_noise=loaded.low["model"]
+        graph, guided, start["positive"], start["latent"], below=True, model_low_noise=low
     )
     finish_video(graph, sampled, loaded.vae["VAE"], fps=16)
 
