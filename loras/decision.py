@@ -117,10 +117,11 @@ def _unsure(recognition: Recognition, lora_name: str) -> str:
             " accelerator. If it is an ordinary LoRA, load it with core's Load LoRA."
         )
     candidates = recognition.suspected or recognition.candidates
-    silent = "does not say which" if recognition.suspected else "does not say"
+    which = "which of them it is" if recognition.suspected else "what it is"
     return (
-        f"{lora_name} cannot be told apart by its contents ({'; '.join(recognition.evidence)}) and"
-        f" its name {silent}. If it is an accelerator, which file did you download? Choose it in"
+        f"{lora_name} cannot be identified by its contents ({'; '.join(recognition.evidence)}), and"
+        f" its name does not say {which}. If it is an accelerator, which file did you download?"
+        " Choose it in"
         f" accelerator: {some_ids(candidates)}. {DECLARE}"
     )
 

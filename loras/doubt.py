@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from .accelerator import Accelerator, Kind, Make, PublishedFile
 from .fingerprint import Fingerprint
 from .names import GENERIC_WORDS, Name, kept_name, read_published
-from .words import first_few
+from .words import counted, first_few
 
 # What people put before and behind the name of a file they keep.
 OF_A_COPY = frozenset(
@@ -105,7 +105,8 @@ def _doubt_of_makes(fingerprint: Fingerprint, record: Accelerator, makes: list[M
     counts = {make.pairs for make in alike if make.pairs is not None}
     if len(counts) < len({make.pairs for make in alike}) or fingerprint.pairs in counts:
         return None
-    return f"it adapts {fingerprint.pairs} layers, and {record.id} {_listed(sorted(counts))}"
+    adapted = counted(fingerprint.pairs, "layer")
+    return f"it adapts {adapted}, and {record.id} {_listed(sorted(counts))}"
 
 
 def has_words_of_its_own(record: Accelerator, name: Name, possible: Iterable[Accelerator]) -> bool:

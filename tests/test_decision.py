@@ -57,6 +57,24 @@ def test_a_file_that_cannot_be_told_is_refused_with_what_it_may_be() -> None:
         record_of(taken_for(candidates=(LIGHTNING,)), FILE, None, CATALOG.values())
 
 
+def test_of_many_candidates_five_are_named_behind_the_question_and_no_demos() -> None:
+    """Wan's text-to-video has more than ten LoRAs, and the pack's own two for its demo model."""
+    records = [
+        record
+        for record in CATALOG.values()
+        if Base.WAN_T2V in record.bases and record.kind is Kind.LORA and not record.only_by_choice
+    ]
+    demos = [record for record in records if record.family == "Demo"]
+    assert len(records) > 12 and len(demos) == 2
+    with pytest.raises(ValueError) as refusal:
+        record_of(taken_for(candidates=(*demos, *records)), FILE, None, CATALOG.values())
+    listed = str(refusal.value).partition("which file did you download? Choose it in accelerator: ")
+    ids = listed[2].partition(". ")[0].removesuffix(f" and {len(records) - len(demos) - 5} more")
+    named = ids.split(", ")
+    assert len(named) == 5 and set(named) <= {record.id for record in records}
+    assert not set(named) & {record.id for record in demos}
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -192,7 +192,7 @@ class _Walk:
         """What the output that a link comes from holds; empty where its node's class is unknown."""
         class_type = self.prompt.get(str(link[0]), {}).get("class_type", "")
         types = getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "RETURN_TYPES", ())
-        return str(types[link[1]]) if link[1] < len(types) else ""
+        return str(types[link[1]]) if 0 <= link[1] < len(types) else ""
 
 
 def _stops_early(inputs: Mapping[str, Any]) -> bool:
@@ -207,12 +207,15 @@ def _stops_early(inputs: Mapping[str, Any]) -> bool:
 
 def _files_on(inputs: Mapping[str, Any], class_type: str, is_between: bool) -> Iterator[NamedFile]:
     """The files that a node's own widgets name. is_between: a MODEL comes into it."""
-    for name, value in inputs.items():
+    for name, widget in inputs.items():
+        # Some stacks write each row as one value: {"on": true, "lora": "a.safetensors", ...}.
+        row = widget if isinstance(widget, Mapping) and widget.get("on", True) else {}
+        value = row.get(LORA_WIDGET, widget)
         if not isinstance(value, str) or not value.lower().endswith(MODEL_ENDINGS):
             continue
         if LORA_WIDGET in name.lower():
             # At strength 0 core's loader hands the MODEL on as it is.
-            if (strength := _strength(inputs)) != 0:
+            if (strength := _strength(row or inputs)) != 0:
                 yield NamedFile(value, True, class_type, strength)
         # What a node in between loads goes on the model and is not the model: a motion module.
         elif not is_between and not name.lower().startswith(OFF_THE_WAY):

@@ -486,7 +486,7 @@ def test_the_generic_name_of_every_trainer_decides_nothing(unets, models):
         "kohya-diffusers",
         only="attn1|attn2|middle",
     )
-    assert "cannot be told apart" in refused(unets["sdxl"], "pytorch_lora_weights.safetensors")
+    assert "cannot be identified" in refused(unets["sdxl"], "pytorch_lora_weights.safetensors")
 
 
 def test_lightning_without_its_step_count_in_the_name_is_refused(unets, models):

@@ -585,7 +585,7 @@ def test_a_declaration_for_a_generic_file_name_is_recognised(
     assert accelerator_of(model).id == "my-own"
     assert "declared for" in report.markdown
     if elsewhere is not None:
-        with pytest.raises(ValueError, match="cannot be told apart by its contents"):
+        with pytest.raises(ValueError, match="cannot be identified by its contents"):
             accelerator.attach_accelerator(sdxl, elsewhere, "auto", 1.0)
 
 

@@ -906,7 +906,7 @@ def test_other_files_are_refused_by_what_they_are(sd15, models, lightning):
             ("zoom-in.safetensors", "a motion LoRA is not applied"),
             ("module.safetensors", "is an AnimateDiff motion module: load it with the Motion"),
             ("no-such-file.safetensors", "is not in models/loras"),
-            ("style.safetensors", "style.safetensors cannot be told apart by its contents"),
+            ("style.safetensors", "style.safetensors cannot be identified by its contents"),
         ):
             save(models / "loras" / "style.safetensors", load_file(folder / "style.safetensors"))
             assert words in refusal(

@@ -61,6 +61,23 @@ def test_the_loaders_upstream_are_found_through_other_nodes_the_nearest_first():
     assert model_file(files) == GGUF
 
 
+def test_the_rows_of_a_stack_of_loras_are_read_but_for_those_that_are_off():
+    def row(name, on=True, strength=1.0):
+        return {"on": on, "lora": name, "strength": strength}
+
+    stack = node(
+        "Power Lora Loader (rgthree)",
+        model=["base", 0],
+        PowerLoraLoaderHeaderWidget={"type": "PowerLoraLoaderHeaderWidget"},
+        lora_1=row("a.safetensors", strength=0.7),
+        lora_2=row("b.safetensors", on=False),
+        lora_3=row("c.safetensors", strength=0),
+    )
+    prompt = {"base": node("UnetLoaderGGUF", unet_name=GGUF), "stack": stack}
+    files = upstream_files(hidden({**prompt, "at": few_steps("stack")}), "model")
+    assert [(file.name, file.strength) for file in files] == [("a.safetensors", 0.7), (GGUF, None)]
+
+
 def test_of_two_models_neither_is_named_and_without_a_prompt_nothing_is():
     prompt = {
         "a": node("UNETLoader", unet_name="a.safetensors"),
