@@ -74,16 +74,25 @@ PLAIN = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weig
 ANY_KIND = "|".join(kind.keys for kind in (*OTHER_ADAPTERS, NUNCHAKU, XLABS_READ, DORA_ALONE))
 
 
-def other_adapter(keys: Collection[str], has_pairs: bool) -> OtherAdapter | None:
-    """What adapter these keys are of, if it is no LoRA. has_pairs: of a LoRA, among them."""
+def other_adapter(keys: Collection[str], downs: Collection[str]) -> OtherAdapter | None:
+    """What adapter these keys are of, if it is no LoRA. downs: those of a LoRA's pairs among them;
+    a file with more pairs than layers of another kind is a LoRA.
+    """
     # One look at each key: there are thousands.
     telling = [key for key in keys if not key.endswith(PLAIN) and re.search(ANY_KIND, key)]
-    if any(re.search(XLABS, key) for key in telling):
-        return XLABS_READ if all(key in keys for key in CONVERTED) else XLABS_UNREAD
-    kinds = [*OTHER_ADAPTERS]
-    kinds += [] if any(key.endswith(".qweight") for key in keys) else [NUNCHAKU]
-    kinds += [] if has_pairs else [DORA_ALONE]
-    return next((kind for kind in kinds if any(re.search(kind.keys, key) for key in telling)), None)
+    pairs = len(set(downs).difference(telling))
+    is_whole_model = any(key.endswith(".qweight") for key in keys)
+    kinds = [
+        XLABS_READ if all(key in keys for key in CONVERTED) else XLABS_UNREAD,
+        *OTHER_ADAPTERS,
+        *(() if is_whole_model else (NUNCHAKU,)),
+        *(() if pairs else (DORA_ALONE,)),
+    ]
+    for kind in kinds:
+        layers = {re.sub(kind.keys, "", key) for key in telling if re.search(kind.keys, key)}
+        if len(layers) > pairs:
+            return kind
+    return None
 
 
 def is_of_dora(key: str) -> bool:

@@ -217,7 +217,7 @@ def _ranks_of(
 def _adapter_of(keys: Collection[str]) -> OtherAdapter | None:
     if any(map(_is_of_motion, keys)):
         return None
-    return other_adapter(keys, any(key.endswith(LORA_ENDINGS) for key in keys))
+    return other_adapter(keys, [key for key in keys if key.endswith(DOWN_ENDINGS)])
 
 
 def _is_of_motion(key: str) -> bool:

@@ -70,6 +70,17 @@ def test_pairs_beside_a_doras_scales_are_a_lora_that_no_name_makes_an_accelerato
         record_of(found, "my_lightning_4step_xl.safetensors", None, CATALOG.values())
 
 
+@pytest.mark.parametrize(("others", "is_lora"), [(1, True), (3, False)])
+def test_a_file_of_pairs_and_others_is_what_most_of_it_is(others, is_lora):
+    shapes = {}
+    for number in range(2):
+        shapes |= endings(f"{UNET}_{number}", ".lora_down.weight", ".lora_up.weight")
+    for number in range(others):
+        shapes |= endings(f"{UNET}_other_{number}", ".lokr_w1", ".lokr_w2", ".alpha")
+    fingerprint = fingerprint_of(Header(shapes, {}))
+    assert (fingerprint.kind is Kind.LORA, fingerprint.adapter is None) == (is_lora, is_lora)
+
+
 def test_a_nunchaku_model_is_no_lora():
     layer = "transformer_blocks.0.qkv_proj"
     shapes = endings(layer, ".qweight", ".lora_down", ".lora_up")
