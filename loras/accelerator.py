@@ -151,8 +151,12 @@ class TemplateWay:
     @property
     def settings(self) -> dict[str, object]:
         """What differs, by name."""
-        given = {"steps": self.steps, "sampler": self.sampler, "noise": self.noise}
-        given["strength"] = self.strength
+        given: dict[str, object] = {
+            "steps": self.steps,
+            "sampler": self.sampler,
+            "noise": self.noise,
+            "strength": self.strength,
+        }
         return {name: value for name, value in given.items() if value not in (None, "")}
 
     def __str__(self) -> str:

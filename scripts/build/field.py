@@ -19,7 +19,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import pack  # noqa: F401  makes comfyui_fewstep importable
 # isort: split
 
 from comfyui_fewstep.loras.accelerator import Accelerator, Kind, is_recipe_for
-from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.bases import Base, needed_host
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.catalog.left_out import LEFT_OUT, LOOK_ALIKES
 from comfyui_fewstep.loras.fingerprint import Fingerprint
@@ -103,12 +103,30 @@ class TemplateFile:
         compared: dict[tuple[str, Difference], set[str]] = {}
         for run, templates in self.runs.items():
             for record in self.records:
-                recipes = [other for other in CATALOG.values() if is_recipe_for(other, record)]
                 found = differences(run, self.name, record)
-                agrees = any(differences(run, self.name, one) is None for one in recipes)
-                if found is not None and not agrees:
+                if found is not None and not self._recipes_of(record, run):
                     compared.setdefault((record.id, found), set()).update(templates)
         return compared
+
+    def recipes_that_agree(self) -> list[Accelerator]:
+        """The recipes for it that some template runs."""
+        return list(
+            {
+                recipe.id: recipe
+                for run in self.runs
+                for record in self.records
+                if differences(run, self.name, record) is not None
+                for recipe in self._recipes_of(record, run)
+            }.values()
+        )
+
+    def _recipes_of(self, record: Accelerator, run: Run) -> list[Accelerator]:
+        """The recipes for a record's files that are run so."""
+        return [
+            other
+            for other in CATALOG.values()
+            if is_recipe_for(other, record) and differences(run, self.name, other) is None
+        ]
 
 
 def _names_of(record: Accelerator) -> set[str]:
@@ -232,49 +250,51 @@ def classes_of(host: Path) -> set[str]:
 
 
 def report(files: dict[str, TemplateFile], host: Path | None) -> tuple[str, bool]:
-    """The whole text, and whether all is known and told."""
+    """The whole text, and whether all is known, recognised and told."""
     ordered = sorted(files.values(), key=lambda file: file.name.lower())
-    rows, untold = [], 0
-    for file in ordered:
-        compared = file.compared()
-        untold += sum(not _told(id, difference) for id, difference in compared)
-        rows.append(f"{file.name}\n    known as: {file.known_as}")
-        if file.records:
-            rows.append(
-                f"    recognised: {'yes' if file.is_recognised else 'NO'}{_need(file, host)}"
-            )
-            rows.append(f"    templates: {_verdict(file, compared)}")
-        for (id, difference), templates in compared.items():
-            mark = "told in the loader's report" if _told(id, difference) else "NOT TOLD"
-            rows.append(f"    differs ({mark}): {difference} ({_few(templates)})")
     known = [file for file in ordered if file.is_known]
     with_record = [file for file in ordered if file.records]
     recognised = [file for file in with_record if file.is_recognised]
+    compared = [difference for file in ordered for difference in file.compared()]
+    untold = [difference for difference in compared if not _told(*difference)]
+    differing = [file for file in ordered if file.compared()]
+    rows = [row for file in ordered for row in _rows_of(file, host)]
     rows += [
         "",
         f"{len(known)} of {len(ordered)} few-step files known: {len(with_record)} by a record,"
         f" {len(known) - len(with_record)} left out with the reason.",
         f"{len(recognised)} of {len(with_record)} recognised by name.",
-        f"{sum(bool(file.compared()) for file in ordered)} run otherwise by some template,"
-        f" {untold} of these differences not told.",
+        f"{len(differing)} run otherwise by some template, {len(untold)} of {len(compared)}"
+        " differences not told.",
     ]
     if host is not None:
-        unnamed = unnamed_classes(host)
-        rows.append(
-            f"Model classes of {host.name} that no base names: {', '.join(unnamed) or 'none'}."
-        )
-    is_whole = len(known) == len(ordered) and len(recognised) == len(with_record) and not untold
+        unnamed = ", ".join(unnamed_classes(host)) or "none"
+        rows.append(f"Model classes of {host.name} that no base names: {unnamed}.")
+    is_whole = len(known) == len(ordered) and recognised == with_record and not untold
     return "\n".join(rows) + "\n", is_whole
+
+
+def _rows_of(file: TemplateFile, host: Path | None) -> Iterator[str]:
+    """What is said of one file."""
+    yield f"{file.name}\n    known as: {file.known_as}"
+    if not file.records:
+        return
+    compared = file.compared()
+    yield f"    recognised: {'yes' if file.is_recognised else 'NO'}{_need(file, host)}"
+    yield f"    templates: {_verdict(file, compared)}"
+    for (id, difference), templates in compared.items():
+        mark = "told in the loader's report" if _told(id, difference) else "NOT TOLD"
+        source = CATALOG[id].sources[0]
+        yield f"    differs ({mark}): {difference}, by {source} ({_few(templates)})"
 
 
 def _need(file: TemplateFile, host: Path | None) -> str:
     """What the host lacks for it."""
-    classes = {
-        name for record in file.records for base in record.bases for name in base.host_classes
-    }
+    bases = [base for record in file.records for base in record.bases]
+    classes = {name for base in bases for name in base.host_classes}
     if host is None or classes & classes_of(host):
         return ""
-    return f" (this ComfyUI has no {' or '.join(sorted(classes))})"
+    return f" (this ComfyUI lacks the class: {needed_host(bases) or 'it is too old'})"
 
 
 def _verdict(file: TemplateFile, compared: Mapping[Any, set[str]]) -> str:
@@ -282,7 +302,9 @@ def _verdict(file: TemplateFile, compared: Mapping[Any, set[str]]) -> str:
         return "only named, in a note or a node that is bypassed"
     runs = {template for templates in file.runs.values() for template in templates}
     differing = {template for templates in compared.values() for template in templates}
-    return f"{len(runs - differing)} agree, {len(differing)} differ"
+    recipes = [record.id for record in file.recipes_that_agree()]
+    by = f" (by {', '.join(recipes)})" if recipes else ""
+    return f"{len(runs - differing)} agree{by}, {len(differing)} differ"
 
 
 def _told(id: str, difference: Difference) -> bool:
