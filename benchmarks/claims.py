@@ -86,11 +86,13 @@ class Way:
 
 
 TEACHER = Way("teacher", 50, 5.0)
-STUDENT = Way("student, 4 steps", 4, lora="fewstep_demo_lightx2v_4step.safetensors")
+STUDENT = Way("student, 4 steps", 4, lora="fewstep-demo/fewstep_demo_lightx2v_4step.safetensors")
 LEFT_GUIDED = replace(STUDENT, name="student, CFG left at 5", cfg=5.0)
 PLAIN = Way("plain, 4 steps", 4)
 PLAIN_GUIDED = Way("plain, 4 steps, CFG 5", 4, 5.0)
-RENOISE = Way("re-noise student, 4 steps", 4, lora="fewstep_demo_lcm.safetensors", sampler="lcm")
+RENOISE = Way(
+    "re-noise student, 4 steps", 4, lora="fewstep-demo/fewstep_demo_lcm.safetensors", sampler="lcm"
+)
 CAUSAL = Way("causal", 4, sampler="Streaming Sampler", variant="causal")
 SKIP = replace(TEACHER, name="teacher, Step Skip 2x", skip=2.0)
 CLAIMED = (TEACHER, STUDENT, LEFT_GUIDED, PLAIN, PLAIN_GUIDED, SKIP)

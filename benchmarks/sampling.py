@@ -169,7 +169,7 @@ def demo_runs(clips: int) -> tuple[Call, Call]:
     ).args
     latent = {"samples": latent["samples"].repeat(clips, 1, 1, 1, 1)}
     fast, _ = accelerator.attach_accelerator(
-        model, "fewstep_demo_lightx2v_4step.safetensors", accelerator.AUTO, 1.0
+        model, "fewstep-demo/fewstep_demo_lightx2v_4step.safetensors", accelerator.AUTO, 1.0
     )
     return ksampler(model, positive, negative, latent, 50, 5.0), few_step(fast, positive, latent)
 

@@ -137,7 +137,10 @@ def stream(choose: random.Random) -> Prompt:
 
 def demo(choose: random.Random) -> Prompt:
     name, steps = choose.choice(
-        (("fewstep_demo_lightx2v_4step", (4,)), ("fewstep_demo_lcm", (1, 2, 4)))
+        (
+            ("fewstep-demo/fewstep_demo_lightx2v_4step", (4,)),
+            ("fewstep-demo/fewstep_demo_lcm", (1, 2, 4)),
+        )
     )
     return {
         "demo": node(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ASSETS = Path(__file__).resolve().parent
-LORAS = ASSETS / "loras"
+LORAS = ASSETS / "loras" / "fewstep-demo"
 CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     / "comfyui-fewstep"

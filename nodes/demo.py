@@ -127,7 +127,7 @@ class FewStepDemo(io.ComfyNode):
 
 
 def offer_loras() -> None:
-    """Put the demo's accelerators into the list of every LoRA loader, beside the user's files."""
+    """Put the demo's accelerators into the list of every LoRA loader, in a folder that says so."""
     add_to_folder("loras", str(LORAS))
 
 

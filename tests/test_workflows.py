@@ -28,7 +28,7 @@ MODEL_FOLDERS = {
     "text_encoders",
     "vae",
 }
-SHIPPED_FILE = "fewstep_demo"
+SHIPPED_FILE = "fewstep-demo/"
 OUTPUT_NODES = {"SaveImage", "SaveVideo"}
 
 # Files that nobody publishes as ComfyUI takes them, and the graph that loads them.

@@ -33,7 +33,7 @@ from console import print_everywhere  # noqa: E402
 from host import ensure_host  # noqa: E402
 from pack_loader import load_pack  # noqa: E402
 
-LORA = "fewstep_demo_lightx2v_4step.safetensors"
+LORA = "fewstep-demo/fewstep_demo_lightx2v_4step.safetensors"
 PROMPT, FRAMES = "a red circle moving right", 5
 
 

@@ -77,7 +77,7 @@ def demo_prompt(seed: int, steps: int, frames: int = 1) -> dict[str, Node]:
     """
     return {
         "demo": node("FewStepDemo", prompt="a red circle", frames=frames, variant="base"),
-        "loader": accelerator("demo", "fewstep_demo_lcm.safetensors"),
+        "loader": accelerator("demo", "fewstep-demo/fewstep_demo_lcm.safetensors"),
         "sample": few_steps(
             "loader", positive=["demo", 1], latent_image=["demo", 4], seed=seed, steps=steps
         ),

@@ -42,7 +42,9 @@ def test_the_host_detects_the_causal_variant_as_its_causal_wan():
 
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
-@pytest.mark.parametrize("lora_name", [accelerator.NO_LORA, "fewstep_demo_lcm.safetensors"])
+@pytest.mark.parametrize(
+    "lora_name", [accelerator.NO_LORA, "fewstep-demo/fewstep_demo_lcm.safetensors"]
+)
 def test_the_causal_variant_needs_no_accelerator_loader_and_is_told_so(lora_name):
     demo.offer_loras()
     model = FewStepDemo.execute("a red circle moving right", 17, "causal").args[0]

@@ -9,7 +9,7 @@ from workflow_graph import Graph, Output, Placed
 from .parts import accelerate, few_steps, prefix, sample, save_clip, save_picture, show_report
 from .workflow import workflow
 
-DEMO_LORA = "fewstep_demo_lightx2v_4step.safetensors"
+DEMO_LORA = "fewstep-demo/fewstep_demo_lightx2v_4step.safetensors"
 # Titles of the four ways that `four_ways` shows; scripts/demo.py finds their nodes by these.
 FULL, QUICK, PLAIN, GUIDED = (
     "50 steps, CFG 5",
