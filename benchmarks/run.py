@@ -45,6 +45,8 @@ PARTS = {
     "compiled": 1,
 }
 GPU_PARTS = {"full_size": 3}
+# What stands below this on the page was written by hand and stays.
+BY_HAND = "## In words, and by single commands"
 NO_GPU = (
     "**Nothing here was measured on a GPU.** benchmarks/full_size.py, for full-size architectures"
     " and for synchronisations with the device, was only tried on small models on a CPU."
@@ -75,7 +77,10 @@ def main() -> None:
         ),
     )
     page = options.out / "results.md"
-    page.write_text(results(measured, facts, options.out), encoding="utf-8")
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, heading, kept = before.partition(BY_HAND)
+    text = results(measured, facts, options.out)
+    page.write_text(f"{text}\n{heading}{kept}" if heading else text, encoding="utf-8")
     print(f"\n{page}")
 
 

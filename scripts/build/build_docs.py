@@ -153,7 +153,7 @@ def facts_of(family: str, records: Sequence[Accelerator]) -> tuple[str, str, str
         else ", ".join(unique(base.label for record in records for base in record.bases))
     )
     steps = sorted({count for record in records for count in record.steps})
-    is_range = len(steps) > 2 and steps == list(range(steps[0], steps[-1] + 1))
+    is_range = len(steps) > 2
     return (
         bases,
         f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
