@@ -249,7 +249,7 @@ def passed_on(lines: Iterable[str]) -> str:
     for line in lines:
         print(line, end="", flush=True)
         if line.startswith("=") and " in " in line:
-            summary = line.strip(" =\n")
+            summary = line.strip()
         if line.startswith("TOTAL") and line.rstrip().endswith("%"):
             coverage = f"; {line.split()[-1]} of the lines of {' and '.join(COVERED)} run"
         if line.startswith("left out: "):

@@ -66,6 +66,7 @@ MODULES = {
     "re",
     "statistics",
     "sys",
+    "textwrap",
     "time",
     "types",
     "typing",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...loras.accelerator import Accelerator, Expert, are_partners, runs_on
+from ...loras.accelerator import Accelerator, Expert, are_partners, is_taken
 from ...loras.bases import BaseRow, StepRange
 from ..guided import GuidedSettings
 from ..skip.run import LEAST_EVALUATIONS
@@ -237,7 +237,8 @@ def known_ways(
     records = {
         record.id: record
         for record in catalogue
-        if runs_on(record, base)
+        # Not what a class that no row names may be as well: it would be offered for any.
+        if (base in record.bases or is_taken(record, base))
         and _is_size(record, width)
         and block_sizes((record,)) <= cost.blocks.keys()
     }

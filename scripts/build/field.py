@@ -325,10 +325,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     text, is_whole = report(files_of(texts_of(options.templates, options.host)), options.host)
-    print_everywhere()
     print(text, end="")
     return 1 if options.check and not is_whole else 0
 
 
 if __name__ == "__main__":
+    print_everywhere()
     raise SystemExit(main())
