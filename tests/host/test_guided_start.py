@@ -5,6 +5,7 @@ refuses.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import comfy.model_management
 import comfy.samplers
@@ -23,6 +24,7 @@ from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.guided_start import GuidedStart, with_guided_start
 from comfyui_fewstep.nodes.host.model import with_model_sampling
 from comfyui_fewstep.nodes.host.provenance import upstream_files
+from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -517,3 +519,25 @@ def test_files_upstream_of_the_guided_model_are_not_the_runs_own(bases):
         {"hidden_inputs": {io.Hidden.unique_id: "4", io.Hidden.prompt: prompt}}
     )
     assert [file.name for file in upstream_files(node.hidden, "model")] == ["distilled.gguf"]
+
+
+def test_a_negative_at_cfg_1_goes_with_it_in_either_order(bases, lightning):
+    """Few-Step Negative Prompt on the accelerated model works in the accelerated part."""
+    base, (positive, negative) = bases["sdxl"], texts(bases["sdxl"])
+    keep_out = partial(
+        FewStepNegative.execute,
+        negative=negative,
+        scale=5.0,
+        alpha=0.25,
+        tau=2.5,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    plain, _, _ = run(guided_start(lightning, base, negative), positive, image())
+    before, report, _ = run(
+        guided_start(keep_out(lightning).args[0], base, negative), positive, image()
+    )
+    after, _, _ = run(keep_out(guided_start(lightning, base, negative)).args[0], positive, image())
+    assert torch.equal(before, after)
+    assert report["evaluations"] == 7
+    assert not torch.allclose(plain, before, atol=1e-3)
