@@ -5,6 +5,7 @@ refuses.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -217,6 +218,41 @@ def test_a_solver_that_renoises_draws_its_noise_once(bases, lcm):
         image(),
     )
     assert_same_run(ours, theirs)
+
+
+def test_renoising_experts_go_on_in_the_same_random_numbers(bases):
+    """One model as both experts is one run: the second one must not begin its draws again."""
+    high, low = (CATALOG[f"rcm-wan22-i2v-{side}-lora"] for side in HIGH_LOW)
+    base, (positive, negative) = bases["wan"], texts()
+    sampled = with_model_sampling(base, high)
+    pair = [with_record(sampled, record) for record in (high, low)]
+    single = with_record(sampled, replace(high, expert=None, boundary=None, partner=None))
+    split, report, _ = run(
+        with_guided_start(pair[0], GuidedStart(base, negative, GuidedSettings(1, 2, 3.5))),
+        positive,
+        video(),
+        model_low_noise=pair[1],
+    )
+    whole, _, _ = run(
+        with_guided_start(single, GuidedStart(base, negative, GuidedSettings(1, 2, 3.5))),
+        positive,
+        video(),
+    )
+    assert [stage["part"] for stage in report["stages"]] == ["guided", "first", "low-noise"]
+    assert_same_run(split, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "id"), [("sd15", "hyper-sd15-1step-lora"), ("wan", "accvideo-wan21-t2v-lora")]
+)
+def test_tcd_and_unipc_go_on_from_the_guided_part(bases, name, id):
+    """Both look at their whole schedule: at one that begins later they must not stumble."""
+    base = bases[name]
+    fast = with_record(with_model_sampling(base, CATALOG[id]), CATALOG[id])
+    positive, negative = texts(base if name == "sd15" else None)
+    latent = image() if name == "sd15" else video()
+    made, report, _ = run(guided_start(fast, base, negative), positive, latent, steps=4)
+    assert made.isfinite().all() and report["evaluations"] == 7
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,6 @@ def negative(graph: Graph) -> None:
     It costs 7 evaluations instead of 4. More **guided_steps** stay closer to the full model, two
     evaluations each. The negative prompt counts in the guided part alone.
     """,
-    steps=5,
 )
 def guided(graph: Graph) -> None:
     with graph.group("Models"):

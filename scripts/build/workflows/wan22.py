@@ -212,7 +212,6 @@ ABOUT_GUIDED_START = """
     {ABOUT_GUIDED_START}
     The negative prompt counts in the guided part alone.
     """,
-    steps=5,
 )
 def text_to_video_guided(graph: Graph) -> None:
     loaded = load(graph, "t2v")
@@ -237,7 +236,6 @@ def text_to_video_guided(graph: Graph) -> None:
     Both prompts go through Wan Image to Video, which puts the picture into them: Guided Start takes
     its **negative**.
     """,
-    steps=5,
 )
 def image_to_video_guided(graph: Graph) -> None:
     loaded = load(graph, "i2v")
