@@ -8,7 +8,7 @@ from functools import partial
 from ..accelerator import Accelerator, Kind, Licence, Make, PublishedFile, TemplateWay
 from ..bases import Base
 from ..schedules import FluxFlow, OwnFlow, ShiftedFlow
-from .licences import APACHE, MIT, UNKNOWN
+from .licences import APACHE, MIT, UNKNOWN, secondary
 
 TEMPLATES = "comfyui-workflow-templates"
 
@@ -141,7 +141,7 @@ RECORDS = (
         width=1792,
         steps=(16,),
         schedule=ShiftedFlow(5.0),
-        licence=UNKNOWN,
+        licence=secondary(MIT),
         files=tuple(
             whole(
                 f"kandinskylab/Kandinsky-5.0-T2V-Lite-distilled16steps-{seconds}s",
@@ -155,6 +155,6 @@ RECORDS = (
             "github deepbeepmeep/Wan2GP defaults/k5_lite_t2v_5s_distil.json",
         ),
         notes=("The 10 second model was trained with NABLA attention, which ComfyUI lacks.",),
-        unverified=("licence", "in which repository its files lie"),
+        unverified=("shift: Wan2GP's scheduler scale of 5 is taken",),
     ),
 )

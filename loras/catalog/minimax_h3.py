@@ -152,7 +152,10 @@ RECORDS = (
         steps=(4, 6, 8),
         default_steps=8,
         schedule=SHIFT_12,
-        files=(PublishedFile(LARRYVRH, "minimax_h3_turbo_v4_step600_ema.safetensors", 64),),
+        files=tuple(
+            PublishedFile(LARRYVRH, f"minimax_h3_turbo_v4_step600{ema}.safetensors", 64)
+            for ema in ("_ema", "")
+        ),
         name_words=("turbo", "v4", "h3|minimax"),
         sources=("third-party MiniMax-H3 file catalogue", "file name seen in public repositories"),
         unverified=("trained shift: 12 and 3 are taken", "licence", "header of the published file"),
@@ -162,10 +165,19 @@ RECORDS = (
         steps=(4,),
         schedule=SHIFT_12,
         licence=secondary(APACHE),
-        files=tuple(
-            PublishedFile(LARRYVRH, f"minimax_h3_turbo_4step{ema}{checkpoint}.safetensors", 64)
-            for ema in ("_ema", "")
-            for checkpoint in ("_ckpt850", "_ckpt500", "")
+        files=(
+            *(
+                PublishedFile(LARRYVRH, f"minimax_h3_turbo_4step{ema}{checkpoint}.safetensors", 64)
+                for ema in ("_ema", "")
+                for checkpoint in ("_ckpt850", "_ckpt500", "")
+            ),
+            *(
+                PublishedFile(
+                    "drbaph/MiniMax-H3-Turbo-Lora-ComfyUI",
+                    f"minimax_h3_turbo_4step_{checkpoint}_pruned_comfyui.safetensors",
+                )
+                for checkpoint in ("ema_ckpt850", "ckpt850", "ckpt500")
+            ),
         ),
         name_words=("turbo", "4step", "h3|minimax"),
         name_excludes=("v4", "fl2v", "ref2v", "768p"),
@@ -179,7 +191,8 @@ RECORDS = (
         unverified=(
             "trained shift: 12 and 3 are taken",
             "strength: 1, where Wan2GP runs 0.5",
-            "rank: that of version 4, a file of the same size, is taken",
+            "rank: that of version 4, a file of the same size, is taken; that of drbaph's is not"
+            " known",
         ),
     ),
     fasth3(

@@ -79,15 +79,14 @@ def mage_flow_files(name: str) -> tuple[PublishedFile, ...]:
 
 
 PID_15 = {"flux1", "flux2", "qwenimage"}  # the latents that version 1.5 is for
-PID_1 = {"flux1", "flux2", "sd3", "sdxl"}
-PID_SIZES = {"sdxl": ("1024_to_4096",)}
+PID_SIZES = {"sdxl": ("1024_to_4096",), "qwenimage": ("1024_to_4096",)}  # of version 1
 
 
 def pid_files(latents: str) -> tuple[PublishedFile, ...]:
-    sizes = PID_SIZES.get(latents, ("1024_to_4096", "512_to_2048")) if latents in PID_1 else ()
+    sizes = PID_SIZES.get(latents, ("1024_to_4096", "512_to_2048"))
     names = [f"pid_{latents}_{size}_4step_bf16" for size in sizes]
     if latents in PID_15:
-        kinds = ("bf16", "int8_convrot")
+        kinds = ("bf16", "int8_convrot") if latents == "flux1" else ("bf16",)
         names += [f"pid_1.5_{latents}_1024_to_4096_4step_{kind}" for kind in kinds]
     return tuple(
         whole("Comfy-Org/PixelDiT", f"diffusion_models/{name}.safetensors") for name in names
@@ -260,19 +259,19 @@ IMAGE = (
         id="anima-turbo",
         family="Anima Turbo",
         bases=(Base.ANIMA,),
-        steps=(8, 10),
+        steps=tuple(range(8, 13)),
         schedule=ShiftedFlow(3.0),
         files=tuple(
-            whole("circlestone-labs/Anima", f"anima-turbo-v1.{version}.safetensors")
+            whole("circlestone-labs/Anima", f"{SPLIT}/anima-turbo-v1.{version}.safetensors")
             for version in (1, 0)
         ),
         name_words=("turbo", "anima"),
         name_excludes=("lora",),
         sources=("huggingface circlestone-labs/Anima discussions 210 and 233", "public graphs"),
         unverified=(
-            "steps: public graphs have 8 and 10",
+            "steps: public guides and graphs have 8 to 12",
             "sampler and shift: those of its LoRA's template are taken",
-            "licence, and the folder of its files",
+            "licence",
         ),
     ),
     boogu(
