@@ -166,6 +166,7 @@ class Base(BaseRow, Enum):
         label="SD 1.5 instruct-pix2pix",
         host_classes=("SD15_instructpix2pix",),
         levels=Levels.TIMESTEPS,
+        text=UNET_TEXT,
         layers_as=("SD15",),
         takes=("SD15",),
     )
@@ -173,6 +174,7 @@ class Base(BaseRow, Enum):
         label="SDXL instruct-pix2pix",
         host_classes=("SDXL_instructpix2pix",),
         levels=Levels.TIMESTEPS,
+        text=SDXL_TEXT,
         layers_as=("SDXL",),
         takes=("SDXL",),
     )
@@ -181,18 +183,21 @@ class Base(BaseRow, Enum):
         label="Segmind Vega",
         host_classes=("Segmind_Vega",),
         levels=Levels.TIMESTEPS,
+        text=SDXL_TEXT,
         layers_as=("SDXL", "SSD1B"),
     )
     KOALA_700M = BaseRow(
         label="KOALA 700M",
         host_classes=("KOALA_700M",),
         levels=Levels.TIMESTEPS,
+        text=SDXL_TEXT,
         layers_as=("SDXL", "SSD1B"),
     )
     KOALA_1B = BaseRow(
         label="KOALA 1B",
         host_classes=("KOALA_1B",),
         levels=Levels.TIMESTEPS,
+        text=SDXL_TEXT,
         layers_as=("SDXL", "SSD1B"),
     )
     SD3 = BaseRow(
@@ -663,6 +668,7 @@ class Base(BaseRow, Enum):
         host_classes=("WAN21_FunControl2V",),
         shift=8.0,
         widths=(1536, 5120),
+        text=WAN_TEXT,
         layers_as=("WAN_T2V", "WAN21_I2V"),
         takes=("WAN_T2V", "WAN21_I2V"),
         full_run=StepRange(20, 50),
@@ -673,6 +679,7 @@ class Base(BaseRow, Enum):
         host_classes=("WAN21_Camera",),
         shift=8.0,
         widths=(1536, 5120),
+        text=WAN_TEXT,
         layers_as=("WAN_T2V", "WAN21_I2V"),
         takes=("WAN_T2V", "WAN21_I2V"),
         full_run=StepRange(20, 50),
@@ -744,6 +751,7 @@ class Base(BaseRow, Enum):
         host_classes=("HunyuanVideoI2V",),
         shift=7.0,
         widths=(3072,),
+        text=HUNYUAN_TEXT,
         layers_as=("HUNYUAN_VIDEO",),
         takes=("HUNYUAN_VIDEO",),
         full_run=StepRange(20, 50),
@@ -753,6 +761,7 @@ class Base(BaseRow, Enum):
         host_classes=("HunyuanVideoSkyreelsI2V",),
         shift=7.0,
         widths=(3072,),
+        text=HUNYUAN_TEXT,
         layers_as=("HUNYUAN_VIDEO",),
         takes=("HUNYUAN_VIDEO",),
     )

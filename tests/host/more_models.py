@@ -534,6 +534,20 @@ KIN: dict[str, dict[str, Any]] = {
         "mm_layers": 1,
         "head_dim": 128,
     },
+    "StableAudio3": {
+        "audio_model": "dit1.0",
+        "global_cond_shared_embed": True,
+        "io_channels": 256,
+        "embed_dim": 768,
+        "cond_token_dim": 768,  # of the host's own conditioner
+        "project_cond_tokens": False,
+        "global_cond_dim": 768,
+        "project_global_cond": True,
+        "depth": 1,
+        "num_heads": 12,
+        "global_cond_type": "adaLN",
+        "timestep_features_type": "learned",
+    },
     "AuraFlow": {
         "cond_seq_dim": 64,
         "max_seq": 256,
@@ -563,7 +577,20 @@ def small_model(name: str, device: torch.device | None = None) -> comfy.model_ba
     config = getattr(comfy.supported_models, name)(dict(settings))
     config.unet_config.update(settings)  # some classes put the published sizes in
     config.set_inference_dtype(torch.float32, None)
-    return config.get_model({}, "", device=device)
+    return config.get_model(file_parts(name), "", device=device)
+
+
+def file_parts(name: str) -> dict[str, torch.Tensor]:
+    """What the host takes from a model's file before it makes the network."""
+    if name != "StableAudio3":
+        return {}
+    from comfy.ldm.audio.embedders import NumberConditioner
+
+    conditioner = NumberConditioner(768, min_val=0, max_val=384, fourier_features_type="learned")
+    prefix = "conditioner.conditioners.seconds_total."
+    return {
+        prefix + key: torch.zeros_like(value) for key, value in conditioner.state_dict().items()
+    }
 
 
 def small_patcher(name: str, seed: int = 0) -> comfy.model_patcher.ModelPatcher:
@@ -591,6 +618,6 @@ def text_conditioning(name: str, seed: int = 0) -> list[list[Any]]:
     generator = torch.Generator().manual_seed(seed)
     # LTX-2 takes a text for each of its two signals, side by side, where its connector has prepared
     # them; Krea-2 two layers of its text encoder.
-    width = {"LTXAV": 128, "Krea2": 128, "LongCatImage": 3584}.get(name, 64)
+    width = {"LTXAV": 128, "Krea2": 128, "LongCatImage": 3584, "StableAudio3": 768}.get(name, 64)
     options = {"pooled_output": torch.randn(1, 768, generator=generator), "attention_mask": None}
     return [[torch.randn(1, 8, width, generator=generator), options]]

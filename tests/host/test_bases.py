@@ -4,6 +4,7 @@ can be declared for each and runs, and which of other bases' accelerators a mode
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -19,8 +20,9 @@ from comfyui_fewstep.loras.architecture import (
 from comfyui_fewstep.loras.bases import Base, Levels, UnlistedBase, base_in_host
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, sampler
+from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host.attach import INPUT_LAYERS, shapes_of
-from comfyui_fewstep.nodes.host.model import accelerator_of, base_of
+from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at
 from thinning import thorough
 
 import small_models
@@ -74,7 +76,6 @@ def test_every_base_of_the_tested_hosts_is_built_small_or_named_here():
             "HIDREAM_O1",
             "PID",
             "ACE_STEP15",
-            "STABLE_AUDIO3",
             "WAN22_TI2V",
             "WAN_VACE",
             "HUNYUAN15",
@@ -148,6 +149,8 @@ def latent_for(name: str, model) -> torch.Tensor:
     if name in ("LTXAV", "MiniMaxH3"):
         return audio_video_latent(name)
     latent_format = model.get_model_object("latent_format")
+    if latent_format.latent_dimensions == 1:  # sound
+        return torch.zeros(1, latent_format.latent_channels, 8)
     side = 32 if name in PIXELS else 4
     # Krea-2 makes pictures in the latents of a video model.
     frames = (1 if name == "Krea2" else 2,) if latent_format.latent_dimensions == 3 else ()
@@ -216,6 +219,15 @@ def test_an_accelerator_of_an_unlisted_class_is_refused_on_another_and_the_other
         accelerator.attach_accelerator(
             small_patcher(UNLISTED), "x.safetensors", "sdxl-lightning-4step-lora", 1.0
         )
+
+
+@pytest.mark.parametrize("name", [name for name in KIN if base_of_class(name).text])
+def test_a_base_that_takes_a_prompt_alone_is_measured_with_an_empty_one(name):
+    host_class(name)
+    model = small_patcher(name)
+    latent = {"samples": latent_for(name, model)}
+    cost = measure.measure_cost(look_at(model), latent, clock=itertools.count().__next__)
+    assert cost.evaluation > 0 and cost.guided_step >= cost.evaluation
 
 
 # ---------------------------------------------------------------- taken from what it was made from
