@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .accelerator import Accelerator, Kind, Make, PublishedFile
 from .fingerprint import Fingerprint
-from .names import GENERIC_WORDS, Name, kept_name, read_published
+from .names import GENERIC_WORDS, Name, kept_name, read_published, short_name
 from .words import counted, first_few
 
 # What people put before and behind the name of a file they keep.
@@ -113,6 +113,10 @@ def has_words_of_its_own(record: Accelerator, name: Name, possible: Iterable[Acc
     """Whether a name that calls a model `record` has words that no release's has, and that are not
     said of a format either. possible: as in doubt_of.
     """
+    # A file whose own name is not known may be called as its repository is, with more behind it.
+    repositories = (file.repo for file in record.files if not file.path)
+    if any(repo and name.stem.startswith(short_name(repo)) for repo in repositories):
+        return False
     return bool(_foreign_words(record, name, possible) - OF_A_FORMAT)
 
 

@@ -72,6 +72,7 @@ def test_a_name_that_only_looks_so_says_nothing(name):
         (Base.SDXL, "sdxl_lightning_4step.safetensors", "sdxl-lightning-4step"),
         (Base.SDXL, "old/sdxl_lightning_4step_backup.safetensors", "sdxl-lightning-4step"),
         (Base.SDXL, "sdxl_lightning_4step_fp8_e4m3fn.safetensors", "sdxl-lightning-4step"),
+        (Base.SD15, "LCM_Dreamshaper_v7_4k.safetensors", "lcm-dreamshaper-v7"),
         (Base.SDXL, "sdxl-turbo-fp16-pruned.safetensors", "sdxl-turbo"),
         # Of a flow the release itself is passed on, in other formats and by other names.
         (Base.Z_IMAGE, "z_image_turbo-Q4_K_M.gguf", "z-image-turbo"),

@@ -249,12 +249,12 @@ class RecognisedLoras:
 
     @property
     def notes_on_ways(self) -> tuple[str, ...]:
-        """Notes on accelerators behind a switch, where a LoRA of that rank is on the model."""
+        """Notes on accelerators on one of several ways, where the model has a LoRA of that rank."""
         ranks = {lora.lora.ranks for lora in self.loras}
         return tuple(
-            f"A switch in the graph may have put {lora.file_name} ({lora.record.id}) on this model,"
-            " and which way it took is not seen here. Two accelerators on one model spoil each"
-            " other: if both are on it, take one out."
+            f"{lora.file_name} ({lora.record.id}) lies on one of several ways in the graph, and"
+            " which of them this model came is not seen here. Two accelerators on one model spoil"
+            " each other: if both are on it, take one out."
             for lora in self.perhaps
             if lora.recognition.fingerprint.ranks in ranks
         )
