@@ -73,7 +73,7 @@ def simulated(jobs: int, workers: int, seconds: float, size: int) -> None:
     import ray
 
     began = time.monotonic()
-    connect(ray, "auto")
+    connect(ray, "local")
     every = [Job(f"job-{place}", "sleep", "nothing", place, {}) for place in range(jobs)]
     setups = {
         f"worker {place}": Setup(folder=f"{seconds} {size}") for place in range(1, workers + 1)

@@ -80,12 +80,12 @@ def run(request: Request, options: argparse.Namespace, store: Store) -> Outcome:
 def has_ray(address: str) -> bool:
     """Whether this run is Ray's. Raises BatchError where a cluster is named and Ray is missing."""
     is_here = importlib.util.find_spec("ray") is not None
-    if address not in ("auto", "off") and not is_here:
+    if address not in ("local", "off") and not is_here:
         raise BatchError(
             f"--ray {address}: Ray is not installed for {sys.executable}. Run {INSTALL_RAY} there,"
             " or leave --ray out to run on this machine."
         )
-    if address == "auto" and not is_here:
+    if address == "local" and not is_here:
         say(f"Ray is not installed ({INSTALL_RAY}): running on this machine alone")
     return is_here and address != "off"
 
@@ -172,7 +172,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="the table alone: the page shows every pair of pictures",
     )
-    add_options(parser, ray="auto")
+    add_options(parser, ray="local")
     return parser.parse_args(arguments)
 
 
@@ -183,11 +183,11 @@ def add_options(parser: argparse.ArgumentParser, ray: str | None) -> None:
     add(
         "--ray",
         nargs="?",
-        const="auto",
+        const="local",
         default=ray,
         metavar="ADDRESS",
-        help="of a Ray cluster; auto: the one this machine is in, else one on this machine; off:"
-        " no Ray",
+        help="of a Ray cluster; local (default): the one that RAY_ADDRESS names, else one on this"
+        " machine; auto: the one that this machine is in; off: no Ray",
     )
     add("--workers", type=positive, help="how many ComfyUIs (default: one for each GPU, else one)")
     add("--gpus", type=float, help="GPUs of each worker, by Ray (default 1 where there are any)")

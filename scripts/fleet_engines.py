@@ -7,6 +7,7 @@ Where a worker is placed, that a dead one is started anew, how results travel: a
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -88,7 +89,7 @@ class Actors:
 
 
 def connect(ray: Any, address: str) -> str:
-    """Join a cluster, or with "auto" the one that this machine is in, or start one on it.
+    """Join a cluster, or with "local" the one that RAY_ADDRESS names or else one on this machine.
 
     The address of its dashboard, empty where it has none. The cluster's machines get this
     repository as it is here, so that they all run the same pack. Raises ConnectionError.
@@ -98,5 +99,7 @@ def connect(ray: Any, address: str) -> str:
         "excludes": NOT_SENT,
         "env_vars": {"PYTHONPATH": "scripts"},
     }
-    named = {} if address == "auto" else {"address": address}
-    return ray.init(**named, runtime_env=environment, logging_level="warning").dashboard_url or ""
+    if address == "local":
+        address = os.environ.get("RAY_ADDRESS", address)
+    joined = ray.init(address, runtime_env=environment, logging_level="warning")
+    return joined.dashboard_url or ""

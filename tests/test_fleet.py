@@ -221,7 +221,7 @@ def test_a_cluster_without_ray_is_refused_and_no_cluster_runs_here(
     assert fleet.main([*arguments, "--ray", "10.0.0.1:6379"]) == 2
     said = capsys.readouterr().err
     assert "Ray is not installed for" in said and "leave --ray out" in said
-    assert not fleet.has_ray("auto") and not fleet.has_ray("off")
+    assert not fleet.has_ray("local") and not fleet.has_ray("off")
     assert capsys.readouterr().out.count("running on this machine alone") == 1
 
 

@@ -120,6 +120,7 @@ def test_on_ray_a_killed_worker_is_started_again_and_the_bits_are_a_single_serve
     (tmp_path / "models").mkdir()
     command = [sys.executable, fleet.__file__, *request(tmp_path, "ray", 3, "--workers", "1")]
     environment = {**os.environ, "COMFYUI_FEWSTEP_CACHE": str(tmp_path / "cache")}
+    environment.pop("RAY_ADDRESS", None)
     log = tmp_path / "log"
     with log.open("w") as file:
         driver = subprocess.Popen(
