@@ -9,7 +9,7 @@ leaves nothing open, and the negative names another colour, which no clip should
 case. Counts alone, so other programs beside it do not matter.
 
 operations: floating-point operations of a step with and without, counted at the published sizes
-without computing anything; of Wan two layers, which are all alike.
+without computing anything; of Wan and Qwen-Image two layers, which are all alike.
 
 time: processor time of an evaluation with and without, in turns in one process, at real numbers of
 tokens and a smaller width.
@@ -170,6 +170,13 @@ def flux(width: int, heads: int, double: int, single: int):
     return supported.Flux({**small_models.FLUX_SMALL, "image_model": "flux", **settings})
 
 
+def qwen(heads: int, layers: int):
+    """Of Qwen-Image's 60 layers, which are alike."""
+    settings = dict(in_channels=64, num_layers=layers, joint_attention_dim=3584)
+    shape = dict(attention_head_dim=128, num_attention_heads=heads)
+    return supported.QwenImage({"image_model": "qwen_image", **settings, **shape})
+
+
 def unet(name: str, width: int):
     return small_models.UNETS[name][0](small_models.unet_config(name, width))
 
@@ -203,6 +210,14 @@ def sizes(is_published: bool) -> list[Size]:
             PICTURE,
             (512, 4096),
             FLUX_INPUTS,
+            is_joint=True,
+        ),
+        Size(
+            "Qwen-Image" if is_published else "Qwen-Image, width 512",
+            qwen(24 if is_published else 4, layers),
+            (1, 16, 1, 166, 166),  # 1328 x 1328
+            (128, 3584),
+            {},
             is_joint=True,
         ),
     ]

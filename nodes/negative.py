@@ -17,9 +17,9 @@ class FewStepNegative(io.ComfyNode):
             category="few-step",
             description=(
                 "A negative prompt that works at CFG 1, where a sampler's own is not read. It acts"
-                " inside the model's attention to text, so a step costs a few per cent more (FLUX:"
-                " about a third) and not twice as much. For SD 1.5, SDXL, Wan, LTX and FLUX, under"
-                " any sampler and in streams."
+                " inside the model's attention to text, so a step costs a few per cent more (FLUX"
+                " and Qwen-Image: about a third) and not twice as much. For SD 1.5, SDXL, Wan, LTX,"
+                " FLUX and Qwen-Image, under any sampler and in streams."
             ),
             search_aliases=[
                 "nag",

@@ -17,6 +17,7 @@ from typing import Any
 
 import comfy.ldm.flux.model
 import comfy.ldm.lightricks.model
+import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
 import comfy.sampler_helpers
 import comfy.utils
@@ -37,20 +38,26 @@ from ...samplers.guidance import (
 )
 from .model import NEGATIVE_KEY, look_at
 from .run import run_log
+from .server import version
 
 log = logging.getLogger(__name__)
 
 KEY = "fewstep.negative"
 NAME = "Few-Step Negative Prompt"
 OVERRIDE = "optimized_attention_override"  # the host's name for what stands in for its attention
+ATTENTION, PLACES = "attention", "places"
 
 # What a conditioning has beside its text that the host would carry over to the other conditionings
 # of a run, or that is no part of a text.
 NOT_TEXT = ("control", "control_apply_to_uncond", "gligen", "hooks", "default", "strength")
 REGION = ("area", "mask")
-# Text and picture share one attention in these, and the text has no place in the picture's order:
-# so another may lie beside it.
-JOINT = (Base.FLUX, Base.FLUX_SCHNELL, Base.FLUX2)
+# Text and picture share one attention in these, and a node may say what places the text's tokens
+# have: so another text may lie beside it.
+JOINT = (Base.FLUX, Base.FLUX_SCHNELL, Base.FLUX2, Base.QWEN_IMAGE)
+JOINT_NETWORKS = (
+    comfy.ldm.flux.model.Flux,
+    comfy.ldm.qwen_image.model.QwenImageTransformer2DModel,
+)
 # Where the host's own node for this, NAGuidance, has a place to work in.
 HAS_CORE_NODE = (Base.HUNYUAN_VIDEO, Base.HUNYUAN15, Base.KREA2)
 
@@ -123,7 +130,7 @@ def refuse_model(model) -> bool:
     """Whether text and picture share one attention. Raises NegativeError where neither way goes."""
     loaded = look_at(model)
     network = model.model.diffusion_model
-    if loaded.base in JOINT and isinstance(network, comfy.ldm.flux.model.Flux):
+    if loaded.base in JOINT and isinstance(network, JOINT_NETWORKS):
         return True
     is_unet = isinstance(
         network, UNetModel
@@ -139,8 +146,9 @@ def refuse_model(model) -> bool:
         else "Leave the node out: say in the prompt what should be there instead."
     )
     raise NegativeError(
-        f"{NAME} works in SD 1.5, SD 2, SDXL, Wan, LTX-Video, LTX-2 and FLUX, and the connected"
-        f" model is {loaded.words}, whose text goes another way through the network. {advice}"
+        f"{NAME} works in SD 1.5, SD 2, SDXL, Wan, LTX-Video, LTX-2, FLUX and Qwen-Image, and the"
+        f" connected model is {loaded.words}, whose text goes another way through the network."
+        f" {advice}"
     )
 
 
@@ -232,11 +240,7 @@ class NegativeRun:
             **{**kwargs, **evaluation.masks},
         )
         self.guided += 1
-        if not evaluation.seen:
-            raise NegativeError(
-                f"{NAME} found no attention to its text in this model: another node replaces it, or"
-                " puts more tokens beside the prompt. Take that node or this one off the model."
-            )
+        evaluation.refuse_unseen()
         return denoised
 
     def _kept(self, model, t: Tensor) -> list[Text]:
@@ -291,7 +295,7 @@ class Evaluation:
     attention: CrossAttention | JointAttention
     context: Tensor  # (rows, L of both, C)
     masks: Mapping[str, Tensor]  # as the host's argument of that name, where the model has one
-    seen: list[bool]  # one entry for every attention to the texts
+    seen: list[str]  # what of this evaluation was asked for in the network: ATTENTION, PLACES
 
     @classmethod
     def of(
@@ -310,9 +314,9 @@ class Evaluation:
         is_masked = mask is not None or any(text.mask is not None for text in texts)
         if run.is_joint and is_masked:
             raise NegativeError(
-                f"Something in front masks a part of the prompt (a style model or a region), and"
-                f" {NAME} cannot keep its text out of a masked attention in this model. Take one"
-                " of the two off."
+                "The prompt or the negative prompt is masked in part (by a style model, a region or"
+                f" texts of several lengths in a batch), and in this model {NAME} has no way around"
+                " a mask. Leave out one of the two."
             )
         negative = for_rows(texts, positive, len(chunks))
         lengths = (positive.shape[1], negative.shape[1])
@@ -345,6 +349,19 @@ class Evaluation:
         options[OVERRIDE] = self._override(before)
         return in_blocks(options, before) if "ar_state" in options else options
 
+    def refuse_unseen(self) -> None:
+        """Raise NegativeError where the network has left out what would have kept the text out."""
+        if ATTENTION not in self.seen:
+            raise NegativeError(
+                f"{NAME} found no attention to its text in this model: another node replaces it, or"
+                " puts more tokens beside the prompt. Take that node or this one off the model."
+            )
+        if isinstance(self.attention, JointAttention) and PLACES not in self.seen:
+            raise NegativeError(
+                f"This ComfyUI ({version()}) lets no node say where a text lies in this model, so"
+                f" {NAME} would put its own in a wrong place. Update ComfyUI."
+            )
+
     def _override(self, before: Callable | None) -> Callable[..., Tensor]:
         """What stands in for the host's attention. before: another node's, asked in turn."""
         attention, seen = self.attention, self.seen
@@ -353,7 +370,7 @@ class Evaluation:
             attend = function if before is None else functools.partial(before, function)
             if not attention.is_for(q, k):
                 return attend(q, k, v, heads, mask, *args, **kwargs)
-            seen.append(True)
+            seen.append(ATTENTION)
             channels = (-3, -1) if kwargs.get("skip_output_reshape", False) else (-1,)
             return attention.attend(
                 lambda q, k, v, mask: attend(q, k, v, heads, mask, *args, **kwargs),
@@ -374,7 +391,7 @@ class Evaluation:
         def attend_apart(q, k, v, extra_options):
             if not self.attention.is_for(q, k):
                 return patch(q, k, v, extra_options)
-            self.seen.append(True)
+            self.seen.append(ATTENTION)
             return self.attention.attend(
                 lambda q, k, v, mask: patch(q, k, v, extra_options), q, k, v
             )
@@ -390,6 +407,7 @@ class Evaluation:
                 f"Another node puts more tokens beside the prompt, where {NAME} cannot tell them"
                 " from its own text. Take one of the two off the model."
             )
+        self.seen.append(PLACES)
         places = torch.cat([ids[:, :first], ids[:, : both - first]], dim=1)
         return {**inputs, "txt_ids": places}
 

@@ -166,7 +166,7 @@ def core_sampler(graph: Graph) -> None:
     Name the thing itself: *boats, people*, not *no boats*. Raise **scale** where it still shows;
     lower it where the picture turns flat or harsh.
 
-    The same node goes on Wan, LTX, SD 1.5 and FLUX models.
+    The same node goes on Wan, LTX, SD 1.5, FLUX and Qwen-Image models.
     """,
 )
 def negative(graph: Graph) -> None:
