@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +38,7 @@ def labelled_strip(rows: Sequence[Row]) -> Tensor:
         top = index * (height + GAP) + GAP / 2
         middle = 1 - (top + height / 2) / total_height
         label = {"x": 10 / total_width, "y": middle}
-        name = "\n".join(textwrap.wrap(row.name, LETTERS))
+        name = "\n".join(lines_of(row.name))
         figure.text(**label, s=plain(name), fontsize=17, fontweight="bold", va="bottom")
         figure.text(**label, s=plain("\n".join(row.figures)), fontsize=13, va="top")
         for column, moment in enumerate(moments_of(len(row.images), count)):
@@ -55,6 +54,15 @@ def labelled_strip(rows: Sequence[Row]) -> Tensor:
             axes.imshow(small(row.images[moment]).numpy(), interpolation="nearest", aspect="auto")
             axes.set_axis_off()
     return as_image(figure)
+
+
+def lines_of(name: str) -> list[str]:
+    """The name on lines that fit beside the pictures, broken between words."""
+    lines = [""]
+    for word in name.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if len(longer) <= LETTERS else [*lines, word]
+    return lines
 
 
 def moments_of(frames: int, count: int) -> list[int]:

@@ -71,3 +71,9 @@ def test_no_code_word_is_wider_than_the_panel(id: str) -> None:
 
 def test_no_page_is_left_over() -> None:
     assert {path.stem for path in DOCS.glob("*.md")} == set(OURS)
+
+
+@pytest.mark.parametrize("id", OURS)
+def test_newer_frontends_find_the_page_in_english_where_they_look_first(id: str) -> None:
+    copy = DOCS / id / "en.md"
+    assert copy.read_text(encoding="utf-8") == page_of(id), "run scripts/build/build_workflows.py"

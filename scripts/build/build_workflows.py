@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EDITOR = ROOT / "workflows"
 API = EDITOR / "api"
 BLUEPRINTS = ROOT / "subgraphs"
+HELP = ROOT / "web" / "docs"
 OVERVIEW = ROOT / "docs" / "workflows.md"
 ENGLISH = LOCALES / "en" / "nodeDefs.json"
 LINE = 110
@@ -115,6 +116,9 @@ def built_files(schema: Schema) -> dict[Path, str]:
     for graph in all_graphs(schema).values():
         files[EDITOR / f"{graph.title}.json"] = as_text(graph.editor(pack, DEFAULT_VERSION))
         files[API / f"{graph.slug}.json"] = as_text(graph.api())
+    for page in HELP.glob("*.md"):
+        # Where newer frontends look first.
+        files[HELP / page.stem / "en.md"] = page.read_text(encoding="utf-8")
     files[OVERVIEW] = overview(all_graphs(schema).values())
     for blueprint in blueprints(schema):
         files[BLUEPRINTS / f"{blueprint.title}.json"] = as_text(

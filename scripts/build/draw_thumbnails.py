@@ -3,6 +3,7 @@
     python scripts/build/draw_thumbnails.py            draw those that are missing
     python scripts/build/draw_thumbnails.py --all      draw all of them again
 
+The demo's cards show what the demo makes: scripts/build/take_pictures.py runs them.
 Needs numpy and Pillow, which every ComfyUI brings.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 import zlib
 from pathlib import Path
@@ -27,8 +27,9 @@ from workflows import all_graphs
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 SIZE = 360
+DEMOS = ("demo", "demo_compare", "demo_stream")
 GRAIN = 3
-BAND = 112
+BAND = 76
 # Sky top, sky bottom, sun, three rows of hills.
 PALETTES = (
     ("#1b2a6b", "#f28a5b", "#ffe9b0", "#7a4a6b", "#4a2f57", "#241a3a"),
@@ -51,7 +52,8 @@ def main() -> None:
             path.unlink()
     for graph in graphs.values():
         path = FOLDER / f"{graph.title}.jpg"
-        if draw_all or not path.exists():
+        is_drawn = graph.slug not in DEMOS
+        if is_drawn and (draw_all or not path.exists()):
             draw(graph).save(path, quality=72, optimize=True)
 
 
@@ -108,6 +110,7 @@ def emerging(clean: np.ndarray, steps: int, generator: np.random.Generator) -> n
 
 
 def captioned(picture: np.ndarray, graph: Graph) -> Image.Image:
+    """With the step count alone: the template browser writes the name below the picture."""
     picture[-BAND:] *= 0.28
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
@@ -116,41 +119,16 @@ def captioned(picture: np.ndarray, graph: Graph) -> Image.Image:
     caption = f"{graph.steps} step{'s' * (graph.steps != 1)}" + (
         "" if graph.steps > 10 else "  ·  CFG 1"
     )
-    pen.text(
-        (16, SIZE - BAND + 10),
-        fitted(name_of(graph), pen),
-        font=ImageFont.load_default(26),
-        fill="#ffffff",
-        spacing=2,
-    )
-    pen.text((16, SIZE - 32), caption, font=ImageFont.load_default(19), fill="#ffd27a")
+    font = ImageFont.load_default(24)
+    pen.text((16, SIZE - BAND + 10), caption, font=font, fill="#ffd27a")
     return image
 
 
-def name_of(graph: Graph) -> str:
-    """The title without its step count, which has a line of its own. Other final numbers stay."""
-    return re.sub(rf" {graph.steps} steps?$", "", graph.title)
-
-
-def fitted(name: str, pen: ImageDraw.ImageDraw) -> str:
-    """The name on one line, or broken at the last space of the first that fits."""
-    font = ImageFont.load_default(26)
-    words, lines = name.split(), [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".strip()
-        lines = (
-            [*lines[:-1], longer]
-            if pen.textlength(longer, font=font) < SIZE - 30
-            else [*lines, word]
-        )
-    return "\n".join(lines[:2])
-
-
 def film(pen: ImageDraw.ImageDraw) -> None:
-    """The perforated edge of a film along the top."""
-    pen.rectangle((0, 0, SIZE, 26), fill="#101014")
+    """The perforated edge of a film along the bottom; the template browser has a badge on top."""
+    pen.rectangle((0, SIZE - 26, SIZE, SIZE), fill="#101014")
     for left in range(8, SIZE, 30):
-        pen.rounded_rectangle((left, 7, left + 16, 19), 4, fill="#e8e8e8")
+        pen.rounded_rectangle((left, SIZE - 19, left + 16, SIZE - 7), 4, fill="#e8e8e8")
 
 
 if __name__ == "__main__":

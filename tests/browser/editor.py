@@ -60,7 +60,7 @@ TEMPLATE_CARDS = """() => {
 IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
     element => element.offsetParent && element.textContent.trim() === wanted)"""
 # Under every shipped graph.
-EMPTY_SPOT = (300, 780)
+EMPTY_SPOT = (700, 780)
 UNKNOWN_TYPES = (
     "app.graph.nodes.map(node => node.type).filter(type => !(type in"
     " LiteGraph.registered_node_types))"

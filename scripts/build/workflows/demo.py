@@ -17,6 +17,8 @@ FULL, QUICK, PLAIN, GUIDED = (
     "4 steps plain",
     "4 steps accelerated, CFG 5",
 )
+# Wide enough for a square clip, and no wider: the editor enlarges it to the node's width.
+SQUARE = 320
 # As the picture calls them.
 FOUR_NAMES = "\n".join(
     (
@@ -40,7 +42,7 @@ def save_small_square(graph: Graph, frames: Output) -> None:
     )
     saved = save_clip(graph, larger["IMAGE"], fps=8, collapsed=True)
     # Square frames stand higher in the node than those of a usual clip.
-    saved.size = (saved.size[0], saved.size[1] + 100)
+    saved.size = (SQUARE, 106 + SQUARE)
 
 
 @workflow(
@@ -64,9 +66,9 @@ def accelerated(graph: Graph) -> None:
         model = graph.node("FewStepDemo")
         fast = accelerate(graph, model, DEMO_LORA, output="model")
     sampled = sample(graph, fast, model["positive"], model["latent"])
-    with graph.group("Video"):
+    with graph.group("Video", width=SQUARE):
         save_small_square(graph, decoded_clip(graph, sampled["latent"], model))
-    show_report(graph, sampled)
+    show_report(graph, sampled, SQUARE)
 
 
 @workflow(
@@ -214,9 +216,9 @@ def streamed(graph: Graph) -> None:
             sink_frames=1,
             seed=1,
         )
-    with graph.group("Video"):
+    with graph.group("Video", width=SQUARE):
         save_small_square(graph, clip["images"])
-    show_report(graph, clip)
+    show_report(graph, clip, SQUARE)
 
 
 WORKFLOWS = (accelerated, four_ways, streamed)

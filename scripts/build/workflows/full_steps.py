@@ -43,7 +43,7 @@ def all_steps(graph: Graph, skipping: Placed, sampler: str, scheduler: str, **mo
 
 
 @workflow(
-    "SDXL full steps with Step Skip",
+    "SDXL full steps with Step Skip, TeaCache",
     "sdxl_step_skip",
     """
     ## The full model, with some evaluations left out
@@ -73,7 +73,7 @@ def sdxl(graph: Graph) -> None:
 
 
 @workflow(
-    "Wan 2.1 T2V full steps with Step Skip",
+    "Wan 2.1 T2V full steps with Step Skip, TeaCache",
     "wan21_t2v_step_skip",
     """
     ## Wan 2.1 without an accelerator, with some evaluations left out

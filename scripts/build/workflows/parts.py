@@ -121,8 +121,8 @@ def sample(
         return few_steps(graph, model, positive, latent, **more)
 
 
-def show_report(graph: Graph, sampled: Placed) -> None:
-    with graph.group("What was done", below=True):
+def show_report(graph: Graph, sampled: Placed, width: float | None = None) -> None:
+    with graph.group("What was done", below=True, width=width):
         graph.node("PreviewAny", "Report", source=sampled["report"])
 
 

@@ -110,7 +110,7 @@ def from_pictures(
 
 
 @workflow(
-    "Wan 2.2 T2V Lightning 4 steps",
+    "Wan 2.2 T2V fast, LightX2V Lightning 4 steps",
     "wan22_t2v_lightning",
     """
     ## Wan 2.2 text to video in 4 steps
@@ -138,7 +138,7 @@ def text_to_video(graph: Graph) -> None:
 
 
 @workflow(
-    "Wan 2.2 I2V Lightning 4 steps",
+    "Wan 2.2 I2V fast, LightX2V Lightning 4 steps",
     "wan22_i2v_lightning",
     """
     ## Wan 2.2 image to video in 4 steps
@@ -167,7 +167,7 @@ def image_to_video(graph: Graph) -> None:
 
 
 @workflow(
-    "Wan 2.2 first and last frame 4 steps",
+    "Wan 2.2 first and last frame, LightX2V Lightning 4 steps",
     "wan22_flf2v_lightning",
     """
     ## Wan 2.2 from a first to a last picture in 4 steps
