@@ -33,10 +33,7 @@ class FewStepSkip(io.ComfyNode):
                 "first block cache",
                 "fbcache",
                 "wavespeed",
-                "fast",
-                "faster",
                 "speed",
-                "speed up",
             ],
             inputs=[
                 io.Model.Input(

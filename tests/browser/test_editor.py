@@ -26,10 +26,14 @@ GRAPHS = all_graphs(SCHEMA)
 OUR_NODES = [id for id in SCHEMA if id.startswith("FewStep")]
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 THUMBNAIL_SIZE = 360
+# What people type, and the node that has to be offered.
 SEARCHES = {
     "lightning": "Accelerator Loader",
     "4 step": "Few-Step Sampler",
+    "turbo": "Few-Step Sampler",
+    "wan fast": "Accelerator Loader",
     "teacache": "Step Skip",
+    "negative prompt": "Few-Step Negative Prompt",
 }
 
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
