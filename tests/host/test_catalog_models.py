@@ -118,8 +118,8 @@ def test_a_model_that_nothing_says_is_distilled_is_refused(models):
     with pytest.raises(
         ValueError,
         match=(
-            "not known as a model that is distilled"
-            ".*Choose the accelerator's LoRA file\\. If a LoRA"
+            "Choose the accelerator's file in lora_name: it is none.*"
+            "not known as a model that is distilled.*If a LoRA"
         ),
     ):
         accelerator.attach_distilled(model, "auto")  # no release is as small
