@@ -289,7 +289,7 @@ def advice_on_names(layer: str, coverage: Coverage) -> str:
     if is_in_diffusers(layer) and not is_in_diffusers(coverage.own_layer):
         return (
             f"These are diffusers' names, which ComfyUI does not apply to this model. {own} Choose"
-            " the file's version for ComfyUI, or convert its names."
+            " the file made for this model or its version for ComfyUI, or convert its names."
         )
     return f"{own} Choose the file made for this model, or its version for ComfyUI.".lstrip()
 
