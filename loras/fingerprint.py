@@ -157,7 +157,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     plain = plain_keys(header.shapes)
     keys = {plain[key]: shape for key, shape in header.shapes.items()}
-    stored = {plain[key]: place for key, place in header.stored.items()}
+    stored = {plain[key]: place for key, place in header.stored.items() if key in plain}
     if (adapter := _adapter_of(keys)) is not None:
         return Fingerprint(None, (), (f"header: {adapter.name}",), adapter=adapter)
     kind = _kind_of(keys)
