@@ -25,6 +25,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "scripts"))
+
+from console import print_everywhere  # noqa: E402
+
 UP = re.compile(r"(worker \d+) is up: (\S+) on \S+, process (\d+)")
 # What the demo model knows.
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -169,4 +173,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import fleet_run
 from batch_jobs import Job
 from batch_store import Result, Store
+from console import print_everywhere
 from fleet_engines import Actors, connect
 from fleet_worker import Done, Setup
 
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import pytest
 
+import compare
 import fleet
 import fleet_run
 import fleet_table
@@ -223,6 +224,13 @@ def test_a_cluster_without_ray_is_refused_and_no_cluster_runs_here(
     assert "Ray is not installed for" in said and "leave --ray out" in said
     assert not fleet.has_ray("local") and not fleet.has_ray("off")
     assert capsys.readouterr().out.count("running on this machine alone") == 1
+
+
+def test_a_comparison_needs_a_server_or_a_fleet(tmp_path: Path, capsys) -> None:
+    assert compare.main(command_line(tmp_path, ["a"])) == 2
+    said = capsys.readouterr().err
+    assert "give --server http://127.0.0.1:8188, or --ray for a fleet" in said
+    assert compare.parsed([*command_line(tmp_path, ["a"]), "--ray"]).ray == "local"
 
 
 def test_a_worker_is_a_device_or_a_server_and_none_shares_a_folder(tmp_path: Path) -> None:

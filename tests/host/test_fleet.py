@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
+from thinning import thorough
 
 import compare
 import fleet
@@ -63,6 +64,7 @@ def pictures(out: Path) -> dict[str, bytes]:
     return {path.name: Image.open(path).tobytes() for path in paths}
 
 
+@thorough
 def test_a_killed_comfyui_is_started_again_and_nothing_is_lost_or_done_twice(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
