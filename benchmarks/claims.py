@@ -426,7 +426,8 @@ def main() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     comfy.utils.set_progress_bar_enabled(False)
     print(in_host.machine(), f"{options.prompts} prompts", sep="; ")
-    print(HEADER, flush=True)
+    if set(options.parts) - {"guided", "time"}:
+        print(HEADER, flush=True)
 
     def show(result: Result) -> Result:
         print(result.row, flush=True)

@@ -196,8 +196,8 @@ def first_and_last_frame(graph: Graph) -> None:
 ABOUT_GUIDED_START = """
     **Guided Start** lets the high-noise expert without its LoRA make the first of the four steps,
     in two steps of its own with real guidance and a negative prompt; then the accelerated expert
-    goes on, and the low-noise one finishes. That is where a three-sampler graph gets its motion
-    from, here on the exact schedule and with one noise.
+    goes on, and the low-noise one finishes. It is what a three-sampler graph is built for, on the
+    exact schedule and with one noise.
 
     It costs 7 evaluations instead of 4. More **guided_steps** stay closer to the full model, two
     evaluations each. The report says what each part took.
