@@ -107,9 +107,9 @@ def pid(latents: str, excludes: tuple[str, ...] = ()) -> Accelerator:
         name_words=("pid",) if excludes else ("pid", latents),
         name_excludes=excludes,
         sources=(
-            f"{TEMPLATES} utility_pid_latent_upscale_dit.json",
-            "ComfyUI 0.30.0 comfy/supported_models.py, class PiD",
             "github vllm-project/vllm-omni: one list for every distilled checkpoint of nvidia/PiD",
+            "ComfyUI 0.30.0 comfy/supported_models.py, class PiD",
+            f"{TEMPLATES} utility_pid_latent_upscale_dit.json",
         ),
         template_ways=(TemplateWay(noise="the model's own shift"),) if latents == "flux1" else (),
         licence=Licence("NVIDIA non-commercial research", False, "from a secondary source"),
