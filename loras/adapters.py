@@ -82,7 +82,7 @@ def other_adapter(keys: Collection[str], downs: Collection[str]) -> OtherAdapter
     telling = [key for key in keys if not key.endswith(PLAIN) and re.search(ANY_KIND, key)]
     pairs = len(set(downs).difference(telling))
     is_whole_model = any(key.endswith(".qweight") for key in keys)
-    kinds = [
+    kinds: list[OtherAdapter] = [
         XLABS_READ if all(key in keys for key in CONVERTED) else XLABS_UNREAD,
         *OTHER_ADAPTERS,
         *(() if is_whole_model else (NUNCHAKU,)),

@@ -97,6 +97,7 @@ def _doubt_of_pairs(fingerprint: Fingerprint, record: Accelerator) -> str | None
 
 def _doubt_of_makes(fingerprint: Fingerprint, record: Accelerator, makes: list[Make]) -> str | None:
     """makes: of the record's files of the same rank."""
+    assert fingerprint.pairs is not None
     alike = [make for make in makes if make.naming == fingerprint.naming]
     if not alike:
         published = _listed(sorted({make.naming for make in makes}))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .accelerator import Accelerator, Kind, runs_on
 from .bases import BaseRow
-from .names import experts_named
+from .names import MODEL_ENDINGS, experts_named
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def merged_by_name(
     """What the name of a model's file, or its title, says that was merged into it; None where it
     says nothing, or nothing that a record for this base has.
     """
-    name = re.sub(r"\.[A-Za-z]+$", "", path.replace("\\", "/").rpartition("/")[2])
+    name = path.replace("\\", "/").rpartition("/")[2]
+    if name.lower().endswith(MODEL_ENDINGS):
+        name = name.rpartition(".")[0]
     here = [
         record
         for record in records

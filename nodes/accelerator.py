@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from comfy_api.v0_0_2 import io
@@ -206,10 +206,7 @@ def attach_accelerator(
     refuse_twice(coverage, lora_name)
 
     notes = (
-        *taking_notes(record, loaded.base, records),
-        *edition_notes(record, lora_name, loaded.base, loaded.file_name, records),
-        *merged_notes(distilled, lora_name, loaded.file_name),
-        *(record.notes_on_plain_fp8 if loaded.is_in_plain_fp8 else ()),
+        *model_notes(record, lora_name, loaded, distilled, records),
         *coverage_notes(coverage),
         *repaired.notes,
         *choice_notes(record, recognition, lora_name),
@@ -219,6 +216,22 @@ def attach_accelerator(
     )
     report = report_on_loading(record, recognition, coverage, notes, lora_name, strength)
     return with_news(patched, report), report
+
+
+def model_notes(
+    record: Accelerator,
+    lora_name: str,
+    loaded: LoadedModel,
+    distilled: Recognition,
+    records: Iterable[Accelerator],
+) -> tuple[str, ...]:
+    """What to tell of an accelerator on this model. distilled: what the model was taken for."""
+    return (
+        *taking_notes(record, loaded.base, records),
+        *edition_notes(record, lora_name, loaded.base, loaded.file_name, records),
+        *merged_notes(distilled, lora_name, loaded.file_name),
+        *(record.notes_on_plain_fp8 if loaded.is_in_plain_fp8 else ()),
+    )
 
 
 def refuse_strength(strength: float, lora_name: str) -> None:
