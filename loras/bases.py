@@ -583,7 +583,8 @@ class Base(BaseRow, Enum):
     MINIMAX_MUSIC3 = BaseRow(
         label="MiniMax-Music 3", host_classes=("MiniMaxMusic3",), since="0.33", shift=1.0
     )
-    YUE2 = BaseRow(label="YuE 2", host_classes=("YuE2",), since="0.34", shift=1.0)
+    # Merged in September 2026: 0.38 has it, and perhaps one before.
+    YUE2 = BaseRow(label="YuE 2", host_classes=("YuE2",), since="0.38", shift=1.0)
     WAN_T2V = BaseRow(
         label="Wan 2.1/2.2 text-to-video",
         host_classes=("WAN21_T2V",),
