@@ -50,7 +50,7 @@ NAMING_BASES = {
     "loras/editions.py": {"QWEN_IMAGE", "LTXAV", "HUNYUAN15"},
     # Where attention to text is one with attention to the picture, and where core has a node.
     "nodes/host/negative.py": {
-        *("FLUX", "FLUX_SCHNELL", "FLUX2", "HUNYUAN_VIDEO", "HUNYUAN15", "KREA2"),
+        *("FLUX", "FLUX_SCHNELL", "FLUX2", "HUNYUAN_VIDEO", "HUNYUAN15", "KREA2", "QWEN_IMAGE"),
     },
 }
 NAMING_SCHEDULES = {
