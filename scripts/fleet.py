@@ -96,7 +96,8 @@ def joined(options: argparse.Namespace) -> tuple[Actors, Sequence[Sequence[str]]
 
     try:
         dashboard = connect(ray, options.ray)
-    except ConnectionError as error:
+    # ValueError: no address; RuntimeError: another version of Ray or Python.
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise BatchError(
             f"--ray {options.ray}: this machine cannot join a Ray cluster there ({error}). The"
             " cluster has to run, with the same version of Ray and the same token (RAY_AUTH_MODE)."
@@ -108,7 +109,7 @@ def joined(options: argparse.Namespace) -> tuple[Actors, Sequence[Sequence[str]]
         takes = {"num_cpus": 0}
     found = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
     say(f"Ray {ray.__version__}: {found}" + f", dashboard http://{dashboard}" * bool(dashboard))
-    room = int(has.get("GPU", 0) / cards) if cards else 1
+    room = max(1, int(has.get("GPU", 0) / cards)) if cards else 1
     return Actors(ray, takes), [[] if cards else ["--cpu"]] * room
 
 
