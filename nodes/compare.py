@@ -20,8 +20,8 @@ SHEET, STRIP = 0, 2  # which outputs they are
 INPUTS = ("reference", "candidate", "candidate_2", "candidate_3")
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
-ROW = re.compile(r"^- (?P<name>[^:\n]+): (?P<value>.*)$", re.MULTILINE)
-NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
+ROW = r"(?m)^- (?P<name>[^:\n]+): (?P<value>.*)$"
+NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"
 SMALL_TEMPORAL = (
     "Frame differences are compared because the batch has several pictures; for pictures that are"
     " no clip, ignore them."
@@ -182,7 +182,7 @@ def rows_of_strip(results: Sequence[tuple[Any, Quality | None]], names: str) -> 
 def rows_of(report: str) -> dict[str, str]:
     """The rows of a report of this pack, by name; empty for any other text."""
     rows = "\n\n".join(report.split("\n\n")[:2])  # what follows are notes and sections
-    return {match["name"]: match["value"] for match in ROW.finditer(rows)}
+    return {match["name"]: match["value"] for match in re.finditer(ROW, rows)}
 
 
 def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
@@ -193,13 +193,13 @@ def with_price(rows: dict[str, str], other: dict[str, str]) -> dict[str, str]:
     price, factor = number_of(other, "price"), speedup(other, rows)
     if "price" in rows or price is None or not factor:
         return rows
-    unit = NUMBER.sub("", other["price"], count=1)
+    unit = re.sub(NUMBER, "", other["price"], count=1)
     return {**rows, "price": f"{price / factor:.4g}{unit} (scaled by seconds)"}
 
 
 def number_of(rows: dict[str, str], name: str) -> float | None:
     """The number that a row starts with, as in "4.26 (predicted)"."""
-    found = NUMBER.match(rows.get(name, ""))
+    found = re.match(NUMBER, rows.get(name, ""))
     return float(found[0]) if found else None
 
 

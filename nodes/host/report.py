@@ -16,7 +16,7 @@ from .server import show_on_node
 
 log = logging.getLogger(__name__)
 # As Python writes NaN and infinity, where they stand alone and not in a name.
-NO_NUMBER = re.compile(r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])")
+NO_NUMBER = r"(?<![\w./\\-])-?(?:nan|inf)x?(?![\w./\\-])"
 # For a node's schema: the report of a node whose result comes out of the host's cache is sent
 # again, so that it is there after the page was loaded anew. ComfyUI 0.16 does not know it.
 CACHED_UI = "has_intermediate_output"
@@ -102,7 +102,7 @@ def notes_of_loaders(news: Iterable[LoaderNews]) -> list[str]:
 
 def without_nan(text: str) -> str:
     """The text, with "not a number" where one should stand and does not."""
-    return NO_NUMBER.sub("not a number", text)
+    return re.sub(NO_NUMBER, "not a number", text)
 
 
 def numbers_only(value: Any) -> Any:
