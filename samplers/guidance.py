@@ -49,7 +49,7 @@ class Guidance:
 
 def l1_norm(tokens: Tensor, channels: tuple[int, ...]) -> Tensor:
     """In float32: the sum over thousands of channels has no room in float16."""
-    norm = torch.linalg.vector_norm(tokens, 1, channels, keepdim=True, dtype=torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(tokens, 1, channels, keepdim=True, dtype=torch.float32)
     return norm.clamp_min(LEAST_NORM)
 
 
@@ -163,10 +163,14 @@ class JointAttention:
         """The output of all tokens, (B, L, C). q, k, v: (B, heads, L, C). mask: None."""
         assert mask is None
         first, second = self.texts.positive, self.texts.negative
-        positive = attend(*(self._without(part, first, second) for part in (q, k, v)), None)
-        negative = attend(
-            *(part.narrow(-2, first, part.shape[-2] - first) for part in (q, k, v)), None
+        positive_q, positive_k, positive_v = (
+            self._without(part, first, second) for part in (q, k, v)
         )
+        negative_q, negative_k, negative_v = (
+            part.narrow(-2, first, part.shape[-2] - first) for part in (q, k, v)
+        )
+        positive = attend(positive_q, positive_k, positive_v, None)
+        negative = attend(negative_q, negative_k, negative_v, None)
         picture, other = positive[:, first:], negative[:, second:]
         if self.rows is None:
             guided = self.guidance.combine(picture, other, channels)

@@ -2,7 +2,7 @@
 
 Distilled models settle the layout in their first step, and there variety and motion are lost; the
 undistilled model in place of that step brings them back. Gandikota and Bau 2025, Distilling
-Diversity and Control in Diffusion Models, arXiv 2503.10637, section 5. They run the undistilled
+Diversity and Control in Diffusion Models, arXiv 2503.10637. They run the undistilled
 model on the distilled one's own first timestep; here it may take several steps over that stretch.
 """
 

@@ -158,7 +158,7 @@ def candidates(
             for steps in reversed(record.steps)
             if guided is None or steps > guided.distilled_steps
         ]
-        if not ways:
+        if guided is not None and not ways:
             raise BudgetError(
                 f"Guided Start stands in for {guided.distilled_steps} of the accelerator's steps,"
                 f" and {record.id} has no more than {record.steps[-1]}: none would be left. Set"
