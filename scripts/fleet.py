@@ -43,8 +43,6 @@ TROUBLES = (BatchError, HostError, ServerError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything is there. 1: something failed or is missing. 2: the request is wrong."""
     options = parsed(arguments)
-    # Told to end, it ends its servers first, as it does when it is stopped by hand.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     store = Store(options.out)
     try:
         request = read_request(options)
@@ -66,6 +64,9 @@ def run(request: Request, options: argparse.Namespace, store: Store) -> Outcome:
     """Run what is missing, on Ray where it is there. Raises one of TROUBLES."""
     began = time.monotonic()
     engine, devices = joined(options) if has_ray(options.ray) else alone(options)
+    # Told to end, it ends its servers first, as it does when it is stopped by hand. Only now: Ray
+    # brings a handler of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     workers = make_workers(request.servers, options, devices)
     outcome = fleet_run.run(request.jobs, workers, engine, store, say)
     hours = (time.monotonic() - began) / 3600
