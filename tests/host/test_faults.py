@@ -226,7 +226,7 @@ def demonstration(folder: Path) -> Scene:
         "a red circle moving right", 5, "base"
     ).args
     model, _ = accelerator.attach_accelerator(
-        loaded, CATALOG["fewstep-demo-4step"].files[0].name, "auto", 1.0
+        loaded, f"fewstep-demo/{CATALOG['fewstep-demo-4step'].files[0].name}", "auto", 1.0
     )
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 

@@ -398,7 +398,9 @@ def test_it_is_shown_as_one_run(bases, lightning, monkeypatch):
     )
     base, (positive, negative) = bases["sdxl"], texts(bases["sdxl"])
     run(guided_start(lightning, base, negative), positive, image())
-    assert seen == [(step, 5) for step in range(1, 6)]
+    # The host leaves out updates that follow one another too fast.
+    assert seen[0] == (1, 5) and seen[-1] == (5, 5)
+    assert seen == sorted(set(seen)) and {total for _, total in seen} == {5}
 
 
 def test_step_skip_works_on_a_long_guided_part_and_is_told_on_a_short_one(bases, lightning):
