@@ -37,7 +37,7 @@ from .host.run import (
     sigmas_tensor,
 )
 
-STEPS_LABEL, EXPERT_LABEL = "steps (0 = auto)", "model_low_noise (Wan 2.2)"
+STEPS_LABEL = "steps (0 = auto)"
 STEPS_TOOLTIP = (
     "0 runs the accelerator's own count, where it is best. Another count runs on the same formula"
     " and the report says so: more steps cost more and add little, fewer lose detail. Accelerators"
@@ -129,7 +129,6 @@ class FewStepSampler(io.ComfyNode):
                 ),
                 io.Model.Input(
                     "model_low_noise",
-                    display_name=EXPERT_LABEL,
                     optional=True,
                     tooltip=(
                         "Wan 2.2 only: the low-noise expert with its own accelerator. It takes over"
@@ -222,7 +221,6 @@ class FewStepSchedule(io.ComfyNode):
                 ),
                 io.Model.Input(
                     "model_low_noise",
-                    display_name=EXPERT_LABEL,
                     optional=True,
                     tooltip=(
                         "Wan 2.2 only: the low-noise expert with its own accelerator. Then sigmas"

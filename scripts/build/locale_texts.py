@@ -24,6 +24,11 @@ CATEGORY = "few-step"
 TRANSLATED_OPTIONS = {"lora_name": ("none",), "accelerator": ("auto",)}
 
 
+# Of sockets: older frontends show a display name of theirs in every language, so these stand here
+# alone.
+LABELS = {"model_low_noise": "model_low_noise (Wan 2.2)"}
+
+
 def english(info: dict[str, Any]) -> dict[str, Any]:
     """The English texts by node id, in the form of ComfyUI's locale files."""
     return {
@@ -41,7 +46,7 @@ def texts_of(node: Node, entry: dict[str, Any]) -> dict[str, Any]:
         "description": entry["description"],
         "inputs": {
             name: {
-                "name": spec[1].get("display_name") or name,
+                "name": LABELS.get(name) or spec[1].get("display_name") or name,
                 "tooltip": spec[1]["tooltip"],
                 **options_of(name, node),
             }

@@ -337,7 +337,8 @@ class Graph:
             "mode": 0,
             "inputs": [],
             "outputs": [],
-            "title": self.title,
+            # Short: the editor makes a node at least as wide as its title.
+            "title": "About this graph",
             "properties": {},
             "widgets_values": [self.note],
             **NOTE_COLOURS,

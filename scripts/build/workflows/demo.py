@@ -180,8 +180,8 @@ def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
     saved = graph.node(
         "SaveAnimatedWEBP", images=larger["IMAGE"], filename_prefix=prefix(graph), fps=8.0
     )
-    # Four squares beside each other are low.
-    saved.size = (saved.size[0], 310)
+    # Four squares beside each other are low, and the editor draws its controls above them.
+    saved.size = (saved.size[0], 370)
 
 
 @workflow(
