@@ -5,9 +5,9 @@
 
 Tiers: static (ruff, mypy), pure (no ComfyUI imported; with --all prints how much of samplers/ and
 loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in
-Chromium), frontend (the browser tier once more in a newer frontend, its costly tables thinned);
-with --oldest, as continuous integration has it, oldest (the host tier once more on the oldest
-ComfyUI that is supported). The tests are split over the processors.
+Chromium); with --all, frontend (the browser tier once more in a newer frontend, thinned); with
+--oldest, as continuous integration has it, oldest (the host tier once more on the oldest ComfyUI
+that is supported). The tests are split over the processors.
 
 A plain run takes the corners of costly tables of cases and a few generated examples, and says how
 many it left out; --all leaves out none. FEWSTEP_ALL_WORKFLOWS=1 in the environment adds every
@@ -305,7 +305,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def not_asked_for(options: argparse.Namespace) -> list[Outcome]:
     """The tiers that a run without arguments leaves out."""
-    return [] if options.tier or options.oldest else [Outcome("oldest", None, "--oldest not given")]
+    if options.tier:
+        return []
+    wanted = {"frontend": options.all, "oldest": options.oldest}
+    flags = {"frontend": "--all", "oldest": "--oldest"}
+    return [
+        Outcome(tier, None, f"{flags[tier]} not given")
+        for tier, is_wanted in wanted.items()
+        if not is_wanted
+    ]
 
 
 def main() -> int:
@@ -319,11 +327,13 @@ def main() -> int:
         return 1
     print(f"ComfyUI {host.version} at {host.root}", flush=True)
     outcomes = []
-    for tier in options.tier or [tier for tier in TIERS if tier != "oldest" or options.oldest]:
+    left_out = not_asked_for(options)
+    unasked = {outcome.tier for outcome in left_out}
+    for tier in options.tier or [tier for tier in TIERS if tier not in unasked]:
         print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
         outcomes.append(TIERS[tier](host, options))
     print()
-    for outcome in [*outcomes, *not_asked_for(options)]:
+    for outcome in [*outcomes, *left_out]:
         verdict = {True: "passed", False: "FAILED", None: "left out"}[outcome.passed]
         print(f"{outcome.tier:9}{verdict:9} {outcome.words}")
     return 1 if any(outcome.passed is False for outcome in outcomes) else 0

@@ -577,9 +577,10 @@ def test_a_tier_is_split_over_the_processors_and_says_what_it_left_out(
 def test_what_a_run_leaves_out_is_listed_with_what_runs_it(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (oldest,) = runner.not_asked_for(runner.parse_arguments([]))
+    frontend, oldest = runner.not_asked_for(runner.parse_arguments([]))
     assert (oldest.tier, oldest.passed, oldest.words) == ("oldest", None, "--oldest not given")
-    assert not runner.not_asked_for(runner.parse_arguments(["--oldest"]))
+    assert frontend == runner.Outcome("frontend", None, "--all not given")
+    assert not runner.not_asked_for(runner.parse_arguments(["--all", "--oldest"]))
 
 
 @pytest.mark.parametrize("name", STDLIB_ONLY)

@@ -39,6 +39,10 @@ SEARCHES = {
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 
 
+def our_nodes(graph: Graph) -> frozenset[str]:
+    return frozenset(node.schema.id for node in graph.nodes if node.is_ours)
+
+
 @pytest.fixture(autouse=True)
 def no_errors(editor: Editor, request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test is also one of the console. After a failed one the page is loaded anew, so that it
@@ -62,7 +66,7 @@ def twin_of(graph: Graph) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{graph.slug}.json").read_text(encoding="utf-8"))
 
 
-@corners("graph", of=lambda graph: frozenset(node.schema.id for node in graph.nodes))
+@corners("graph", of=our_nodes)
 @each_graph
 def test_dropped_workflow_opens_and_is_its_api_twin(
     editor: Editor, artefacts: Path, graph: Graph
@@ -151,7 +155,7 @@ def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, i
     assert broken == []
 
 
-@corners("graph", of=lambda graph: frozenset(node.schema.id for node in graph.nodes))
+@corners("graph", of=our_nodes)
 @each_graph
 def test_vue_renderer_shows_the_same_graph_and_nothing_lies_over_another(
     editor: Editor, artefacts: Path, tmp_path: Path, graph: Graph
