@@ -79,6 +79,6 @@ def edition_notes(
     return (
         (
             f"{lora_name} ({record.id}) is for {own.label}, and {model_name} is {there.label} by"
-            f" its name. It fits, and was not distilled for it.{advice}"
+            f" its name. It fits, but was not distilled for it.{advice}"
         ),
     )

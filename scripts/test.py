@@ -209,6 +209,8 @@ def run_pytest(
 ) -> Outcome:
     """Run pytest, passing its output on; its last summary line becomes the outcome's words."""
     arguments = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--durations=10"]
+    # Of its own: what another tier failed is not run once more here.
+    arguments += ["-o", f"cache_dir=.pytest_cache/{tier}"]
     arguments += [*paths, *options.pytest]
     if options.k:
         arguments += ["-k", options.k]

@@ -36,7 +36,7 @@ from ...samplers.guidance import (
     SideBySide,
     laid_out,
 )
-from .model import NEGATIVE_KEY, look_at
+from .model import NEGATIVE_KEY, LoadedModel, look_at
 from .run import run_log
 from .server import version
 
@@ -87,8 +87,9 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
     The wrapper goes into the model options: on the patcher itself it would make the host load the
     same weights again.
     """
-    is_joint = refuse_model(model)
-    refuse_second(model)
+    loaded = look_at(model)
+    is_joint = refuse_model(loaded)
+    refuse_second(loaded)
     conds = text_alone(negative)
     if config.guidance.is_idle:
         return model
@@ -113,23 +114,17 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
     return patched
 
 
-def carried_negative(model) -> NegativeConfig | None:
-    """The settings of the negative prompt on a MODEL, None where there is none."""
-    return model.model_options.get(NEGATIVE_KEY)
-
-
-def refuse_second(model) -> None:
-    if carried_negative(model) is not None:
+def refuse_second(loaded: LoadedModel) -> None:
+    if loaded.carries_negative:
         raise NegativeError(
             f"This model already carries a {NAME}. Leave one of the two out; two texts go into one"
             " with Conditioning (Concat)."
         )
 
 
-def refuse_model(model) -> bool:
+def refuse_model(loaded: LoadedModel) -> bool:
     """Whether text and picture share one attention. Raises NegativeError where neither way goes."""
-    loaded = look_at(model)
-    network = model.model.diffusion_model
+    network = loaded.patcher.model.diffusion_model
     if loaded.base in JOINT and isinstance(network, JOINT_NETWORKS):
         return True
     is_unet = isinstance(

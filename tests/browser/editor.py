@@ -59,7 +59,7 @@ TEMPLATE_CARDS = """() => {
 }"""
 IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
     element => element.offsetParent && element.textContent.trim() === wanted)"""
-# Under every shipped graph.
+# Where no node is while one is shown alone.
 EMPTY_SPOT = (700, 780)
 UNKNOWN_TYPES = (
     "app.graph.nodes.map(node => node.type).filter(type => !(type in"

@@ -35,6 +35,7 @@ from comfyui_fewstep.samplers.budget.ways import Choice, Route
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.method import Settings
 
+from more_models import HUNYUAN
 from small_loras import write_lora
 from small_models import (
     HAS_CAUSAL_WAN,
@@ -410,28 +411,7 @@ OTHERS = {
         (1, 16, 8, 8),
     ),
     "HunyuanVideo": (
-        {
-            "image_model": "hunyuan_video",
-            "in_channels": 16,
-            "patch_size": [1, 2, 2],
-            "out_channels": 16,
-            "vec_in_dim": 768,
-            "context_in_dim": 4096,
-            "hidden_size": 256,
-            "mlp_ratio": 4.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 1,
-            "axes_dim": [16, 56, 56],
-            "theta": 256,
-            "qkv_bias": True,
-            "guidance_embed": True,
-            "byt5": False,
-            "meanflow": False,
-            "use_cond_type_embedding": False,
-            "vision_in_dim": None,
-            "meanflow_sum": False,
-        },
+        {**HUNYUAN, "context_in_dim": 4096},
         (1, 16, 3, 8, 8),
     ),
     "LTXV": (

@@ -17,6 +17,7 @@ from comfyui_fewstep.loras.repair import repair
 from comfyui_fewstep.nodes.host.attach import attach_lora
 from real_headers import REAL_HEADERS
 
+from more_models import HUNYUAN as SMALL_HUNYUAN
 from more_models import SMALL
 from small_models import FULL_WIDTH, WANS, unet_config
 
@@ -72,26 +73,12 @@ SD3 = {
     "dtype": torch.bfloat16,
 }
 HUNYUAN = {
-    "image_model": "hunyuan_video",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": [1, 2, 2],
-    "vec_in_dim": 768,
+    **SMALL_HUNYUAN,
     "context_in_dim": 4096,
     "hidden_size": 3072,
-    "mlp_ratio": 4.0,
     "num_heads": 24,
     "depth": 20,
     "depth_single_blocks": 40,
-    "axes_dim": [16, 56, 56],
-    "theta": 256,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "byt5": False,
-    "meanflow": False,
-    "use_cond_type_embedding": False,
-    "vision_in_dim": None,
-    "meanflow_sum": False,
 }
 Z_IMAGE = {"dim": 3840, "cap_feat_dim": 2560, "n_layers": 30, "n_heads": 30, "n_kv_heads": 30}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
