@@ -230,7 +230,12 @@ def model_notes(
         *taking_notes(record, loaded.base, records),
         *edition_notes(record, lora_name, loaded.base, loaded.file_name, records),
         *merged_notes(distilled, lora_name, loaded.file_name),
-        *(record.notes_on_plain_fp8 if loaded.is_in_plain_fp8 else ()),
+        # The notes first: few records have any, and the other question looks at every weight.
+        *(
+            record.notes_on_plain_fp8
+            if record.notes_on_plain_fp8 and loaded.is_in_plain_fp8
+            else ()
+        ),
     )
 
 
