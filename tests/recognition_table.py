@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,39 +84,47 @@ def published() -> Iterator[tuple[RealHeader, Accelerator, PublishedFile]]:
 
 def of_published() -> Iterator[Outcome]:
     for real, record, file in published():
-        header = real.header()
         path = f"{file.repo}/{file.path}"
-        yield judged("published files, with their folders", real.name, header, path, record)
-        yield judged("published files, names alone", real.name, header, file.name, record)
-        for name in other_names(record, file):
-            yield judged("published files, renamed", real.name, header, name, record)
+        renamed = dict.fromkeys(other_names(record, file), "published files, renamed")
+        names = {
+            path: "published files, with their folders",
+            file.name: "published files, names alone",
+            **renamed,
+        }
+        yield from judged(real.name, real.header(), names, record)
+        names = {path: "resized files, published names"} | dict.fromkeys(
+            renamed, "resized files, renamed"
+        )
         for rank in RESIZED:
-            smaller = resized(real, rank)
-            what = f"{real.name} at rank {rank}"
-            for name in (path, *other_names(record, file)):
-                group = "resized files" + (", published names" if name == path else ", renamed")
-                yield judged(group, what, smaller, name, record)
+            yield from judged(f"{real.name} at rank {rank}", resized(real, rank), names, record)
 
 
-def judged(group: str, what: str, header: Header, name: str, own: Accelerator) -> Outcome:
-    recognition = recognise_lora(
-        fingerprint_of(header), header.metadata, name, header.size, RECORDS, own.bases[0]
-    )
+def judged(
+    what: str, header: Header, groups: Mapping[str, str], own: Accelerator
+) -> Iterator[Outcome]:
+    """groups: by the names under which the file is tried."""
+    fingerprint = fingerprint_of(header)
+    for name, group in groups.items():
+        recognition = recognise_lora(
+            fingerprint, header.metadata, name, header.size, RECORDS, own.bases[0]
+        )
+        yield Outcome(group, what, name, verdict_on(recognition, own), id_of(recognition))
+
+
+def verdict_on(recognition: Recognition, own: Accelerator) -> str:
     if recognition.record is not None:
-        verdict = RIGHT if recognition.record is own else WRONG
-    else:
-        verdict = ASKED if own in recognition.candidates else WRONG
-    return Outcome(group, what, name, verdict, id_of(recognition))
+        return RIGHT if recognition.record is own else WRONG
+    return ASKED if own in recognition.candidates else WRONG
 
 
 def id_of(recognition: Recognition) -> str:
     return recognition.record.id if recognition.record else ""
 
 
-def of_ordinary() -> Iterator[Outcome]:
+def of_ordinary(ranks: Sequence[int] = RANKS) -> Iterator[Outcome]:
     for lora in ORDINARY_LORAS:
         own_names = names_of(lora, [record for record in RECOGNISABLE if lora.base in record.bases])
-        for rank in RANKS:
+        for rank in ranks:
             header = lora.header(rank, "")
             fingerprint = fingerprint_of(header)
             what = f"{lora.format}, rank {rank}"

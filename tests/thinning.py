@@ -29,6 +29,11 @@ def corners(*names: str, of: Callable[..., Hashable] | None = None) -> pytest.Ma
     return pytest.mark.corners(names, of)
 
 
+def some_of(values: Iterable[Any], *plain: Any) -> list[Any]:
+    """A parameter's values for parametrize. plain: those that a plain run takes."""
+    return [value if value in plain else pytest.param(value, marks=thorough) for value in values]
+
+
 def examples(count: int) -> Callable[[Any], Any]:
     """So many examples of a generated test; a tenth of them in a plain run."""
 

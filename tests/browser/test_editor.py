@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from editor import Editor
 from stand_ins import INCOMPLETE, MISSING
-from thinning import corners
+from thinning import corners, some_of, thorough
 
 import node_schema
 from comfy_server import PACK_NAME
@@ -155,12 +155,12 @@ def test_help_opens_with_our_text_and_picture(editor: Editor, artefacts: Path, i
     assert broken == []
 
 
-@corners("graph", of=our_nodes)
-@each_graph
+@pytest.mark.parametrize("slug", some_of(GRAPHS, "demo", "sdxl_step_budget"))
 def test_vue_renderer_shows_the_same_graph_and_nothing_lies_over_another(
-    editor: Editor, artefacts: Path, tmp_path: Path, graph: Graph
+    editor: Editor, artefacts: Path, tmp_path: Path, slug: str
 ) -> None:
     """With its models and without: then Nodes 2.0 puts a bar under each node that lacks one."""
+    graph = GRAPHS[slug]
     editor.set("Comfy.VueNodes.Enabled", True)
     try:
         editor.drop(path_of(graph))
@@ -259,9 +259,15 @@ def test_what_the_loader_did_is_told_again_after_a_reload(editor: Editor) -> Non
     assert "4 evaluations" in editor.text_on("FewStepSampler")[0]
 
 
-@corners()
-@pytest.mark.parametrize("is_vue", [False, True], ids=["canvas", "vue"])
-@pytest.mark.parametrize("slug", ("demo_stream", "demo_compare"))
+@pytest.mark.parametrize(
+    ("slug", "is_vue"),
+    [
+        ("demo_stream", True),
+        ("demo_compare", False),
+        pytest.param("demo_stream", False, marks=thorough),
+        pytest.param("demo_compare", True, marks=thorough),
+    ],
+)
 def test_nodes_that_grew_in_a_run_do_not_cover_each_other(
     editor: Editor, artefacts: Path, slug: str, is_vue: bool
 ) -> None:

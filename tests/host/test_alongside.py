@@ -20,6 +20,7 @@ from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import look_at, with_linear_betas, with_model_sampling
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
+from thinning import some_of
 from torch import Tensor
 
 import nodes as core
@@ -147,7 +148,11 @@ def test_a_lora_hook_on_the_prompt_is_the_same_lora_on_the_model(sd15, lcm, styl
 # One for each place around an evaluation; what changes layers inside one is skipped with it.
 @pytest.mark.parametrize(
     "name",
-    ["model function wrapper", "post-CFG function", "NAG", "AnimateDiff-Evolved", "wrappers"],
+    some_of(
+        ["model function wrapper", "post-CFG function", "NAG", "AnimateDiff-Evolved", "wrappers"],
+        "model function wrapper",
+        "NAG",
+    ),
 )
 def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
     sd15, others, texts, name
@@ -194,7 +199,9 @@ def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
 @pytest.mark.skipif(
     not motion_patch.host_patches_layers(), reason="motion modules need ComfyUI 0.20 or newer"
 )
-@pytest.mark.parametrize("name", [*STAND_INS, "LoRA loader"])
+@pytest.mark.parametrize(
+    "name", some_of([*STAND_INS, "LoRA loader"], "NAG", "wrappers", "LoRA loader")
+)
 def test_a_motion_module_and_another_node_both_work_in_either_order(
     sd15, models, others, texts, name
 ):

@@ -23,7 +23,7 @@ from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host import measure
 from comfyui_fewstep.nodes.host.attach import INPUT_LAYERS, shapes_of
 from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at
-from thinning import thorough
+from thinning import corners, thorough
 
 import small_models
 from more_models import (
@@ -221,6 +221,7 @@ def test_an_accelerator_of_an_unlisted_class_is_refused_on_another_and_the_other
         )
 
 
+@corners("name", of=lambda name: base_of_class(name).text)
 @pytest.mark.parametrize("name", [name for name in KIN if base_of_class(name).text])
 def test_a_base_that_takes_a_prompt_alone_is_measured_with_an_empty_one(name):
     host_class(name)

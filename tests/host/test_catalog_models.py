@@ -31,7 +31,7 @@ from comfyui_fewstep.nodes.host.declared import known_accelerators
 from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, with_model_sampling
 from comfyui_fewstep.samplers import plan as plans
 from safetensors.torch import save_file
-from thinning import corners
+from thinning import corners, some_of
 
 import nodes as core
 import small_models
@@ -311,7 +311,9 @@ def by_name(unets, small, distilled):
     }
 
 
-ARCHITECTURES = ["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"]
+ARCHITECTURES = some_of(
+    ["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"], "sd15", "sdxl", "Flux", "QwenImage", "WAN21_T2V"
+)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

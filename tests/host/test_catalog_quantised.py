@@ -21,6 +21,7 @@ from comfyui_fewstep.nodes import accelerator, sampler
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import accelerator_of, base_of, look_at, with_model_sampling
 from safetensors.torch import load_file, save_file
+from thinning import some_of
 
 import small_models
 from more_models import small_patcher
@@ -132,7 +133,9 @@ def run(model):
     return output.args[0]["samples"], output.ui["fewstep_report"][0]
 
 
-@pytest.mark.parametrize("form", ["fp8 plain", "scaled fp8", *QUANT_ALGOS])
+@pytest.mark.parametrize(
+    "form", some_of(["fp8 plain", "scaled fp8", *QUANT_ALGOS], "fp8 plain", "scaled fp8", "nvfp4")
+)
 def test_a_quantised_base_takes_an_accelerator_and_samples(load, lora, whole, form):
     model = load(form)
     assert base_of(model).name == "WAN_T2V"

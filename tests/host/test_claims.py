@@ -1,9 +1,9 @@
 """The claims of few-step generation, on the trained demo model: benchmarks/claims.py at a few
 prompts, with room for chance.
 
-demo/README.md has the figures of 200 prompts. At the 16 here a share is uncertain by ten points and
-more, so the bounds are set where a student that was lost, a wrong sigma or guidance applied twice
-would fall through, not at the measured figures.
+demo/README.md has the figures of 200 prompts. At the few here a share is uncertain by ten points
+and more, so the bounds are set where a student that was lost, a wrong sigma or guidance applied
+twice would fall through, not at the measured figures.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pytest
 from claims import CAUSAL, LEFT_GUIDED, PLAIN, RENOISE, STUDENT, TEACHER, Bench
 from comfyui_fewstep.samplers.guided import GuidedSettings
 from negative import DEFAULTS, Reader, rows_of
-from thinning import thorough
+from thinning import EVERYTHING, thorough
 
 from small_models import HAS_CAUSAL_WAN
 
-PROMPTS = 16
+PROMPTS = 16 if EVERYTHING else 6
 needs_causal = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
 
 

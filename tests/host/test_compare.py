@@ -394,6 +394,7 @@ def test_every_text_of_cores_nodes_is_taken_for_a_prompt(server: Server, node: s
     ] == {name: "new" for name in texts}
 
 
+@thorough
 def test_a_server_that_is_gone_for_good_is_told_and_another_goes_on(
     host, base: Path, server: Server, tmp_path: Path, capsys
 ) -> None:

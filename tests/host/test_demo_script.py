@@ -8,10 +8,12 @@ import json
 import re
 
 from PIL import Image
+from thinning import thorough
 
 import demo as script
 
 
+@thorough
 def test_the_demo_shows_what_acceleration_gains_and_costs(server, host, capsys):
     prompt = json.loads(script.DEMO.workflow.read_text(encoding="utf-8"))
     outcome = script.run_ways(server, host, prompt, server.base)

@@ -349,12 +349,12 @@ def what_goes_wrong(scene: Scene, count: int, is_between: bool) -> list[tuple[st
     """(fault, evaluation) of a run of so many evaluations. An interrupt comes at any time; what
     else goes wrong in the middle or at the end goes wrong anywhere.
 
-    is_between: the interrupts that are neither the first, the middle nor the last one, and no more.
+    is_between: the interrupts that are neither the first nor the middle one, and what else goes
+    wrong at the end; else those two, and what else goes wrong in the middle.
     """
     interrupts = count if scene.until_kept is None else scene.until_kept
-    ends = {0, interrupts // 2, interrupts - 1}
-    chosen = [number for number in range(interrupts) if (number not in ends) == is_between]
-    others = [] if is_between else itertools.product(scene.faults, (count // 2, count - 1))
+    chosen = [n for n in range(interrupts) if (n not in (0, interrupts // 2)) == is_between]
+    others = itertools.product(scene.faults, [count - 1 if is_between else count // 2])
     return [*(("interrupt", number) for number in chosen), *others]
 
 

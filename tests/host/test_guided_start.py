@@ -32,6 +32,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.budget.cost import BudgetError
 from comfyui_fewstep.samplers.guided import GuidedSettings
 from comfyui_fewstep.samplers.plan import PlanError
+from thinning import thorough
 
 import nodes as core
 import small_models
@@ -281,6 +282,7 @@ def test_other_flows_equal_two_chained_core_samplers(name, id):
     assert_same_run(ours, theirs)
 
 
+@thorough
 def test_a_mask_and_less_denoise_mean_the_same_to_both_parts(bases, lightning):
     base, (positive, negative) = bases["sdxl"], texts(bases["sdxl"])
     source = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -403,6 +405,7 @@ def test_it_is_shown_as_one_run(bases, lightning, monkeypatch):
     assert seen == sorted(set(seen)) and {total for _, total in seen} == {5}
 
 
+@thorough
 def test_step_skip_works_on_a_long_guided_part_and_is_told_on_a_short_one(bases, lightning):
     base, (positive, negative) = bases["sdxl"], texts(bases["sdxl"])
     skipping = FewStepSkip.execute(base, "forecast", 1.5, 3.0, 0.15, 0.95, 3, "auto").args[0]
@@ -559,6 +562,7 @@ def test_files_upstream_of_the_guided_model_are_not_the_runs_own(bases):
     assert [file.name for file in upstream_files(node.hidden, "model")] == ["distilled.gguf"]
 
 
+@thorough
 def test_a_negative_at_cfg_1_goes_with_it_in_either_order(bases, lightning):
     """Few-Step Negative Prompt on the accelerated model works in the accelerated part."""
     base, (positive, negative) = bases["sdxl"], texts(bases["sdxl"])

@@ -31,7 +31,7 @@ from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
-from thinning import thorough
+from thinning import corners, thorough
 from torch import Tensor
 
 import more_models
@@ -697,6 +697,7 @@ def test_weights_in_8_bits(models):
     assert difference(weak, plain) < 1e-2 < difference(strong, plain)
 
 
+@thorough
 def test_torch_compile_sees_no_more_graphs_and_breaks(flux, wan, monkeypatch, request):
     """Nor does a second run add any: what is new in every evaluation is no part of a graph."""
 
@@ -828,6 +829,7 @@ class NeverReady(dict):
         pass
 
 
+@corners()
 @pytest.mark.parametrize("id", ["self-forcing-dmd", "causal-forcing-framewise"])
 @pytest.mark.parametrize("window", [{}, {"window_frames": 6, "sink_frames": 1}], ids=str)
 def test_a_stream_equals_one_made_over_by_hand(causal, id, window, monkeypatch):

@@ -30,7 +30,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.method import Settings
-from thinning import corners, thorough
+from thinning import corners, some_of
 from torch import Tensor
 
 import nodes as core
@@ -446,7 +446,7 @@ def test_memory_of_the_cache_is_flat_in_length_with_a_window(causal, text):
     assert run(model, text, video(24))[2]["cache_bytes"] == 6 * long["cache_bytes"]
 
 
-@pytest.mark.parametrize("length", [48, pytest.param(120, marks=thorough)])
+@pytest.mark.parametrize("length", some_of([24, 48, 120], 24))
 def test_all_memory_of_a_run_is_flat_in_length_with_a_window(causal, text, monkeypatch, length):
     """Every tensor there is beyond those before the run, the frames made so far not counted: they
     are the result.
