@@ -1,4 +1,4 @@
-"""Write docs/accelerators/ and README.md's table of families from the catalogue, and the table of
+"""Write docs/accelerators/ and README.md's table of models from the catalogue, and the table of
 bases in docs/declaring-accelerators.md.
 
     python scripts/build/build_docs.py [--check]
@@ -61,6 +61,7 @@ LEFT_OUT_HEAD = """## Left out
 Distilled releases that cannot be run here as they were distilled.
 """
 FAMILY_COLUMNS = "| family | bases | steps | kind |"
+MODEL_COLUMNS = "| model | accelerators |"
 BASE_COLUMNS = "| base | model | ComfyUI class | shift | takes the accelerators of |"
 RECORD_COLUMNS = "| id | base | steps | sampler | CFG | strength |"
 
@@ -83,7 +84,7 @@ def page_of(family: str) -> Path:
     return FOLDER / f"{re.sub('[^a-z0-9]+', '-', family.lower()).strip('-')}.md"
 
 
-# --- the index, and the table that README.md shares with it
+# --- the index, and README.md's table
 
 
 def index() -> str:
@@ -116,12 +117,28 @@ def index() -> str:
 
 
 def readme() -> str:
-    """README.md with its table of families as the catalogue has it now."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(FAMILY_COLUMNS)
+    """README.md with its table of models as the catalogue has it now."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(MODEL_COLUMNS)
+    by_model = families_by_model()
     rows = [
-        table_row((family, *facts_of(family, records))) for family, records in families().items()
+        table_row((model, ", ".join(found))) for model, found in by_model.items() if len(found) > 1
     ]
-    return before + "\n".join(table(FAMILY_COLUMNS, rows)) + "\n" + rest.partition("\n\n")[2]
+    alone = unique(found[0] for found in by_model.values() if len(found) == 1)
+    elsewhere = {family for found in by_model.values() if len(found) > 1 for family in found}
+    others = ", ".join(family for family in alone if family not in elsewhere)
+    rows.append(table_row(("others", others)))
+    return before + "\n".join(table(MODEL_COLUMNS, rows)) + "\n" + rest.partition("\n\n")[2]
+
+
+def families_by_model() -> dict[str, list[str]]:
+    """Label of a base -> links to the families that have accelerators for it."""
+    found: dict[str, list[str]] = {}
+    for family, records in families().items():
+        link = f"[{family}]({page_of(family).relative_to(ROOT).as_posix()})"
+        models = models_of(family, records)
+        for model in models:
+            found.setdefault(model, []).append(link)
+    return found
 
 
 def declaring() -> str:
@@ -146,19 +163,20 @@ def facts_of_base(base: Base) -> tuple[str, ...]:
 
 def facts_of(family: str, records: Sequence[Accelerator]) -> tuple[str, str, str]:
     """What a family runs on, in how many steps, and as what kind of file."""
-    # The demo model has the architecture of Wan and not its size: its accelerators fit no other.
-    bases = (
-        "the demo model"
-        if family == "Demo"
-        else ", ".join(unique(base.label for record in records for base in record.bases))
-    )
     steps = sorted({count for record in records for count in record.steps})
     is_range = len(steps) > 2
     return (
-        bases,
+        ", ".join(models_of(family, records)),
         f"{steps[0]} to {steps[-1]}" if is_range else ", ".join(map(str, steps)),
         ", ".join(unique(record.kind.value for record in records)),
     )
+
+
+def models_of(family: str, records: Sequence[Accelerator]) -> list[str]:
+    # The demo model has the architecture of Wan and not its size: its accelerators fit no other.
+    if family == "Demo":
+        return ["the demo model"]
+    return unique(base.label for record in records for base in record.bases)
 
 
 # --- one family
