@@ -273,14 +273,7 @@ def work_of(loaded: LoadedModel, latent: Mapping[str, Tensor]) -> Work:
     if frames == 1:
         return Work(first.shape[0])
     played = (frames - 1) * frames_per_latent_frame(loaded) + 1
-    return Work(first.shape[0], frames, played / _frame_rate(loaded))
-
-
-def _frame_rate(loaded: LoadedModel) -> float:
-    """Frames a second at which this model's clips play."""
-    if loaded.facts is not None:
-        return loaded.facts.frame_rate
-    return loaded.base.frame_rate
+    return Work(first.shape[0], frames, played / loaded.frame_rate)
 
 
 def cost_of(

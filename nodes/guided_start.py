@@ -12,6 +12,7 @@ from .host.declared import known_accelerators
 from .host.guided_start import NAME, GuidedStart, refuse_guided_start, with_guided_start
 from .host.model import LoadedModel, look_at
 from .host.recognise import accelerated, recognise_distilled, recognise_loras
+from .host.timeline import refuse_timeline
 
 
 class FewStepGuidedStart(io.ComfyNode):
@@ -110,6 +111,7 @@ class FewStepGuidedStart(io.ComfyNode):
     def execute(
         cls, model, model_guided, negative, distilled_steps: int, guided_steps: int, cfg: float
     ) -> io.NodeOutput:
+        refuse_timeline(negative, "negative")
         refuse_guided_start(model, "only one can begin a run")
         fast = accelerated(look_at(model, cls.hidden)).loaded[0]
         guided = look_at(model_guided, cls.hidden, "model_guided")

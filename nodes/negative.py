@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..samplers.guidance import Guidance
 from .host.negative import NegativeConfig, with_negative
+from .host.timeline import refuse_timeline
 
 
 class FewStepNegative(io.ComfyNode):
@@ -130,6 +131,7 @@ class FewStepNegative(io.ComfyNode):
                 f"start_percent ({start_percent:g}) must be below end_percent ({end_percent:g}):"
                 " between them the negative prompt is kept out."
             )
+        refuse_timeline(negative, "negative")
         guidance = Guidance(scale, alpha, tau)
         config = NegativeConfig(guidance, start_percent, end_percent)
         return io.NodeOutput(with_negative(model, negative, config))

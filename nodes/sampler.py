@@ -36,6 +36,7 @@ from .host.run import (
     sample,
     sigmas_tensor,
 )
+from .host.timeline import refuse_timeline
 
 STEPS_LABEL = "steps (0 = auto)"
 STEPS_TOOLTIP = (
@@ -161,6 +162,8 @@ class FewStepSampler(io.ComfyNode):
         negative=None,
         model_low_noise=None,
     ) -> io.NodeOutput:
+        refuse_timeline(positive, "positive")
+        refuse_timeline(negative or (), "negative")
         models = accelerated(*experts_of(model, model_low_noise, cls.hidden))
         refuse_causal(models.records[0])
         notes_on_expert = notes_on_expert_alone(models)

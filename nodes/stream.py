@@ -10,7 +10,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..loras.words import counted, in_figures
-from ..samplers.causal import StreamPlan, Window, in_frames, make_stream_plan, video_frames
+from ..samplers.causal import (
+    StreamPlan,
+    Window,
+    in_frames,
+    in_seconds,
+    make_stream_plan,
+    pictures_before,
+    video_frames,
+)
 from ..samplers.plan import PlanError, make_plan
 from .host.guided_start import refuse_guided_start
 from .host.latent import handed_on
@@ -22,22 +30,12 @@ from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
 from .host.stream_decode import can_decode_frames, room_for_pictures
+from .host.timeline import refuse_prompts, timeline_of
 
 # image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
 # of video.
 TRAINED_FRAMES = 21
 
-# What a prompt may not carry, by the host's name for it, and why: one conditioning fills the cache
-# for all that follows.
-REFUSED_IN_PROMPT = {
-    "area": "an area",
-    "mask": "a mask",
-    "hooks": "hooks",
-    "start_percent": "a start and end in the schedule",
-    "end_percent": "a start and end in the schedule",
-    "control": "a ControlNet",
-    "gligen": "GLIGEN boxes",
-}
 NO_NEGATIVE = (
     "A patch on the model asks for a negative prompt (as NAG does), and a stream has none: the"
     " patch does nothing here. Take it off, and say what you want in the positive prompt."
@@ -188,9 +186,10 @@ class FewStepStream(io.ComfyNode):
         start = start_of(start_latent, picture, shape)
         sigma, given = sigma_of(patcher), 0 if start is None else start.shape[2]
         window = Window(window_frames, sink_frames)
-        plan = make_stream_plan(record, shape[2], sigma, given, frames_per_block, window)
+        refuse_prompts(positive)
+        timeline = timeline_of(positive, loaded.frame_rate)
+        plan = make_stream_plan(record, shape[2], sigma, given, frames_per_block, window, timeline)
         refuse_cfg_sent(cls.hidden, make_plan(record, 0, 1.0, sigma))
-        refuse_prompt(positive)
         refuse_patches(patcher)
         refuse_images(vae, shape, cls.hidden)
 
@@ -252,28 +251,6 @@ def start_of(
 
 
 # ---------------------------------------------------------------- what is refused
-
-
-def refuse_prompt(positive) -> None:
-    """Raise for conditioning that changes by place or step: the cached keys belong to one."""
-    if len(positive) != 1:
-        raise PlanError(
-            f"positive holds {len(positive)} prompts, combined; a causal model remembers what it"
-            " saw under one. Connect a single CLIP Text Encode."
-        )
-    carried = sorted(
-        {words for key, words in REFUSED_IN_PROMPT.items() if positive[0][1].get(key) is not None}
-    )
-    if carried:
-        raise PlanError(
-            f"The prompt carries {' and '.join(carried)}; a causal model remembers what it saw"
-            " under one prompt for the whole clip. Connect the prompt without it."
-        )
-    if positive[0][1].get("concat_latent_image") is not None:
-        raise PlanError(
-            "The prompt carries a start image (as Wan Image To Video adds it), which causal models"
-            " do not read. Encode the picture with VAE Encode and connect it to start_latent."
-        )
 
 
 def refuse_patches(model) -> None:
@@ -370,12 +347,26 @@ def rows_on_stream(
         ("steps", f"{steps}, CFG 1 (locked)"),
         ("evaluations", f"{run.evaluations:g}, context passes included"),
         ("window", view),
+        *rows_on_prompts(plan, run),
         ("key-value cache", f"{run.cache_bytes / 2**20:.1f} MiB"),
         *memory,
         ("decoded", decoded),
         *start,
         *((entry["node"], entry["summary"]) for entry in run.log.entries),
     )
+
+
+def rows_on_prompts(plan: StreamPlan, run: StreamRun) -> tuple[tuple[str, str], ...]:
+    """When another prompt took over, and what it took to read again what was in view."""
+    if not run.changes:
+        return ()
+    changes = [
+        f"another from {in_seconds(plan.timeline.begins(change.frame))}"
+        f" (frame {pictures_before(change.frame)},"
+        f" {counted(change.evaluations, 'evaluation')} more)"
+        for change in run.changes
+    ]
+    return (("prompts", "; ".join(["one from the start", *changes])),)
 
 
 def data_of_stream(plan: StreamPlan, run: StreamRun, pace: float, decoded: str) -> dict[str, Any]:
@@ -401,6 +392,14 @@ def data_of_stream(plan: StreamPlan, run: StreamRun, pace: float, decoded: str) 
         "first_sigmas": list(plan.made[0].sigmas),
         "decoded": decoded,
         "interrupted": run.is_interrupted,
+        "prompt_changes": [
+            {
+                "frame": pictures_before(change.frame),
+                "second": plan.timeline.begins(change.frame),
+                "evaluations": change.evaluations,
+            }
+            for change in run.changes
+        ],
         "entries": run.log.entries,
     }
 
@@ -431,7 +430,25 @@ def notes_on_stream(plan: StreamPlan, run: StreamRun, vae) -> tuple[str, ...]:
             f"{type(vae.first_stage_model).__name__} cannot decode a clip in pieces, so it was"
             " decoded whole at the end. The Wan 2.1 VAE shows every block as it is finished."
         )
-    return (*notes, *notes_on_window(plan))
+    return (*notes, *notes_on_timeline(plan), *notes_on_window(plan))
+
+
+def notes_on_timeline(plan: StreamPlan) -> tuple[str, ...]:
+    """What to tell of prompts that begin before the first block that is made, or after it."""
+    timeline = plan.timeline
+    start, opening = timeline.begins(plan.given), timeline.seconds[plan.opening]
+    if plan.opening:
+        over = counted(plan.opening, "prompt")
+        return (
+            f"The start that was given lasts {in_seconds(start)}, so {over} of the timeline"
+            f" {'is' if plan.opening == 1 else 'are'} over before the first block is made.",
+        )
+    if opening > start and not timeline.is_reached(plan.opening, plan.given):
+        return (
+            f"The first prompt of the timeline begins at {in_seconds(opening)}; with none before it"
+            " it serves from the start.",
+        )
+    return ()
 
 
 def notes_on_window(plan: StreamPlan) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ wan/modules/causal_model.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -67,9 +67,77 @@ class Window:
         """How many of `held` frames, oldest after the sinks, go before `coming` more are made."""
         return max(0, held + coming - self.frames) if self.frames else 0
 
+    def left(self, view: Sequence[int], coming: int) -> tuple[int, ...]:
+        """Of the frames in view, sinks first, those that stay while `coming` more are made."""
+        gone = self.evicted(len(view), coming)
+        return (*view[: self.sink], *view[self.sink + gone :]) if gone else tuple(view)
+
     def capacity(self, frames: int) -> int:
         """The most frames held at once in a clip of so many, the block being made among them."""
         return min(self.frames, frames) if self.frames else frames
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a new prompt finds of the frames that were in view under the one before it.
+
+    Frames that are read again get their keys and values under the new prompt, so that the old words
+    stop steering and the motion goes on: the KV recache of Yang et al. 2025 (LongLive), arXiv
+    2509.22622. Its released code reads the latest frames of a whole window, the first of which are
+    the sinks from then on (keeps_sinks=False); with its global_sink the old sinks keep their keys.
+    We read what the next block will see, and no more.
+    """
+
+    reads_again: bool = True  # False: all keep the keys that they got under the old prompt
+    keeps_sinks: bool = True  # False: the first frames in view after them are the sinks now
+    frames: int = 0  # of those in view that are no sinks, the latest that stay; 0: all of them
+
+    def __post_init__(self) -> None:
+        if not self.reads_again and self != Handover(reads_again=False):
+            raise ValueError("Frames that are not read again all stay as they are.")
+
+    def kept(self, view: Sequence[int], sink: int) -> tuple[int, ...]:
+        """Of the frames in view, sinks first, those that the new prompt sees."""
+        sinks, others = tuple(view[:sink]), tuple(view[sink:])
+        if not self.keeps_sinks:
+            sinks, others = (), others or sinks  # all that there is may be sinks
+        return sinks + others[-self.frames :]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When the prompts of a clip begin."""
+
+    # Ascending, from the clip's beginning, given frames included.
+    seconds: tuple[float, ...] = (0.0,)
+    frame_rate: float = Base.WAN_CAUSAL.frame_rate  # of the video
+
+    def begins(self, frame: int) -> float:
+        """The second at which a latent frame is shown."""
+        return pictures_before(frame) / self.frame_rate
+
+    def is_reached(self, prompt: int, frame: int) -> bool:
+        """Whether a latent frame is shown at the time of this prompt or after it."""
+        # Times are written with a few digits: 2.8125 is shown as 2.81.
+        return self.begins(frame) >= self.seconds[prompt] - 0.5 / self.frame_rate
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Another prompt takes over."""
+
+    prompt: int  # which, in the order of their times
+    frame: int  # the first latent frame that is made under it
+    read: tuple[Block, ...]  # frames in view, as they are read again
+
+    @property
+    def evaluations(self) -> int:
+        return price_of(self.read)
+
+
+def price_of(read: Sequence[Block]) -> int:
+    """Evaluations beyond those of a clip of one prompt: there the block before is read as well."""
+    return max(len(read) - 1, 0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +149,10 @@ class StreamPlan:
     given: int  # at its start, which exist already
     blocks: tuple[Block, ...]  # in order, the given ones first as far as the window needs them
     window: Window
+    opening: int = 0  # the prompt that it begins with, in the order of their times
+    turns: tuple[Turn, ...] = ()  # in order
+    handover: Handover = Handover()
+    timeline: Timeline = Timeline()
 
     @property
     def made(self) -> tuple[Block, ...]:
@@ -88,8 +160,11 @@ class StreamPlan:
 
     @property
     def evaluations(self) -> int:
-        """For each clip: every step, and one context pass for every block but the last."""
-        return sum(block.steps + 1 for block in self.blocks) - 1
+        """For each clip: every step, one context pass for every block but the last, and what the
+        turns read beside those.
+        """
+        turns = sum(turn.evaluations for turn in self.turns)
+        return sum(block.steps + 1 for block in self.blocks) - 1 + turns
 
 
 def make_stream_plan(
@@ -99,6 +174,8 @@ def make_stream_plan(
     given: int = 0,
     frames_per_block: int = 0,
     window: Window = Window(),
+    timeline: Timeline = Timeline(),
+    handover: Handover = Handover(),
 ) -> StreamPlan:
     """The blocks of a clip of `frames`, of which `given` exist already. Raises PlanError.
 
@@ -129,7 +206,48 @@ def make_stream_plan(
         steps = record.causal.first_block_steps or ordinary.steps
         sigmas = record.causal.first_block.sigmas(steps, 1.0, sigma_of)
         blocks[first] = Block(given, size, tuple(sigmas))
-    return StreamPlan(record, frames, given, tuple(blocks), window)
+    plan = StreamPlan(record, frames, given, tuple(blocks), window)
+    return _with_turns(replace(plan, timeline=timeline, handover=handover))
+
+
+def _with_turns(plan: StreamPlan) -> StreamPlan:
+    """The plan with every prompt at the first block that begins at its time or after it.
+
+    The earliest prompt serves from the start, whenever it begins. Raises PlanError for a prompt
+    that no block is made under.
+    """
+    opening, prompts, timeline = 0, {}, plan.timeline
+    for prompt in range(1, len(timeline.seconds)):
+        block = next((each for each in plan.made if timeline.is_reached(prompt, each.start)), None)
+        if block is None:
+            _refuse_late(plan, prompt)
+        if block.start == plan.given and plan.given:
+            opening = prompt  # the given frames cover those before it
+        elif block.start in (0, *prompts):
+            _refuse_crowded(timeline, prompt, plan.made[0].frames)
+        else:
+            prompts[block.start] = prompt
+    turns, view = [], ()
+    for block in plan.blocks:
+        view = plan.window.left(view, block.frames)
+        if block.start in prompts:
+            view = plan.handover.kept(view, plan.window.sink)
+            read = as_read(view, plan.blocks) if plan.handover.reads_again else ()
+            turns.append(Turn(prompts[block.start], block.start, read))
+        view += tuple(range(block.start, block.end))
+    return replace(plan, opening=opening, turns=tuple(turns))
+
+
+def as_read(view: Sequence[int], blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Frames in view, in order, as they are read again: what is left of a block at once."""
+    block_of = {frame: block.start for block in blocks for frame in range(block.start, block.end)}
+    parts: list[Block] = []
+    for frame in view:
+        if parts and parts[-1].end == frame and block_of[frame] == block_of[parts[-1].start]:
+            parts[-1] = Block(parts[-1].start, parts[-1].frames + 1)
+        else:
+            parts.append(Block(frame, 1))
+    return tuple(parts)
 
 
 def _given_blocks(given: int, size: int, window: Window) -> list[Block]:
@@ -167,6 +285,34 @@ def _refuse_lengths(frames: int, given: int, size: int) -> None:
             f"The clip has {in_frames(frames - given)} to make{start}, which is not a whole"
             f" number of blocks of {size}. Set the video's length to {near}."
         )
+
+
+def _refuse_late(plan: StreamPlan, prompt: int) -> NoReturn:
+    """Raise for a prompt that begins after the last block."""
+    timeline = plan.timeline
+    seconds, end = timeline.seconds[prompt], timeline.begins(plan.frames)
+    last = timeline.begins(plan.made[-1].start)
+    where = (
+        f"the clip ends at {in_seconds(end)}"
+        if seconds >= end
+        else f"the last block of the clip begins at {in_seconds(last)}"
+    )
+    raise PlanError(
+        f"A prompt of the timeline begins at {in_seconds(seconds)}, and {where}, so nothing would"
+        f" be made under it. Set start_seconds to {in_seconds(last)} or less, or make latent_image"
+        " longer."
+    )
+
+
+def _refuse_crowded(timeline: Timeline, prompt: int, size: int) -> NoReturn:
+    """Raise for two prompts that would take over at the same block."""
+    first, second = (in_seconds(timeline.seconds[each]) for each in (prompt - 1, prompt))
+    block = TEMPORAL_FACTOR * size / timeline.frame_rate
+    raise PlanError(
+        f"The prompts that begin at {first} and {second} would take over at the same block, so"
+        f" nothing would be made under the first. A block lasts {in_seconds(block)}: set them that"
+        " far apart."
+    )
 
 
 def _refuse_window(window: Window, size: int) -> None:
@@ -210,9 +356,19 @@ def in_frames(count: int) -> str:
     return counted(count, "latent frame")
 
 
+def in_seconds(seconds: float) -> str:
+    """2.81 s: seconds to the hundredth."""
+    return f"{round(seconds, 2):g} s"
+
+
 def video_frames(latent_frames: int) -> int:
     """The length of a clip in pictures: 81 for 21 latent frames."""
     return TEMPORAL_FACTOR * (latent_frames - 1) + 1
+
+
+def pictures_before(latent_frame: int) -> int:
+    """How many pictures are shown before those of a latent frame, counted from 0."""
+    return video_frames(latent_frame) if latent_frame else 0
 
 
 # ---------------------------------------------------------------- the loop
@@ -229,6 +385,21 @@ class Memory(Protocol):
 
     def keep(self, block: Block) -> None:
         """What the last evaluation left of this block belongs to the past now."""
+
+    def forget(self, frame: int) -> None:
+        """Forget all frames. The next one that is read is this one."""
+
+
+class Prompts(Protocol):
+    """The prompts of a clip, one of which the model follows."""
+
+    def is_turn(self, block: Block) -> bool:
+        """Whether another prompt takes over where this block begins. Asked once for a block."""
+
+    def turn(self, block: Block, read: Sequence[Block]) -> None:
+        """Follow that prompt from now on. read: what the model reads again under it, of the frames
+        before this block.
+        """
 
 
 # Standard normal noise for every step of a block: (steps, B, C, frames, H, W).
@@ -249,14 +420,25 @@ def seeded_draw(seed: int, shape: Sequence[int], device: torch.device) -> DrawNo
 
 
 def unroll(
-    memory: Memory, blocks: Sequence[Block], draw: DrawNoise, given: Tensor | None = None
+    memory: Memory,
+    blocks: Sequence[Block],
+    draw: DrawNoise,
+    given: Tensor | None = None,
+    prompts: Prompts | None = None,
+    window: Window = Window(),
+    handover: Handover = Handover(),
 ) -> Iterator[tuple[Block, Tensor]]:
     """Each made block, (B, C, frames, H, W), as soon as it is finished. given: existing frames.
+    prompts: None where the clip has one; window and handover matter where it has more.
 
     The context pass comes after the block is handed out, so that it can be shown first, and not at
-    all after the last.
+    all after the last. Where another prompt takes over it is made under that one, as of all else in
+    view.
     """
-    for block in blocks:
+    view: dict[int, Tensor] = {}  # frames before the next block, sinks first: (B, C, 1, H, W)
+    if is_turn(prompts, blocks[0]):
+        prompts.turn(blocks[0], ())
+    for block, following in zip(blocks, (*blocks[1:], None)):
         memory.make_room(block)
         if block.is_given:
             assert given is not None
@@ -264,9 +446,35 @@ def unroll(
         else:
             x = denoise(memory, block, draw(block))
             yield block, x
-        if block is not blocks[-1]:
+        if following is None:
+            return
+        turns = is_turn(prompts, following)
+        if not (turns and handover.reads_again):
             memory.evaluate(x, CONTEXT_SIGMA, block)
             memory.keep(block)
+        if prompts is not None:
+            view |= zip(range(block.start, block.end), x.split(1, dim=2))
+            view = {frame: view[frame] for frame in window.left(list(view), following.frames)}
+        if turns:
+            view = {frame: view[frame] for frame in handover.kept(list(view), window.sink)}
+            read = as_read(list(view), blocks) if handover.reads_again else ()
+            prompts.turn(following, read)
+            read_again(memory, read, view)
+
+
+def is_turn(prompts: Prompts | None, block: Block) -> bool:
+    return prompts is not None and not block.is_given and prompts.is_turn(block)
+
+
+def read_again(memory: Memory, parts: Sequence[Block], view: Mapping[int, Tensor]) -> None:
+    """Replace what the memory holds. view: frames, (B, C, 1, H, W) each."""
+    if parts:
+        memory.forget(parts[0].start)
+    for part in parts:
+        x = torch.cat([view[frame] for frame in range(part.start, part.end)], dim=2)
+        memory.make_room(part)
+        memory.evaluate(x, CONTEXT_SIGMA, part)
+        memory.keep(part)
 
 
 def denoise(memory: Memory, block: Block, noise: Tensor) -> Tensor:

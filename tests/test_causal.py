@@ -12,6 +12,8 @@ import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.samplers.causal import (
     Block,
+    Handover,
+    Timeline,
     Window,
     make_stream_plan,
     refuse_partial_patches,
@@ -190,6 +192,9 @@ class Recorded:
     def keep(self, block):
         self.frames += range(block.start, block.end)
 
+    def forget(self, frame):
+        self.frames.clear()
+
 
 def draw_ones(block):
     return torch.ones(block.steps, 1, 1, block.frames, 1, 1)
@@ -242,6 +247,175 @@ def test_a_longer_clip_begins_like_a_shorter_one_and_the_global_generator_is_lef
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(short, long))
     assert short[0].shape == (4, 1, 2, 1, 3, 3) and not torch.equal(short[0], short[1])
+
+
+# ---------------------------------------------------------------- prompts that change
+
+
+def timed(*seconds, **more):
+    """Blocks of three latent frames begin at picture 0, 9, 21, 33 and 45: at 16 pictures a second
+    those are 0, 0.5625, 1.3125, 2.0625 and 2.8125 s.
+    """
+    return plan(**{"frames": 15, **more}, timeline=Timeline(seconds, 16.0))
+
+
+def starts(parts):
+    return [(part.start, part.frames) for part in parts]
+
+
+def test_a_prompt_takes_over_at_the_first_block_that_begins_at_its_time_or_after_it():
+    made = timed(0.0, 1.0, 2.0625)
+    assert [(turn.prompt, turn.frame) for turn in made.turns] == [(1, 6), (2, 9)]
+    assert [made.timeline.begins(turn.frame) for turn in made.turns] == [1.3125, 2.0625]
+    # All that is in view is read again, a block at a time.
+    assert starts(made.turns[0].read) == [(0, 3), (3, 3)]
+    assert starts(made.turns[1].read) == [(0, 3), (3, 3), (6, 3)]
+
+
+def test_a_time_may_be_written_with_two_digits():
+    assert [turn.frame for turn in timed(0.0, 2.81).turns] == [12]
+    assert [turn.frame for turn in timed(0.0, 1.32).turns] == [6]
+    assert [turn.frame for turn in timed(0.0, 1.35).turns] == [9]
+
+
+def test_reading_again_costs_what_is_in_view_but_for_the_block_that_is_read_anyway():
+    # Five blocks of four steps and four context passes, then one and two more.
+    assert (timed(0.0).evaluations, timed(0.0, 1.0, 2.0).evaluations) == (24, 24 + 1 + 2)
+    keeps = {"handover": Handover(reads_again=False)}
+    assert timed(0.0, 1.0, 2.0, **keeps).evaluations == 24
+    assert timed(0.0, 1.0, 2.0, window=Window(6)).evaluations == 24
+
+
+@pytest.mark.parametrize(
+    ("window", "handover", "read"),
+    [
+        (Window(), Handover(), [(0, 3), (3, 3), (6, 3), (9, 3)]),
+        # Three of six are the block to come, one is the sink: frames 10 and 11 are left.
+        (Window(6, 1), Handover(), [(0, 1), (10, 2)]),
+        (Window(9, 3), Handover(), [(0, 3), (9, 3)]),
+        (Window(9, 3), Handover(keeps_sinks=False), [(9, 3)]),
+        (Window(9, 1), Handover(frames=2), [(0, 1), (10, 2)]),
+        (Window(), Handover(frames=4), [(8, 1), (9, 3)]),
+        (Window(8, 2), Handover(), [(0, 2), (9, 3)]),
+        (Window(), Handover(reads_again=False), []),
+        # Both in one block: frame 1 was left behind between them.
+        (Window(14, 1), Handover(), [(0, 1), (2, 1), (3, 3), (6, 3), (9, 3)]),
+    ],
+)
+def test_what_is_read_again_is_what_the_next_block_sees(window, handover, read):
+    assert starts(timed(0.0, 2.5, window=window, handover=handover).turns[0].read) == read
+
+
+def test_all_that_there_is_may_be_sinks():
+    assert Handover(keeps_sinks=False).kept((0, 1, 2), 3) == (0, 1, 2)
+    assert Handover(keeps_sinks=False).kept((0, 1, 2, 3), 3) == (3,)
+
+
+def test_frames_that_are_not_read_again_all_stay():
+    with pytest.raises(ValueError, match="Frames that are not read again all stay"):
+        Handover(reads_again=False, keeps_sinks=False)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (
+            {"seconds": (0.0, 3.6)},
+            r"begins at 3.6 s, and the clip ends at 3.56 s, .* Set start_seconds to 2.81 s or less",
+        ),
+        ({"seconds": (0.0, 3.0)}, "begins at 3 s, and the last block of the clip begins at 2.81 s"),
+        (
+            {"seconds": (0.0, 1.4, 1.9)},
+            "begin at 1.4 s and 1.9 s would take over at the same block, .* A block lasts 0.75 s",
+        ),
+        ({"seconds": (0.0, 0.02)}, "begin at 0 s and 0.02 s would take over at the same block"),
+    ],
+)
+def test_a_prompt_that_nothing_is_made_under_is_refused(request_, message):
+    with pytest.raises(PlanError, match=message):
+        timed(*request_["seconds"])
+
+
+def test_the_earliest_prompt_serves_from_the_start():
+    late = timed(1.0, 2.0)
+    assert late.opening == 0 and [turn.prompt for turn in late.turns] == [1]
+
+
+def test_prompts_whose_time_the_given_frames_cover_are_over():
+    # Six frames are given: the first block begins at 1.3125 s.
+    made = timed(0.0, 0.6, 1.3, 2.0, given=6)
+    assert made.opening == 2 and [(turn.prompt, turn.frame) for turn in made.turns] == [(3, 9)]
+
+
+class Followed:
+    """Prompts that turn at these frames. They note what is read again."""
+
+    def __init__(self, *frames):
+        self.frames, self.read = frames, {}
+
+    def is_turn(self, block):
+        return block.start in self.frames
+
+    def turn(self, block, read):
+        self.read[block.start] = tuple(read)
+
+
+@pytest.mark.parametrize("record", [CHUNKS, FRAMES], ids=["chunks", "frames"])
+@pytest.mark.parametrize(
+    "window", [Window(), Window(4), Window(5, 1), Window(7, 2), Window(9, 3)], ids=str
+)
+@pytest.mark.parametrize(
+    "handover",
+    [Handover(), Handover(keeps_sinks=False), Handover(frames=1), Handover(reads_again=False)],
+    ids=str,
+)
+@pytest.mark.parametrize("given", [0, 4])
+def test_the_loop_does_what_the_plan_says(record, window, handover, given):
+    frames = 15 + (given % record.causal.frames_per_block)
+    made = timed(
+        0.0, 1.5, 2.5, record=record, frames=frames, given=given, window=window, handover=handover
+    )
+    memory, prompts = Recorded(window), Followed(*(turn.frame for turn in made.turns))
+    start = torch.zeros(1, 1, given, 1, 1)
+    clip = unroll(memory, made.blocks, draw_ones, start, prompts, window, handover)
+    assert [block for block, _ in clip] == list(made.made)
+    assert len(memory.seen) == made.evaluations
+    assert prompts.read == {turn.frame: turn.read for turn in made.turns}
+    # After each turn the block sees what was read again, and nothing else.
+    for turn in made.turns:
+        seen = next(seen for start, sigma, seen in memory.seen if (start, sigma) == (turn.frame, 1))
+        if handover.reads_again:
+            assert seen == tuple(
+                frame for part in turn.read for frame in range(part.start, part.end)
+            )
+
+
+def test_the_frames_that_are_read_again_are_those_that_were_made():
+    class Read(Recorded):
+        def evaluate(self, x, sigma, block):
+            if sigma == 0:
+                read.append((block.start, x.flatten().tolist()))
+            return torch.full_like(x, block.start) + torch.arange(block.frames).reshape(-1, 1, 1)
+
+    read = []
+    list(unroll(Read(), plan(frames=9).blocks, draw_ones, None, Followed(6)))
+    # The first block's own pass, then both under the new prompt.
+    assert read == [(0, [0, 1, 2]), (0, [0, 1, 2]), (3, [3, 4, 5])]
+
+
+def test_a_prompt_that_takes_over_at_the_first_block_reads_nothing_without_given_frames():
+    memory, prompts = Recorded(), Followed(0)
+    list(unroll(memory, plan(frames=6).blocks, draw_ones, None, prompts))
+    assert prompts.read == {0: ()} and len(memory.seen) == plan(frames=6).evaluations
+    memory, prompts = Recorded(), Followed(3)
+    list(
+        unroll(
+            memory, plan(frames=6, given=3).blocks, draw_ones, torch.zeros(1, 1, 3, 1, 1), prompts
+        )
+    )
+    assert starts(prompts.read[3]) == [(0, 3)]
+    # Given frames are read under the new prompt alone.
+    assert len(memory.seen) == plan(frames=6, given=3).evaluations
 
 
 # ---------------------------------------------------------------- the mark

@@ -92,6 +92,11 @@ class LoadedModel:
         return self.patcher.get_attachment(FACTS_KEY)
 
     @property
+    def frame_rate(self) -> float:
+        """Frames a second at which its clips play."""
+        return self.base.frame_rate if self.facts is None else self.facts.frame_rate
+
+    @property
     def has_motion(self) -> bool:
         return self.patcher.get_attachment(MOTION_KEY) is not None
 

@@ -41,6 +41,7 @@ from .stream_decode import (
     is_out_of_memory,
     room_for_pictures,
 )
+from .stream_prompts import Change, StreamPrompts, add_later, opening
 
 NOT_KEPT = (
     "there are none at the images output. The latent is whole: decode it where there is more"
@@ -69,6 +70,7 @@ class StreamRun:
     is_interrupted: bool = False  # by the user
     decoded: str = "no VAE connected"  # how, in words
     notes: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)  # of the prompt
 
     @property
     def pictures(self) -> int:
@@ -101,9 +103,10 @@ def run_stream(
     vae=None,
     show: Callable[[str], None] = lambda text: None,
 ) -> StreamRun:
-    """Make a clip. shape: (B, C, frames, H, W) of all of it. start: the given frames, as other
-    nodes hand them on. show: what takes a line on how far it is. Raises what the host raises on an
-    interruption before the first block is finished.
+    """Make a clip. positive: its prompt, or all of the plan's timeline. shape: (B, C, frames, H, W)
+    of the whole clip. start: the given frames, as other nodes hand them on. show: what takes a line
+    on how far it is. Raises what the host raises on an interruption before the first block is
+    finished.
 
     Where memory has no room for all pictures of the clip, they are shown as they come, and the
     latent alone is left.
@@ -117,7 +120,8 @@ def run_stream(
     if counts_memory:
         torch.cuda.reset_peak_memory_stats(model.load_device)
     started = time.perf_counter()
-    guider = guider_for(model, 1.0, positive, None, run.log)
+    guider = guider_for(model, 1.0, opening(plan, positive), None, run.log)
+    add_later(guider, plan, positive)
     add_to_loading(guider, plan, shape, decoder)
     loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started)
     # The host reckons with a block at a time, as the network sees it; noise is drawn in the loop.
@@ -188,7 +192,15 @@ class BlockLoop:
         try:
             if given is not None:
                 pictures.add(given)
-            for _, latent in unroll(memory, self.plan.blocks, draw, given):
+            for _, latent in unroll(
+                memory,
+                self.plan.blocks,
+                draw,
+                given,
+                self._prompts(memory),
+                self.plan.window,
+                self.plan.handover,
+            ):
                 pictures.add(latent)
                 made.append(latent)
                 self._after_block(made)
@@ -197,6 +209,11 @@ class BlockLoop:
                 raise
             self.run.is_interrupted = True
         return torch.cat(made, dim=2)
+
+    def _prompts(self, memory: CachedFrames) -> StreamPrompts | None:
+        if not self.plan.turns:
+            return None
+        return StreamPrompts(self.guider, self.plan, memory, self.run.changes)
 
     def _after_block(self, made: list[Tensor]) -> None:
         run, frames = self.run, sum(part.shape[2] for part in made)

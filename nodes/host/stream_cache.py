@@ -61,7 +61,7 @@ class CachedFrames:
                 " Set window_frames lower (with sinks among them: sink_frames), or make a smaller"
                 " video."
             ) from error
-        self.text = self.network.init_crossattn_caches(shape[0], device, dtype)
+        self.forget_text()
         self.most_positions = exact_integers(dtype)
         self.held, self.origin = 0, 0
 
@@ -98,6 +98,15 @@ class CachedFrames:
 
     def keep(self, block: Block) -> None:
         self.held += block.frames
+
+    def forget(self, frame: int) -> None:
+        self.held = 0
+        self.origin = min(self.origin, frame)
+
+    def forget_text(self) -> None:
+        """Have the network read the prompt anew: it keeps what it made of it."""
+        keys = self.caches[0]["k"]
+        self.text = self.network.init_crossattn_caches(keys.shape[0], keys.device, keys.dtype)
 
     def _count_from(self, frame: int) -> None:
         """Count positions from this frame: turn every key back by as much as its position falls."""
