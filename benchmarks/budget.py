@@ -101,7 +101,7 @@ def demo_cases() -> list[Case]:
         ("streamed, 17 frames", "causal", "", 17),
         ("streamed, 65 frames", "causal", "", 65),
     ):
-        model, positive, negative, _, latent = demo.FewStepDemo.execute(
+        model, positive, negative, _, latent, _ = demo.FewStepDemo.execute(
             "a red circle moving right", frames, variant
         ).args
         if lora:

@@ -164,7 +164,7 @@ def add_acceleration(
 def demo_runs(clips: int) -> tuple[Call, Call]:
     """The demo model by 50 guided steps of core's KSampler, and by its accelerator."""
     demo.offer_loras()
-    model, positive, negative, _, latent = demo.FewStepDemo.execute(
+    model, positive, negative, _, latent, _ = demo.FewStepDemo.execute(
         "a red circle moving right", 17, "base"
     ).args
     latent = {"samples": latent["samples"].repeat(clips, 1, 1, 1, 1)}

@@ -16,13 +16,16 @@ from . import (
     sampler,
     skip,
     stream,
+    timeline,
 )
+from .host.live_routes import add_routes
 
 MODULES = (
     accelerator,
     sampler,
     guided_start,
     stream,
+    timeline,
     motion,
     negative,
     skip,
@@ -36,6 +39,7 @@ MODULES = (
 class FewStepExtension(ComfyExtension):
     async def on_load(self) -> None:
         demo.offer_loras()
+        add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

@@ -18,6 +18,7 @@ from .host.attach import attach_lora, with_record
 from .host.files import add_to_folder, load_diffusion_model, load_tensors, load_vae
 from .host.model import FACTS_KEY, ModelFacts, with_shift
 from .host.stream import require_causal_wan
+from .host.word_clip import load_word_clip
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 LORAS = FOLDER / "loras"
@@ -108,14 +109,21 @@ class FewStepDemo(io.ComfyNode):
                 io.Latent.Output(
                     display_name="latent", tooltip="An empty latent of the right size."
                 ),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip=(
+                        "Its words, for CLIP Text Encode, and for texts sent while the Streaming"
+                        " Sampler runs."
+                    ),
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, prompt: str, frames: int, variant: str) -> io.NodeOutput:
         tensors, metadata = load_tensors(str(FOLDER / BASE))
-        text = json.loads(metadata["fewstep_demo"])
-        positive, negative = (embed(words, tensors[WORDS], text) for words in (prompt, ""))
+        table, text = tensors[WORDS], json.loads(metadata["fewstep_demo"])
+        positive, negative = (embed(words, table, text) for words in (prompt, ""))
         latent = torch.zeros(1, 16, (frames - 1) // 4 + 1, LATENT_SIDE, LATENT_SIDE)
         return io.NodeOutput(
             load_model(variant),
@@ -123,6 +131,7 @@ class FewStepDemo(io.ComfyNode):
             [[negative, {}]],
             load_vae(str(FOLDER / VAE)),
             {"samples": latent},
+            load_word_clip(table, lambda words: rows_of(words, text)),
         )
 
 
@@ -137,6 +146,11 @@ def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
     Raises ValueError for a word outside the vocabulary, with the vocabulary, and for too many
     words.
     """
+    return table[rows_of(prompt, text)].float().unsqueeze(0)
+
+
+def rows_of(prompt: str, text: dict) -> list[int]:
+    """The table's rows for a prompt. Raises ValueError as embed does."""
     vocabulary, length = text["vocabulary"], text["sentence_length"]
     words = prompt.lower().replace(",", " ").replace(".", " ").split()
     unknown = [word for word in words if word not in vocabulary]
@@ -150,10 +164,8 @@ def embed(prompt: str, table: Tensor, text: dict) -> Tensor:
             f"The demo model reads up to {length} words, and the prompt has {len(words)}. Leave"
             " some out."
         )
-    rows = [vocabulary.index(word) for word in words] + [vocabulary.index("")] * (
-        length - len(words)
-    )
-    return table[rows].float().unsqueeze(0)
+    empty = [vocabulary.index("")] * (length - len(words))
+    return [vocabulary.index(word) for word in words] + empty
 
 
 def load_model(variant: str, disable_dynamic: bool = False):

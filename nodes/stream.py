@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..samplers.causal import (
 from ..samplers.plan import PlanError, make_plan
 from .host.guided_start import refuse_guided_start
 from .host.latent import handed_on
+from .host.live import LiveStream, running
 from .host.model import LoaderNews, look_at, sigma_of, start_picture
 from .host.other_skip import another_skip_node
 from .host.recognise import accelerated
@@ -30,6 +32,7 @@ from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
 from .host.stream_decode import can_decode_frames, room_for_pictures
+from .host.stream_prompts import Change, refuse_clip
 from .host.timeline import refuse_prompts, timeline_of
 
 # image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
@@ -40,6 +43,7 @@ NO_NEGATIVE = (
     "A patch on the model asks for a negative prompt (as NAG does), and a stream has none: the"
     " patch does nothing here. Take it off, and say what you want in the positive prompt."
 )
+MOST_SHOWN = 80  # characters of a text in the report for people
 IMAGES = 1  # which output it is
 NO_VAE = (
     "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or"
@@ -149,6 +153,15 @@ class FewStepStream(io.ComfyNode):
                         " beginning of the result."
                     ),
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip=(
+                        "Takes texts while the clip is made: each is sent to ComfyUI's server, and"
+                        " the video follows it from the next block on. scripts/live.py does it from"
+                        " a terminal."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -176,6 +189,7 @@ class FewStepStream(io.ComfyNode):
         sink_frames: int,
         vae=None,
         start_latent=None,
+        clip=None,
     ) -> io.NodeOutput:
         loaded = look_at(model, cls.hidden)
         refuse_not_causal(loaded)
@@ -191,18 +205,26 @@ class FewStepStream(io.ComfyNode):
         plan = make_stream_plan(record, shape[2], sigma, given, frames_per_block, window, timeline)
         refuse_cfg_sent(cls.hidden, make_plan(record, 0, 1.0, sigma))
         refuse_patches(patcher)
+        refuse_clip(clip)
         refuse_images(vae, shape, cls.hidden)
+        node_id = node_id_of(cls.hidden)
 
         def show(text: str) -> None:
-            show_on_node(text, node_id_of(cls.hidden))
+            show_on_node(text, node_id)
 
-        run = run_stream(patcher, plan, positive, shape, seed, start, vae, show)
+        with running(node_id, LiveStream(plan, clip)) as live:
+            run = run_stream(patcher, plan, positive, shape, seed, start, vae, show, live)
         if run.is_interrupted:
             # The same graph again asks for the whole clip, and must not be handed this one from the
             # host's cache.
             drop_cached_results()
         negative = (NO_NEGATIVE,) if models.is_negative_forced else ()
-        notes = (*models.notes, *notes_on_start(start_latent, picture), *negative)
+        notes = (
+            *models.notes,
+            *notes_on_start(start_latent, picture),
+            *negative,
+            *notes_on_live(live),
+        )
         report = report_on_stream(plan, run, vae, notes, models.news)
         latent, images = handed_on(latent_image, run.samples), images_of(run, vae)
         return io.NodeOutput(latent, images, report.markdown, ui=report.publish(cls.hidden))
@@ -358,15 +380,21 @@ def rows_on_stream(
 
 def rows_on_prompts(plan: StreamPlan, run: StreamRun) -> tuple[tuple[str, str], ...]:
     """When another prompt took over, and what it took to read again what was in view."""
+
+    def words(change: Change) -> str:
+        second, price = (
+            plan.timeline.begins(change.frame),
+            counted(change.evaluations, "evaluation"),
+        )
+        where = f"from {in_seconds(second)} (frame {pictures_before(change.frame)}, {price} more"
+        if not change.text:
+            return f"another {where})"
+        text = textwrap.shorten(change.text, MOST_SHOWN)
+        return f'"{text}" {where}, encoded in {in_figures(change.seconds)} s)'
+
     if not run.changes:
         return ()
-    changes = [
-        f"another from {in_seconds(plan.timeline.begins(change.frame))}"
-        f" (frame {pictures_before(change.frame)},"
-        f" {counted(change.evaluations, 'evaluation')} more)"
-        for change in run.changes
-    ]
-    return (("prompts", "; ".join(["one from the start", *changes])),)
+    return (("prompts", "; ".join(["one from the start", *map(words, run.changes)])),)
 
 
 def data_of_stream(plan: StreamPlan, run: StreamRun, pace: float, decoded: str) -> dict[str, Any]:
@@ -397,6 +425,8 @@ def data_of_stream(plan: StreamPlan, run: StreamRun, pace: float, decoded: str) 
                 "frame": pictures_before(change.frame),
                 "second": plan.timeline.begins(change.frame),
                 "evaluations": change.evaluations,
+                "text": change.text,
+                "seconds": change.seconds,
             }
             for change in run.changes
         ],
@@ -449,6 +479,14 @@ def notes_on_timeline(plan: StreamPlan) -> tuple[str, ...]:
             " it serves from the start.",
         )
     return ()
+
+
+def notes_on_live(live: LiveStream) -> tuple[str, ...]:
+    """What to tell of a text that was sent and never followed."""
+    if live.waiting is None:
+        return ()
+    text = textwrap.shorten(live.waiting.text, MOST_SHOWN)
+    return (f'The text "{text}" was sent, and the run ended before the next block began.',)
 
 
 def notes_on_window(plan: StreamPlan) -> tuple[str, ...]:

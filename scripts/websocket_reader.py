@@ -1,9 +1,9 @@
 """Read ComfyUI's progress events from its websocket (RFC 6455).
 
-Only what that needs: text messages are handed out as data, pings are answered, previews and
-everything else is skipped. On the standard library alone, because scripts/demo.py shows progress
-with whatever Python it was started with, where nothing is installed: aiohttp is ComfyUI's, in an
-environment of its own.
+Only what that needs: text messages are handed out as data, previews as pictures, pings are
+answered and everything else is skipped. On the standard library alone, because scripts/demo.py
+shows progress with whatever Python it was started with, where nothing is installed: aiohttp is
+ComfyUI's, in an environment of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import base64
 import json
 import os
 import socket
+import struct
 import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+# What ComfyUI puts before a picture: which kind of message it is; then the format, or the length of
+# what it says of the picture, and that.
+PREVIEW, PREVIEW_WITH_METADATA = 1, 4
 
 
 class WebSocket:
@@ -45,12 +49,20 @@ class WebSocket:
 
     def read(self, seconds: float) -> Iterator[dict[str, Any]]:
         """The events that arrive within so many seconds; with 0, those that are there already."""
+        for message in self.messages(seconds):
+            if not isinstance(message, bytes):
+                yield message
+
+    def messages(self, seconds: float) -> Iterator[dict[str, Any] | bytes]:
+        """Events as of read, and the pictures of previews, files as they are."""
         deadline = time.monotonic() + seconds
         while True:
             while (frame := self._next_frame()) is not None:
                 kind, payload = frame
                 if kind == TEXT:
                     yield json.loads(payload)
+                elif kind == BINARY and (picture := picture_in(payload)):
+                    yield picture
                 elif kind == PING:
                     self._send(PONG, payload)
                 elif kind == CLOSE:
@@ -93,3 +105,13 @@ class WebSocket:
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
         self.socket.sendall(bytes([0x80 | kind, 0x80 | len(payload)]) + mask + masked)
+
+
+def picture_in(payload: bytes) -> bytes | None:
+    """The picture of a preview, a JPEG or PNG file; None for every other message."""
+    if len(payload) < 8:
+        return None
+    kind, length = struct.unpack(">II", payload[:8])
+    if kind == PREVIEW:
+        return payload[8:]
+    return payload[8 + length :] if kind == PREVIEW_WITH_METADATA else None

@@ -29,6 +29,7 @@ from ...samplers.causal import (
 )
 from ...samplers.plan import PlanError
 from .latent import between_nodes, fitted_latent
+from .live import LiveStream
 from .model import LoadedModel
 from .recognise import UNMARKED
 from .run import RunLog, guider_for
@@ -102,11 +103,12 @@ def run_stream(
     start: Tensor | None = None,
     vae=None,
     show: Callable[[str], None] = lambda text: None,
+    live: LiveStream | None = None,
 ) -> StreamRun:
     """Make a clip. positive: its prompt, or all of the plan's timeline. shape: (B, C, frames, H, W)
     of the whole clip. start: the given frames, as other nodes hand them on. show: what takes a line
-    on how far it is. Raises what the host raises on an interruption before the first block is
-    finished.
+    on how far it is. live: where texts come in meanwhile. Raises what the host raises on an
+    interruption before the first block is finished.
 
     Where memory has no room for all pictures of the clip, they are shown as they come, and the
     latent alone is left.
@@ -123,7 +125,7 @@ def run_stream(
     guider = guider_for(model, 1.0, opening(plan, positive), None, run.log)
     add_later(guider, plan, positive)
     add_to_loading(guider, plan, shape, decoder)
-    loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started)
+    loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started, live)
     # The host reckons with a block at a time, as the network sees it; noise is drawn in the loop.
     empty = torch.zeros(*shape[:2], plan.made[0].frames, *shape[3:])
     sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
@@ -170,6 +172,7 @@ class BlockLoop:
     screen: Screen
     run: StreamRun  # what is noted as it happens
     started: float
+    live: LiveStream | None = None  # where texts come in meanwhile
 
     # Those that look at a sampler's name, such as Step Skip, know a stream by this one.
     def sample_stream(
@@ -197,7 +200,7 @@ class BlockLoop:
                 self.plan.blocks,
                 draw,
                 given,
-                self._prompts(memory),
+                self._prompts(memory, x),
                 self.plan.window,
                 self.plan.handover,
             ):
@@ -210,10 +213,16 @@ class BlockLoop:
             self.run.is_interrupted = True
         return torch.cat(made, dim=2)
 
-    def _prompts(self, memory: CachedFrames) -> StreamPrompts | None:
-        if not self.plan.turns:
+    def _prompts(self, memory: CachedFrames, x: Tensor) -> StreamPrompts | None:
+        """What changes the prompt; None where nothing can."""
+        live = self.live if self.live is not None and self.live.clip is not None else None
+        if live is None and not self.plan.turns:
             return None
-        return StreamPrompts(self.guider, self.plan, memory, self.run.changes)
+        beside = self.decoder.memory_needed() if self.decoder is not None else 0
+        run = self.run
+        return StreamPrompts(
+            self.guider, self.plan, memory, x, live, run.changes, run.notes, beside
+        )
 
     def _after_block(self, made: list[Tensor]) -> None:
         run, frames = self.run, sum(part.shape[2] for part in made)

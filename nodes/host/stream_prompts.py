@@ -1,18 +1,28 @@
 """The prompts of one stream: which one its model follows, and turning to the next.
 
-All of them are given to the host as conditionings of the run, which encodes each as it does any
-prompt. Turning is to let the run's `positive` be another one: all that looks at it, the host's
-guider and other nodes' wrappers, finds the new prompt there.
+Those of a timeline are given to the host as conditionings of the run, which encodes each as it does
+any prompt. A live text is encoded between two blocks. Turning is to let the run's `positive` be
+another one: all that looks at it, the host's guider and other nodes' wrappers, finds the new prompt
+there.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+from torch import Tensor
+
 from ...samplers.causal import Block, StreamPlan, Turn, price_of
+from ...samplers.plan import PlanError
+from .live import LiveStream, LiveText
 from .stream_cache import CachedFrames
+from .stream_decode import is_out_of_memory
 from .timeline import Prompt, in_order, untimed
 
 KEY = "fewstep.prompt"
@@ -24,6 +34,8 @@ class Change:
 
     frame: int  # the first latent frame that was made under it
     evaluations: int  # that reading again took, beyond those of a clip with one prompt
+    text: str = ""  # a live one; empty: the timeline's
+    seconds: float = 0.0  # in which it was encoded, and the model loaded again where it had to go
 
 
 def opening(plan: StreamPlan, positive: Sequence[Prompt]) -> list[Any]:
@@ -44,18 +56,102 @@ def name_of(turn: Turn) -> str:
     return f"{KEY}.{turn.prompt}"
 
 
-class StreamPrompts:
-    """The prompts of one run. changes: where those that took over are noted."""
+def refuse_clip(clip) -> None:
+    """Raise for a CLIP whose texts change with the step, as hooks of other nodes make them."""
+    if clip is not None and (clip.apply_hooks_to_conds or clip.patcher.forced_hooks is not None):
+        raise PlanError(
+            "clip carries hooks (as Set CLIP Hooks adds them), which change a prompt from step to"
+            " step; a causal model remembers what it saw under one. Connect the CLIP without them."
+        )
 
-    def __init__(self, guider, plan: StreamPlan, memory: CachedFrames, changes: list[Change]):
-        self.guider, self.memory, self.changes = guider, memory, changes
+
+@dataclass(frozen=True)
+class Coming:
+    """A prompt that takes over at the block that begins now."""
+
+    conds: list[dict[str, Any]]  # as the run's guider has them
+    text: str = ""
+    seconds: float = 0.0
+
+
+class StreamPrompts:
+    """The prompts of one run. Prompts.is_turn and turn of samplers/causal.py.
+
+    x: a block of the run, as the host encodes prompts for it. changes, notes: where it is noted
+    what took over, and what could not. memory_beside: bytes that the run needs beside its models.
+    """
+
+    def __init__(
+        self,
+        guider,
+        plan: StreamPlan,
+        memory: CachedFrames,
+        x: Tensor,
+        live: LiveStream | None,
+        changes: list[Change],
+        notes: list[str],
+        memory_beside: int = 0,
+    ):
+        self.guider, self.memory, self.x, self.live = guider, memory, x, live
         self.turns = {turn.frame: turn for turn in plan.turns}
+        self.changes, self.notes, self.memory_beside = changes, notes, memory_beside
+        self.coming: Coming | None = None
 
     def is_turn(self, block: Block) -> bool:
-        return block.start in self.turns
+        text, turn = self.live and self.live.take(block), self.turns.get(block.start)
+        self.coming = self._encoded(text) if text is not None else None
+        if self.coming is None and turn is not None:
+            self.coming = Coming(self.guider.conds[name_of(turn)])
+        return self.coming is not None
 
     def turn(self, block: Block, read: Sequence[Block]) -> None:
-        turn = self.turns[block.start]
-        self.guider.conds["positive"] = self.guider.conds[name_of(turn)]
+        coming, self.coming = self.coming, None
+        self.guider.conds["positive"] = coming.conds
         self.memory.forget_text()
-        self.changes.append(Change(block.start, price_of(read)))
+        self.changes.append(Change(block.start, price_of(read), coming.text, coming.seconds))
+
+    def _encoded(self, text: LiveText) -> Coming | None:
+        """A live text as the host encodes a prompt; None where it cannot, and the notes say why."""
+        started = time.perf_counter()
+        try:
+            encoded = self.live.clip.encode_from_tokens_scheduled(text.tokens)
+        except (comfy.model_management.OOM_EXCEPTION, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._leave_out(text, "there was no memory for its text encoder beside the stream")
+            return None
+        finally:
+            self._load_again()
+        width, expected = encoded[0][0].shape[-1], self._width()
+        if width != expected:
+            why = f"clip makes {width} numbers a token, and this model takes {expected}"
+            self._leave_out(text, why)
+            self.live.refuse_more(
+                f"This stream takes no text: {why}. Connect the model's own CLIP."
+            )
+            return None
+        conds = self._for_run(encoded)
+        return Coming(conds, text.text, time.perf_counter() - started)
+
+    def _width(self) -> int:
+        """Numbers a token, of the prompt that is followed now."""
+        return self.guider.conds["positive"][0]["cross_attn"].shape[-1]
+
+    def _for_run(self, conditioning: list[Any]) -> list[dict[str, Any]]:
+        """What the host makes of a conditioning when a run begins."""
+        conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
+        model = self.guider.inner_model
+        return comfy.samplers.process_conds(model, self.x, conds, self.x.device, self.x)["positive"]
+
+    def _load_again(self) -> None:
+        """Bring back what the text encoder may have driven from the device: the host frees memory
+        for what it loads, whatever runs there.
+        """
+        guider = self.guider
+        needed = guider.inner_model.memory_required(list(self.x.shape)) + self.memory_beside
+        comfy.model_management.load_models_gpu(
+            [guider.model_patcher, *guider.loaded_models], memory_required=needed
+        )
+
+    def _leave_out(self, text: LiveText, why: str) -> None:
+        self.notes.append(f'The text "{text.text}" was left out: {why}.')

@@ -105,7 +105,7 @@ def walk(root: Path) -> dict[str, Journey]:
     from comfyui_fewstep.nodes import accelerator, demo, sampler
 
     demo.offer_loras()
-    model, positive, _, _, latent = demo.FewStepDemo.execute(PROMPT, FRAMES, "base").args
+    model, positive, _, _, latent, _ = demo.FewStepDemo.execute(PROMPT, FRAMES, "base").args
     loader, sample = accelerator.FewStepAccelerator.execute, sampler.FewStepSampler.execute
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         by_core = put_on_by_core(model, write_titled(demo.LORAS / LORA, Path(folder)))

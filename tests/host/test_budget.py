@@ -249,7 +249,7 @@ def test_a_stream_takes_what_was_predicted(tmp_path, frames) -> None:
 @needs_causal_wan
 @pytest.mark.parametrize("length", [1, 17, 65])
 def test_the_demo_models_stream_takes_what_was_predicted(length) -> None:
-    model, positive, _, _, latent = FewStepDemo.execute(
+    model, positive, _, _, latent, _ = FewStepDemo.execute(
         "a red circle moving right", length, "causal"
     ).args
     clock = Timepiece()
@@ -286,7 +286,9 @@ def test_a_size_that_the_streaming_sampler_refuses_is_refused_in_its_words() -> 
 
 
 def test_the_demo_model_is_measured_with_text_as_long_as_its_own() -> None:
-    model, positive, _, _, latent = FewStepDemo.execute("a red circle moving right", 5, "base").args
+    model, positive, _, _, latent, _ = FewStepDemo.execute(
+        "a red circle moving right", 5, "base"
+    ).args
     clock = Timepiece()
     measure.measure_cost(look_at(clock.on(model)), latent, clock)
     assert set(clock.tokens) == {positive[0][0].shape[1]} == {10}
@@ -630,14 +632,14 @@ def test_a_measured_stream_says_what_its_first_and_its_last_block_cost(tmp_path)
 
 @needs_causal_wan
 def test_the_demo_models_stream_is_there_and_has_only_its_own_accelerators() -> None:
-    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "causal").args
+    model, _, _, _, latent, _ = FewStepDemo.execute("a red circle moving right", 17, "causal").args
     table = table_of(run(model, latent, "live", evaluation=0.01)[2])
     assert table.keys() == {"fewstep-demo-causal"}
     assert table["fewstep-demo-causal"]["there"] == "yes (on the model)"
 
 
 def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) -> None:
-    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "base").args
+    model, _, _, _, latent, _ = FewStepDemo.execute("a red circle moving right", 17, "base").args
     of_demo = {id for id in table_of(run(model, latent, evaluation=0.1)[2]) if id in CATALOG}
     assert of_demo == {"fewstep-demo-4step", "fewstep-demo-lcm"}
     wan = load_model(write_wan(tmp_path / "wan.safetensors", "wan21_t2v"))
@@ -646,7 +648,7 @@ def test_the_demo_model_and_wan_do_not_lend_each_other_accelerators(tmp_path) ->
 
 
 def test_the_demo_models_clip_plays_as_in_its_workflows() -> None:
-    model, _, _, _, latent = FewStepDemo.execute("a red circle moving right", 17, "base").args
+    model, _, _, _, latent, _ = FewStepDemo.execute("a red circle moving right", 17, "base").args
     assert budget.work_of(look_at(model), latent).clip_seconds == pytest.approx(17 / 8)
 
 

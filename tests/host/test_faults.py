@@ -222,7 +222,7 @@ def measuring_blocks(folder: Path) -> Scene:
 def demonstration(folder: Path) -> Scene:
     """The demo model with its own accelerator."""
     demo.offer_loras()
-    loaded, positive, _, _, latent = demo.FewStepDemo.execute(
+    loaded, positive, _, _, latent, _ = demo.FewStepDemo.execute(
         "a red circle moving right", 5, "base"
     ).args
     model, _ = accelerator.attach_accelerator(
@@ -405,7 +405,7 @@ def test_in_a_server_the_client_is_told_and_the_next_job_is_that_of_another_proc
     """The demo with its accelerator, which this process runs too, untouched by any fault there."""
     job = demo_prompt(seed=20, steps=4)
     demo.offer_loras()
-    _, positive, _, _, latent = (
+    _, positive, _, _, latent, _ = (
         made := demo.FewStepDemo.execute(*job["demo"]["inputs"].values())
     ).args
     model, _ = accelerator.attach_accelerator(
