@@ -84,7 +84,11 @@ class FewStepStream(io.ComfyNode):
                     ),
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the video should show. One prompt for the whole clip."
+                    "positive",
+                    tooltip=(
+                        "What the video should show: one prompt for the whole clip, or a Prompt"
+                        " Timeline of several."
+                    ),
                 ),
                 io.Latent.Input(
                     "latent_image",

@@ -7,11 +7,10 @@ text of bounded length, and nothing else is read of it.
 from __future__ import annotations
 
 import json
-
-from aiohttp import web
+from typing import Any
 
 from .live import MOST_CHARACTERS, NotTaken, all_running, stream_of
-from .server import running_server
+from .server import add_route
 
 PATH = "/fewstep/stream"
 # A text of the most characters, each written as two \uXXXX, and the rest of the JSON.
@@ -19,35 +18,28 @@ MOST_BYTES = 12 * MOST_CHARACTERS + 1000
 
 
 def add_routes() -> None:
-    """Nothing where no server runs, as in a program that uses the nodes."""
-    server = running_server()
-    if server is not None:
-        server.routes.get(PATH)(list_streams)
-        server.routes.post(PATH + "/{node_id}")(take_text)
+    add_route("GET", PATH, list_streams)
+    add_route("POST", PATH + "/{node_id}", take_text)
 
 
-async def list_streams(request: web.Request) -> web.Response:
+async def list_streams(request) -> tuple[int, dict[str, Any]]:
     """The streams that run now."""
-    return web.json_response(
-        {"streams": [{"node_id": id, **live.state} for id, live in all_running().items()]}
-    )
+    return 200, {"streams": [{"node_id": id, **live.state} for id, live in all_running().items()]}
 
 
-async def take_text(request: web.Request) -> web.Response:
-    """Give a running stream a text; answer where it takes effect."""
+async def take_text(request) -> tuple[int, dict[str, Any]]:
+    """Give a running stream a text; the answer says where it takes effect."""
     try:
         live = stream_of(request.match_info["node_id"])
         effect = live.offer(text_of(await body_of(request)))
     except NotTaken as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
+        return refusal.status, {"error": str(refusal)}
     except ValueError as error:  # the tokenizer's: a word that it does not know
-        return web.json_response({"error": str(error)}, status=400)
-    return web.json_response(
-        {"frame": effect.frame, "second": effect.second, "replaces": effect.replaces}
-    )
+        return 400, {"error": str(error)}
+    return 200, {"frame": effect.frame, "second": effect.second, "replaces": effect.replaces}
 
 
-async def body_of(request: web.Request) -> bytes:
+async def body_of(request) -> bytes:
     """What was sent, if it is not too long. Raises NotTaken."""
     body = bytearray()
     async for part in request.content.iter_chunked(MOST_BYTES):

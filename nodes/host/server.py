@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -20,6 +21,23 @@ def running_server():
     # Where a server runs its module is loaded; importing it here would fail in programs that use
     # 0.16 without one.
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def add_route(method: str, path: str, answer: Callable[[Any], Awaitable[tuple[int, Any]]]) -> None:
+    """Have the server answer at a path, as long as it has not begun to listen. Nothing where no
+    server runs. answer: of the request, the HTTP status and what is sent as JSON.
+    """
+    server = running_server()
+    if server is None:
+        return
+    # The library that the host's server is made with, as the host has it.
+    web = sys.modules["server"].web
+
+    async def handle(request):
+        status, data = await answer(request)
+        return web.json_response(data, status=status)
+
+    server.routes.route(method, path)(handle)
 
 
 def drop_cached_results() -> None:

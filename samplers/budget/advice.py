@@ -175,12 +175,26 @@ def pitfalls(
             "The stream is predicted with window_frames 0, which sees the whole clip: a window"
             " makes its later blocks cheaper."
         )
+        told += _price_of_a_change(way, work)
     if experience == "live" and work.clip_seconds is not None and way.route is not Route.STREAM:
         told.append(
             "Live video needs a causal model (Self Forcing and its kin): any other shows nothing"
             " before the whole clip is done."
         )
     return told
+
+
+def _price_of_a_change(way: Way, work: Work) -> list[str]:
+    """What a stream takes beside, where its prompt changes on the way."""
+    causal = way.records[0].causal
+    assert causal is not None  # it streams
+    half_way = work.latent_frames // causal.frames_per_block // 2
+    if half_way < 2:
+        return []  # what is in view is read anyway
+    return [
+        "A prompt that changes half-way (Prompt Timeline, or a text sent while it runs) has what is"
+        f" in view read again: {counted(half_way - 1, 'evaluation')} more here, fewer with a window."
+    ]
 
 
 def _pitfalls_of(way: Way, work: Work) -> list[str]:

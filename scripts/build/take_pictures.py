@@ -41,6 +41,7 @@ SHOWN_IN = {
     "FewStepSchedule": "sdxl_core_sampler",
     "FewStepGuidedStart": "wan22_t2v_guided_start",
     "FewStepStream": "causal_forcing_i2v_stream",
+    "FewStepTimeline": "self_forcing_timeline",
     "FewStepMotion": "animatediff_lightning",
     "FewStepNegative": "sdxl_negative",
     "FewStepSkip": "sdxl_step_skip",

@@ -74,6 +74,8 @@ WAN21_I2V = Family("wan21_i2v", 4096, "native", has_files=True)
 WAN22_I2V = Family("wan22_i2v", 4096, "native", has_files=True)
 # Three latent frames, which is a block of Self Forcing, and where a clip is continued three more.
 WAN_CAUSAL = Family("wan21_causal", 4096, "native", has_files=True, lengths=(9, 21))
+# Three blocks of Self Forcing, for as many prompts.
+WAN_TIMELINE = Family("wan21_causal", 4096, "native", has_files=True, lengths=(33,))
 QWEN = Family("QwenImage", 64, "bare-peft")
 
 # The ones that every test run takes; the others a run of everything, or one where
@@ -118,6 +120,7 @@ FAMILIES = {
     "causal_forcing_i2v_stream": WAN_CAUSAL,
     "causal_forcing_continued": WAN_CAUSAL,
     "self_forcing_stream": WAN_CAUSAL,
+    "self_forcing_timeline": WAN_TIMELINE,
     "flux1_dev_hyper_sd": Family("Flux", 64, "native"),
     "flux1_schnell": Family("FluxSchnell", 64, "native"),
     "flux2_klein": Family("Flux2", 64, "native"),
@@ -182,11 +185,22 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
     lengths = sorted(
         {node["inputs"]["length"] for node in small.values() if "length" in node["inputs"]}
     )
+    starts = sorted(
+        {
+            node["inputs"]["start_seconds"]
+            for node in small.values()
+            if "start_seconds" in node["inputs"]
+        }
+    )
     is_video = any(node["class_type"] == "CreateVideo" for node in small.values())
     for id, node in list(small.items()):
         shrink_inputs(node["inputs"])
         if "length" in node["inputs"]:
             node["inputs"]["length"] = family.lengths[lengths.index(node["inputs"]["length"])]
+        if "start_seconds" in node["inputs"]:
+            # A block each: Self Forcing's begin at 0, 0.5625 and 1.3125 s.
+            place = 1 + starts.index(node["inputs"]["start_seconds"])
+            node["inputs"]["start_seconds"] = 0.5 * place
         if node["class_type"] in TEXT_ENCODERS:
             replace(node, "TestConditioning", width=family.text_width, length=16, seed=0)
         if node["class_type"] in MODEL_LOADERS and not family.has_files:

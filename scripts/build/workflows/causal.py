@@ -16,6 +16,7 @@ from .parts import (
     save_clip,
     show_report,
     start_picture,
+    takes_over,
     video_size,
     wan_text_and_vae,
 )
@@ -31,6 +32,10 @@ SELF_FORCING = Converted(
 NEXT_PROMPT = (
     "The red fox stops in a clearing, looks up and sits down in the snow, the camera comes to rest"
     " beside it"
+)
+LAST_PROMPT = (
+    "The red fox leaps up and runs towards the camera through falling snow, the path and the trees"
+    " behind it blurred"
 )
 
 
@@ -66,7 +71,7 @@ def save_streamed(graph: Graph, streamed: Placed) -> None:
 
 
 def stream_video(
-    graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Output
+    graph: Graph, model: Placed, positive: Output, size: Output, vae: Placed, **more: Any
 ) -> None:
     """Make, show and save a clip."""
     with graph.group("Streaming"):
@@ -210,4 +215,51 @@ def self_forcing(graph: Graph) -> None:
     prompt_to_stream(graph, *causal_models(graph, SELF_FORCING, "self-forcing-dmd"))
 
 
-WORKFLOWS = (text_to_video, image_to_video, continued, self_forcing)
+@workflow(
+    "Self Forcing three prompts",
+    "self_forcing_timeline",
+    """
+    ## A video whose prompt changes while it goes on
+
+    Three prompts, each with the second at which it takes over: a **Prompt Timeline** for each but
+    the first. It begins with the next block of three latent frames. What is in view is read again
+    under the new prompt, so that the old words stop steering and the motion goes on; the report
+    says what that took.
+
+    **Write the prompts alike**: who and where stay, one thing changes. How well the published
+    models follow a change could not be measured for this pack.
+
+    **More prompts**: another Prompt Timeline, with the one before in `earlier`.
+
+    **Say something while it runs**: `clip` is connected, so the stream takes texts over HTTP, as
+    `scripts/live.py` of this pack's repository sends them.
+
+    **Length**: 189 frames, 12 seconds. `window_frames` is 21, as many latent frames as the model
+    was trained on, and `sink_frames` 3.
+
+    **The model** is published as `self_forcing_dmd.pt`, which ComfyUI cannot load as a causal
+    model. Convert it once, with ComfyUI's Python: `python mark_causal.py self_forcing_dmd.pt
+    self_forcing_dmd.safetensors`. The script is in `scripts/` of this pack's repository.
+
+    **Licence**: the weights are CC BY-NC-SA 4.0, for non-commercial use.
+
+    The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG
+    locked to 1**.
+    """,
+)
+def three_prompts(graph: Graph) -> None:
+    fast, clip, vae = causal_models(graph, SELF_FORCING, "self-forcing-dmd")
+    with graph.group("What to show first"):
+        prompts = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
+        size = video_size(graph, 189)
+    with graph.group("What then", below=True):
+        then = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
+        prompts = takes_over(graph, then, 4.0, prompts)
+    with graph.group("What at last", below=True):
+        at_last = prompt_box(graph, clip["CLIP"], LAST_PROMPT)
+        prompts = takes_over(graph, at_last, 8.0, prompts)
+    window = {"window_frames": 21, "sink_frames": 3, "clip": clip["CLIP"]}
+    stream_video(graph, fast, prompts, size, vae, **window)
+
+
+WORKFLOWS = (text_to_video, image_to_video, continued, self_forcing, three_prompts)

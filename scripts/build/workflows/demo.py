@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from workflow_graph import Graph, Output, Placed
 
-from .parts import accelerate, few_steps, prefix, sample, save_clip, save_picture, show_report
+from .parts import (
+    accelerate,
+    few_steps,
+    prefix,
+    prompt_box,
+    sample,
+    save_clip,
+    save_picture,
+    show_report,
+    takes_over,
+)
 from .workflow import workflow
 
 DEMO_LORA = "fewstep-demo/fewstep_demo_lightx2v_4step.safetensors"
@@ -17,6 +27,7 @@ FULL, QUICK, PLAIN, GUIDED = (
     "4 steps plain",
     "4 steps accelerated, CFG 5",
 )
+NEXT_PROMPT = "a blue circle moving left on a striped background"
 # Wide enough for a square clip, and no wider: the editor enlarges it to the node's width.
 SQUARE = 320
 # As the picture calls them.
@@ -198,20 +209,31 @@ def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
     first one of the clip always among them, so a clip may be as long as you like. It was trained
     on clips of 33 frames and is right nine times of ten at 129.
 
+    **The prompt changes**: after 4 seconds the second one takes over, by the **Prompt Timeline**.
+    What is in view is read again under it. How well the model follows is in the Streaming
+    Sampler's help.
+
+    **Say something while it runs**: `clip` is connected, so the stream takes texts. In a terminal:
+    `python scripts/live.py workflows/api/demo_stream.json`, then type *a green triangle growing on
+    a grey background* and press Enter.
+
     **Interrupt** keeps what is finished.
     """,
     steps=4,
 )
 def streamed(graph: Graph) -> None:
     with graph.group("Demo model"):
-        model = graph.node("FewStepDemo", variant="causal", frames=33)
+        model = graph.node("FewStepDemo", variant="causal", frames=65)
+        then = prompt_box(graph, model["clip"], NEXT_PROMPT, "What then")
+        prompts = takes_over(graph, then, 4.0, model["positive"])
     with graph.group("Streaming"):
         clip = graph.node(
             "FewStepStream",
             model=model["model"],
-            positive=model["positive"],
+            positive=prompts,
             latent_image=model["latent"],
             vae=model["vae"],
+            clip=model["clip"],
             window_frames=7,
             sink_frames=1,
             seed=1,

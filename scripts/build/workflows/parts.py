@@ -61,6 +61,12 @@ def prompt_box(graph: Graph, clip: Output, text: str, title: str = "Prompt") -> 
     return graph.node("CLIPTextEncode", title, clip=clip, text=text)["CONDITIONING"]
 
 
+def takes_over(graph: Graph, positive: Output, seconds: float, earlier: Output) -> Output:
+    """A prompt that follows others in a stream."""
+    later = graph.node("FewStepTimeline", positive=positive, start_seconds=seconds, earlier=earlier)
+    return later["positive"]
+
+
 def no_negative(graph: Graph, positive: Output) -> Output:
     """An empty negative prompt, for core nodes that ask for one."""
     zero = graph.node(
