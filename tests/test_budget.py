@@ -496,7 +496,7 @@ def test_pitfalls_are_those_of_the_choice() -> None:
     told = " ".join(pitfalls(stream, "live", CLIP))
     assert "needs a causal model" not in told and "window_frames 0" in told
     # 21 latent frames are 7 blocks: half-way 3 are in view, of which the last is read anyway.
-    assert "has what is in view read again: 2 evaluations more here" in told
+    assert "has what is in view read again: 2 evaluations more here, and fewer" in told
     short = replace(CLIP, latent_frames=6)
     assert "read again" not in " ".join(pitfalls(stream, "live", short))
 

@@ -53,7 +53,7 @@ def own_install(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("script", ["demo", "test", "host", "compare"])
+@pytest.mark.parametrize("script", ["demo", "test", "host", "compare", "live"])
 def test_the_help_is_printed(script: str, encoding: str) -> None:
     helped = run(encoding, SCRIPTS / f"{script}.py", "--help")
     assert helped.returncode == 0 and helped.stdout.startswith("usage:") and not helped.stderr

@@ -193,7 +193,8 @@ def _price_of_a_change(way: Way, work: Work) -> list[str]:
         return []  # what is in view is read anyway
     return [
         "A prompt that changes half-way (Prompt Timeline, or a text sent while it runs) has what is"
-        f" in view read again: {counted(half_way - 1, 'evaluation')} more here, fewer with a window."
+        f" in view read again: {counted(half_way - 1, 'evaluation')} more here, and fewer with a"
+        " window."
     ]
 
 

@@ -26,6 +26,7 @@ from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
 from comfyui_fewstep.nodes.host.model import look_at, with_model_sampling
 from comfyui_fewstep.nodes.negative import FewStepNegative
+from comfyui_fewstep.nodes.host.timeline import with_start
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -231,10 +232,15 @@ def demonstration(folder: Path) -> Scene:
     return Scene((model, loaded), lambda: sampled((model,), positive, latent["samples"].shape))
 
 
-def streaming(folder: Path, is_decoded: bool, change: Callable = lambda model: model) -> Scene:
+def streaming(
+    folder: Path,
+    is_decoded: bool,
+    change: Callable = lambda model: model,
+    starts: tuple[float, ...] = (0.0,),
+) -> Scene:
     """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
 
-    is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there,
+    starts: of its prompts, in seconds. is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there,
     the run goes on and decodes last. change: what another node makes of the model.
     """
     if not small_models.HAS_CAUSAL_WAN:
@@ -243,7 +249,10 @@ def streaming(folder: Path, is_decoded: bool, change: Callable = lambda model: m
     record = CATALOG["self-forcing-dmd"]
     model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
     model = change(with_record(with_model_sampling(model, record), record))
-    text = small_models.conditioning(length=6)
+    text = [
+        with_start(small_models.conditioning(seed=seed, length=6)[0], start)
+        for seed, start in enumerate(starts)
+    ]
     vae = (
         load_vae(str(small_models.write_wan_vae(folder / "vae" / "faults_vae.safetensors")))
         if is_decoded
@@ -285,6 +294,7 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "negative": lambda folder: one_model(folder, keeping_out),
     "stream": lambda folder: streaming(folder, is_decoded=False),
     "stream, negative": lambda folder: streaming(folder, False, keeping_out),
+    "stream, timeline": lambda folder: streaming(folder, False, starts=(0.0, 0.5)),
     "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
     "budget": measuring,
     "budget, stream": measuring_blocks,
