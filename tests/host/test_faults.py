@@ -25,8 +25,8 @@ from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
 from comfyui_fewstep.nodes.host.model import look_at, with_model_sampling
-from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.host.timeline import with_start
+from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
@@ -240,8 +240,9 @@ def streaming(
 ) -> Scene:
     """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
 
-    starts: of its prompts, in seconds. is_decoded: the fault happens in the VAE, at one of the six frames. Where memory runs out there,
-    the run goes on and decodes last. change: what another node makes of the model.
+    starts: of its prompts, in seconds. change: what another node makes of the model. is_decoded:
+    the fault happens in the VAE, at one of the six frames. Where memory runs out there, the run
+    goes on and decodes last.
     """
     if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
