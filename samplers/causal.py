@@ -93,7 +93,7 @@ class Handover:
     frames: int = 0  # of those in view that are no sinks, the latest that stay; 0: all of them
 
     def __post_init__(self) -> None:
-        if not self.reads_again and self != Handover(reads_again=False):
+        if not self.reads_again and not (self.keeps_sinks and self.frames == 0):
             raise ValueError("Frames that are not read again all stay as they are.")
 
     def kept(self, view: Sequence[int], sink: int) -> tuple[int, ...]:

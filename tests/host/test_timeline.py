@@ -12,6 +12,7 @@ from comfyui_fewstep.nodes.host import stream_cache
 from comfyui_fewstep.nodes.host.timeline import START, with_start
 from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
+from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import (
     Handover,
     Timeline,
@@ -168,7 +169,20 @@ def test_before_its_time_a_prompt_changes_not_a_bit_and_after_it_does(causal, te
     turn = planned(FRAMES, 8, 0.0, 1.0).turns[0].frame
     assert torch.equal(plain[:, :, :turn], changed[:, :, :turn])
     assert not torch.allclose(plain[:, :, turn], changed[:, :, turn], atol=1e-2)
-    assert "one from the start; another from 1.06 s (frame 17, 4 evaluations more)" in str(report)
+    assert [change["frame"] for change in report["prompt_changes"]] == [4 * turn - 3]
+
+
+def test_the_report_says_when_each_prompt_took_over_and_what_it_took(causal, texts):
+    with torch.inference_mode():
+        output = FewStepStream.execute(
+            with_settings(causal, FRAMES), timeline(texts[:2], 0.0, 1.0), video(8), 3, 0, 0, 0
+        )
+    # At 16 frames a second frame 17 is the first at 1 s or later that a block begins with; five
+    # blocks are in view, and the last is read anyway.
+    assert (
+        "- prompts: one from the start; another from 1.06 s (frame 17, 4 evaluations more)\n"
+        in output.args[2]
+    )
 
 
 def test_the_same_prompt_once_more_is_the_same_clip(causal, texts):
@@ -255,7 +269,7 @@ def test_prompts_that_a_given_start_covers_are_told(causal, texts):
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
 def test_samplers_that_would_blend_all_prompts_refuse_a_timeline(texts, name):
-    model = small_models.unet_patcher("SD15")
+    model = small_models.unet_patcher("sd15")
     prompts = {"positive": texts[0], "negative": texts[0], name: timeline(texts[:2], 0.0, 1.0)}
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(PlanError, match=f"{name} is a Prompt Timeline of 2 prompts"):
@@ -265,7 +279,7 @@ def test_samplers_that_would_blend_all_prompts_refuse_a_timeline(texts, name):
 
 
 def test_nodes_that_keep_a_negative_prompt_refuse_a_timeline(texts):
-    model, prompts = small_models.unet_patcher("SD15"), timeline(texts[:2], 0.0, 1.0)
+    model, prompts = small_models.unet_patcher("sd15"), timeline(texts[:2], 0.0, 1.0)
     message = "negative is a Prompt Timeline of 2 prompts, which only the Streaming Sampler shows"
     with pytest.raises(PlanError, match=message):
         FewStepNegative.execute(model, prompts, 4.0, 0.25, 2.5, 0.0, 1.0)
