@@ -222,42 +222,31 @@ def self_forcing(graph: Graph) -> None:
     ## A video whose prompt changes while it goes on
 
     Three prompts, each with the second at which it takes over: a **Prompt Timeline** for each but
-    the first. It begins with the next block of three latent frames. What is in view is read again
-    under the new prompt, so that the old words stop steering and the motion goes on; the report
-    says what that took.
+    the first. It begins with the next block of three latent frames; what is in view is read again
+    under it, and the report says what that took.
 
-    **Write the prompts alike**: who and where stay, one thing changes. How well the published
-    models follow a change could not be measured for this pack.
+    **Write them alike**: who and where stay, one thing changes. How well the published models
+    follow could not be measured for this pack.
 
-    **More prompts**: another Prompt Timeline, with the one before in `earlier`.
-
-    **Say something while it runs**: `clip` is connected, so the stream takes texts over HTTP, as
+    **Say something while it runs**: `clip` is connected, so the stream takes texts, as
     `scripts/live.py` of this pack's repository sends them.
 
-    **Length**: 189 frames, 12 seconds. `window_frames` is 21, as many latent frames as the model
-    was trained on, and `sink_frames` 3.
-
-    **The model** is published as `self_forcing_dmd.pt`, which ComfyUI cannot load as a causal
-    model. Convert it once, with ComfyUI's Python: `python mark_causal.py self_forcing_dmd.pt
-    self_forcing_dmd.safetensors`. The script is in `scripts/` of this pack's repository.
-
-    **Licence**: the weights are CC BY-NC-SA 4.0, for non-commercial use.
-
-    The model is distilled itself, so `lora_name` is **none**. 4 steps for each block, **CFG
-    locked to 1**.
+    **The model**: convert the published file once, `python mark_causal.py self_forcing_dmd.pt
+    self_forcing_dmd.safetensors` (in `scripts/` too). Its weights are CC BY-NC-SA 4.0, for
+    non-commercial use. 4 steps for each block, **CFG locked to 1**.
     """,
 )
 def three_prompts(graph: Graph) -> None:
     fast, clip, vae = causal_models(graph, SELF_FORCING, "self-forcing-dmd")
     with graph.group("What to show first"):
         prompts = prompt_box(graph, clip["CLIP"], WAN_PROMPT)
-        size = video_size(graph, 189)
     with graph.group("What then", below=True):
         then = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
         prompts = takes_over(graph, then, 4.0, prompts)
-    with graph.group("What at last", below=True):
+    with graph.group("What at last, and size"):
         at_last = prompt_box(graph, clip["CLIP"], LAST_PROMPT)
         prompts = takes_over(graph, at_last, 8.0, prompts)
+        size = video_size(graph, 189)
     window = {"window_frames": 21, "sink_frames": 3, "clip": clip["CLIP"]}
     stream_video(graph, fast, prompts, size, vae, **window)
 

@@ -205,17 +205,14 @@ def save_side_by_side(graph: Graph, clips: Sequence[Output]) -> None:
     evaluations, the first one 8, and one more to be remembered; it is decoded and shown on the
     sampler before the next one is begun.
 
-    `window_frames` is 7 and `sink_frames` 1: the model sees seven latent frames at once, the
-    first one of the clip always among them, so a clip may be as long as you like. It was trained
-    on clips of 33 frames and is right nine times of ten at 129.
+    `window_frames` is 7 and `sink_frames` 1: it sees seven latent frames at once, the first of
+    the clip always among them, so a clip may be as long as you like.
 
-    **The prompt changes**: after 4 seconds the second one takes over, by the **Prompt Timeline**.
-    What is in view is read again under it. How well the model follows is in the Streaming
-    Sampler's help.
+    **The prompt changes** after 4 seconds, by the **Prompt Timeline**: what is in view is read
+    again under the second one.
 
-    **Say something while it runs**: `clip` is connected, so the stream takes texts. In a terminal:
-    `python scripts/live.py workflows/api/demo_stream.json`, then type *a green triangle growing on
-    a grey background* and press Enter.
+    **Say something while it runs**: `clip` is connected. In a terminal: `python scripts/live.py
+    workflows/api/demo_stream.json`, then type *a green triangle growing* and press Enter.
 
     **Interrupt** keeps what is finished.
     """,
