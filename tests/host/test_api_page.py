@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from comfy_client import JobFailed
+from comfy_client import JobFailed, outputs
 from comfy_server import Server
 from host import DEFAULT_VERSION, Host
+from small_models import HAS_CAUSAL_WAN
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -26,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 
 PYTHON, WITH_CLIENT = blocks("python")
-CURL, CONVERSION = blocks("sh")
+CURL, LIVE, CONVERSION = blocks("sh")
 
 
 @pytest.fixture
@@ -67,6 +69,30 @@ def test_the_curl_client_prints_the_reports_and_saves_the_clip(
     said = run(["sh", "-ec", CURL], server, folder)
     assert "Few-Step Sampler: 4 steps" in said
     assert_clip(folder / "clip.mp4")
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this ComfyUI has no causal Wan")
+def test_the_curl_line_gives_a_running_stream_a_text(server: Server, folder: Path) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("this machine has no curl")
+    prompt = json.loads((ROOT / "workflows" / "api" / "demo_stream.json").read_text("utf-8"))
+    prompt["4"]["inputs"]["seed"] = 51
+    job = server.client.queue(prompt)
+    while not (streams := server.client.get("/fewstep/stream")["streams"]):
+        time.sleep(0.02)
+    answer = json.loads(run(["sh", "-ec", LIVE], server, folder))
+    entry = server.client.wait(job)
+    assert streams[0]["node_id"] == "4" and streams[0]["takes_text"]
+    (report,) = [
+        each for each in outputs(entry, "fewstep_report") if each["node"] == "Streaming Sampler"
+    ]
+    sent = [change for change in report["prompt_changes"] if change["text"]]
+    assert [change["frame"] for change in sent] == [answer["frame"]]
+    assert sent[0]["text"] == "a blue square moving left" and set(answer) == {
+        "frame",
+        "second",
+        "replaces",
+    }
 
 
 def test_the_client_of_the_scripts_brings_events(server: Server, folder: Path) -> None:
