@@ -8,7 +8,18 @@ from typing import Any
 
 from comfyui_fewstep.quality.figure import new_figure
 
-COLOURS = ("#d1242f", "#57606a", "#8c959f", "#bf8700", "#0969da", "#54aeff", "#8250df", "#1a7f37")
+COLOURS = (
+    "#d1242f",
+    "#57606a",
+    "#8c959f",
+    "#bf8700",
+    "#0969da",
+    "#54aeff",
+    "#8250df",
+    "#1a7f37",
+    "#bc4c00",
+    "#e85aad",
+)
 WIDTH, HEIGHT, LEGEND_LINE = 360, 300, 18  # of one panel, and of the legend below, in pixels
 OURS = "forecast"  # drawn thicker than what it is compared with
 

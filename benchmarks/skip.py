@@ -5,7 +5,8 @@
 
 The error is the relative L2 distance of the final latent from that of the run with every evaluation
 made: same sampler, steps, noise and prompt; the median over the clips. EasyCache is run on a copy
-of its input: on float32 flow models it otherwise adds into the sampler's own latent. Where it
+of its input: on float32 flow models it otherwise adds into the sampler's own latent. Of methods
+with several settings (published.py) the best at a number of evaluations counts. Where a method
 cannot hit a number of evaluations, its error there is interpolated between its neighbours,
 log-linearly.
 """
@@ -37,6 +38,14 @@ from comfyui_fewstep.samplers.skip import METHODS  # noqa: E402
 from comfyui_fewstep.samplers.skip.method import SkipMethod  # noqa: E402
 from curves import Curve, draw, save  # noqa: E402
 from mixture import CHANNELS, NO_CLASS, SIDE, class_conditioning, mixture  # noqa: E402
+from published import (  # noqa: E402
+    Calibration,
+    Method,
+    hi_caches,
+    mag_caches,
+    taylor_seers,
+    with_method,
+)
 from torch import Tensor  # noqa: E402
 
 DEMO = in_host.ROOT / "demo"
@@ -64,7 +73,7 @@ class Subject:
     decode: Callable[[Tensor], Tensor] | None = None
     calls: list[int] = field(default_factory=list)
 
-    def sample(self, model, sampler: str, steps: int) -> tuple[Tensor, int]:
+    def sample(self, model, sampler: str, steps: int, noise_seed: int = 0) -> tuple[Tensor, int]:
         """(latents as the model sees them, evaluations made). model: patched or not."""
         calls = 0
 
@@ -77,7 +86,7 @@ class Subject:
         # Added last, so it is the innermost: a cache around it that answers by itself is not
         # counted.
         counted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.count", count)
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(noise_seed))
         latent = comfy.sample.sample(
             counted,
             noise,
@@ -217,6 +226,7 @@ class Measurement:
     subject: Subject
     sampler: str
     steps: int
+    has_published: bool = True  # whether the published methods run too, which takes longest
     curves: dict[str, list[Point]] = field(default_factory=dict)
 
     def run(self) -> Measurement:
@@ -253,7 +263,23 @@ class Measurement:
         for name, method in METHODS.items():
             if name != "forecast":
                 self._add(name, by_each_setting(subject.model, name, method), floor=floor)
+        for name, makes in self._published().items() if self.has_published else ():
+            # What they evaluate is known before they run; what nothing is compared with is left
+            # out.
+            worth = [make for (made, *_), make in makes.items() if floor <= len(made) < full]
+            self._add(name, (with_method(subject.model, make) for make in worth))
         return self
+
+    def _published(self) -> dict[str, dict[tuple, Callable[[], Method]]]:
+        """The published methods at their settings, MagCache calibrated on other noise."""
+        calibration = Calibration()
+        calibrated = with_method(self.subject.model, lambda: calibration)
+        self.subject.sample(calibrated, self.sampler, self.steps, noise_seed=1)
+        return {
+            "TaylorSeer": taylor_seers(self.steps),
+            "HiCache": hi_caches(self.steps),
+            "MagCache": mag_caches(calibration.ratios),
+        }
 
     def _add(
         self,
@@ -263,7 +289,9 @@ class Measurement:
         sampler: str | None = None,
         floor: int = 0,
     ) -> None:
-        """One point per model; stops once a point makes fewer evaluations than `floor`."""
+        """The best point at each number of evaluations; stops once a point makes fewer than
+        `floor`.
+        """
         points: dict[int, Point] = {}
         for index, model in enumerate(models):
             latents, calls = self.subject.sample(
@@ -272,9 +300,9 @@ class Measurement:
             quality = (
                 psnr(self.subject.decode(latents), self.frames) if self.frames is not None else None
             )
-            points.setdefault(
-                calls, Point(calls, relative_errors(latents, self.reference), quality)
-            )
+            point = Point(calls, relative_errors(latents, self.reference), quality)
+            if calls not in points or point.error < points[calls].error:
+                points[calls] = point
             if calls < floor:
                 break
         self.curves[name] = sorted(points.values(), key=lambda point: point.evaluations)
@@ -310,37 +338,35 @@ def is_stochastic(sampler: str) -> bool:
 
 
 def verdicts(measurement: Measurement) -> list[str]:
-    """One table row per forecast point within the range the claims are made for."""
+    """One table row per forecast point, at every speed that was asked for."""
     rows = []
     full = measurement.steps
     for point in reversed(measurement.curves["forecast"]):
-        speed = full / point.evaluations
-        met = measurement.meets_target(point)
-        if met is None:
+        if point.evaluations == full:
             continue
+        met = measurement.meets_target(point)
         others = {
             name: measurement.error_at(name, point.evaluations)
             for name in measurement.curves
             if name != "forecast"
         }
-        easy, fewer = others["EasyCache"], others["fewer steps"]
-        better = [others.get(f"{solver}, fewer steps") for solver in BETTER_SOLVERS]
+        better = [others.pop(f"{solver}, fewer steps", None) for solver in BETTER_SOLVERS]
+        known = {name: error for name, error in others.items() if error is not None}
         better = min((error for error in better if error is not None), default=None)
+        best = min(known, key=known.__getitem__) if known else ""
         cells = [
             measurement.subject.name,
             measurement.sampler,
             full,
-            f"{point.evaluations} ({speed:.2f}x)",
+            f"{point.evaluations} ({full / point.evaluations:.2f}x)",
             _error(point.error),
-            _error(easy),
-            _error(fewer),
+            *(_error(others.get(name)) for name in COMPARED),
             _error(better),
-            _error(others["LazyCache"]),
-            _error(others["teacache"]),
-            _ratio(point.error, easy),
-            _ratio(point.error, fewer),
+            "forecast" if not best or point.error <= known[best] else f"**{best}**",
+            _ratio(point.error, others["EasyCache"]),
+            _ratio(point.error, others["fewer steps"]),
             f"{point.psnr:.1f}" if point.psnr is not None else "",
-            "yes" if met else "no",
+            "" if met is None else "yes" if met else "no",
         ]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return rows
@@ -354,11 +380,30 @@ def _ratio(value: float, other: float | None) -> str:
     return "-" if other is None else f"{value / other:.2f}"
 
 
-HEADER = (
-    "| model | sampler | steps | evaluations | forecast | EasyCache | fewer steps | better solver,"
-    " fewer steps | LazyCache | teacache | forecast / EasyCache | forecast / fewer | PSNR dB |"
-    " target met |\n" + "|---" * 14 + "|"
+COMPARED = (
+    "EasyCache",
+    "LazyCache",
+    "teacache",
+    "TaylorSeer",
+    "HiCache",
+    "MagCache",
+    "fewer steps",
 )
+COLUMNS = (
+    "model",
+    "sampler",
+    "steps",
+    "evaluations",
+    "forecast",
+    *COMPARED,
+    "better solver, fewer steps",
+    "least",
+    "forecast / EasyCache",
+    "forecast / fewer",
+    "PSNR dB",
+    "target met",
+)
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def parsed() -> argparse.Namespace:

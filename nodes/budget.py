@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -22,12 +22,14 @@ from ..samplers.budget.cost import (
     EXPERIENCES,
     BudgetError,
     Cost,
+    Overhead,
     Work,
     allowance_of,
     given_blocks,
     seconds_in_words,
     streaming_cost,
 )
+from ..samplers.budget.decoding import TinyVae, is_worth_a_word
 from ..samplers.budget.table import data_of, table_of
 from ..samplers.budget.ways import (
     CarriedSkip,
@@ -43,9 +45,10 @@ from ..samplers.budget.ways import (
 from ..samplers.guided import GuidedSettings
 from .host.at_hand import files_at_hand
 from .host.declared import Known, known_accelerators
+from .host.decoding import latent_to_decode, measure_decoding, tiny_vae
 from .host.guided_start import guided_start_of
 from .host.latent import first_tensor, fitted_latent
-from .host.measure import device_name, machine_of, measure_blocks, measure_cost
+from .host.measure import device_name, machine_of, measure_blocks, measure_cost, measure_once
 from .host.model import LoadedModel, frames_per_latent_frame, look_at
 from .host.recognise import recognise_carried
 from .host.report import SENT_AGAIN, Report, paragraph
@@ -107,8 +110,8 @@ class FewStepBudget(io.ComfyNode):
                     max=86400.0,
                     step=0.1,
                     tooltip=(
-                        "How long one run of the sampler may take. Lower gives fewer steps. 0 takes"
-                        " the experience's own."
+                        "How long one run may take: sampling, and decoding too where a vae is"
+                        " connected. Lower gives fewer steps. 0 takes the experience's own."
                     ),
                 ),
                 io.Float.Input(
@@ -132,6 +135,14 @@ class FewStepBudget(io.ComfyNode):
                     tooltip=(
                         "What the machine costs in an hour, in any currency. Higher raises the"
                         " prices shown and changes nothing else; 0 leaves them out."
+                    ),
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip=(
+                        "The VAE that decodes the result: decoding is measured too, and counts in"
+                        " every figure. Without it they are the sampler's alone."
                     ),
                 ),
             ],
@@ -171,20 +182,25 @@ class FewStepBudget(io.ComfyNode):
         seconds: float,
         seconds_per_evaluation: float,
         price_per_hour: float,
+        vae=None,
     ) -> io.NodeOutput:
         no_chart = why_no_chart()
         if no_chart and is_connected(cls.hidden, CHART):
             raise BudgetError(no_chart)
         subject = subject_of(model, latent_image, cls.hidden)
         allowance = allowance_of(experience, seconds, subject.work)
-        cost = cost_of(subject, latent_image, seconds_per_evaluation)
+        cost, notes = whole_cost(subject, latent_image, seconds_per_evaluation, vae)
         prediction = predict(subject, cost, allowance)
+        if is_worth_a_word(prediction.choice.way):
+            samples = latent_to_decode(subject.model, latent_image)
+            prediction = replace(prediction, tiny=tiny_vae(subject.model, vae, samples))
         report = report_on_budget(
             subject,
             prediction,
             experience,
             price_per_hour,
             is_measured=seconds_per_evaluation == 0,
+            notes=notes,
         )
         chart = (
             missing_output(no_chart)
@@ -300,6 +316,24 @@ def cost_of(
     return streaming_cost(blocks, size)
 
 
+def whole_cost(
+    subject: Subject, latent: Mapping[str, Tensor], given: float, vae
+) -> tuple[Cost, tuple[str, ...]]:
+    """(the cost, with decoding where a VAE says what that takes; what to say of it)
+
+    given: as of cost_of; what a run costs once is not measured then.
+    """
+    cost = cost_of(subject, latent, given)
+    if vae is None:
+        return cost, ()
+    samples = latent_to_decode(subject.model, latent)
+    decoding = measure_decoding(vae, samples, is_stream=bool(cost.blocks))
+    if decoding.seconds is None:
+        return cost, (decoding.note,)
+    once = 0.0 if given else measure_once(subject.model, latent)
+    return replace(cost, overhead=Overhead(decoding.seconds, once)), ()
+
+
 # ---------------------------------------------------------------- what is predicted
 
 
@@ -310,6 +344,7 @@ class Prediction:
     cost: Cost
     choice: Choice
     ways: list[Way]
+    tiny: TinyVae | None = None  # where decoding takes long enough to be worth a word
 
 
 def predict(subject: Subject, cost: Cost, allowance: float) -> Prediction:
@@ -332,33 +367,37 @@ def report_on_budget(
     experience: str,
     price_per_hour: float,
     is_measured: bool,
+    notes: tuple[str, ...] = (),
 ) -> Report:
+    """notes: on what was measured."""
     cost, choice, ways, work = prediction.cost, prediction.choice, prediction.ways, subject.work
     way = choice.way
-    price = way.price(price_per_hour, work)
+    whole = " with decoding" if way.overhead else ""
     speed = f", target_speedup {way.target_speedup:g}" if way.target_speedup > 1 else ""
     files = files_at_hand((record for way in ways for record in way.records), subject.known)
     table = table_of(ways, choice, work, price_per_hour, subject.full_run, subject.record, files)
-    todo = levers(choice, ways, subject.machine, work, files, subject.skip)
+    todo = levers(choice, ways, subject.machine, work, files, subject.skip, prediction.tiny)
     mind = pitfalls(choice, experience, work, subject.model.is_negative_forced)
     return Report(
         node="Step Budget",
         summary=(
-            f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.seconds)}, {choice}"
+            f"{counted(way.steps, 'step')}{speed}: about {seconds_in_words(way.whole)}{whole},"
+            f" {choice}"
         ),
         rows=(
             ("model", name_of(subject, way)),
             ("experience", experience_in_words(experience, choice)),
             ("seconds per evaluation", cost_in_words(subject, cost, is_measured)),
-            *rows_on_way(choice, f"{price:.4g} for each {work.noun}" if price_per_hour else ""),
+            *rows_on_way(choice, price_per_hour, work),
         ),
-        notes=subject.notes,
+        notes=(*subject.notes, *notes),
         sections=(
             *paragraph("What to do, in this order", numbered(todo)),
             *paragraph("Mind", [f"- {text}" for text in mind]),
             *paragraph("Every way to run this model", [table]),
         ),
-        data=data_on_budget(subject, prediction, experience, is_measured) | {"price": price},
+        data=data_on_budget(subject, prediction, experience, is_measured)
+        | {"price": way.price(price_per_hour, work)},
     )
 
 
@@ -378,20 +417,47 @@ def experience_in_words(experience: str, choice: Choice) -> str:
     return f"{experience}: {EXPERIENCES[experience].words}; {allowed}"
 
 
-def rows_on_way(choice: Choice, price: str) -> tuple[tuple[str, str], ...]:
-    """Speed-Quality Compare reads these rows, as it reads a sampler's. price: empty for none."""
-    way = choice.way
+def rows_on_way(choice: Choice, price_per_hour: float, work: Work) -> tuple[tuple[str, str], ...]:
+    """Speed-Quality Compare reads these rows, as it reads a sampler's: seconds and price are those
+    of sampling alone.
+    """
+    way, sampling = choice.way, replace(choice.way, overhead=None)
+    alone = ", sampling alone" if way.overhead else ""
+    price = price_in_words(sampling, price_per_hour, work)
     rows = [
         ("steps", str(way.steps)),
         ("target_speedup", f"{way.target_speedup:g}" if way.target_speedup > 1 else ""),
         ("evaluations", str(way.evaluations)),
-        ("seconds", f"{in_figures(way.seconds)} (predicted)"),
-        ("price", price),
+        ("seconds", f"{in_figures(way.seconds)} (predicted{alone})"),
+        ("price", price and price + alone),
+        ("whole", whole_in_words(way)),
+        ("price of the whole", price_in_words(way, price_per_hour, work) if way.overhead else ""),
         ("allowance", str(choice)),
     ]
     if way.first_block is not None:
         rows.append(("first block of the stream", seconds_in_words(way.first_block)))
     return tuple((name, value) for name, value in rows if value)
+
+
+def price_in_words(way: Way, price_per_hour: float, work: Work) -> str:
+    return f"{way.price(price_per_hour, work):.4g} for each {work.noun}" if price_per_hour else ""
+
+
+def whole_in_words(way: Way) -> str:
+    """What the whole run takes, part by part; empty where decoding was not measured."""
+    if way.overhead is None:
+        return ""
+    parts = {
+        "sampling": way.seconds,
+        "decoding": way.overhead.decoding,
+        "once for each run": way.overhead.once,
+    }
+    shares = (
+        f"{name} {seconds_in_words(seconds)} ({seconds / way.whole:.0%})"
+        for name, seconds in parts.items()
+        if seconds
+    )
+    return f"{in_figures(way.whole)}: {', '.join(shares)}"
 
 
 def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
@@ -415,7 +481,7 @@ def data_on_budget(
     subject: Subject, prediction: Prediction, experience: str, is_measured: bool
 ) -> dict[str, Any]:
     """The report for programs."""
-    cost = prediction.cost
+    cost, tiny = prediction.cost, prediction.tiny
     return {
         **data_of(prediction.choice, prediction.ways),
         "experience": experience,
@@ -426,6 +492,7 @@ def data_on_budget(
         "seconds_per_block": {
             str(size): [block.first, block.last] for size, block in cost.blocks.items()
         },
+        **({"tiny_vae": asdict(tiny)} if tiny else {}),
     }
 
 
@@ -444,19 +511,24 @@ def chart_of(prediction: Prediction, base: BaseRow) -> Chart:
     """Predicted seconds against evaluations, and the allowance."""
     choice, seconds = prediction.choice, prediction.cost.evaluation
     way, steps = choice.way, counted(choice.way.steps, "step")
+    overhead = way.overhead
     skipping = f" at {way.target_speedup:g}x" if way.target_speedup > 1 else ""
     return Chart(
         title=f"Step Budget: {base.label}",
         x_name="evaluations for each sample; in a stream, each sees one block",
-        y_name="predicted seconds for one run",
+        y_name="predicted seconds for one run" + (", decoding included" if overhead else ""),
         series=tuple(series_of(route, prediction) for route in COLOURS),
         slope=seconds,
         slope_name=f"{seconds:.3g} s an evaluation, one prompt",
         limit=choice.allowance,
         limit_name=f"allowed: {seconds_in_words(choice.allowance)}",
         ringed=point_of(way),
-        ringed_name=f"chosen: {steps}, {seconds_in_words(way.seconds)}",
+        ringed_name=f"chosen: {steps}, {seconds_in_words(way.whole)}",
         ringed_label=f"{steps}{skipping}",
+        floor=overhead.seconds if overhead else 0.0,
+        floor_name=f"decoding, however many steps: {seconds_in_words(overhead.seconds)}"
+        if overhead
+        else "",
     )
 
 
@@ -474,7 +546,7 @@ def series_of(route: Route, prediction: Prediction) -> Series:
 
 
 def point_of(way: Way) -> tuple[float, float]:
-    return way.evaluations, way.seconds
+    return way.evaluations, way.whole
 
 
 def label_of(route: Route, count: int) -> str:

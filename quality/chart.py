@@ -13,6 +13,7 @@ Point = tuple[float, float]  # x, y
 
 WIDTH, HEIGHT = 1000, 620  # pixels
 LINE, LIMIT = "#c9d1d6", "#c0392b"
+BENDS = 40  # straight pieces that a bent line is drawn in
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Chart:
     x_name: str
     y_name: str
     series: tuple[Series, ...]
-    slope: float  # of the line y = slope * x, and its name in the legend
+    slope: float  # of the line y = floor + slope * x, and its name in the legend
     slope_name: str
     limit: float  # a level of y, infinite where there is none, and its name in the legend
     limit_name: str
     ringed: Point  # and its name in the legend, and what stands beside it
     ringed_name: str
     ringed_label: str
+    floor: float = 0.0  # what all of y stands on, and its name in the legend
+    floor_name: str = ""
 
     @property
     def span(self) -> list[float]:
@@ -47,13 +50,23 @@ class Chart:
         xs = [point[0] for series in self.series for point in series.points]
         return [0.7, 1.6 * max(*xs, self.ringed[0])]
 
+    @property
+    def xs(self) -> list[float]:
+        """Where the line is drawn: with a floor it bends on logarithmic axes."""
+        if not self.floor:
+            return self.span
+        first, last = self.span
+        return [first * (last / first) ** (n / BENDS) for n in range(BENDS + 1)]
+
 
 def draw_chart(chart: Chart) -> Any:
     """The chart as a matplotlib Figure."""
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.subplots()
-    line = [chart.slope * x for x in chart.span]
-    axes.plot(chart.span, line, color=LINE, zorder=1, label=chart.slope_name)
+    line = [chart.floor + chart.slope * x for x in chart.xs]
+    axes.plot(chart.xs, line, color=LINE, zorder=1, label=chart.slope_name)
+    if chart.floor:
+        axes.axhline(chart.floor, color=LINE, linestyle=":", zorder=1, label=chart.floor_name)
     for series in chart.series:
         _draw_series(axes, series)
     if math.isfinite(chart.limit):

@@ -119,7 +119,7 @@ def _block_cost(
             )
         return x
 
-    noise = _noise_like(torch.empty(batch, channels, size, height, width))
+    noise = noise_like(torch.empty(batch, channels, size, height, width))
     guider.sample(
         noise,
         torch.zeros_like(noise),
@@ -201,7 +201,7 @@ def _seconds(
         return x
 
     guider.sample(
-        _noise_like(samples),
+        noise_like(samples),
         samples,
         comfy.samplers.KSAMPLER(evaluate),
         _sigmas_of(model),
@@ -209,6 +209,23 @@ def _seconds(
         seed=0,
     )
     return medians[0]
+
+
+def measure_once(
+    loaded: LoadedModel, latent, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds that one run of a sampler takes beside its evaluations, its model being loaded."""
+    prompt, model = empty_prompt(loaded), loaded.patcher
+    samples = fitted_latent(model, latent)
+    noise, sigmas = noise_like(samples), _sigmas_of(model)
+    sampler = comfy.samplers.KSAMPLER(lambda denoise, x, sigmas, **options: x)
+    seconds = []
+    for _ in range(TIMED):
+        started = clock()
+        guider = guider_for(model, 1.0, prompt, None, RunLog(is_measurement=True))
+        guider.sample(noise, samples, sampler, sigmas, disable_pbar=True, seed=0)
+        seconds.append(clock() - started)
+    return statistics.median(seconds)
 
 
 def _median(
@@ -248,7 +265,7 @@ def _sigmas_of(model) -> Tensor:
     )
 
 
-def _noise_like(samples: Tensor) -> Tensor:
+def noise_like(samples: Tensor) -> Tensor:
     """Noise in the latent's shape, from a generator of its own."""
     generator = torch.Generator().manual_seed(0)
     if samples.is_nested:

@@ -9,10 +9,16 @@ from ...loras.words import counted
 from ..skip.forecast import STOCHASTIC_SPEEDUP
 from ..skip.run import LEAST_EVALUATIONS
 from .cost import Work, seconds_in_words
+from .decoding import TinyVae, decode_faster
 from .ways import MOST_SPEEDUP, CarriedSkip, Choice, Route, Way
 
 # At this many steps and fewer, students lose fine detail and, in video, motion.
 VERY_FEW_STEPS = 2
+LEFT_OUT = "Text encoding and the VAE are not in these figures, nor is loading the model."
+LEFT_OUT_OF_THE_WHOLE = (
+    "Loading models and saving pictures are not in these figures. Neither is text encoding: ComfyUI"
+    " does it once and keeps the result for as long as the prompt stays the same."
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,15 @@ def levers(
     work: Work,
     there: Collection[str] = (),
     carried_skip: CarriedSkip | None = None,
+    tiny: TinyVae | None = None,
 ) -> list[str]:
     """What to change, in this order, and what each brings.
 
-    there: ids of accelerators at hand. carried_skip: Step Skip on the model, if any.
+    there: ids of accelerators at hand. carried_skip: Step Skip on the model, if any. tiny: what
+    decodes its latents faster, where decoding takes long enough to be worth a word.
     """
     return [
+        *([] if tiny is None else [decode_faster(choice.way, tiny)]),
         _quantise(machine),
         _skip(choice.way) if carried_skip is None else _skip_done(choice.way, carried_skip),
         _distil(choice, ways, work, there),
@@ -111,7 +120,7 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
     distilled = [way for way in ways if way.records]
     if not distilled:
         return "Distil: no known accelerator is made for this model."
-    fitting = [way for way in distilled if way.seconds <= choice.allowance]
+    fitting = [way for way in distilled if way.whole <= choice.allowance]
     if choice.misses and fitting:
         best = min(fitting, key=lambda way: _trouble(way, there))
         opening = (
@@ -121,13 +130,13 @@ def _distil(choice: Choice, ways: Sequence[Way], work: Work, there: Collection[s
         )
         words = (
             f"Distil: {opening} {best.records[0].id} at {counted(best.steps, 'step')}, about"
-            f" {seconds_in_words(best.seconds)}."
+            f" {seconds_in_words(best.whole)}."
         )
         return " ".join([words, *_pitfalls_of(best, work)])
     if choice.misses:
         return (
             "Distil: no accelerator fits either; the fastest takes about"
-            f" {seconds_in_words(distilled[-1].seconds)}. What is left is a smaller"
+            f" {seconds_in_words(distilled[-1].whole)}. What is left is a smaller"
             " picture or a shorter clip."
         )
     return "Distil: not needed for this allowance."
@@ -146,10 +155,7 @@ def pitfalls(
 ) -> list[str]:
     """What goes wrong with this choice, where something does."""
     way = choice.way
-    told = [
-        "Text encoding and the VAE are not in these figures, nor is loading the model.",
-        *_pitfalls_of(way, work),
-    ]
+    told = [LEFT_OUT if way.overhead is None else LEFT_OUT_OF_THE_WHOLE, *_pitfalls_of(way, work)]
     if way.guided is not None:
         settings = way.guided
         told.append(
@@ -164,7 +170,7 @@ def pitfalls(
             " costs two evaluations."
         )
     if way.target_speedup > STOCHASTIC_SPEEDUP:
-        slower = way.seconds * way.target_speedup / STOCHASTIC_SPEEDUP
+        slower = way.whole + way.seconds * (way.target_speedup / STOCHASTIC_SPEEDUP - 1)
         told.append(
             f"target_speedup {way.target_speedup:g} is for samplers that follow the ODE, such as"
             f" euler. Those that inject noise (ancestral, SDE, LCM) get {STOCHASTIC_SPEEDUP:g}x"

@@ -20,7 +20,7 @@ class BudgetError(Refusal):
 class Experience:
     """What is being built."""
 
-    seconds: float  # its own allowance for one run of the sampler; infinite where nobody waits
+    seconds: float  # its own allowance for one run; infinite where nobody waits
     words: str
 
 
@@ -70,6 +70,18 @@ class BlockCost:
 
 
 @dataclass(frozen=True)
+class Overhead:
+    """Seconds of a run that do not grow with its evaluations."""
+
+    decoding: float  # of all its pictures
+    once: float = 0.0  # of the sampler itself, whatever its steps
+
+    @property
+    def seconds(self) -> float:
+        return self.decoding + self.once
+
+
+@dataclass(frozen=True)
 class Cost:
     """Seconds on one machine, with one model, at one size."""
 
@@ -80,6 +92,7 @@ class Cost:
     guided_step: float
     # Of a causal model, by the latent frames of a block.
     blocks: Mapping[int, BlockCost] = field(default_factory=dict)
+    overhead: Overhead | None = None  # None where no VAE says what decoding costs
 
     def step(self, is_guided: bool) -> float:
         return self.guided_step if is_guided else self.evaluation

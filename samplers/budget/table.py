@@ -29,16 +29,19 @@ def table_of(
     """
     price = [f"price per {work.noun}"] if price_per_hour else []
     identity = ["way", "file", "there", "licence"]
-    head = [*identity, "steps", "evaluations", "seconds", *price, "factor", "fits"]
-    full = next((way.seconds for way in ways if way.route is Route.FULL), None)
+    is_whole = choice.way.overhead is not None
+    seconds = ["sampling", "whole"] if is_whole else ["seconds"]
+    head = [*identity, "steps", "evaluations", *seconds, *price, "factor", "fits"]
+    full = next((way.whole for way in ways if way.route is Route.FULL), None)
     rows = []
     for way in ways:
         cost = [f"{way.price(price_per_hour, work):.4g}"] if price_per_hour else []
-        factor = "" if full is None else f"{full / way.seconds:.1f}x"
-        fits = "yes" if way.seconds <= choice.allowance else "no"
+        factor = "" if full is None else f"{full / way.whole:.1f}x"
+        fits = "yes" if way.whole <= choice.allowance else "no"
         who = _accelerated(way, carried, files) if way.records else _undistilled(way, full_run)
         counts = [str(way.steps), str(way.evaluations), in_figures(way.seconds)]
-        rows.append([*who, *counts, *cost, factor, fits])
+        whole = [in_figures(way.whole)] if is_whole else []
+        rows.append([*who, *counts, *whole, *cost, factor, fits])
     return "\n".join(map(_line, (head, ["---"] * len(head), *rows)))
 
 
@@ -85,6 +88,8 @@ def data_of(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
         "target_speedup": way.target_speedup,
         "evaluations": way.evaluations,
         "predicted_seconds": way.seconds,
+        **_whole(way),
+        **_overhead(way),
         "allowance": choice.allowance if math.isfinite(choice.allowance) else None,
         "misses": choice.misses,
         "ways": [
@@ -94,8 +99,20 @@ def data_of(choice: Choice, ways: Sequence[Way]) -> dict[str, Any]:
                 "steps": one.steps,
                 "evaluations": one.evaluations,
                 "seconds": one.seconds,
+                **_whole(one),
                 "guided_start": one.guided is not None,
             }
             for one in ways
         ],
     }
+
+
+def _whole(way: Way) -> dict[str, float]:
+    """Seconds with decoding, where it is known."""
+    return {} if way.overhead is None else {"whole_seconds": way.whole}
+
+
+def _overhead(way: Way) -> dict[str, float]:
+    if way.overhead is None:
+        return {}
+    return {"decoding_seconds": way.overhead.decoding, "once_seconds": way.overhead.once}

@@ -13,9 +13,10 @@ from enum import Enum
 
 from ...loras.accelerator import Accelerator, Expert, are_partners, is_taken
 from ...loras.bases import BaseRow, StepRange
+from ..causal import video_frames
 from ..guided import GuidedSettings
 from ..skip.run import LEAST_EVALUATIONS
-from .cost import BudgetError, Cost, Work, seconds_in_words
+from .cost import BudgetError, Cost, Overhead, Work, seconds_in_words
 
 # Step Skip up to here was measured to be nearer to the full run than as many plain steps are
 # (benchmarks/skip.py).
@@ -55,15 +56,26 @@ class Way:
     route: Route
     steps: int
     evaluations: int  # for each sample
-    seconds: float  # of the whole run
+    seconds: float  # of sampling
     target_speedup: float = 1.0  # of Step Skip; 1 leaves nothing out
     records: tuple[Accelerator, ...] = ()  # the accelerator, or those of the two experts
     first_block: float | None = None  # seconds until a stream's first block is there
     guided: GuidedSettings | None = None  # what stands in for an accelerator's first steps
+    overhead: Overhead | None = None  # None where no VAE says what decoding costs
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the run: sampling, and decoding where it is known."""
+        return self.seconds + (self.overhead.seconds if self.overhead else 0.0)
+
+    @property
+    def decoding_share(self) -> float:
+        """Of the whole, 0..1; 0 where decoding is not known."""
+        return self.overhead.decoding / self.whole if self.overhead and self.whole else 0.0
 
     def price(self, price_per_hour: float, work: Work) -> float:
         """Of one picture or clip, in the currency of the price."""
-        return self.seconds * price_per_hour / 3600 / work.samples
+        return self.whole * price_per_hour / 3600 / work.samples
 
 
 def full_way(run: StepRange, steps: int, target_speedup: float, cost: Cost) -> Way:
@@ -75,6 +87,7 @@ def full_way(run: StepRange, steps: int, target_speedup: float, cost: Cost) -> W
         made * (2 if run.is_guided else 1),
         made * cost.step(run.is_guided),
         target_speedup,
+        overhead=cost.overhead,
     )
 
 
@@ -102,7 +115,15 @@ def accelerated_way(
     if guided is not None:
         evaluations += guided.evaluations
         seconds += guided.guided_steps * cost.step(guided.per_step > 1)
-    return Way(Route.ACCELERATOR, steps, evaluations, seconds, records=records, guided=guided)
+    return Way(
+        Route.ACCELERATOR,
+        steps,
+        evaluations,
+        seconds,
+        records=records,
+        guided=guided,
+        overhead=cost.overhead,
+    )
 
 
 def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> Way:
@@ -116,13 +137,19 @@ def _streaming_way(record: Accelerator, steps: int, cost: Cost, work: Work) -> W
     seconds = sum(
         (count + (n < blocks - 1)) * block.at(n, blocks) for n, count in enumerate(counts)
     )
+    first_block = first * block.first
+    if cost.overhead is not None:
+        # The Streaming Sampler decodes a block before it begins the next, and pictures cost alike.
+        shown = video_frames(min(causal.frames_per_block, work.latent_frames))
+        first_block += cost.overhead.decoding * shown / video_frames(work.latent_frames)
     return Way(
         Route.STREAM,
         steps,
         sum(counts) + blocks - 1,
         seconds,
         records=(record,),
-        first_block=first * block.first,
+        first_block=first_block,
+        overhead=cost.overhead,
     )
 
 
@@ -194,7 +221,7 @@ class Choice:
     @property
     def misses(self) -> float:
         """Seconds by which even the cheapest honest way is too slow; 0 where it fits."""
-        return max(0.0, self.way.seconds - self.allowance)
+        return max(0.0, self.way.whole - self.allowance)
 
     def __str__(self) -> str:
         """Whether it fits, in words."""
@@ -214,8 +241,8 @@ def choose(ways: Sequence[Way], allowance: float) -> Choice:
     Of several that cost the same and do not fit, the one of fewest steps: 20 steps and 21 at 2x
     both make ten evaluations.
     """
-    fitting = (way for way in ways if way.seconds <= allowance)
-    return Choice(next(fitting, min(ways, key=lambda way: (way.seconds, way.steps))), allowance)
+    fitting = (way for way in ways if way.whole <= allowance)
+    return Choice(next(fitting, min(ways, key=lambda way: (way.whole, way.steps))), allowance)
 
 
 def known_ways(
