@@ -41,6 +41,7 @@ PARTS = {
     "start": 5,
     "scaling": 5,
     "budget": 3,
+    "whole": 7,
     "recognition": 1,
     "compiled": 1,
 }

@@ -17,12 +17,14 @@ from comfyui_fewstep.samplers.budget.cost import (
     BlockCost,
     BudgetError,
     Cost,
+    Overhead,
     Work,
     allowance_of,
     given_blocks,
     seconds_in_words,
     streaming_cost,
 )
+from comfyui_fewstep.samplers.budget.decoding import TinyVae, is_worth_a_word
 from comfyui_fewstep.samplers.budget.ways import (
     MOST_SPEEDUP,
     CarriedSkip,
@@ -520,3 +522,105 @@ def test_the_route_is_named_after_what_is_done() -> None:
 )
 def test_seconds_are_told_in_words(seconds, words) -> None:
     assert seconds_in_words(seconds) == words
+
+
+# ---------------------------------------------------------------- the whole wait
+
+OVERHEAD = Overhead(decoding=1.0, once=0.25)
+
+
+@pytest.mark.parametrize("record", RECORDS[::7], ids=lambda record: record.id)
+def test_what_fits_with_decoding_is_what_fits_without_in_the_time_that_is_left(record) -> None:
+    for work in (PICTURE, CLIP):
+        alone = candidates(record, None, COST, work)
+        whole = candidates(record, None, replace(COST, overhead=OVERHEAD), work)
+        for allowance in ALLOWANCES:
+            # 1.25 s of it go to decoding and to what a run costs once.
+            left, choice = choose(alone, allowance - 1.25), choose(whole, allowance)
+            assert choice.way.steps == left.way.steps
+            assert choice.misses == pytest.approx(left.misses)
+            assert choice.way.seconds == left.way.seconds
+            assert choice.way.whole == pytest.approx(left.way.seconds + 1.25)
+
+
+def test_without_a_vae_the_whole_is_the_sampling() -> None:
+    way = full_way(StepRange(25, 50), 50, 1.0, COST)
+    assert way.overhead is None and way.whole == way.seconds and way.decoding_share == 0.0
+
+
+def test_the_price_is_that_of_the_whole() -> None:
+    way = full_way(StepRange(25, 50), 50, 1.0, replace(COST, overhead=OVERHEAD))
+    # 50 guided steps of 0.9 s and 1.25 s, at a thousandth a second.
+    assert way.price(3.6, PICTURE) == pytest.approx(0.04625)
+
+
+def test_the_first_block_of_a_stream_is_shown_once_its_own_pictures_are_decoded() -> None:
+    record = next(
+        each for each in RECORDS if each.causal is not None and each.causal.frames_per_block == 3
+    )
+    cost = replace(COST, overhead=Overhead(decoding=8.1))
+    (way, *_), (alone, *_) = (candidates(record, None, each, CLIP) for each in (cost, COST))
+    # 3 latent frames are 9 of 81 pictures.
+    assert way.first_block == pytest.approx(alone.first_block + 0.9)
+
+
+def test_decoding_is_worth_a_word_above_a_fifth_of_the_whole() -> None:
+    def way(decoding: float):
+        cost = Cost(0.5, 1.0, overhead=Overhead(decoding))
+        return accelerated_way((CATALOG["lcm-lora-sdxl"],), 8, cost, PICTURE)
+
+    # 8 steps of half a second: a second of decoding is a fifth of the whole.
+    assert way(1.0).decoding_share == pytest.approx(0.2)
+    assert not is_worth_a_word(way(1.0)) and is_worth_a_word(way(1.01))
+
+
+TINY = TinyVae(("taesdxl_encoder.safetensors", "taesdxl_decoder.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("tiny", "told"),
+    [
+        (TinyVae(is_connected=True), "The connected VAE is a tiny one already."),
+        (TinyVae(), "ComfyUI knows no tiny VAE for this model."),
+        (
+            TINY,
+            "A tiny VAE is faster, with less fine detail: put taesdxl_encoder.safetensors and"
+            " taesdxl_decoder.safetensors into models/vae_approx, choose it in Load VAE, and this"
+            " node measures it too.",
+        ),
+        # 8 steps of half a second and 0.1 s in place of 4 s.
+        (
+            replace(TINY, option="taesdxl", seconds=0.1),
+            "taesdxl, a tiny VAE, takes 0.1 s in place of 4 s, which makes the whole 4.1 s, with"
+            " less fine detail: choose it in Load VAE.",
+        ),
+        (
+            replace(TINY, option="taesdxl", seconds=5.0),
+            "taesdxl, the tiny VAE that is there, takes 5 s: no gain.",
+        ),
+        (
+            replace(TINY, option="taesdxl", problem="it could not be measured: why."),
+            "taesdxl in Load VAE is a tiny VAE for this model; it could not be measured: why.",
+        ),
+    ],
+)
+def test_what_decodes_faster_is_named(tiny, told) -> None:
+    cost = Cost(0.5, 1.0, overhead=Overhead(4.0))
+    way = accelerated_way((CATALOG["lcm-lora-sdxl"],), 8, cost, PICTURE)
+    text = levers(Choice(way, 5.0), [way], Machine(16), PICTURE, tiny=tiny)[0]
+    assert text == f"Decode: 50% of the whole at 8 steps. {told}"
+
+
+def test_what_is_left_out_of_the_whole_is_told() -> None:
+    way = accelerated_way((CATALOG["lcm-lora-sdxl"],), 8, COST, PICTURE)
+    assert "Text encoding and the VAE are not" in pitfalls(Choice(way, 5.0), "live", PICTURE)[0]
+    whole = replace(way, overhead=OVERHEAD)
+    told = pitfalls(Choice(whole, 5.0), "live", PICTURE)[0]
+    assert "Loading models and saving pictures are not" in told and "keeps the result" in told
+
+
+def test_a_stochastic_sampler_decodes_no_slower() -> None:
+    cost = Cost(0.5, 1.0, overhead=Overhead(decoding=3.0))
+    # 50 steps at 2x are 25 of a second; at 1.6x they would be 31.25, and decoding stays.
+    way = full_way(StepRange(25, 50), 50, 2.0, cost)
+    assert any("about 34 s" in text for text in pitfalls(Choice(way, 5.0), "batch", PICTURE))

@@ -104,8 +104,8 @@ def _whole(vae, samples: Tensor, clock: Callable[[], float]) -> float:
         started = clock()
         _wait_for(vae.decode(samples))
         seconds.append(clock() - started)
-        # The host stops an interrupted run where progress is told.
         progress.update(1)
+        comfy.model_management.throw_exception_if_processing_interrupted()
         if seconds[0] > SLOW_SECONDS:
             progress.update_absolute(progress.total)
             return seconds[0]
@@ -131,6 +131,7 @@ def _frame_by_frame(vae, samples: Tensor, clock: Callable[[], float]) -> float:
             _wait_for(picture)
             seconds.append(clock() - started)
             progress.update(1)
+            comfy.model_management.throw_exception_if_processing_interrupted()
             started = clock()
     rest = statistics.median(seconds[1:]) if frames > 1 else 0.0
     return seconds[0] + (frames - 1) * rest

@@ -40,6 +40,7 @@ MODEL_FOLDERS = (
     "checkpoints",
     "diffusion_models",
     "vae",
+    "vae_approx",
     "text_encoders",
     "animatediff_models",
 )

@@ -20,7 +20,7 @@ from comfy.model_management import InterruptProcessingException
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, demo, motion
 from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
-from comfyui_fewstep.nodes.host import measure
+from comfyui_fewstep.nodes.host import decoding, measure
 from comfyui_fewstep.nodes.host import motion as motion_patch
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.files import load_vae
@@ -220,6 +220,22 @@ def measuring_blocks(folder: Path) -> Scene:
     return Scene((model,), run)
 
 
+def measuring_decoding(folder: Path, is_stream: bool) -> Scene:
+    """Step Budget's decoding of a latent frame, four times; or of three as a stream does it, after
+    three to warm up. Where memory runs out the host decodes in tiles, or the report says so.
+    """
+    path = small_models.write_wan_vae(folder / "vae" / "faults_budget_vae.safetensors")
+    vae, frames = load_vae(str(path)), 3 if is_stream else 1
+
+    def run() -> Tensor:
+        seconds = itertools.count()
+        latent = torch.zeros(1, 16, frames, 4, 4)
+        made = decoding.measure_decoding(vae, latent, is_stream, lambda: 0.01 * next(seconds))
+        return torch.tensor([made.seconds])
+
+    return Scene((vae.patcher,), run, (vae.first_stage_model.decoder,), faults=("exception",))
+
+
 def demonstration(folder: Path) -> Scene:
     """The demo model with its own accelerator."""
     demo.offer_loras()
@@ -299,6 +315,8 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
     "budget": measuring,
     "budget, stream": measuring_blocks,
+    "budget, decoding": lambda folder: measuring_decoding(folder, is_stream=False),
+    "budget, decoding a stream": lambda folder: measuring_decoding(folder, is_stream=True),
     "demo": demonstration,
 }
 

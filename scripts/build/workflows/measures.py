@@ -23,9 +23,9 @@ from .workflow import workflow
     """
     ## As many steps as the time allows
 
-    Step Budget measures what one evaluation costs on this machine, at this size, and sets the
-    sampler's steps: as many as fit into **seconds**, and always a number the accelerator was
-    distilled for (LCM: 2 to 8).
+    Step Budget measures what one evaluation and the decoding cost on this machine, at this size,
+    and sets the sampler's steps: as many as fit into **seconds** together with the decoding, and
+    always a number the accelerator was distilled for (LCM: 2 to 8).
 
     **seconds** 0 takes the experience's own: a few for *interactive*, one for *live*, no limit
     for *batch*.
@@ -45,7 +45,11 @@ def budget(graph: Graph) -> None:
         latent = graph.node("EmptyLatentImage", width=1024, height=1024)["LATENT"]
     with graph.group("Budget", width=360):
         budget = graph.node(
-            "FewStepBudget", model=fast["model"], latent_image=latent, experience="interactive"
+            "FewStepBudget",
+            model=fast["model"],
+            latent_image=latent,
+            experience="interactive",
+            vae=loaded["VAE"],
         )
         graph.node("PreviewAny", "Ways to run it", source=budget["report"])
         graph.node("PreviewImage", "Seconds and steps", images=budget["chart"])
