@@ -45,7 +45,7 @@ from ..samplers.budget.ways import (
 from ..samplers.guided import GuidedSettings
 from .host.at_hand import files_at_hand
 from .host.declared import Known, known_accelerators
-from .host.decoding import latent_to_decode, measure_decoding, tiny_vae
+from .host.decoding import latent_to_decode, measure_decoding, refuse_other_channels, tiny_vae
 from .host.guided_start import guided_start_of
 from .host.latent import first_tensor, fitted_latent
 from .host.measure import device_name, machine_of, measure_blocks, measure_cost, measure_once
@@ -323,10 +323,11 @@ def whole_cost(
 
     given: as of cost_of; what a run costs once is not measured then.
     """
-    cost = cost_of(subject, latent, given)
     if vae is None:
-        return cost, ()
+        return cost_of(subject, latent, given), ()
     samples = latent_to_decode(subject.model, latent)
+    refuse_other_channels(vae, samples)
+    cost = cost_of(subject, latent, given)
     decoding = measure_decoding(vae, samples, is_stream=bool(cost.blocks))
     if decoding.seconds is None:
         return cost, (decoding.note,)
