@@ -96,7 +96,7 @@ def refuse_other_channels(vae, samples: Tensor) -> None:
         )
 
 
-@torch.no_grad()
+@torch.inference_mode()  # as the host runs VAE Decode
 def _whole(vae, samples: Tensor, clock: Callable[[], float]) -> float:
     """Median seconds after a warm-up; of a slow VAE those of the first decoding."""
     progress, seconds = comfy.utils.ProgressBar(1 + TIMED), []
@@ -112,7 +112,7 @@ def _whole(vae, samples: Tensor, clock: Callable[[], float]) -> float:
     return statistics.median(seconds[1:])
 
 
-@torch.no_grad()
+@torch.inference_mode()  # as the host runs VAE Decode
 def _frame_by_frame(vae, samples: Tensor, clock: Callable[[], float]) -> float:
     """Seconds of all frames: of the first, which makes one picture, and of the others, which make
     as many as each other, from the median of the first few.
