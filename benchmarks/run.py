@@ -37,6 +37,7 @@ PARTS = {
     "loader": 9,
     "skip_costs": 7,
     "stream": 5,
+    "stream_record": 5,
     "motion": 7,
     "start": 5,
     "scaling": 5,

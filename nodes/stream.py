@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,8 +32,16 @@ from .host.report import SENT_AGAIN, Report, notes_of_loaders, rows_on_loaders
 from .host.run import refuse_cfg_sent
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.stream import StreamRun, refuse_not_causal, run_stream, shape_of
-from .host.stream_decode import can_decode_frames, room_for_pictures
+from .host.stream_decode import can_decode_frames, room_for_pictures, size_of_pictures
 from .host.stream_prompts import Change, refuse_clip
+from .host.stream_record import (
+    Recording,
+    recording_of,
+    refuse_without_encoder,
+    shown_video,
+    video_of,
+    video_of_pictures,
+)
 from .host.timeline import refuse_prompts, timeline_of
 
 # image_or_video_shape in the configurations of Self Forcing, Causal Forcing and CausVid: 81 frames
@@ -44,11 +53,12 @@ NO_NEGATIVE = (
     " patch does nothing here. Take it off, and say what you want in the positive prompt."
 )
 MOST_SHOWN = 80  # characters of a text in the report for people
-IMAGES = 1  # which output it is
+IMAGES, VIDEO = 1, 3  # which outputs they are
 NO_VAE = (
     "The Streaming Sampler has no VAE, so it makes no images. Connect one to its vae input, or"
     " decode its latent output."
 )
+NOTHING_RECORDED = "The Streaming Sampler recorded nothing: the first block was not decoded."
 
 
 class FewStepStream(io.ComfyNode):
@@ -166,6 +176,17 @@ class FewStepStream(io.ComfyNode):
                         " a terminal."
                     ),
                 ),
+                io.String.Input(
+                    "record",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "Names an MP4 in ComfyUI's output folder, as Save Video does; empty for"
+                        " none. Each block is written as soon as it is finished, so an interrupted"
+                        " clip plays too. With nothing connected to images, no picture is kept in"
+                        " memory, however long the clip is. Needs a vae."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -176,8 +197,15 @@ class FewStepStream(io.ComfyNode):
                     display_name="report",
                     tooltip="Time to the first frame, frames per second, evaluations and memory.",
                 ),
+                io.Video.Output(
+                    display_name="video",
+                    tooltip=(
+                        "The recorded file; without record the images as a video, at the model's"
+                        " frame rate. Needs a vae."
+                    ),
+                ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             **SENT_AGAIN,
         )
 
@@ -194,51 +222,80 @@ class FewStepStream(io.ComfyNode):
         vae=None,
         start_latent=None,
         clip=None,
+        record: str = "",
     ) -> io.NodeOutput:
         loaded = look_at(model, cls.hidden)
         refuse_not_causal(loaded)
         refuse_guided_start(model, "every block of a stream begins with noise of its own")
         models = accelerated(loaded)
-        patcher, record = models.patchers[0], models.records[0]
+        patcher, accelerator = models.patchers[0], models.records[0]
         shape, picture = shape_of(patcher, latent_image), start_picture(patcher)
         start = start_of(start_latent, picture, shape)
         sigma, given = sigma_of(patcher), 0 if start is None else start.shape[2]
         window = Window(window_frames, sink_frames)
         refuse_prompts(positive)
         timeline = timeline_of(positive, loaded.frame_rate)
-        plan = make_stream_plan(record, shape[2], sigma, given, frames_per_block, window, timeline)
-        refuse_cfg_sent(cls.hidden, make_plan(record, 0, 1.0, sigma))
+        plan = make_stream_plan(
+            accelerator, shape[2], sigma, given, frames_per_block, window, timeline
+        )
+        refuse_cfg_sent(cls.hidden, make_plan(accelerator, 0, 1.0, sigma))
         refuse_patches(patcher)
         refuse_clip(clip)
-        refuse_images(vae, shape, cls.hidden)
+        refuse_pictures(vae, shape, cls.hidden, record)
         node_id = node_id_of(cls.hidden)
 
         def show(text: str) -> None:
             show_on_node(text, node_id)
 
-        with running(node_id, LiveStream(plan, clip)) as live:
-            run = run_stream(patcher, plan, positive, shape, seed, start, vae, show, live)
+        with (
+            running(node_id, LiveStream(plan, clip)) as live,
+            recording_for(record, vae, shape, loaded.frame_rate, cls.hidden) as recording,
+        ):
+            run = run_stream(
+                patcher, plan, positive, shape, seed, start, vae, show, live, recording
+            )
         if run.is_interrupted:
             # The same graph again asks for the whole clip, and must not be handed this one from the
             # host's cache.
             drop_cached_results()
         negative = (NO_NEGATIVE,) if models.is_negative_forced else ()
-        notes = (
-            *models.notes,
-            *notes_on_start(start_latent, picture),
-            *negative,
-            *notes_on_live(live),
-        )
-        report = report_on_stream(plan, run, vae, notes, models.news)
+        begun = (*models.notes, *notes_on_start(start_latent, picture), *negative)
+        notes = (*begun, *notes_on_live(live))
+        report = report_on_stream(plan, run, vae, notes, models.news, recording)
         latent, images = handed_on(latent_image, run.samples), images_of(run, vae)
-        return io.NodeOutput(latent, images, report.markdown, ui=report.publish(cls.hidden))
+        video, ui = video_in(recording, images, loaded.frame_rate), report.publish(cls.hidden)
+        return io.NodeOutput(latent, images, report.markdown, video, ui={**ui, **shown(recording)})
 
 
 def images_of(run: StreamRun, vae):
     """The pictures of the whole batch, one after the other, or why there are none."""
     if run.images is None:
-        return missing_output(NO_VAE if vae is None else run.notes[-1])
+        return missing_output(NO_VAE if vae is None else run.missing)
     return run.images.flatten(0, 1)
+
+
+def video_in(recording: Recording | None, images, frame_rate: float):
+    """What was recorded; without a recording the images as a video, or why there are none."""
+    if recording is None:
+        return video_of_pictures(images, frame_rate) if isinstance(images, Tensor) else images
+    return missing_output(NOTHING_RECORDED) if recording.path is None else video_of(recording.path)
+
+
+def shown(recording: Recording | None) -> dict[str, Any]:
+    """What the editor plays on the node."""
+    if recording is None or recording.path is None:
+        return {}
+    return shown_video(recording.path)
+
+
+def recording_for(record: str, vae, shape: torch.Size, frame_rate: float, hidden):
+    """The recording of a clip, or None, as a context. shape: (B, C, frames, H, W) of its latent."""
+    if not record.strip():
+        return nullcontext()
+    _, height, width = size_of_pictures(vae, shape)
+    return recording_of(
+        record.strip(), (width, height), frame_rate, hidden, not is_connected(hidden, IMAGES)
+    )
 
 
 def start_of(
@@ -294,10 +351,22 @@ def refuse_patches(model) -> None:
         )
 
 
-def refuse_images(vae, shape: torch.Size, hidden) -> None:
-    """Raise where the images that the graph asks for cannot be made. hidden: hidden inputs."""
+def refuse_pictures(vae, shape: torch.Size, hidden, record: str) -> None:
+    """Raise where the images, the video or the recording that are asked for cannot be made.
+
+    shape: (B, C, frames, H, W) of the clip's latent. hidden: hidden inputs.
+    """
+    refuse_images(vae, shape, hidden, record)
+    if record.strip():
+        refuse_record(vae, shape)
+
+
+def refuse_images(vae, shape: torch.Size, hidden, record: str) -> None:
+    # A video that is not recorded is made of the images.
+    outputs = (IMAGES,) if record.strip() else (IMAGES, VIDEO)
+    is_asked = any(is_connected(hidden, output) for output in outputs)
     if vae is None:
-        if is_connected(hidden, IMAGES):
+        if is_asked:
             raise PlanError(NO_VAE)
         return
     vae.throw_exception_if_invalid()
@@ -308,13 +377,33 @@ def refuse_images(vae, shape: torch.Size, hidden) -> None:
             f" model makes video with {shape[1]}. Load the Wan 2.1 VAE."
         )
     room = room_for_pictures(vae, shape)
-    if not room.is_enough and is_connected(hidden, IMAGES):
+    if not room.is_enough and is_asked:
         raise PlanError(
             f"The {counted(video_frames(shape[2]), 'picture')} of this clip take {room.words}. Make"
             " it in parts: a shorter clip, then one that goes on from it (start_latent). Or take"
-            " the wire off images: the latent alone takes a fiftieth of that, and the pictures are"
-            " shown as they come."
+            " the wire off images and name a file in record: the pictures are written to it as"
+            " they come, and the latent alone takes a fiftieth of that."
         )
+
+
+def refuse_record(vae, shape: torch.Size) -> None:
+    if vae is None:
+        raise PlanError(
+            "record writes decoded pictures, and no VAE is connected. Connect one to the vae input,"
+            " or clear record."
+        )
+    if not can_decode_frames(vae):
+        raise PlanError(
+            "record writes each block as it is finished, and"
+            f" {type(vae.first_stage_model).__name__} cannot decode a clip in pieces. Connect the"
+            " Wan 2.1 VAE, or clear record and save the video output."
+        )
+    if shape[0] > 1:
+        raise PlanError(
+            f"record writes one clip, and latent_image holds a batch of {shape[0]}. Set batch_size"
+            " to 1, or clear record and save the video output."
+        )
+    refuse_without_encoder()
 
 
 # ---------------------------------------------------------------- what is told
@@ -326,6 +415,7 @@ def report_on_stream(
     vae=None,
     notes: tuple[str, ...] = (),
     news: Sequence[LoaderNews] = (),
+    recording: Recording | None = None,
 ) -> Report:
     """notes: how an accelerator of another loader was recognised, and where a start picture came
     from. news: of the loaders.
@@ -340,9 +430,30 @@ def report_on_stream(
             f"{cut}{counted(run.pictures, 'frame')} in {in_figures(run.seconds)} s, the first after"
             f" {in_figures(run.first_seconds)} s, then {1 / pace:.3g} a second"
         ),
-        rows=(*rows_on_stream(plan, run, pace, decoded), *rows_on_loaders(news)),
+        rows=(
+            *rows_on_stream(plan, run, pace, decoded),
+            *rows_on_recording(recording),
+            *rows_on_loaders(news),
+        ),
         notes=(*notes, *notes_on_stream(plan, run, vae), *run.notes, *notes_of_loaders(news)),
-        data=data_of_stream(plan, run, pace, decoded),
+        data={
+            **data_of_stream(plan, run, pace, decoded),
+            "recorded": None if recording is None else recording.told,
+        },
+    )
+
+
+def rows_on_recording(recording: Recording | None) -> tuple[tuple[str, str], ...]:
+    if recording is None or recording.told is None:
+        return ()
+    told = recording.told
+    skipped = ", without those of start_latent" if recording.skipped else ""
+    return (
+        (
+            "recorded",
+            f"{told['file']}, {counted(told['frames'], 'frame')} at {told['frame_rate']:g} a second"
+            f"{skipped}, {told['bytes'] / 2**20:.3g} MiB",
+        ),
     )
 
 

@@ -7,7 +7,7 @@ Keys, values and the place in the clip are locals of the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +43,16 @@ from .stream_decode import (
     room_for_pictures,
 )
 from .stream_prompts import Change, StreamPrompts, add_later, opening
+from .stream_record import Recording
 
 NOT_KEPT = (
     "there are none at the images output. The latent is whole: decode it where there is more"
     " memory, or make the clip in parts, each going on from the last (start_latent)."
+)
+RECORDED = (
+    "The Streaming Sampler recorded its pictures and kept none, since nothing was connected to"
+    " images when it ran. Take them from its video output (Get Video Components), or run it once"
+    " more with this connection: any other seed, or ComfyUI's cache emptied."
 )
 
 
@@ -70,6 +76,7 @@ class StreamRun:
     peak_bytes: int | None = None
     is_interrupted: bool = False  # by the user
     decoded: str = "no VAE connected"  # how, in words
+    missing: str = ""  # why there are no images, where there is a VAE
     notes: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)  # of the prompt
 
@@ -104,6 +111,7 @@ def run_stream(
     vae=None,
     show: Callable[[str], None] = lambda text: None,
     live: LiveStream | None = None,
+    recording: Recording | None = None,
 ) -> StreamRun:
     """Make a clip. positive: its prompt, or all of the plan's timeline. shape: (B, C, frames, H, W)
     of the whole clip. start: the given frames, as other nodes hand them on. show: what takes a line
@@ -116,7 +124,8 @@ def run_stream(
     run, decoder = StreamRun(), None
     room = None if vae is None else room_for_pictures(vae, shape)
     if vae is not None and can_decode_frames(vae):
-        decoder = FrameDecoder(vae, shape, is_kept=room.is_enough)
+        is_kept = room.is_enough and not (recording and recording.is_alone)
+        decoder = FrameDecoder(vae, shape, is_kept)
     screen = Screen(model, plan, show, has_pictures=decoder is not None)
     counts_memory = model.load_device.type == "cuda"
     if counts_memory:
@@ -125,7 +134,8 @@ def run_stream(
     guider = guider_for(model, 1.0, opening(plan, positive), None, run.log)
     add_later(guider, plan, positive)
     add_to_loading(guider, plan, shape, decoder)
-    loop = BlockLoop(guider, plan, shape, seed, start, decoder, screen, run, started, live)
+    pictures = Pictures(decoder, screen, run, recording)
+    loop = BlockLoop(guider, plan, shape, seed, start, pictures, screen, run, started, live)
     # The host reckons with a block at a time, as the network sees it; noise is drawn in the loop.
     empty = torch.zeros(*shape[:2], plan.made[0].frames, *shape[3:])
     sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
@@ -133,30 +143,58 @@ def run_stream(
     samples = guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
     run.seconds, run.samples = time.perf_counter() - started, samples.to(**between_nodes())
     if vae is not None:
-        keep_images(run, vae, decoder, room)
+        keep_images(run, vae, decoder, room, recording)
     if counts_memory:
         run.peak_bytes = torch.cuda.max_memory_allocated(model.load_device)
     return run
 
 
-def keep_images(run: StreamRun, vae, decoder: FrameDecoder | None, room: Room) -> None:
+def keep_images(
+    run: StreamRun,
+    vae,
+    decoder: FrameDecoder | None,
+    room: Room,
+    recording: Recording | None = None,
+) -> None:
     """Put the pictures of a finished clip into its run, or say there why they are not."""
     if decoder is not None and not decoder.has_failed:
+        run.decoded = "block by block"
         if decoder.is_kept:
-            run.images, run.decoded = decoder.pictures(run.samples.shape[2]), "block by block"
+            run.images = decoder.pictures(run.samples.shape[2])
         else:
-            run.decoded = "block by block, shown and not kept"
+            run.decoded += f", {'shown' if recording is None else 'recorded'} and not kept"
     elif room.is_enough:
         try:
             run.images, run.decoded = vae.decode(run.samples), "whole, at the end"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-    if run.images is None:
-        if decoder is None or decoder.has_failed:
-            run.decoded = "not"
+    if run.images is None and (decoder is None or decoder.has_failed):
+        run.decoded = "not"
+    if recording is not None:
+        finish(recording, run)
+    if recording is not None and recording.is_alone:
+        run.images, run.missing = None, RECORDED
+    elif run.images is None:
         why = "did not fit into memory" if room.is_enough else f"take {room.words}"
-        run.notes.append(f"The pictures of the clip {why}: {NOT_KEPT}")
+        run.missing = f"The pictures of the clip {why}: {NOT_KEPT}"
+        run.notes.append(run.missing)
+
+
+def finish(recording: Recording, run: StreamRun) -> None:
+    """Have in the recording what was decoded at the end, or say what it lacks."""
+    recording.wait()
+    recorded, whole = recording.pictures, run.pictures - recording.skipped
+    if recorded == whole:
+        return
+    if run.images is not None:
+        recording.add([run.images[0, -(whole - recorded) :]])
+        recording.wait()
+        return
+    run.notes.append(
+        f"The recording ends after {recorded} of {counted(whole, 'picture')}: the others could not"
+        " be decoded, for lack of memory. The latent is whole."
+    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +206,7 @@ class BlockLoop:
     shape: torch.Size  # (B, C, frames, H, W) of the whole clip
     seed: int
     start: Tensor | None  # the given frames, as other nodes hand them on
-    decoder: FrameDecoder | None
+    pictures: Pictures
     screen: Screen
     run: StreamRun  # what is noted as it happens
     started: float
@@ -185,7 +223,6 @@ class BlockLoop:
             denoise, extra_args or {}, self.plan, self.shape, x.device, screen.after_evaluation
         )
         self.run.cache_bytes = memory.nbytes
-        pictures = Pictures(self.decoder, inner, screen, self.run)
         draw = seeded_draw(self.seed, (batch, channels, height, width), x.device)
         given, made = None, []
         if self.start is not None:
@@ -194,7 +231,7 @@ class BlockLoop:
             made.append(given)
         try:
             if given is not None:
-                pictures.add(given)
+                self.pictures.begin(inner.process_latent_out(given))
             for _, latent in unroll(
                 memory,
                 self.plan.blocks,
@@ -204,7 +241,7 @@ class BlockLoop:
                 self.plan.window,
                 self.plan.handover,
             ):
-                pictures.add(latent)
+                self.pictures.add(inner.process_latent_out(latent))
                 made.append(latent)
                 self._after_block(made)
         except comfy.model_management.InterruptProcessingException:
@@ -218,8 +255,8 @@ class BlockLoop:
         live = self.live if self.live is not None and self.live.clip is not None else None
         if live is None and not self.plan.turns:
             return None
-        beside = self.decoder.memory_needed() if self.decoder is not None else 0
-        run = self.run
+        decoder, run = self.pictures.decoder, self.run
+        beside = decoder.memory_needed() if decoder is not None else 0
         return StreamPrompts(
             self.guider, self.plan, memory, x, live, run.changes, run.notes, beside
         )
@@ -238,18 +275,56 @@ class BlockLoop:
 
 
 class Pictures:
-    """Decodes finished blocks and shows them; at the end if decoding does not fit in memory."""
+    """Decodes finished blocks, shows and records them; at the end if decoding does not fit in
+    memory.
+    """
 
-    def __init__(self, decoder: FrameDecoder | None, model, screen: Screen, run: StreamRun):
-        self.decoder, self.model, self.screen, self.run = decoder, model, screen, run
+    def __init__(
+        self,
+        decoder: FrameDecoder | None,
+        screen: Screen,
+        run: StreamRun,
+        recording: Recording | None,
+    ):
+        self.decoder, self.screen, self.run, self.recording = decoder, screen, run, recording
+
+    def begin(self, given: Tensor) -> None:
+        """The frames that a clip starts with, (B, C, frames, H, W) as other nodes hand them on.
+
+        A picture is recorded with what is made of it; a clip that goes on is not once more.
+        """
+        parts = []
+        for pictures in self._decoded(given):
+            self.screen.show_picture(pictures[-1])
+            parts.append(pictures)
+        if given.shape[2] == 1:
+            self._record(parts)
+        elif self.recording is not None:
+            self.recording.skipped = video_frames(given.shape[2])
 
     def add(self, latent: Tensor) -> None:
-        """latent: (B, C, frames, H, W) in the model's own scale."""
+        """A finished block, (B, C, frames, H, W) as other nodes take it."""
+        parts = []
+        for pictures in self._decoded(latent):
+            if not parts:
+                self.screen.show_picture(pictures[0])
+            parts.append(pictures)
+        if self.decoder is not None and not self.decoder.has_failed:
+            self.screen.play(parts, self.run.blocks)
+            self._record(parts)
+
+    def _record(self, parts: Sequence[Tensor]) -> None:
+        if self.recording is not None:
+            self.recording.add(parts)
+
+    def _decoded(self, latent: Tensor) -> Iterator[Tensor]:
+        """The pictures of each frame as FrameDecoder.decode has them; none from where there proves
+        to be no memory.
+        """
         if self.decoder is None or self.decoder.has_failed:
             return
         try:
-            for picture in self.decoder.decode(self.model.process_latent_out(latent)):
-                self.screen.show_picture(picture)
+            yield from self.decoder.decode(latent)
         except (comfy.model_management.OOM_EXCEPTION, RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -257,6 +332,26 @@ class Pictures:
             self.run.notes.append(
                 "Decoding beside the model did not fit into memory, so it was left to the end."
             )
+
+
+@dataclass
+class Playing:
+    """Pictures of a finished block, shown while the next one is made: at its pace, not at once."""
+
+    pictures: Sequence[Tensor]  # (H, W, 3) each, the first shown already
+    evaluations: int  # until the next block is finished
+    done: int = 0  # of these
+    shown: int = 0  # the picture shown last
+
+    def after_evaluation(self) -> Tensor | None:
+        """The picture that is due now, None where it is the one shown last."""
+        self.done += 1
+        last = len(self.pictures) - 1
+        due = min(self.done * len(self.pictures) // self.evaluations, last)
+        if due == self.shown:
+            return None
+        self.shown = due
+        return self.pictures[due]
 
 
 class Screen:
@@ -269,13 +364,33 @@ class Screen:
         self.plan, self.show, self.total, self.done = plan, show, plan.evaluations, 0
         self.bar = comfy.utils.ProgressBar(self.total)
         self.preview = None if has_pictures else latent_preview.prepare_callback(model, self.total)
+        self.playing: Playing | None = None
 
     def after_evaluation(self, denoised: Tensor, x: Tensor) -> None:
         self.done += 1
-        if self.preview is None:
-            self.bar.update_absolute(self.done)
-        else:
+        picture = None if self.playing is None else self.playing.after_evaluation()
+        if self.preview is not None:
             self.preview(self.done - 1, denoised, x, self.total)
+        elif picture is not None:
+            self.show_picture(picture)
+        else:
+            self.bar.update_absolute(self.done)
+
+    def play(self, parts: Sequence[Tensor], blocks: int) -> None:
+        """Show a block, whose first picture is shown already, while the next one is made; of the
+        last block the last picture.
+
+        parts: its pictures, (frames, H, W, 3). blocks: how many were made before it.
+        """
+        pictures, later = (
+            [picture for part in parts for picture in part],
+            self.plan.made[blocks + 1 :],
+        )
+        if later:
+            # The context pass and the steps of the next block.
+            self.playing = Playing(pictures, 1 + later[0].steps)
+        elif len(pictures) > 1:
+            self.show_picture(pictures[-1])
 
     def show_picture(self, picture: Tensor) -> None:
         """picture: (H, W, 3) in 0..1."""

@@ -43,12 +43,17 @@ class Room:
         return f"{in_gib(self.needed)} of memory, all at once, and {in_gib(self.free)} are free"
 
 
-def room_for_pictures(vae, shape: torch.Size) -> Room:
-    """shape: (B, C, frames, H, W) of the latent of the clip."""
+def size_of_pictures(vae, shape: torch.Size) -> tuple[int, int, int]:
+    """(frames, height, width) of a clip. shape: (B, C, frames, H, W) of its latent."""
     ratios = vae.upscale_ratio
     frames, height, width = ratios if isinstance(ratios, tuple) else (int, ratios, ratios)
-    pictures = shape[0] * frames(shape[2])
-    pixels = shape[3] * height * shape[4] * width
+    return frames(shape[2]), shape[3] * height, shape[4] * width
+
+
+def room_for_pictures(vae, shape: torch.Size) -> Room:
+    """shape: (B, C, frames, H, W) of the latent of the clip."""
+    pictures, height, width = size_of_pictures(vae, shape)
+    pictures, pixels = shape[0] * pictures, height * width
     needed = math.ceil(pictures * pixels * 3 * between_nodes()["dtype"].itemsize)
     return Room(needed, comfy.model_management.get_free_memory(vae.output_device))
 
@@ -89,15 +94,18 @@ class FrameDecoder:
         )
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Decode the next frames; after each, the last picture of the first clip, (H, W, 3).
+        """Decode the next frames; after each, its pictures of the first clip, (1 or 4, H, W, 3).
 
-        latent: (B, C, frames, H, W) as other nodes hand latents on.
+        latent: (B, C, frames, H, W) as other nodes hand latents on. Raises what the host raises on
+        an interruption between two of them.
         """
         for index in range(latent.shape[2]):
+            if index:
+                comfy.model_management.throw_exception_if_processing_interrupted()
             pictures = self._pictures(latent[:, :, index : index + 1])
             if self.is_kept:
                 self._append(pictures)
-            yield pictures[0, -1]
+            yield pictures[0]
 
     def pictures(self, latent_frames: int) -> Tensor:
         """What is decoded of the first so many latent frames: (B, frames, H, W, 3)."""

@@ -182,6 +182,11 @@ def pitfalls(
             " makes its later blocks cheaper."
         )
         told += _price_of_a_change(way, work)
+    if way.route is Route.STREAM and experience == "live":
+        told.append(
+            "record in the Streaming Sampler writes each block to a file as it is finished; with"
+            " nothing connected to images, no pictures are kept in memory however long it runs."
+        )
     if experience == "live" and work.clip_seconds is not None and way.route is not Route.STREAM:
         told.append(
             "Live video needs a causal model (Self Forcing and its kin): any other shows nothing"

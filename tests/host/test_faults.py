@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.sample
+import folder_paths
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -253,12 +255,13 @@ def streaming(
     is_decoded: bool,
     change: Callable = lambda model: model,
     starts: tuple[float, ...] = (0.0,),
+    is_recorded: bool = False,
 ) -> Scene:
     """Two blocks of three frames of a causal Wan: four evaluations and the context pass each.
 
     starts: of its prompts, in seconds. change: what another node makes of the model. is_decoded:
     the fault happens in the VAE, at one of the six frames. Where memory runs out there, the run
-    goes on and decodes last.
+    goes on and decodes last. is_recorded: into a file too, which no fault leaves open.
     """
     if not small_models.HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
@@ -277,11 +280,15 @@ def streaming(
     )
 
     def run() -> Tensor:
-        with torch.inference_mode():
-            clip = FewStepStream.execute(
-                model, text, {"samples": torch.zeros(1, 16, 6, 4, 4)}, 3, 0, 0, 0, vae
-            ).args
-            return clip[1] if is_decoded else clip[0]["samples"]
+        empty, record = {"samples": torch.zeros(1, 16, 6, 4, 4)}, "clip" if is_recorded else ""
+        with torch.inference_mode(), outputs_in(folder):
+            try:
+                clip = FewStepStream.execute(
+                    model, text, empty, 3, 0, 0, 0, vae, record=record
+                ).args
+            finally:
+                assert not held_open(folder)
+            return clip[1] if is_decoded and not is_recorded else clip[0]["samples"]
 
     if vae is None:
         return Scene((model,), run, until_kept=4)
@@ -289,9 +296,30 @@ def streaming(
         (model, vae.patcher),
         run,
         (vae.first_stage_model.decoder,),
-        until_kept=0,
+        # Behind the last of a block's three frames.
+        until_kept=2,
         faults=("exception",),
     )
+
+
+@contextlib.contextmanager
+def outputs_in(folder: Path) -> Iterator[None]:
+    """Within it the host writes into this folder."""
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(folder))
+    try:
+        yield
+    finally:
+        folder_paths.set_output_directory(before)
+
+
+def held_open(folder: Path) -> list[str]:
+    """Files of a folder that this process holds open for writing, where the system tells."""
+    found = []
+    for link in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return [path for path in found if path.startswith(str(folder)) and path.endswith(".mp4")]
 
 
 def keeping_out(model):
@@ -313,6 +341,7 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "stream, negative": lambda folder: streaming(folder, False, keeping_out),
     "stream, timeline": lambda folder: streaming(folder, False, starts=(0.0, 0.5)),
     "stream, in its VAE": lambda folder: streaming(folder, is_decoded=True),
+    "stream, recorded": lambda folder: streaming(folder, is_decoded=True, is_recorded=True),
     "budget": measuring,
     "budget, stream": measuring_blocks,
     "budget, decoding": lambda folder: measuring_decoding(folder, is_stream=False),
@@ -387,11 +416,12 @@ def what_goes_wrong(scene: Scene, count: int, is_between: bool) -> list[tuple[st
     return [*(("interrupt", number) for number in chosen), *others]
 
 
-# An interrupt while the VAE decodes keeps what is finished, at any of its frames.
+# An interrupt while the VAE decodes keeps what is finished from the first block on: there is
+# nothing in between.
 BETWEEN = [
     pytest.param(name, True, id=f"{name}, in between", marks=thorough)
     for name in SCENES
-    if name != "stream, in its VAE"
+    if name not in ("stream, in its VAE", "stream, recorded")
 ]
 
 

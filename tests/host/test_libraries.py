@@ -17,12 +17,19 @@ import pytest
 import torch
 import torchmetrics  # noqa: F401  before matplotlib is taken away: it draws with it where it is
 from comfy_execution.graph_utils import ExecutionBlocker
+from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import MODULES
 from comfyui_fewstep.nodes.budget import FewStepBudget
 from comfyui_fewstep.nodes.compare import FewStepCompare
+from comfyui_fewstep.nodes.host.attach import with_record
+from comfyui_fewstep.nodes.host.files import load_vae
+from comfyui_fewstep.nodes.host.model import with_model_sampling
+from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.quality import libraries
 from comfyui_fewstep.samplers.budget.cost import BudgetError
+from comfyui_fewstep.samplers.plan import PlanError
 
+import small_models
 from comfy_client import JobFailed, outputs
 from comfy_server import Server, running_server
 from host import PACK_REQUIREMENTS, requirement_names
@@ -221,6 +228,37 @@ def test_a_library_that_lacks_another_is_not_said_to_be_missing_itself() -> None
     error = ModuleNotFoundError("No module named 'kiwisolver'", name="kiwisolver")
     words = libraries.in_words("matplotlib", error)
     assert "matplotlib is in ComfyUI's Python" in words and "'kiwisolver'" in words
+
+
+def test_without_pyav_a_recording_alone_is_refused_and_before_anything_is_sampled(
+    tmp_path, without
+) -> None:
+    if not small_models.HAS_CAUSAL_WAN:
+        pytest.skip("this ComfyUI has no causal Wan")
+    record = CATALOG["causal-forcing-framewise"]
+    causal = small_models.load_model(
+        small_models.write_wan(tmp_path / "causal.safetensors", "wan21_causal")
+    )
+    model, rows = counted(with_record(with_model_sampling(causal, record), record))
+    vae = load_vae(str(small_models.write_wan_vae(tmp_path / "vae.safetensors")))
+    text, latent = small_models.conditioning(length=6), {"samples": torch.zeros(1, 16, 2, 4, 4)}
+
+    def stream(**more):
+        with torch.inference_mode():
+            return FewStepStream.execute(model, text, latent, 1, 0, 0, 0, vae=vae, **more).args
+
+    without("av")
+    with pytest.raises(PlanError) as refused:
+        stream(record="clip")
+    assert rows == []
+    assert str(refused.value) == (
+        "record cannot write a video: PyAV, which ComfyUI brings, is not installed in its Python."
+        " Install it there (python -m pip install av), or clear record."
+    )
+    without("av", ImportError("libavcodec.so.62: cannot open shared object file"))
+    with pytest.raises(PlanError, match=r"cannot be imported \(ImportError: libavcodec.*clear rec"):
+        stream(record="clip")
+    assert rows == [] and stream()[1].shape == (5, 32, 32, 3)
 
 
 # ---------------------------------------------------------------- a server that lacks them

@@ -13,6 +13,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
+import numpy
 import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
@@ -628,7 +629,8 @@ def test_pictures_that_find_no_room_are_shown_and_the_latent_is_kept(
     assert report["decoded"] == "block by block, shown and not kept"
     assert report["notes"][-1].startswith("The pictures of the clip did not fit into memory")
     assert images.message == report["notes"][-1]
-    assert len([preview for _, _, preview in shown if preview is not None]) == 3
+    # One picture, four of the second block, the first and the last of the third.
+    assert len([preview for _, _, preview in shown if preview is not None]) == 1 + 4 + 2
 
 
 def test_a_decode_at_the_end_that_finds_no_room_leaves_the_latent(causal, text, vae, monkeypatch):
@@ -708,18 +710,57 @@ def shown(monkeypatch):
     return seen
 
 
-def test_a_picture_is_shown_after_every_decoded_frame(causal, text, vae, shown):
-    _, images, _ = run(with_settings(causal, CHUNKS), text, video(6), vae=vae)
-    previews = [(value, total, preview) for value, total, preview in shown if preview is not None]
-    # Four evaluations, three pictures; a context pass and four more evaluations, three pictures.
-    assert [(value, total) for value, total, _ in previews] == [(4, 9)] * 3 + [(9, 9)] * 3
-    kind, picture, _ = previews[-1][2]
-    corner = (images[-1, 0, 0] * 255).to(torch.uint8)
-    assert (
-        kind == "JPEG"
-        and picture.size == (8 * SIDE, 8 * SIDE)
-        and picture.getpixel((0, 0)) == tuple(corner.tolist())
+@pytest.mark.parametrize(
+    ("record", "frames", "expected"),
+    [
+        # Four evaluations, and the first of nine pictures at once; in the context pass and the four
+        # steps of the next block what is due of the others, 9/5 of a picture each. The last block
+        # has none behind it: its first picture and its last.
+        (
+            CHUNKS,
+            6,
+            [(4, 0), (5, 1), (6, 3), (7, 5), (8, 7), (9, 8), (9, 9), (9, 20)],
+        ),
+        # A picture, then four to a block in five evaluations.
+        (
+            FRAMES,
+            4,
+            [
+                *[(4, 0), (9, 1), (11, 2), (12, 3), (13, 4)],
+                *[(14, 5), (16, 6), (17, 7), (18, 8), (19, 9), (19, 12)],
+            ],
+        ),
+        (FRAMES, 1, [(4, 0)]),
+    ],
+    ids=["chunks", "frames", "one"],
+)
+def test_pictures_are_shown_while_the_next_block_is_made_and_not_at_once(
+    causal, text, vae, shown, record, frames, expected
+):
+    """expected: (evaluations done, picture)."""
+    _, images, _ = run(with_settings(causal, record), text, video(frames), vae=vae)
+    previews = [(value, preview) for value, _, preview in shown if preview is not None]
+    assert len({total for _, total, _ in shown}) == 1
+    kind, picture, _ = previews[-1][1]
+    assert kind == "JPEG" and picture.size == (8 * SIDE, 8 * SIDE)
+    pictures = (images * 255).to(torch.uint8)
+    seen = [torch.from_numpy(numpy.array(image)) for _, (_, image, _) in previews]
+    assert [value for value, _ in previews] == [value for value, _ in expected]
+    for image, (_, number) in zip(seen, expected):
+        assert torch.equal(image, pictures[number])
+
+
+def test_a_start_is_shown_while_it_is_decoded(causal, text, vae, shown):
+    _, images, _ = run(
+        with_settings(causal, FRAMES), text, video(4), vae=vae, start_latent=clip_of(3)
     )
+    previews = [preview for _, _, preview in shown if preview is not None]
+    seen = [torch.from_numpy(numpy.array(image)) for _, image, _ in previews]
+    pictures = (images * 255).to(torch.uint8)
+    # The last of each latent frame given, the first and the last of the block made.
+    assert len(seen) == 5
+    for image, number in zip(seen, (0, 4, 8, 9, 12)):
+        assert torch.equal(image, pictures[number])
 
 
 def test_without_a_vae_progress_is_the_samplers(causal, text, shown):
@@ -759,6 +800,25 @@ def test_an_interruption_keeps_the_finished_blocks(causal, text, vae, monkeypatc
         and "after 2 of 4 blocks" in report["summary"]
     )
     assert torch.equal(run(model, text, video(12), vae=vae)[0], whole)
+
+
+def test_an_interruption_while_a_block_is_decoded_is_obeyed_before_its_next_frame(
+    causal, text, vae, monkeypatch
+):
+    decode, seen = stream_run.FrameDecoder._pictures, []
+
+    def press(self, latent):
+        seen.append(0)
+        if len(seen) == 4:  # the first frame of the second block of three
+            core.interrupt_processing(True)
+        return decode(self, latent)
+
+    model = with_settings(causal, CHUNKS)
+    whole, pictures, _ = run(model, text, video(9), vae=vae)
+    monkeypatch.setattr(stream_run.FrameDecoder, "_pictures", press)
+    latent, images, report = run(model, text, video(9), vae=vae)
+    assert len(seen) == 4 and report["interrupted"] and report["blocks"] == 1
+    assert torch.equal(latent, whole[:, :, :3]) and torch.equal(images, pictures[:9])
 
 
 def test_an_interruption_before_the_first_block_ends_the_run(causal, text, monkeypatch):

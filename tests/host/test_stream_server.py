@@ -105,14 +105,16 @@ def test_previews_arrive_block_by_block_before_the_clip_is_finished(server):
         i for i, (kind, data) in enumerate(heard) if kind == "executed" and data["node"] == "clip"
     )
     previews = [i for i, kind in enumerate(kinds) if kind == "preview"]
-    # Six latent frames, a block each: a picture after every one, evaluations between any two.
-    assert len(previews) == 6 and previews[-1] < finished
+    # Six latent frames, a block each: one picture, then four for each block while the next one is
+    # made, the first and the last of the last one. Between any two of them something is evaluated
+    # or decoded.
+    assert len(previews) == 1 + 4 * 4 + 2 and previews[-1] < finished
     assert all(
         "progress" in kinds[a:b] or "progress_state" in kinds[a:b]
         for a, b in zip(previews, previews[1:])
     )
     pictures = {heard[i][1] for i in previews}
-    assert len(pictures) == 6 and all(b"JFIF" in picture for picture in pictures)
+    assert len(pictures) == len(previews) and all(b"JFIF" in picture for picture in pictures)
     report = report_of(entry)
     assert report["frames"] == 21 and report["evaluations"] == 6 * 5 - 1
     assert (
@@ -126,7 +128,7 @@ def test_interrupting_half_way_keeps_the_finished_blocks_and_the_next_run_is_who
     # Five evaluations a block: the run waits for the interrupt in the twelfth.
     prompt["fault"] = node("TestFault", model=["model", 0], kind="wait", evaluation=58, run=0)
     entry, _ = follow(
-        server, prompt, lambda count: server.client.interrupt() if count == 10 else None
+        server, prompt, lambda count: server.client.interrupt() if count == 1 + 4 * 8 else None
     )
     report = report_of(entry)
     blocks = report["blocks"]

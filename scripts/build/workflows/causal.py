@@ -12,6 +12,7 @@ from .parts import (
     MOTION_PROMPT,
     WAN_PROMPT,
     accelerate,
+    prefix,
     prompt_box,
     save_clip,
     show_report,
@@ -154,17 +155,18 @@ def image_to_video(graph: Graph) -> None:
     "Causal Forcing continued clip",
     "causal_forcing_continued",
     """
-    ## A clip that goes on with another prompt
+    ## A clip that goes on with another prompt, on disk while it is made
 
-    The first sampler makes five seconds; the second one reads them as `start_latent` and makes
-    five more, with a prompt of its own. Its latent and its images are the whole clip.
+    The first sampler makes five seconds; the second one goes on from their last 21 latent frames,
+    as many as it sees (`window_frames`), and makes five more. Its **length** counts them: 161 are
+    81 and 80 new ones.
 
-    **length** of the second video size counts the first clip's frames too: 161 are 81 and 80 new
-    ones.
+    Both **record**: a block is in the file as soon as it is finished, and the second file begins
+    where the first one ends. Nothing is connected to `images`, so no picture is kept in memory.
 
-    **window_frames** is 21, as many latent frames as the model was trained on, and `sink_frames`
-    1. With this window you may go on as often as you like: another sampler, or the saved latent
-    of this one.
+    **Another day**: Save Latent keeps the last 21 in `output/latents`. Move the file to ComfyUI's
+    input folder, load it with Load Latent, and connect that to `start_latent` of the second
+    sampler.
 
     The model is distilled itself, so `lora_name` is **none**. 4 steps for each frame, **CFG
     locked to 1**.
@@ -178,13 +180,35 @@ def continued(graph: Graph) -> None:
     with graph.group("What then", below=True):
         positive = prompt_box(graph, clip["CLIP"], NEXT_PROMPT)
         size = video_size(graph, 161)
+    record = prefix(graph)
     with graph.group("First five seconds"):
-        first = stream(graph, fast, begun, five_seconds, vae)
+        first = stream(graph, fast, begun, five_seconds, vae, record=record)
     with graph.group("Five more"):
+        start = last_latents(graph, first)
         window = {"window_frames": 21, "sink_frames": 1}
-        streamed = stream(graph, fast, positive, size, vae, start_latent=first["latent"], **window)
-    save_streamed(graph, streamed)
+        streamed = stream(
+            graph, fast, positive, size, vae, start_latent=start, record=record, **window
+        )
+    with graph.group("To go on another day"):
+        graph.node(
+            "SaveLatent",
+            samples=last_latents(graph, streamed),
+            filename_prefix=f"latents/{graph.slug}",
+        )
     show_report(graph, streamed)
+
+
+def last_latents(graph: Graph, streamed: Placed) -> Output:
+    """As many latent frames of a clip as the next one sees."""
+    return graph.node(
+        "LatentCut",
+        "The last 21",
+        collapsed=True,
+        samples=streamed["latent"],
+        dim="t",
+        index=-21,
+        amount=21,
+    )["LATENT"]
 
 
 @workflow(
