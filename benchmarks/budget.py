@@ -1,4 +1,5 @@
-"""Step Budget's prediction against the real wall time of the sampler at the steps it chose.
+"""Step Budget's prediction against the real wall time of the sampler at the steps it chose, and
+with a VAE of the sampler and core's VAE Decode. benchmarks/whole.py does the latter over HTTP.
 
     python benchmarks/budget.py [--rounds 5] [--cpu-time]
 
@@ -26,6 +27,7 @@ import torch  # noqa: E402
 from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.nodes import accelerator, budget, demo  # noqa: E402
 from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
+from comfyui_fewstep.nodes.host.files import load_vae  # noqa: E402
 from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
 from comfyui_fewstep.nodes.host.skip import SkipConfig, with_skip  # noqa: E402
 from comfyui_fewstep.nodes.sampler import FewStepSampler  # noqa: E402
@@ -36,7 +38,13 @@ from comfyui_fewstep.samplers.skip.method import Settings  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
 import nodes as core  # noqa: E402
-from small_models import conditioning, load_model, unet_patcher, write_wan  # noqa: E402
+from small_models import (  # noqa: E402
+    conditioning,
+    load_model,
+    unet_patcher,
+    write_wan,
+    write_wan_vae,
+)
 
 Latent = dict[str, Any]
 
@@ -53,6 +61,7 @@ class Case:
     latent: Latent
     evaluations: float
     prompts: tuple[Any, Any]
+    vae: Any = None  # where decoding is a part of it
 
 
 def cases(folder: Path) -> list[Case]:
@@ -83,7 +92,12 @@ def cases(folder: Path) -> list[Case]:
             for frames, side in ((9, 24), (21, 24), (9, 40))
         ),
         *demo_cases(),
+        Case("small Wan, LightX2V 4 steps, decoded", fast_wan, clip, 5, texts, wan_vae(folder)),
     ]
+
+
+def wan_vae(folder: Path) -> Any:
+    return load_vae(str(write_wan_vae(folder / "wan_vae.safetensors")))
 
 
 def prompts(model, length: int) -> tuple[Any, Any]:
@@ -101,42 +115,53 @@ def demo_cases() -> list[Case]:
         ("streamed, 17 frames", "causal", "", 17),
         ("streamed, 65 frames", "causal", "", 65),
     ):
-        model, positive, negative, _, latent, _ = demo.FewStepDemo.execute(
+        model, positive, negative, vae, latent, _ = demo.FewStepDemo.execute(
             "a red circle moving right", frames, variant
         ).args
         if lora:
             model, _ = accelerator.attach_accelerator(
                 model, CATALOG[lora].files[0].name, "auto", 1.0
             )
-        cases.append(Case(f"demo model, {name}", model, latent, 0, (positive, negative)))
+        for with_vae in (None, vae):
+            words = f"demo model, {name}" + (", decoded" if with_vae else "")
+            cases.append(Case(words, model, latent, 0, (positive, negative), with_vae))
     return cases
 
 
 def round_of(case: Case, clock: Callable[[], float]) -> tuple[float, float]:
     """(predicted, real) seconds."""
     subject = budget.subject_of(case.model, case.latent)
-    cost = budget.cost_of(subject, case.latent, 0, clock)
+    cost, _ = budget.whole_cost(subject, case.latent, 0, case.vae, clock)
     allowance = allowance_of("batch", case.evaluations * cost.evaluation, subject.work)
     way = choose(candidates(subject.record, subject.full_run, cost, subject.work), allowance).way
-    return way.seconds, timed(run_of(case, way), clock)
+    return way.whole, timed(run_of(case, way), clock)
 
 
 def run_of(case: Case, way) -> Callable[[], object]:
-    """The sampler at the chosen steps: ours with an accelerator, else core's and Step Skip."""
+    """The sampler at the chosen steps, and VAE Decode."""
+    sample = sampler_of(case, way)
+    if case.vae is None or way.route is Route.STREAM:
+        return sample
+    return torch.inference_mode()(lambda: core.VAEDecode().decode(case.vae, sample()))
+
+
+def sampler_of(case: Case, way) -> Callable[[], Any]:
+    """What gives the LATENT: ours with an accelerator, else core's and Step Skip."""
     positive, negative = case.prompts
     if way.route is Route.STREAM:
-        return lambda: FewStepStream.execute(case.model, positive, case.latent, 1, 0, 0, 0)
+        settings = (positive, case.latent, 1, 0, 0, 0)
+        return lambda: FewStepStream.execute(case.model, *settings, vae=case.vae)
     if way.records:
-        return lambda: FewStepSampler.execute(case.model, positive, case.latent, 1, way.steps, 1.0)
+        settings = (positive, case.latent, 1, way.steps, 1.0)
+        return lambda: FewStepSampler.execute(case.model, *settings).args[0]
     model = case.model
     if way.target_speedup > 1:
         model = with_skip(
             model,
             SkipConfig("forecast", Settings(way.target_speedup, threshold=3.0), 0.0, 1.0, "auto"),
         )
-    return lambda: core.KSampler().sample(
-        model, 1, way.steps, 5.0, "euler", "simple", positive, negative, case.latent
-    )
+    settings = (1, way.steps, 5.0, "euler", "simple", positive, negative, case.latent)
+    return lambda: core.KSampler().sample(model, *settings)[0]
 
 
 def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -22,7 +22,7 @@ in_host.enter()
 import torch  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
-from comfy_client import Client, Prompt, outputs  # noqa: E402
+from comfy_client import Client, Prompt  # noqa: E402
 from comfy_server import running_server  # noqa: E402
 from host import ensure_host  # noqa: E402
 from prompts import accelerator, core_sampler, few_steps, node, wan_inputs, wan_model  # noqa: E402
@@ -114,7 +114,7 @@ def measured(client: Client, case: Case, number: int) -> dict[str, Any]:
         "budget": node("FewStepBudget", **inputs),
         "end": node("PreviewAny", source=["budget", 2]),
     }
-    return outputs(client.run(graph), "fewstep_report")[-1]
+    return client.run(graph)["outputs"]["budget"]["fewstep_report"][0]
 
 
 def real_seconds(client: Client, case: Case, steps: int, seed: int) -> float:

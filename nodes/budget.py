@@ -317,21 +317,25 @@ def cost_of(
 
 
 def whole_cost(
-    subject: Subject, latent: Mapping[str, Tensor], given: float, vae
+    subject: Subject,
+    latent: Mapping[str, Tensor],
+    given: float,
+    vae,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Cost, tuple[str, ...]]:
     """(the cost, with decoding where a VAE says what that takes; what to say of it)
 
     given: as of cost_of; what a run costs once is not measured then.
     """
     if vae is None:
-        return cost_of(subject, latent, given), ()
+        return cost_of(subject, latent, given, clock), ()
     samples = latent_to_decode(subject.model, latent)
     refuse_other_channels(vae, samples)
-    cost = cost_of(subject, latent, given)
-    decoding = measure_decoding(vae, samples, is_stream=bool(cost.blocks))
+    cost = cost_of(subject, latent, given, clock)
+    decoding = measure_decoding(vae, samples, is_stream=bool(cost.blocks), clock=clock)
     if decoding.seconds is None:
         return cost, (decoding.note,)
-    once = 0.0 if given else measure_once(subject.model, latent)
+    once = 0.0 if given else measure_once(subject.model, latent, clock)
     return replace(cost, overhead=Overhead(decoding.seconds, once)), ()
 
 

@@ -226,7 +226,7 @@ def rows_of(report: str) -> dict[str, str]:
 
 
 def test_the_whole_is_sampling_decoding_and_what_a_run_takes_once() -> None:
-    model, _, _, vae, latent = FewStepDemo.execute(PROMPT, 17, "base").args
+    model, _, _, vae, latent, _ = FewStepDemo.execute(PROMPT, 17, "base").args
     _, report, data = run(model, latent, vae, "batch", price=3.6)
     parts = [data[name] for name in ("predicted_seconds", "decoding_seconds", "once_seconds")]
     assert all(part > 0 for part in parts)
@@ -303,7 +303,7 @@ def test_the_table_has_sampling_and_the_whole_of_every_way(unets, monkeypatch) -
 
 @pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
 def test_the_demo_models_stream_counts_decoding_block_by_block(monkeypatch) -> None:
-    model, _, _, vae, latent = FewStepDemo.execute(PROMPT, 17, "causal").args
+    model, _, _, vae, latent, _ = FewStepDemo.execute(PROMPT, 17, "causal").args
     monkeypatch.setattr(type(vae), "decode", lambda *_: pytest.fail("it was decoded whole"))
     _, report, data = run(model, latent, vae, "live", evaluation=0.01)
     assert data["decoding_seconds"] > 0
@@ -449,7 +449,7 @@ def test_a_connected_tiny_vae_is_known_as_one(wan, models) -> None:
 
 
 def test_the_demo_models_latents_are_its_own() -> None:
-    model, _, _, vae, latent = FewStepDemo.execute(PROMPT, 17, "base").args
+    model, _, _, vae, latent, _ = FewStepDemo.execute(PROMPT, 17, "base").args
     assert decoding.tiny_vae(look_at(model), vae, latent["samples"]) == TinyVae()
 
 
