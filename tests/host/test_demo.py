@@ -21,7 +21,7 @@ from small_models import HAS_CAUSAL_WAN
 
 @pytest.fixture(scope="module")
 def red_circle():
-    """(model, positive, negative, vae, latent) of the node's own defaults."""
+    """(model, positive, negative, vae, latent, clip) of the node's own defaults."""
     return FewStepDemo.execute("a red circle moving right", 17, "base").args
 
 
@@ -110,7 +110,7 @@ def test_too_many_words_are_refused():
 
 def test_the_teacher_paints_what_it_is_told(red_circle):
     """Ten guided steps are enough to see it: red pixels whose centre moves to the right."""
-    model, positive, negative, vae, latent = red_circle
+    model, positive, negative, vae, latent, _ = red_circle
     sampled = core.KSampler().sample(
         model, 1, 10, 5.0, "euler", "simple", positive, negative, latent
     )[0]
