@@ -255,10 +255,11 @@ class BlockLoop:
         live = self.live if self.live is not None and self.live.clip is not None else None
         if live is None and not self.plan.turns:
             return None
-        decoder, run = self.pictures.decoder, self.run
+        decoder, expect = self.pictures.decoder, self.screen.expect
         beside = decoder.memory_needed() if decoder is not None else 0
+        changes, notes = self.run.changes, self.run.notes
         return StreamPrompts(
-            self.guider, self.plan, memory, x, live, run.changes, run.notes, beside
+            self.guider, self.plan, memory, x, live, changes, notes, expect, beside
         )
 
     def _after_block(self, made: list[Tensor]) -> None:
@@ -366,6 +367,10 @@ class Screen:
         self.preview = None if has_pictures else latent_preview.prepare_callback(model, self.total)
         self.playing: Playing | None = None
 
+    def expect(self, evaluations: int) -> None:
+        """So many more than were planned."""
+        self.total += evaluations
+
     def after_evaluation(self, denoised: Tensor, x: Tensor) -> None:
         self.done += 1
         picture = None if self.playing is None else self.playing.after_evaluation()
@@ -374,7 +379,7 @@ class Screen:
         elif picture is not None:
             self.show_picture(picture)
         else:
-            self.bar.update_absolute(self.done)
+            self.bar.update_absolute(self.done, self.total)
 
     def play(self, parts: Sequence[Tensor], blocks: int) -> None:
         """Show a block, whose first picture is shown already, while the next one is made; of the
@@ -396,7 +401,7 @@ class Screen:
         """picture: (H, W, 3) in 0..1."""
         image = latent_preview.preview_to_image(picture, do_scale=False)
         self.bar.update_absolute(
-            self.done, preview=("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+            self.done, self.total, preview=("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
         )
 
     def after_block(self, run: StreamRun, frames: int, seconds: float) -> None:

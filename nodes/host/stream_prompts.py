@@ -9,7 +9,7 @@ there.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,34 +74,27 @@ class Coming:
     seconds: float = 0.0
 
 
+@dataclass
 class StreamPrompts:
-    """The prompts of one run. Prompts.is_turn and turn of samplers/causal.py.
+    """The prompts of one run, as samplers/causal.py asks for them."""
 
-    x: a block of the run, as the host encodes prompts for it. changes, notes: where it is noted
-    what took over, and what could not. memory_beside: bytes that the run needs beside its models.
-    """
-
-    def __init__(
-        self,
-        guider,
-        plan: StreamPlan,
-        memory: CachedFrames,
-        x: Tensor,
-        live: LiveStream | None,
-        changes: list[Change],
-        notes: list[str],
-        memory_beside: int = 0,
-    ):
-        self.guider, self.memory, self.x, self.live = guider, memory, x, live
-        self.turns = {turn.frame: turn for turn in plan.turns}
-        self.changes, self.notes, self.memory_beside = changes, notes, memory_beside
-        self.coming: Coming | None = None
+    guider: Any
+    plan: StreamPlan
+    memory: CachedFrames
+    x: Tensor  # a block of the run, as the host encodes prompts for it
+    live: LiveStream | None  # where texts come in
+    changes: list[Change]  # where it is noted what took over,
+    notes: list[str]  # and what could not
+    expect: Callable[[int], None]  # takes the evaluations that a text adds to those of the plan
+    memory_beside: int = 0  # bytes that the run needs beside its models
+    coming: Coming | None = None
 
     def is_turn(self, block: Block) -> bool:
-        text, turn = self.live and self.live.take(block), self.turns.get(block.start)
+        text = self.live.take(block) if self.live is not None else None
         self.coming = self._encoded(text) if text is not None else None
-        if self.coming is None and turn is not None:
-            self.coming = Coming(self.guider.conds[name_of(turn)])
+        planned = self._planned(block)
+        if self.coming is None and planned is not None:
+            self.coming = Coming(self.guider.conds[name_of(planned)])
         return self.coming is not None
 
     def turn(self, block: Block, read: Sequence[Block]) -> None:
@@ -109,6 +102,12 @@ class StreamPrompts:
         self.guider.conds["positive"] = coming.conds
         self.memory.forget_text()
         self.changes.append(Change(block.start, price_of(read), coming.text, coming.seconds))
+        if self._planned(block) is None:
+            self.expect(price_of(read))
+
+    def _planned(self, block: Block) -> Turn | None:
+        """The timeline's turn at this block."""
+        return next((turn for turn in self.plan.turns if turn.frame == block.start), None)
 
     def _encoded(self, text: LiveText) -> Coming | None:
         """A live text as the host encodes a prompt; None where it cannot, and the notes say why."""
