@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -213,7 +212,8 @@ class FewStepStream(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs) -> float:
         """A clip that takes texts is another each time: what was sent is not in the graph."""
-        return math.nan if "clip" in inputs else 0.0
+        # A new one each time: the host's cache finds the very object math.nan again.
+        return float("nan") if "clip" in inputs else 0.0
 
     @classmethod
     def execute(

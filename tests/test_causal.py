@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import struct
+import weakref
 
 import pytest
 import torch
@@ -401,6 +402,15 @@ def test_the_frames_that_are_read_again_are_those_that_were_made():
     list(unroll(Read(), plan(frames=9).blocks, draw_ones, None, Followed(6)))
     # The first block's own pass, then both under the new prompt.
     assert read == [(0, [0, 1, 2]), (0, [0, 1, 2]), (3, [3, 4, 5])]
+
+
+def test_frames_that_no_prompt_can_read_again_are_let_go():
+    alive, window = [], Window(6, 1)
+    memory = Recorded(window)
+    for _, latent in unroll(memory, plan(frames=60).blocks, draw_ones, None, Followed(), window):
+        alive.append(weakref.ref(latent.untyped_storage()))
+        del latent
+    assert len(alive) == 20 and len([each for each in alive if each() is not None]) <= 3
 
 
 def test_a_prompt_that_takes_over_at_the_first_block_reads_nothing_without_given_frames():

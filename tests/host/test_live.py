@@ -8,6 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import comfy.model_management
+import comfy.utils
 import pytest
 import torch
 from comfy_api.v0_0_2 import io
@@ -18,13 +19,14 @@ from comfyui_fewstep.nodes.host import stream as stream_run
 from comfyui_fewstep.nodes.host.live import LiveStream, NotTaken, running, stream_of
 from comfyui_fewstep.nodes.host.live_routes import MOST_BYTES, text_of
 from comfyui_fewstep.nodes.host.timeline import with_start
+from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Timeline, make_stream_plan
 from comfyui_fewstep.samplers.plan import PlanError
 
 import nodes as core
 import small_models
-from test_stream import interrupt_at
+from test_stream import interrupt_at, with_settings
 
 NODE, FRAMES = "7", 5
 FIRST, SECOND, THIRD = (
@@ -64,10 +66,10 @@ def timeline(demo, texts):
     return [with_start(encoded(demo, text)[0], second) for second, text in texts.items()]
 
 
-def run(demo, positive=None, **more):
+def run(demo, positive=None, batch=1, **more):
     """(latent, report) of a clip at node 7."""
     node = FewStepStream.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: NODE}})
-    latent = {"samples": torch.zeros(1, 16, FRAMES, 8, 8)}
+    latent = {"samples": torch.zeros(batch, 16, FRAMES, 8, 8)}
     with torch.inference_mode():
         output = node.execute(
             demo.model, positive or encoded(demo, FIRST), latent, 3, 0, 0, 0, **more
@@ -258,6 +260,81 @@ def test_a_text_that_an_interruption_overtakes_is_told(demo, plan, monkeypatch):
     _, report = run(demo, clip=demo.clip)
     assert report["interrupted"] and report["prompt_changes"] == []
     assert f'The text "{SECOND}" was sent, and the run ended before' in str(report["notes"])
+
+
+@pytest.fixture(scope="module")
+def wan(models):
+    """A small causal Wan, and the host's own umt5 beside it: the real classes, random weights."""
+    if not small_models.HAS_CAUSAL_WAN:
+        pytest.skip("this ComfyUI has no causal Wan")
+    path = models / "diffusion_models" / "live_causal.safetensors"
+    model = small_models.load_model(small_models.write_wan(path, "wan21_causal", seed=2))
+    return SimpleNamespace(
+        model=with_settings(model, CATALOG["self-forcing-dmd"]), clip=small_models.wan_clip()
+    )
+
+
+@pytest.mark.parametrize("is_short", [False, True], ids=["memory for both", "memory for one"])
+def test_the_hosts_own_text_encoder_is_loaded_between_two_blocks(wan, monkeypatch, is_short):
+    latent = {"samples": torch.zeros(1, 16, 9, 8, 8)}
+
+    def clip_of(positive, **more):
+        node = FewStepStream.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: NODE}})
+        with torch.inference_mode():
+            output = node.execute(wan.model, positive, latent, 3, 0, 0, 0, **more)
+        return output.args[0]["samples"], output.ui["fewstep_report"][0]
+
+    first, second = encoded(wan, "a fox trots"), encoded(wan, "it sits down")
+    assert first[0][0].shape == (1, 512, 4096)
+    # Blocks of three begin at 0, 0.5625 and 1.3125 s.
+    expected, planned = clip_of([with_start(first[0], 0.0), with_start(second[0], 1.0)])
+    if is_short:
+        load = wan.clip.load_model
+
+        def load_alone(*args, **options):
+            comfy.model_management.unload_all_models()
+            return load(*args, **options)
+
+        monkeypatch.setattr(wan.clip, "load_model", load_alone)
+    at(monkeypatch, 8, sending("it sits down"))  # in the second block
+    made, report = clip_of(first, clip=wan.clip)
+    assert torch.equal(made, expected) and report["evaluations"] == planned["evaluations"]
+    assert [change["frame"] for change in report["prompt_changes"]] == [21]
+
+
+def test_a_text_is_followed_by_a_batch_and_under_a_negative_prompt(demo, plan, monkeypatch):
+    kept_out = FewStepNegative.execute(
+        demo.model, encoded(demo, "a green circle"), 5.0, 0.5, 2.5, 0.0, 1.0
+    ).args[0]
+    both = SimpleNamespace(model=kept_out, clip=demo.clip)
+    second = plan.timeline.begins(2)
+    expected = run(both, timeline(demo, {0.0: FIRST, second: SECOND}), batch=2)[0]
+    with monkeypatch.context() as patch:
+        at(patch, last_evaluation(plan, 1), sending(SECOND))
+        latent = run(both, encoded(demo, FIRST), batch=2, clip=demo.clip)[0]
+    assert latent.shape[0] == 2 and torch.equal(latent, expected)
+    without = run(demo, timeline(demo, {0.0: FIRST, second: SECOND}), batch=2)[0]
+    assert not torch.allclose(latent, without, atol=1e-2)
+
+
+def test_progress_counts_what_a_text_adds(demo, plan, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: shown.append((value, total)),
+    )
+    at(monkeypatch, last_evaluation(plan, 2), sending(SECOND))
+    _, report = run(demo, clip=demo.clip)
+    # Three blocks are in view, and the last is read anyway.
+    assert report["evaluations"] == plan.evaluations + 2
+    assert shown[0][1] == plan.evaluations and shown[-1] == (plan.evaluations + 2,) * 2
+
+
+def test_a_stream_that_takes_texts_is_run_anew_each_time():
+    assert FewStepStream.fingerprint_inputs(seed=1) == FewStepStream.fingerprint_inputs(seed=1)
+    changed = FewStepStream.fingerprint_inputs(seed=1, clip=None)  # as the host has a link here
+    assert changed != changed
 
 
 # ---------------------------------------------------------------- who is let in

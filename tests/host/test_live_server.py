@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,6 +93,17 @@ def test_a_running_stream_follows_a_text_from_the_frame_that_was_answered(server
 
 
 @causal
+def test_the_same_graph_again_streams_again_where_it_takes_texts(server):
+    def evaluated(**more):
+        entries = [server.client.run(demo_stream(seed=30, **more)) for _ in range(2)]
+        messages = [dict(entry["status"]["messages"]) for entry in entries]
+        return ["clip" not in each["execution_cached"]["nodes"] for each in messages]
+
+    assert evaluated() == [True, True]
+    assert evaluated(with_clip=False) == [True, False]
+
+
+@causal
 def test_what_is_no_text_is_refused_and_the_stream_goes_on(server):
     job = server.client.queue(demo_stream(seed=32))
     until(lambda: streams(server))
@@ -151,6 +163,21 @@ def test_lines_that_are_typed_reach_the_stream(server, tmp_path, encoding):
     assert "of 65 frames after" in said
     assert (tmp_path / "now.jpg").read_bytes().startswith(b"\xff\xd8")
     assert not (tmp_path / "now.jpg.partial").exists()
+
+
+@causal
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal that stands for Ctrl+C")
+def test_ctrl_c_ends_the_stream_and_keeps_what_is_finished(server, tmp_path):
+    prompt = demo_stream(seed=40)
+    prompt["demo"]["inputs"]["frames"] = 1025
+    script = start(server, tmp_path, prompt)
+    until(lambda: any((each["next_frame"] or 0) > 1 for each in streams(server)))
+    script.send_signal(signal.SIGINT)
+    said, complained = script.communicate(timeout=300)
+    assert script.returncode == 0, complained
+    assert "Ending the stream; what is finished is kept." in said
+    assert "Streaming Sampler: Interrupted after " in said
+    assert streams(server) == []
 
 
 def test_a_workflow_that_cannot_be_spoken_to_is_refused_before_it_is_queued(server, tmp_path):
