@@ -1,20 +1,26 @@
-"""Full-size architectures with random weights on a GPU: seconds, ratios to core, and whether we
-make the host wait for the device.
+"""Full-size architectures with random weights on one card, in ten minutes: seconds and peak memory
+beside core's samplers, our own share, waits for the device, graph breaks.
 
-    python benchmarks/full_size.py [--rounds 3]   needs a CUDA device; what does not fit in its
-                                                  memory is left out
-    python benchmarks/full_size.py --size small   the same code on small models, also on a CPU
+    bash benchmarks/on_a_card.sh                   all of it on one H100 or H200
+    python benchmarks/full_size.py --size small    the same code on small models, also on a CPU
+    python benchmarks/full_size.py --read FILE     the tables of what was measured before
 
-What a run costs does not depend on what the weights are. Each network is made on the device in
-bfloat16 and in fp8 (e4m3 weights, computed in bfloat16, as core's loader has it).
+Every part is a line of JSON in --out, written as soon as it is measured, and has its own limit of
+time: one that is stopped keeps what it has. Parts that a file holds already are not made again.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import gc
+import json
+import signal
+import time
+import traceback
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,263 +30,229 @@ import in_host
 in_host.enter()
 
 import comfy.model_management  # noqa: E402
-import comfy.supported_models  # noqa: E402
+import compiled  # noqa: E402
+import memory  # noqa: E402
 import torch  # noqa: E402
-from comfy.model_patcher import ModelPatcher  # noqa: E402
+from architectures import (  # noqa: E402
+    PRECISIONS,
+    SUBJECTS,
+    Subject,
+    bytes_of,
+    conditioning_of,
+    made_small,
+    network,
+    small_latent,
+)
+from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfyui_fewstep.nodes.host.model import accelerator_of  # noqa: E402
 from sampling import (  # noqa: E402
-    EXPERTS,
-    LIGHTX2V,
     Call,
+    answering_at_once,
     chained,
     few_step,
     ksampler,
     with_settings,
 )
+from skip import step_skip  # noqa: E402
+from stream import by_ar_video, streamed  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
-from more_models import SMALL  # noqa: E402
-from small_models import FULL_WIDTH, SMALL_WIDTH, WAN_SMALL, unet_config  # noqa: E402
+Figures = dict[str, Any]
+Pair = tuple[Call, Call]  # (ours, core's)
 
-WAN = {
-    "image_model": "wan2.1",
-    "model_type": "t2v",
-    "in_dim": 16,
-    "out_dim": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "patch_size": (1, 2, 2),
-    "window_size": (-1, -1),
-    "qk_norm": True,
-    "cross_attn_norm": True,
-    "eps": 1e-6,
-}
-WAN_14B = {**WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
-WAN_LATENT = (1, 16, 21, 60, 104)
 GUIDED_STEPS = 50
-TIMED_STEPS = 3  # of the guided run, which is too long to be made whole
-PRECISIONS = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-COLUMNS = (
-    "model",
-    "an evaluation",
-    "50 guided steps, from three",
-    "accelerated",
-    "factor",
-    "ours / core",
-    "synchronisations, ours and core's",
-    "target",
-)
+TIMED_STEPS = 2  # of the guided run, which is too long to be made whole
+SKIP_STEPS = 20
+MOST_PAIRS, PAIRS_SECONDS = 5, 15.0
+SILENT_ROUNDS = 9  # of runs whose network answers at once
+WHOLE_SECONDS = 570.0
+# What is left of the time when no part is begun any more.
+LEAST_SECONDS = 10.0
+# The exit status that asks for a new process: after an error of its own the device answers no more.
+AGAIN = 75
+
+
+class OutOfTime(Exception):
+    """A part's limit has passed."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A host's architecture at the authors' own size, and the usual work. records: of the
-    accelerator, or of both experts'.
-
-    small: settings that make it small. text: (tokens, width).
-    """
+class Part:
+    """One line of the results."""
 
     name: str
-    kind: str
-    settings: dict[str, Any]
-    small: dict[str, Any]
-    latent: tuple[int, ...]
-    text: tuple[int, int]
-    records: tuple[str, ...]
-    cfg: float = 5.0
+    measure: Callable[[Figures], None]  # fills in what is measured, as it is measured
+    seconds: float  # its limit
+    bytes: Callable[[], int] = int  # of weights
 
 
-# Sizes: the authors' configurations, as the host's detection writes them down.
-SUBJECTS = (
-    Subject(
-        "Wan 2.1 14B, 81 frames of 832 x 480",
-        "WAN21_T2V",
-        WAN_14B,
-        WAN_SMALL,
-        WAN_LATENT,
-        (512, 4096),
-        (LIGHTX2V,),
-    ),
-    Subject(
-        "Wan 2.1 1.3B, 81 frames of 832 x 480",
-        "WAN21_T2V",
-        {**WAN, "dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30},
-        WAN_SMALL,
-        WAN_LATENT,
-        (512, 4096),
-        ("rcm-wan21-t2v-1-3b-lora",),
-    ),
-    Subject(
-        "Wan 2.2 A14B, both experts, 81 frames of 832 x 480",
-        "WAN21_T2V",
-        WAN_14B,
-        WAN_SMALL,
-        WAN_LATENT,
-        (512, 4096),
-        EXPERTS,
-    ),
-    Subject(
-        "SDXL, 1024 x 1024",
-        "SDXL",
-        unet_config("sdxl", FULL_WIDTH),
-        unet_config("sdxl", SMALL_WIDTH),
-        (1, 4, 128, 128),
-        (77, 2048),
-        ("sdxl-lightning-4step-lora",),
-    ),
-    # Its guidance is an input of the network: the full run makes one evaluation a step too.
-    Subject(
-        "FLUX.1 dev, 1024 x 1024",
-        "Flux",
-        {
-            **SMALL["Flux"],
-            "context_in_dim": 4096,
-            "hidden_size": 3072,
-            "num_heads": 24,
-            "depth": 19,
-            "depth_single_blocks": 38,
-        },
-        SMALL["Flux"],
-        (1, 16, 128, 128),
-        (256, 4096),
-        ("hyper-flux-8step-lora",),
-        cfg=1.0,
-    ),
-    Subject(
-        "Qwen-Image, 1328 x 1328",
-        "QwenImage",
-        {
-            **SMALL["QwenImage"],
-            "num_layers": 60,
-            "num_attention_heads": 24,
-            "joint_attention_dim": 3584,
-        },
-        SMALL["QwenImage"],
-        (1, 16, 1, 166, 166),
-        (128, 3584),
-        ("qwen-image-lightning-4step-lora",),
-    ),
-)
+# ---------------------------------------------------------------- what is measured
 
 
-def made_small(subject: Subject) -> Subject:
-    """The same at a size for any machine: small latents too."""
-    settings = {**subject.settings, **subject.small}
-    width = next(
-        settings[name]
-        for name in ("joint_attention_dim", "context_in_dim", "context_dim", "text_dim")
-        if name in settings
-    )
-    latent = (*subject.latent[:2], *((2,) if len(subject.latent) == 5 else ()), 8, 8)
-    return replace(subject, settings=settings, latent=latent, text=(8, width))
-
-
-def network(subject: Subject, dtype: torch.dtype) -> ModelPatcher:
-    """The host's model with random weights, made where they will stay."""
-    device = comfy.model_management.get_torch_device()
-    config = getattr(comfy.supported_models, subject.kind)(dict(subject.settings))
-    is_fp8 = dtype.itemsize == 1
-    config.set_inference_dtype(dtype, torch.bfloat16 if is_fp8 else None)
-    model = config.get_model({}, "", device=device).to(device)
-    for weight in model.diffusion_model.parameters():
-        # By 1/sqrt(inputs), so that activations neither die nor explode.
-        deviation = 1 / math.sqrt(max(math.prod(weight.shape[1:]), 1))
-        weight.data = (
-            deviation * torch.randn(weight.shape, device=device, dtype=torch.bfloat16)
-        ).to(weight.dtype)
-    return ModelPatcher(model, load_device=device, offload_device=device)
-
-
-def bytes_of(subject: Subject, dtype: torch.dtype) -> int:
-    """Of the weights, before they are made."""
-    config = getattr(comfy.supported_models, subject.kind)(dict(subject.settings))
-    config.set_inference_dtype(dtype, torch.bfloat16 if dtype.itemsize == 1 else None)
-    with torch.device("meta"):
-        model = config.get_model({}, "", device="meta")
-    return sum(weight.nbytes for weight in model.diffusion_model.parameters()) * len(
-        subject.records
-    )
-
-
-def conditioning_of(subject: Subject, seed: int) -> list:
-    """Random text; FLUX's and SDXL's pooled text beside it."""
-    generator = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(1, 1280 if subject.kind == "SDXL" else 768, generator=generator)
-    return [[torch.randn(1, *subject.text, generator=generator), {"pooled_output": pooled}]]
-
-
-def tables(rounds: int, folder: Path, size: str = "full") -> list[Table]:
-    if size == "full" and not torch.cuda.is_available():
-        raise SystemExit("No CUDA device is here. --size small tries the code on any machine.")
-    where = "full size" if size == "full" else "small, to try the code: the figures mean nothing"
-    table = Table(f"Architectures with random weights, {where}", COLUMNS)
-    for subject in SUBJECTS if size == "full" else map(made_small, SUBJECTS):
-        for name, dtype in PRECISIONS.items():
-            if (
-                torch.cuda.is_available()
-                and (needed := bytes_of(subject, dtype)) > 0.8 * torch.cuda.mem_get_info()[0]
-            ):
-                table.row(
-                    f"{subject.name}, {name}",
-                    *("-",) * 6,
-                    f"left out: {needed / 2**30:.0f} GiB of weights",
-                )
-                continue
-            table.row(f"{subject.name}, {name}", *measured(subject, dtype, rounds))
-            comfy.model_management.unload_all_models()
-            comfy.model_management.soft_empty_cache()
-    return [table]
-
-
-def measured(subject: Subject, dtype: torch.dtype, rounds: int) -> Iterator[object]:
-    """The cells of a row."""
-    text, negative, latent = (
-        conditioning_of(subject, 0),
-        conditioning_of(subject, 1),
-        {"samples": torch.zeros(subject.latent)},
-    )
+def few_steps(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
+    """An accelerated run beside core's sampler, and beside 50 guided steps."""
+    text, negative = conditioning_of(subject, 0), conditioning_of(subject, 1)
     plain = [network(subject, dtype) for _ in subject.records]
     models = [with_settings(model, name) for model, name in zip(plain, subject.records)]
-    if len(models) == 2:
-        ours, theirs = (
-            few_step(models[0], text, latent, model_low_noise=models[1]),
-            chained(*models, text, latent),
-        )
-    else:
-        solver, steps = plan_of(models[0])
-        ours, theirs = (
-            few_step(models[0], text, latent),
-            ksampler(models[0], text, text, latent, steps, 1.0, solver),
-        )
-    mine, cores = in_host.in_turns(ours, theirs, rounds)
-    guided = ksampler(plain[0], text, negative, latent, TIMED_STEPS, subject.cfg)
-    in_host.seconds_of(guided)
-    full = median(in_host.seconds_of(guided) for _ in range(rounds)) / TIMED_STEPS * GUIDED_STEPS
-    steps = plan_of(models[0])[1]
-    ideal = GUIDED_STEPS * (2 if subject.cfg > 1 else 1) / steps
-    factor, ratio = full / median(mine), in_host.median_ratio(mine, cores)
-    yield f"{median(cores) / steps:.3f} s"
-    yield f"{full:.1f} s"
-    yield f"{median(mine):.2f} s"
-    yield f"{factor:.1f}x of {ideal:g}x"
-    yield f"{ratio:.3f}"
-    yield " / ".join(map(str, (synchronisations(ours), synchronisations(theirs))))
-    yield Target(
-        ">= 0.95 of the ideal factor, <= 1.02 of core's seconds",
-        factor >= 0.95 * ideal and ratio <= 1.02,
+    record = accelerator_of(models[0])
+    steps, solver = record.default_steps, record.solver.value
+
+    def pair(models, shape: tuple[int, ...]) -> Pair:
+        latent = {"samples": torch.zeros(shape)}
+        if len(models) == 2:
+            ours = few_step(models[0], text, latent, model_low_noise=models[1])
+            return ours, chained(*models, text, latent)
+        theirs = ksampler(models[0], text, text, latent, steps, 1.0, solver)
+        return few_step(models[0], text, latent), theirs
+
+    latent = {"samples": torch.zeros(subject.latent)}
+    for model in models:
+        in_host.seconds_of(ksampler(model, text, text, latent, 1, 1.0, solver))
+    beside_core(figures, pair, models, subject, steps)
+    add_guided(figures, plain[0], text, negative, subject, steps)
+
+
+def add_guided(
+    figures: Figures, model, text: list, negative: list, subject: Subject, steps: int
+) -> None:
+    """What 50 undistilled steps would take, from a few of them."""
+    latent = {"samples": torch.zeros(subject.latent)}
+    one, more = (
+        ksampler(model, text, negative, latent, count, subject.cfg)
+        for count in (1, 1 + TIMED_STEPS)
     )
+    in_host.seconds_of(one)
+    fixed = in_host.seconds_of(one)
+    step = (in_host.seconds_of(more) - fixed) / TIMED_STEPS
+    full = fixed + (GUIDED_STEPS - 1) * step
+    figures["guided_seconds"] = full
+    figures["factor"] = full / figures["seconds"]["ours"]
+    figures["ideal_factor"] = GUIDED_STEPS * (2 if subject.cfg > 1 else 1) / steps
 
 
-def plan_of(model) -> tuple[str, int]:
-    """(sampler, steps) of the accelerator on a model."""
-    record = accelerator_of(model)
-    return record.solver.value, record.default_steps
+def skipping(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
+    """Step Skip in core's sampler beside all evaluations made: what is skipped, and what it costs.
+
+    The forecasts are never vetoed here: how good they are random weights cannot tell.
+    """
+    text, calls = conditioning_of(subject, 0), []
+
+    def count(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs)
+
+    model = network(subject, dtype)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.count", count)
+
+    def pair(models, shape: tuple[int, ...]) -> Pair:
+        latent = {"samples": torch.zeros(shape)}
+        skipped = step_skip(models[0], "forecast", 1.5, threshold=100.0)
+        ours, theirs = (
+            ksampler(each, text, text, latent, SKIP_STEPS, 1.0) for each in (skipped, models[0])
+        )
+        return ours, theirs
+
+    latent = {"samples": torch.zeros(subject.latent)}
+    in_host.seconds_of(ksampler(model, text, text, latent, 1, 1.0))
+    beside_core(figures, pair, [model], subject, SKIP_STEPS)
+    calls.clear()
+    in_host.seconds_of(pair([model], small_latent(subject))[0])
+    figures["evaluations"] = len(calls)
+    figures["factor"] = 1 / figures["ratio"]
+    figures["ideal_factor"] = SKIP_STEPS / len(calls)
 
 
-def synchronisations(run: Call) -> int | str:
-    """How often a run makes the host wait for the device, as counted by torch.cuda's debug mode."""
+def streaming(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
+    """A clip block by block beside core's ar_video, which makes one evaluation more."""
+    text = conditioning_of(subject, 0)
+    models = [with_settings(network(subject, dtype), subject.records[0])]
+
+    def pair(models, shape: tuple[int, ...]) -> Pair:
+        frames, height, width = shape[2:]
+        return (
+            streamed(models[0], text, frames, height, width=width),
+            by_ar_video(models[0], text, frames, height, width),
+        )
+
+    blocks = subject.latent[2] // accelerator_of(models[0]).causal.frames_per_block
+    evaluations = blocks * (accelerator_of(models[0]).default_steps + 1) - 1
+    in_host.seconds_of(pair(models, (*subject.latent[:2], 3, *subject.latent[3:]))[0])
+    figures["evaluations"] = evaluations
+    beside_core(figures, pair, models, subject, evaluations)
+    run = pair(models, subject.latent)[0]()
+    figures["first_block_seconds"] = run.first_seconds
+
+
+def graphs(figures: Figures, folder: Path) -> None:
+    """What torch.compile makes of small models of the same classes, on this device."""
+    for what, ours, cores in compiled.cases(folder):
+        mine, theirs = compiled.traced(ours), compiled.traced(cores)
+        figures[what] = {
+            name: {"graphs": traced.graphs, "breaks": traced.breaks, "again": traced.again}
+            for name, traced in (("ours", mine), ("core", theirs))
+        }
+
+
+def beside_core(
+    figures: Figures,
+    pair: Callable[[Sequence[Any], tuple[int, ...]], Pair],
+    models: Sequence[Any],
+    subject: Subject,
+    evaluations: int,
+) -> None:
+    """Seconds and peak memory in turns; our own work; how often each waits for the device.
+
+    pair: the two runs of some models on a latent of some shape. evaluations: of such a run.
+    """
+    seconds, peaks = in_pairs(*pair(models, subject.latent))
+    figures["steps"] = evaluations
+    figures["seconds"] = of_both(map(median, seconds))
+    figures["ratio"] = in_host.median_ratio(*seconds)
+    figures["peak_gib"] = of_both(max(each) / 2**30 for each in peaks)
+    silent = [answering_at_once(model) for model in models]
+    mine, cores = in_host.in_turns(*pair(silent, subject.latent), SILENT_ROUNDS)
+    figures["without_network_ms"] = of_both(1000 * median(each) for each in (mine, cores))
+    own = median(one - other for one, other in zip(mine, cores))
+    figures["own_ms"] = 1000 * own
+    figures["own_share"] = own / figures["seconds"]["core"]
+    waits = [synchronisations(call) for call in pair(models, small_latent(subject))]
+    if None not in waits:
+        figures["synchronisations"] = of_both(waits)
+        figures["synchronisations_per_step"] = of_both(each / evaluations for each in waits)
+
+
+def of_both(values) -> dict[str, Any]:
+    return dict(zip(("ours", "core"), values, strict=True))
+
+
+def in_pairs(ours: Call, theirs: Call) -> tuple[list[list[float]], list[list[int]]]:
+    """(seconds, peak bytes) of each, in turns: once at least, more where they are short."""
+    seconds: list[list[float]] = [[], []]
+    peaks: list[list[int]] = [[], []]
+    began = time.perf_counter()
+    while not seconds[1] or (
+        len(seconds[1]) < MOST_PAIRS and time.perf_counter() - began < PAIRS_SECONDS
+    ):
+        for who, call in enumerate((ours, theirs)):
+            taken, peak = seconds_and_peak(call)
+            seconds[who].append(taken)
+            peaks[who].append(peak)
+    return seconds, peaks
+
+
+def seconds_and_peak(call: Call) -> tuple[float, int]:
+    """(seconds, the most bytes that were in use)"""
+    seconds: list[float] = []
+    peak = memory.peak_of(lambda: seconds.append(in_host.seconds_of(call)))
+    return seconds[0], peak.highest
+
+
+def synchronisations(run: Call) -> int | None:
+    """How often a run makes the host wait for the device, as counted by torch.cuda's debug mode;
+    None without one.
+    """
     if not torch.cuda.is_available():
-        return "no GPU"
+        return None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -291,5 +263,248 @@ def synchronisations(run: Call) -> int | str:
     return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
+# ---------------------------------------------------------------- parts, limits, lines
+
+# What matters most first: (subject, precision, how, seconds). Those behind it are made where time
+# is left.
+ORDER = (
+    ("sdxl", "bf16", few_steps, 40),
+    ("flux-schnell", "bf16", few_steps, 45),
+    ("flux-dev", "bf16", skipping, 60),
+    ("wan-1.3b", "bf16", few_steps, 45),
+    ("wan-14b", "bf16", few_steps, 100),
+    ("stream-1.3b", "bf16", streaming, 40),
+    ("stream-14b", "bf16", streaming, 90),
+    ("graphs", "", None, 60),
+    ("sdxl", "fp8", few_steps, 40),
+    ("flux-schnell", "fp8", few_steps, 45),
+    ("wan-1.3b", "fp8", few_steps, 45),
+    ("wan-14b", "fp8", few_steps, 100),
+    ("flux-dev", "fp8", skipping, 60),
+    ("stream-1.3b", "fp8", streaming, 40),
+    ("stream-14b", "fp8", streaming, 90),
+    ("qwen-image", "bf16", few_steps, 60),
+    ("wan22-a14b", "bf16", few_steps, 100),
+)
+
+
+def parts(size: str, folder: Path) -> Iterator[Part]:
+    """In the order in which they are measured."""
+    for name, precision, how, seconds in ORDER:
+        if how is None:
+            yield Part(name, lambda figures: graphs(figures, folder), seconds)
+            continue
+        subject = made_small(SUBJECTS[name]) if size == "small" else SUBJECTS[name]
+        dtype = PRECISIONS[precision]
+        yield Part(
+            f"{name} {precision}",
+            lambda figures, how=how, subject=subject, dtype=dtype: how(figures, subject, dtype),
+            seconds,
+            lambda subject=subject, dtype=dtype: bytes_of(subject, dtype),
+        )
+
+
+def measure(out: Path, size: str, folder: Path, seconds: float, only: Sequence[str]) -> None:
+    """Write a line for each part that the file has not begun yet, within so many seconds.
+
+    Raises SystemExit(AGAIN) where the parts that are left need a new process.
+    """
+    ends = time.monotonic() + seconds
+    begun = {line["part"] for line in lines_of(out) if "part" in line}
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    write(out, {"machine": in_host.machine(), "load": in_host.load(), "size": size, "date": date})
+    for part in parts(size, folder):
+        if part.name in begun or (only and part.name not in only):
+            continue
+        left = ends - time.monotonic()
+        why = f"{left:.0f} s were left" if left < LEAST_SECONDS else too_large(part)
+        if why:
+            write(out, {"part": part.name, "state": "left out", "why": why})
+            continue
+        write(out, {"part": part.name, "state": "begun"})
+        line = line_of(part, min(part.seconds, left))
+        write(out, line)
+        if "CUDA" in line.get("why", "") and line["state"] == "failed":
+            raise SystemExit(AGAIN)
+        gc.collect()
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+
+
+def too_large(part: Part) -> str:
+    """Why a part has no room on the device; empty where it has."""
+    if not torch.cuda.is_available():
+        return ""
+    needed, free = part.bytes(), torch.cuda.mem_get_info()[0]
+    return f"{needed / 2**30:.0f} GiB of weights" if needed > 0.8 * free else ""
+
+
+def line_of(part: Part, limit: float) -> dict[str, Any]:
+    """Measure a part. It holds what was measured, also where it was stopped or failed."""
+    figures: Figures = {}
+    began, line = time.monotonic(), {"part": part.name, "state": "done"}
+    try:
+        with within(limit):
+            part.measure(figures)
+    except OutOfTime:
+        line |= {"state": "stopped", "why": f"its {limit:.0f} s have passed"}
+    except Exception as error:
+        traceback.print_exc()
+        line |= {"state": "failed", "why": f"{type(error).__name__}: {error}"[:400]}
+    return {**line, "took_seconds": time.monotonic() - began, **figures}
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raises OutOfTime in it when they have passed, where the system has such alarms."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def write(out: Path, line: dict[str, Any]) -> None:
+    """Append a line, so that it is there whatever becomes of this process."""
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rounded(line)) + "\n")
+    print(json.dumps(rounded(line)), flush=True)
+
+
+def rounded(value: Any) -> Any:
+    """The same with floats to four figures."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return (
+        [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        if out.exists()
+        else []
+    )
+
+
+# ---------------------------------------------------------------- tables
+
+COLUMNS = (
+    "part",
+    "a run, ours / core's",
+    "ratio",
+    "our own work",
+    "waits for the device a step",
+    "peak memory",
+    "in place of more steps",
+    "target",
+)
+
+
+def tables(
+    rounds: int,
+    folder: Path,
+    size: str = "full",
+    out: str = "",
+    seconds: float = WHOLE_SECONDS,
+    parts: Sequence[str] = (),
+    read: str = "",
+) -> list[Table]:
+    """rounds: not used; a run on a card is bound by time."""
+    if read:
+        return tables_of(lines_of(Path(read)))
+    if size == "full" and not torch.cuda.is_available():
+        raise SystemExit("No CUDA device is here. --size small tries the code on any machine.")
+    file = Path(out) if out else folder / "card.jsonl"
+    measure(file, size, folder, seconds, parts)
+    return tables_of(lines_of(file))
+
+
+def tables_of(lines: Sequence[dict[str, Any]]) -> list[Table]:
+    """What the lines of a file say."""
+    made = next((line for line in lines if "machine" in line), {})
+    is_small = made.get("size") == "small"
+    where = "small, to try the code: the figures mean nothing" if is_small else "full size"
+    table = Table(
+        f"Architectures with random weights, {where}",
+        COLUMNS,
+        f"{made.get('machine', 'no machine')}, {made.get('date', '')}.",
+    )
+    traced = Table("torch.compile on this device", ("what", "ours", "core's", "target"))
+    for line in lines:
+        if line.get("state", "begun") == "begun":
+            continue
+        if line["part"] == "graphs":
+            add_graphs(traced, line)
+        else:
+            table.row(*row_of(line))
+    return [table, *([traced] if traced.rows else [])]
+
+
+def row_of(line: dict[str, Any]) -> Iterator[object]:
+    """The cells of a part's row; - for what was not measured."""
+    state = "" if line["state"] == "done" else f" ({line['state']}: {line['why']})"
+    yield f"{SUBJECTS[line['part'].split()[0]].words}, {line['part'].split()[1]}{state}"
+    if "own_ms" not in line:
+        yield from ("-",) * 6
+        yield ""
+        return
+    seconds, peak, ratio = line["seconds"], line["peak_gib"], line["ratio"]
+    yield f"{seconds['ours']:.3f} s / {seconds['core']:.3f} s in {line['steps']} steps"
+    yield f"{ratio:.3f}"
+    yield f"{line['own_ms']:.1f} ms, {line['own_share']:.2%}"
+    waits = line.get("synchronisations_per_step")
+    yield f"{waits['ours']:.2g} / {waits['core']:.2g}" if waits else "no GPU"
+    yield f"{peak['ours']:.1f} / {peak['core']:.1f} GiB"
+    yield gain_of(line)
+    is_skipping = "guided_seconds" not in line and "first_block_seconds" not in line
+    is_near = is_skipping or ratio <= 1.02
+    waits_no_more = not waits or waits["ours"] <= waits["core"]
+    yield Target(
+        "<= 1.02 of core's seconds, own work <= 1 %, no more waits",
+        is_near and line["own_share"] <= 0.01 and waits_no_more,
+    )
+
+
+def gain_of(line: dict[str, Any]) -> str:
+    """What a run stands in for, or when a stream's first block was there."""
+    if "first_block_seconds" in line:
+        return f"first block after {line['first_block_seconds']:.2f} s"
+    if "factor" not in line:
+        return "-"
+    whole = f"{line['guided_seconds']:.1f} s, " if "guided_seconds" in line else ""
+    return f"{whole}{line['factor']:.2f}x of {line['ideal_factor']:.3g}x"
+
+
+def add_graphs(table: Table, line: dict[str, Any]) -> None:
+    for what, traced in line.items():
+        if isinstance(traced, dict):
+            ours, core = traced["ours"], traced["core"]
+            is_met = ours["breaks"] <= core["breaks"] and ours["again"] <= core["again"]
+            target = Target("no more breaks, none later", is_met)
+            table.row(what, *map(in_words, (ours, core)), target)
+
+
+def in_words(traced: dict[str, int]) -> str:
+    return f"graphs: {traced['graphs']}, breaks: {traced['breaks']}, later: {traced['again']}"
+
+
 if __name__ == "__main__":
-    main_of(__doc__, tables, rounds=3, size={"choices": ("full", "small"), "default": "full"})
+    main_of(
+        __doc__,
+        tables,
+        rounds=1,
+        size={"choices": ("full", "small"), "default": "full"},
+        out={"default": "", "help": "the file of lines; without it one that is thrown away"},
+        seconds={"type": float, "default": WHOLE_SECONDS, "help": "for all of it"},
+        parts={"nargs": "+", "default": (), "help": "only these, such as 'sdxl bf16'"},
+        read={"default": "", "help": "measure nothing: the tables of this file"},
+    )

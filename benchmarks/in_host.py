@@ -18,8 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,14 +82,50 @@ def in_turns(
 
 def seconds_of(call: Callable[[], object]) -> float:
     """Wall time of one call, without progress bars, with the work it has left the device."""
+    return taken_by(call).wall
+
+
+class Taken(NamedTuple):
+    """Seconds of a call, without progress bars, with the work it has left the device."""
+
+    wall: float
+    # Of this process on all processors: other work on the machine does not move it, but threads
+    # that wait for one another do (OMP_NUM_THREADS=1).
+    processor: float
+
+
+def taken_by(call: Callable[[], object]) -> Taken:
     import torch
 
     with contextlib.redirect_stderr(io.StringIO()):
-        started = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         call()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return Taken(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def all_in_turns(
+    calls: Mapping[Hashable, Callable[[], object]],
+    rounds: int,
+    before: Callable[[], object] = lambda: None,
+) -> dict[Hashable, list[Taken]]:
+    """What each call takes, in turns, every other round in the opposite order; one warm-up each.
+    before: called before each of them, untimed.
+    """
+    for call in calls.values():
+        before()
+        taken_by(call)
+    taken: dict[Hashable, list[Taken]] = {name: [] for name in calls}
+    gc.collect()
+    gc.freeze()
+    for number in range(rounds):
+        order = list(calls.items())
+        for name, call in reversed(order) if number % 2 else order:
+            before()
+            taken[name].append(taken_by(call))
+    gc.unfreeze()
+    return taken
 
 
 def median_ratio(first: list[float], second: list[float]) -> float:

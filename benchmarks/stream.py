@@ -24,7 +24,7 @@ from comfyui_fewstep.loras.catalog import CATALOG  # noqa: E402
 from comfyui_fewstep.nodes.host.attach import with_record  # noqa: E402
 from comfyui_fewstep.nodes.host.files import load_vae  # noqa: E402
 from comfyui_fewstep.nodes.host.model import with_model_sampling  # noqa: E402
-from comfyui_fewstep.nodes.host.stream import FrameDecoder, run_stream  # noqa: E402
+from comfyui_fewstep.nodes.host.stream import FrameDecoder, StreamRun, run_stream  # noqa: E402
 from comfyui_fewstep.nodes.stream import FewStepStream  # noqa: E402
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan  # noqa: E402
 from tables import Table, at_most, main_of  # noqa: E402
@@ -143,20 +143,23 @@ def against_core(table: Table, model, text, rounds: int) -> None:
 
 
 def streamed(
-    model, text, frames: int, side: int, window: Window = Window()
-) -> Callable[[], object]:
-    plan, shape = plan_for(frames, window), torch.Size((1, 16, frames, side, side))
+    model, text, frames: int, side: int, window: Window = Window(), width: int | None = None
+) -> Callable[[], StreamRun]:
+    """side: of the latent, its height where it has another width."""
+    plan, shape = plan_for(frames, window), torch.Size((1, 16, frames, side, width or side))
 
-    def run():
+    def run() -> StreamRun:
         with torch.inference_mode():
-            run_stream(model, plan, text, shape, 1)
+            return run_stream(model, plan, text, shape, 1)
 
     return run
 
 
-def by_ar_video(model, text, frames: int, side: int) -> Callable[[], object]:
+def by_ar_video(
+    model, text, frames: int, side: int, width: int | None = None
+) -> Callable[[], object]:
     noise, sigmas = (
-        torch.randn(1, 16, frames, side, side),
+        torch.randn(1, 16, frames, side, width or side),
         torch.tensor(plan_for(frames).made[-1].sigmas),
     )
     sampler = comfy.samplers.ksampler("ar_video", {"num_frame_per_block": 3})

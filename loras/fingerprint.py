@@ -157,7 +157,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     plain = plain_keys(header.shapes)
     keys = {plain[key]: shape for key, shape in header.shapes.items()}
-    stored = {plain[key]: place for key, place in header.stored.items() if key in plain}
+    dtypes = {plain[key]: dtype for key, dtype in header.dtypes.items() if key in plain}
     if (adapter := _adapter_of(keys)) is not None:
         return Fingerprint(None, (), (f"header: {adapter.name}",), adapter=adapter)
     kind = _kind_of(keys)
@@ -179,7 +179,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
         pairs=len(downs),
         has_text_encoder=any(key.startswith(TEXT_ENCODER_PREFIXES) for key in keys),
         naming=_only(map(_naming_of, downs)),
-        dtype=_only(stored[key].dtype for key in downs if key in stored),
+        dtype=_only(dtypes[key] for key in downs if key in dtypes),
         is_dora=any(map(is_of_dora, keys)),
         trainer=next((who for mark, who in TRAINERS.items() if mark in header.metadata), ""),
     )

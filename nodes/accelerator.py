@@ -28,7 +28,6 @@ from ..loras.decision import (
     taking_notes,
 )
 from ..loras.editions import edition_notes
-from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
 from ..loras.words import counted, first_few
@@ -37,8 +36,8 @@ from .host.declared import Known, declaration_paths, declared_ids, known_acceler
 from .host.files import (
     is_there,
     listed_files,
-    load_tensors,
     model_path,
+    read_file,
     required_path,
     stamp_of,
 )
@@ -187,18 +186,19 @@ def attach_accelerator(
     refuse_strength(strength, lora_name)
     loaded, known = look_at(model, hidden), known_accelerators()
     path, records = required_path(LORAS, lora_name), known.records.values()
-    header = read_header(path)
-    recognition = recognise(header, lora_name, records, loaded.base)
+    file = read_file(path)
+    recognition = recognise(file.header, lora_name, records, loaded.base)
     foreign, distilled = recognise_loras(loaded, known), recognise_distilled(loaded, known)
 
     refuse_left_out(lora_name)
-    refuse_other_kind(recognition, header, lora_name)
+    refuse_other_kind(recognition, file.header, lora_name)
     chosen = None if accelerator == AUTO else known.chosen(accelerator)
     record = record_of(recognition, lora_name, chosen, records)
     refuse_conflicts(record, lora_name, loaded, distilled, foreign.accelerator, records)
-    refuse_damaged(path, header)
+    tensors = file.tensors()
+    refuse_damaged(path, file.header, tensors)
 
-    repaired = repair(*load_tensors(path), record.missing_alpha)
+    repaired = repair(tensors, file.header.metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
     patched = with_accelerator(model, record, lock_cfg)
     patched, coverage = attach_lora(patched, repaired.tensors, record.strength * strength)

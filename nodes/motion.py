@@ -11,7 +11,7 @@ from ..loras.bases import Base
 from ..loras.catalog import CATALOG
 from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import Fingerprint
-from ..loras.header import ENDINGS, FileProblem, Header, read_header
+from ..loras.header import ENDINGS, FileProblem, Header
 from ..loras.recognition import recognise_lora
 from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
@@ -19,9 +19,9 @@ from .host.attach import with_accelerator, with_news
 from .host.files import (
     add_model_folder,
     is_there,
-    load_tensors,
     model_files,
     model_path,
+    read_file,
     required_path,
     stamp_of,
 )
@@ -129,14 +129,14 @@ def attach_motion(model, motion_name: str, frames: int):
     """(model with motion, Report). Raises ValueError: expected, found, what to do."""
     path = required_path(FOLDER, motion_name)
     refuse_pickle(motion_name)
-    header, loaded = read_header(path), look_at(model)
-    file = inspect(header.shapes, motion_name)
+    read, loaded = read_file(path), look_at(model)
+    file = inspect(read.header.shapes, motion_name)
     refuse_model(loaded, file, motion_name)
-    record, evidence = accelerator_in(file, header, motion_name)
+    record, evidence = accelerator_in(file, read.header, motion_name)
     refuse_second_accelerator(loaded.record, record)
-    refuse_damaged(path, header)
+    tensors = read.tensors()
+    refuse_damaged(path, read.header, tensors)
 
-    tensors, _ = load_tensors(path)
     network = load_network(model, file.architecture, tensors)
     patched = with_motion(model, network, motion_name, frames)
     if record is not None:

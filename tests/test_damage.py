@@ -9,13 +9,13 @@ import torch
 from comfyui_fewstep.loras import damage
 from comfyui_fewstep.loras.damage import refuse_damaged
 from comfyui_fewstep.loras.header import FileProblem, read_header
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def refuse(tensors: dict[str, torch.Tensor], folder) -> None:
     path = folder / "x.safetensors"
     save_file(tensors, path)
-    refuse_damaged(path, read_header(path))
+    refuse_damaged(path, read_header(path), load_file(path))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,11 @@ def test_one_number_that_is_none_is_found(dtype, value, tmp_path):
         refuse(tensors, tmp_path)
 
 
+@pytest.mark.parametrize("small", [0, 1 << 16], ids=["by itself", "with others"])
 @pytest.mark.parametrize("place", [0, 1, 2047, 2048, 2049, 9998, 9999])
-def test_it_is_found_at_the_ends_of_what_is_read_together(place, tmp_path, monkeypatch):
+def test_it_is_found_at_the_ends_of_what_is_looked_at_together(place, small, tmp_path, monkeypatch):
     monkeypatch.setattr(damage, "CHUNK", 4096)
+    monkeypatch.setattr(damage, "SMALL", small)
     numbers = torch.ones(10000, dtype=torch.float16)
     numbers[place] = math.nan
     with pytest.raises(FileProblem, match="1 of its 3 tensors .* such as b"):
@@ -78,7 +80,7 @@ def test_large_numbers_and_other_kinds_are_no_damage(tensor, tmp_path):
 def test_a_file_that_was_cut_meanwhile_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1000)}, path)
-    header = read_header(path)
+    header, tensors = read_header(path), load_file(path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(FileProblem, match="became shorter"):
-        refuse_damaged(path, header)
+        refuse_damaged(path, header, tensors)

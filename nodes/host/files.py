@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+import comfy.memory_management
 import comfy.sd
 import comfy.utils
 import folder_paths
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ...loras.header import FileProblem
+from ...loras.header import (
+    FileProblem,
+    Header,
+    header_of,
+    not_whole,
+    read_header,
+    refuse_broken,
+    refuse_unreadable,
+)
 
 
 def add_model_folder(name: str) -> None:
@@ -85,6 +96,36 @@ def missing_file(folder: str, name: str) -> str:
         + (f"The nearest files there: {', '.join(near)}. " if near else "")
         + "Put the file there, or choose another."
     )
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A .safetensors file that the host's loader has opened."""
+
+    header: Header
+    tensors: Callable[[], Mapping[str, Tensor]]
+
+
+def read_file(path: str) -> ReadFile:
+    """One reading of a file by the host's loader. Raises FileProblem for anything but a whole
+    .safetensors file.
+
+    It maps the file and reads none of the numbers, so they are there before anything is known of
+    them. Where it was started to copy them (--disable-mmap), they are loaded when they are asked
+    for: what is chosen may be a model of any size.
+    """
+    if comfy.utils.DISABLE_MMAP:
+        return ReadFile(read_header(path), lambda: load_tensors(path)[0])
+    size = refuse_unreadable(path)
+    # With dynamic VRAM the host maps the file itself, without the format's library.
+    if comfy.memory_management.aimdo_enabled:
+        refuse_broken(path, size)
+    try:
+        tensors, metadata = load_tensors(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        # The host says more, for those who wrote the path by hand.
+        raise not_whole(path, size, str(error).partition("\n")[0]) from None
+    return ReadFile(header_of(tensors, metadata, size), lambda: tensors)
 
 
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

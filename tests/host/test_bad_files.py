@@ -8,15 +8,18 @@ host having to leave anything out.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import pickle
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.lora
+import comfy.memory_management
 import comfy.utils
 import pytest
 import torch
@@ -115,6 +118,89 @@ def test_models_in_old_formats_are_the_hosts_to_load_and_it_loads_weights_only(
     # The test itself can fail: this is what unpickling does.
     pickle.loads(pickle.dumps(Bomb(bomb)))  # noqa: S301
     assert bomb.exists()
+
+
+# ---------------------------------------------------------------- headers
+
+
+def with_header(entries: dict[str, dict], data: int = 64, more: bytes = b"") -> bytes:
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(data) + more
+
+
+def entry(begin: int, end: int, dtype: str = "F32", count: int | None = None) -> dict:
+    shape = [(end - begin) // 4 if count is None else count]
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+BROKEN = {
+    "nothing": b"",
+    "a page": b"<!DOCTYPE html><html>" + bytes(200),
+    "not JSON": struct.pack("<Q", 20) + b"{" * 20 + bytes(64),
+    "cut": with_header({"a": entry(0, 64)})[:-1],
+    "more behind": with_header({"a": entry(0, 64)}, more=b"more"),
+    "two in one place": with_header({"a": entry(0, 64), "b": entry(0, 64)}),
+    "a hole": with_header({"a": entry(0, 16), "b": entry(32, 64)}),
+    "another size than its shape": with_header({"a": entry(0, 64, count=3)}),
+    "beyond the end": with_header({"a": entry(0, 4096)}),
+    "no dtype": with_header({"a": entry(0, 64, dtype="F31")}),
+}
+
+
+@pytest.mark.parametrize("maps_itself", [False, True], ids=["library", "dynamic VRAM"])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_a_broken_file_says_of_itself_is_refused_before_the_host_believes_it(
+    models, unets, broken, maps_itself, monkeypatch
+):
+    # So the host's loader does without the format's library.
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", maps_itself)
+    path = models / "loras" / "broken.safetensors"
+    path.write_bytes(BROKEN[broken])
+    with pytest.raises(FileProblem, match="not a complete .safetensors file|is empty"):
+        accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    path.unlink()
+
+
+# ---------------------------------------------------------------- one reading
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not tell")
+def test_a_file_is_opened_by_the_hosts_loader_alone_and_its_numbers_are_read_in_its_map(
+    models, unets, monkeypatch
+):
+    path = models / "loras" / "read_once.safetensors"
+    write_lora(path, unets["sd15"], "kohya-diffusers", rank=64, alpha=64.0)
+    loads, load = [], comfy.utils.load_torch_file
+    monkeypatch.setattr(
+        comfy.utils,
+        "load_torch_file",
+        lambda *args, **more: loads.append(args) or load(*args, **more),
+    )
+    accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    loads.clear()
+    before = bytes_read()
+    accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    assert [args[0] for args in loads] == [str(path)]
+    # Eight bytes by ourselves, and what the format's library copies of the header.
+    assert bytes_read() - before < path.stat().st_size / 4
+    path.unlink()
+
+
+def bytes_read() -> int:
+    """By read(); what is looked at through a map is not among them (proc(5), io)."""
+    return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
+
+
+def test_a_host_that_copies_what_it_loads_copies_nothing_that_is_refused(
+    models, unets, monkeypatch
+):
+    path = models / "loras" / "a_model.safetensors"
+    save_file({"model.diffusion_model.input_blocks.1.0.in_layers.0.weight": torch.ones(8)}, path)
+    monkeypatch.setattr(comfy.utils, "DISABLE_MMAP", True)
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="a_model.safetensors"):
+        accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    path.unlink()
 
 
 # ---------------------------------------------------------------- paths
