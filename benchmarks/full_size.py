@@ -47,7 +47,6 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfyui_fewstep.nodes.host.model import accelerator_of  # noqa: E402
 from sampling import (  # noqa: E402
     Call,
-    answering_at_once,
     chained,
     few_step,
     ksampler,
@@ -58,12 +57,13 @@ from stream import by_ar_video, streamed  # noqa: E402
 from tables import Table, Target, main_of  # noqa: E402
 
 Figures = dict[str, Any]
-Pair = tuple[Call, Call]  # (ours, core's)
+# "ours" and "core" -> the run; core's is left out where it cannot make it.
+Runs = dict[str, Call]
 
 GUIDED_STEPS = 50
 TIMED_STEPS = 2  # of the guided run, which is too long to be made whole
 SKIP_STEPS = 20
-MOST_PAIRS, PAIRS_SECONDS = 5, 15.0
+PAIRS_SECONDS = 15.0  # in which another round is begun
 SILENT_ROUNDS = 9  # of runs whose network answers at once
 WHOLE_SECONDS = 570.0
 # What is left of the time when no part is begun any more.
@@ -97,18 +97,18 @@ def few_steps(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
     record = accelerator_of(models[0])
     steps, solver = record.default_steps, record.solver.value
 
-    def pair(models, shape: tuple[int, ...]) -> Pair:
+    def runs(models, shape: tuple[int, ...]) -> Runs:
         latent = {"samples": torch.zeros(shape)}
         if len(models) == 2:
             ours = few_step(models[0], text, latent, model_low_noise=models[1])
-            return ours, chained(*models, text, latent)
+            return {"ours": ours, "core": chained(*models, text, latent)}
         theirs = ksampler(models[0], text, text, latent, steps, 1.0, solver)
-        return few_step(models[0], text, latent), theirs
+        return {"ours": few_step(models[0], text, latent), "core": theirs}
 
     latent = {"samples": torch.zeros(subject.latent)}
     for model in models:
         in_host.seconds_of(ksampler(model, text, text, latent, 1, 1.0, solver))
-    beside_core(figures, pair, models, subject, steps)
+    beside_core(figures, runs, models, subject, steps)
     add_guided(figures, plain[0], text, negative, subject, steps)
 
 
@@ -144,43 +144,43 @@ def skipping(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
     model = network(subject, dtype)
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark.count", count)
 
-    def pair(models, shape: tuple[int, ...]) -> Pair:
+    def runs(models, shape: tuple[int, ...]) -> Runs:
         latent = {"samples": torch.zeros(shape)}
-        skipped = step_skip(models[0], "forecast", 1.5, threshold=100.0)
-        ours, theirs = (
-            ksampler(each, text, text, latent, SKIP_STEPS, 1.0) for each in (skipped, models[0])
-        )
-        return ours, theirs
+        each = {"ours": step_skip(models[0], "forecast", 1.5, threshold=100.0), "core": models[0]}
+        return {
+            who: ksampler(model, text, text, latent, SKIP_STEPS, 1.0) for who, model in each.items()
+        }
 
     latent = {"samples": torch.zeros(subject.latent)}
     in_host.seconds_of(ksampler(model, text, text, latent, 1, 1.0))
-    beside_core(figures, pair, [model], subject, SKIP_STEPS)
+    beside_core(figures, runs, [model], subject, SKIP_STEPS)
     calls.clear()
-    in_host.seconds_of(pair([model], small_latent(subject))[0])
+    in_host.seconds_of(runs([model], small_latent(subject))["ours"])
     figures["evaluations"] = len(calls)
     figures["factor"] = 1 / figures["ratio"]
     figures["ideal_factor"] = SKIP_STEPS / len(calls)
 
 
 def streaming(figures: Figures, subject: Subject, dtype: torch.dtype) -> None:
-    """A clip block by block beside core's ar_video, which makes one evaluation more."""
+    """A clip block by block beside core's ar_video, which makes one evaluation more. In fp8 that
+    one keeps keys and values in the precision of the weights, and fails.
+    """
     text = conditioning_of(subject, 0)
     models = [with_settings(network(subject, dtype), subject.records[0])]
 
-    def pair(models, shape: tuple[int, ...]) -> Pair:
+    def runs(models, shape: tuple[int, ...]) -> Runs:
         frames, height, width = shape[2:]
-        return (
-            streamed(models[0], text, frames, height, width=width),
-            by_ar_video(models[0], text, frames, height, width),
-        )
+        ours = streamed(models[0], text, frames, height, width=width)
+        if dtype.itemsize == 1:
+            return {"ours": ours}
+        return {"ours": ours, "core": by_ar_video(models[0], text, frames, height, width)}
 
     blocks = subject.latent[2] // accelerator_of(models[0]).causal.frames_per_block
     evaluations = blocks * (accelerator_of(models[0]).default_steps + 1) - 1
-    in_host.seconds_of(pair(models, (*subject.latent[:2], 3, *subject.latent[3:]))[0])
-    figures["evaluations"] = evaluations
-    beside_core(figures, pair, models, subject, evaluations)
-    run = pair(models, subject.latent)[0]()
-    figures["first_block_seconds"] = run.first_seconds
+    warm_up = runs(models, (*subject.latent[:2], 3, *subject.latent[3:]))["ours"]
+    in_host.seconds_of(warm_up)
+    figures["first_block_seconds"] = warm_up().first_seconds
+    beside_core(figures, runs, models, subject, evaluations)
 
 
 def graphs(figures: Figures, folder: Path) -> None:
@@ -195,48 +195,60 @@ def graphs(figures: Figures, folder: Path) -> None:
 
 def beside_core(
     figures: Figures,
-    pair: Callable[[Sequence[Any], tuple[int, ...]], Pair],
+    runs: Callable[[Sequence[Any], tuple[int, ...]], Runs],
     models: Sequence[Any],
     subject: Subject,
     evaluations: int,
 ) -> None:
     """Seconds and peak memory in turns; our own work; how often each waits for the device.
 
-    pair: the two runs of some models on a latent of some shape. evaluations: of such a run.
+    runs: those of some models on a latent of some shape. evaluations: of such a run.
     """
-    seconds, peaks = in_pairs(*pair(models, subject.latent))
+    seconds, peaks = in_turns(runs(models, subject.latent), subject.rounds)
     figures["steps"] = evaluations
-    figures["seconds"] = of_both(map(median, seconds))
-    figures["ratio"] = in_host.median_ratio(*seconds)
-    figures["peak_gib"] = of_both(max(each) / 2**30 for each in peaks)
-    silent = [answering_at_once(model) for model in models]
-    mine, cores = in_host.in_turns(*pair(silent, subject.latent), SILENT_ROUNDS)
-    figures["without_network_ms"] = of_both(1000 * median(each) for each in (mine, cores))
-    own = median(one - other for one, other in zip(mine, cores))
+    figures["seconds"] = {who: median(each) for who, each in seconds.items()}
+    figures["peak_gib"] = {who: max(each) / 2**30 for who, each in peaks.items()}
+    if "core" in seconds:
+        figures["ratio"] = in_host.median_ratio(seconds["ours"], seconds["core"])
+    silent = runs([answering_at_once(model) for model in models], subject.latent)
+    taken = in_host.all_in_turns(silent, SILENT_ROUNDS)
+    walls = {who: [each.wall for each in taken[who]] for who in taken}
+    figures["without_network_ms"] = {who: 1000 * median(each) for who, each in walls.items()}
+    # Where core cannot make the run, all of it is ours.
+    cores = walls.get("core", [0.0] * SILENT_ROUNDS)
+    own = median(one - other for one, other in zip(walls["ours"], cores))
     figures["own_ms"] = 1000 * own
-    figures["own_share"] = own / figures["seconds"]["core"]
-    waits = [synchronisations(call) for call in pair(models, small_latent(subject))]
-    if None not in waits:
-        figures["synchronisations"] = of_both(waits)
-        figures["synchronisations_per_step"] = of_both(each / evaluations for each in waits)
+    figures["own_share"] = own / (figures["seconds"].get("core") or figures["seconds"]["ours"])
+    small = runs(models, small_latent(subject))
+    if torch.cuda.is_available():
+        waits = {who: synchronisations(call) for who, call in small.items()}
+        figures["synchronisations"] = waits
+        figures["synchronisations_per_step"] = {
+            who: count / evaluations for who, count in waits.items()
+        }
 
 
-def of_both(values) -> dict[str, Any]:
-    return dict(zip(("ours", "core"), values, strict=True))
+def answering_at_once(model):
+    """The model without its network, the causal one's too: what remains is the samplers' own."""
+    silent = model.clone()
+    silent.add_wrapper_with_key(
+        WrappersMP.APPLY_MODEL, "benchmark.silent", lambda _, x, *args, **more: torch.zeros_like(x)
+    )
+    return silent
 
 
-def in_pairs(ours: Call, theirs: Call) -> tuple[list[list[float]], list[list[int]]]:
-    """(seconds, peak bytes) of each, in turns: once at least, more where they are short."""
-    seconds: list[list[float]] = [[], []]
-    peaks: list[list[int]] = [[], []]
+def in_turns(runs: Runs, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """(seconds, peak bytes) of each, in so many rounds, fewer where they are long."""
+    seconds: dict[str, list[float]] = {who: [] for who in runs}
+    peaks: dict[str, list[int]] = {who: [] for who in runs}
     began = time.perf_counter()
-    while not seconds[1] or (
-        len(seconds[1]) < MOST_PAIRS and time.perf_counter() - began < PAIRS_SECONDS
-    ):
-        for who, call in enumerate((ours, theirs)):
+    for _ in range(rounds):
+        for who, call in runs.items():
             taken, peak = seconds_and_peak(call)
             seconds[who].append(taken)
             peaks[who].append(peak)
+        if time.perf_counter() - began > PAIRS_SECONDS:
+            break
     return seconds, peaks
 
 
@@ -247,12 +259,8 @@ def seconds_and_peak(call: Call) -> tuple[float, int]:
     return seconds[0], peak.highest
 
 
-def synchronisations(run: Call) -> int | None:
-    """How often a run makes the host wait for the device, as counted by torch.cuda's debug mode;
-    None without one.
-    """
-    if not torch.cuda.is_available():
-        return None
+def synchronisations(run: Call) -> int:
+    """How often a run makes the host wait for the device, as counted by torch.cuda's debug mode."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -346,11 +354,13 @@ def line_of(part: Part, limit: float) -> dict[str, Any]:
     try:
         with within(limit):
             part.measure(figures)
-    except OutOfTime:
-        line |= {"state": "stopped", "why": f"its {limit:.0f} s have passed"}
     except Exception as error:
-        traceback.print_exc()
-        line |= {"state": "failed", "why": f"{type(error).__name__}: {error}"[:400]}
+        # What was stopped may say so in words of its own, as torch.compile does.
+        if time.monotonic() - began >= limit:
+            line |= {"state": "stopped", "why": f"its {limit:.0f} s have passed"}
+        else:
+            traceback.print_exc()
+            line |= {"state": "failed", "why": f"{type(error).__name__}: {error}"[:400]}
     return {**line, "took_seconds": time.monotonic() - began, **figures}
 
 
@@ -457,21 +467,24 @@ def row_of(line: dict[str, Any]) -> Iterator[object]:
         yield from ("-",) * 6
         yield ""
         return
-    seconds, peak, ratio = line["seconds"], line["peak_gib"], line["ratio"]
-    yield f"{seconds['ours']:.3f} s / {seconds['core']:.3f} s in {line['steps']} steps"
-    yield f"{ratio:.3f}"
+    ratio, waits = line.get("ratio"), line.get("synchronisations_per_step")
+    yield f"{both(line['seconds'], '{:.3f} s')} in {line['steps']} steps"
+    yield f"{ratio:.3f}" if ratio else "core fails"
     yield f"{line['own_ms']:.1f} ms, {line['own_share']:.2%}"
-    waits = line.get("synchronisations_per_step")
-    yield f"{waits['ours']:.2g} / {waits['core']:.2g}" if waits else "no GPU"
-    yield f"{peak['ours']:.1f} / {peak['core']:.1f} GiB"
+    yield both(waits, "{:.2g}") if waits else "no GPU"
+    yield both(line["peak_gib"], "{:.1f} GiB")
     yield gain_of(line)
-    is_skipping = "guided_seconds" not in line and "first_block_seconds" not in line
-    is_near = is_skipping or ratio <= 1.02
-    waits_no_more = not waits or waits["ours"] <= waits["core"]
+    is_skipping = "evaluations" in line
+    is_near = is_skipping or ratio is None or ratio <= 1.02
+    waits_no_more = not waits or waits["ours"] <= waits.get("core", waits["ours"])
     yield Target(
         "<= 1.02 of core's seconds, own work <= 1 %, no more waits",
         is_near and line["own_share"] <= 0.01 and waits_no_more,
     )
+
+
+def both(values: dict[str, float], form: str) -> str:
+    return " / ".join(map(form.format, values.values()))
 
 
 def gain_of(line: dict[str, Any]) -> str:
