@@ -70,7 +70,16 @@ DORA_ALONE = OtherAdapter(
 
 
 # The endings of nearly all keys of a LoRA, which no other adapter has.
-PLAIN = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".alpha")
+PLAIN = (
+    ".lora_down.weight",
+    ".lora_up.weight",
+    ".lora_A.weight",
+    ".lora_B.weight",
+    ".alpha",
+    ".diff",
+    ".diff_b",
+    ".diff_m",
+)
 ANY_KIND = "|".join(kind.keys for kind in (*OTHER_ADAPTERS, NUNCHAKU, XLABS_READ, DORA_ALONE))
 
 

@@ -124,6 +124,16 @@ def flat(layer: str) -> str:
     return re.sub(FLAT_PREFIXES, "", name).rstrip("_")
 
 
+def _all_flat(layers: Iterable[str]) -> list[str]:
+    """The flat names of layers, by one look at a text of them all."""
+    layers = list(layers)
+    text = re.sub(DOTTED_PREFIXES, "", _listed(layers), flags=re.MULTILINE).replace(".", "_")
+    text = re.sub(FLAT_PREFIXES, "", text, flags=re.MULTILINE)
+    names = re.sub("_+$", "", text, flags=re.MULTILINE).split("\n")
+    # A name of several lines is nobody's, and may be in any file.
+    return names if len(names) == len(layers) else [flat(layer) for layer in layers]
+
+
 def is_in_diffusers(layer: str) -> bool:
     """Whether a layer has a name that diffusers gives the blocks of most transformers."""
     return re.match(IN_DIFFUSERS, flat(layer)) is not None
@@ -131,7 +141,9 @@ def is_in_diffusers(layer: str) -> bool:
 
 def is_wan_in_diffusers(layers: Iterable[str]) -> bool:
     """Whether these layers are Wan's under diffusers' names."""
-    return _has(map(flat, layers), WAN_IN_DIFFUSERS)
+    # A look for the word first: of most files no layer has it.
+    telling = [layer for layer in layers if "attn1" in layer or "attn2" in layer]
+    return _has(map(flat, telling), WAN_IN_DIFFUSERS)
 
 
 def wans_own_name(layer: str) -> str | None:
@@ -164,9 +176,10 @@ def weights_as_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
 
 def architecture_of(layers: Layers) -> Measured:
     """What architecture these layers are of."""
-    named = {flat(layer): shape for layer, shape in layers.items()}
+    named = dict(zip(_all_flat(layers), layers.values()))
     # Which block it is in matters to no marker: a layer of one stands for those of all.
-    kinds = {re.sub(r"(blocks|layers)_\d+_", r"\1_0_", name) for name in named}
+    one_block = re.sub(r"(blocks|layers)_\d+_", r"\1_0_", _listed(named))
+    kinds = _listed(set(one_block.split("\n")))
     if _has(kinds, WAN_IN_DIFFUSERS):
         return _measure_wan({_flat_in_wan(name): shape for name, shape in named.items()})
     for names, bases in BY_NAMES:
@@ -190,8 +203,15 @@ def has_convolutions(layers: Iterable[str]) -> bool:
     return _has(map(flat, layers), UNET_CONVOLUTION)
 
 
-def _has(names: Iterable[str], pattern: str) -> bool:
-    return any(re.search(pattern, name) for name in names)
+def _listed(names: Iterable[str]) -> str:
+    """Names as lines of one text, which is searched many times."""
+    return "\n".join(names)
+
+
+def _has(names: Iterable[str] | str, pattern: str) -> bool:
+    """Whether one of these names has the pattern. names: a text of them is searched as it is."""
+    text = names if isinstance(names, str) else _listed(names)
+    return re.search(pattern, text, re.MULTILINE) is not None
 
 
 def _width(named: Layers, pattern: str) -> int | None:

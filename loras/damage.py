@@ -5,79 +5,105 @@ One such number is enough to make a whole picture black, and the host's LoRA cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy
+from numpy.typing import NDArray
 
-from .header import FileProblem, Header
+from .header import FileProblem, Header, Stored
+from .mapped import Buffer
 from .words import counted
 
-# The numbers read as integers, and the lowest bits, without the sign, that stand for no finite
-# number: the exponent's all set; of e4m3fn only the very last.
+# The numbers read as integers of so many bytes, and the lowest bits, without the sign, that stand
+# for no finite number: the exponent's all set; of e4m3fn only the very last.
 FIRST_NOT_FINITE = {
-    torch.float64: (torch.int64, 0x7FF << 52),
-    torch.float32: (torch.int32, 0xFF << 23),
-    torch.bfloat16: (torch.int16, 0xFF << 7),
-    torch.float16: (torch.int16, 0x1F << 10),
-    torch.float8_e5m2: (torch.int8, 0x1F << 2),
-    torch.float8_e4m3fn: (torch.int8, 0x7F),
+    "F64": (8, 0x7FF << 52),
+    "F32": (4, 0xFF << 23),
+    "BF16": (2, 0xFF << 7),
+    "F16": (2, 0x1F << 10),
+    "F8_E5M2": (1, 0x1F << 2),
+    "F8_E4M3": (1, 0x7F),
 }
 
-# Bytes looked at together: they stay in the processor's own memory, where they are looked at twice.
-CHUNK = 1 << 20
-# Bytes of a tensor up to which it is looked at together with others: there are thousands.
-SMALL = 1 << 16
+# Bytes looked at together: they stay in the processor's own memory, where they are looked at twice,
+# and a file of any size takes no more of the machine's.
+CHUNK = 1 << 18
 
 
-def refuse_damaged(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Raise FileProblem for a file with infinity or NaN in it. header and tensors: of that file.
+def refuse_damaged(path: str | Path, header: Header, data: Buffer | None = None) -> None:
+    """Raise FileProblem for a .safetensors file with infinity or NaN in it. header: of that file.
 
-    They are looked at where the host's loader has them. Where it maps the file, this is what reads
-    it, in the order in which it lies on the disk, and the host finds it read.
+    data: a map of the file, if there is one: what is looked at there has been read for everybody
+    who uses it later. Either way it is read in order, as it lies on the disk.
     """
     path = Path(path)
-    # Of a map, what is no longer behind it cannot be looked at.
-    if path.stat().st_size < header.size:
-        raise FileProblem(f"{path.name} became shorter while it was read. Download it again.")
-    if _are_finite(tensors.values()):
+    if _are_finite(path, header.stored.values(), data):
         return
-    damaged = [key for key, tensor in tensors.items() if not _are_finite([tensor])]
+    damaged = [
+        key for key, stored in header.stored.items() if not _are_finite(path, [stored], data)
+    ]
     raise FileProblem(
-        f"{path.name} is damaged: {len(damaged)} of its {counted(len(tensors), 'tensor')}"
+        f"{path.name} is damaged: {len(damaged)} of its {counted(len(header.stored), 'tensor')}"
         f" {'holds' if len(damaged) == 1 else 'hold'} values that are not finite"
         f" numbers, such as {damaged[0]}. Download it again."
     )
 
 
-def _are_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whole numbers always are."""
-    small: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in sorted(tensors, key=Tensor.data_ptr):
-        if tensor.dtype not in FIRST_NOT_FINITE or not tensor.numel():
-            continue
-        integer, first = FIRST_NOT_FINITE[tensor.dtype]
-        bits = tensor.detach().view(integer).flatten()
-        if bits.nbytes <= SMALL:
-            small.setdefault(tensor.dtype, []).append(bits)
-        elif not _bits_are_finite(bits, first):
-            return False
+def _are_finite(path: Path, tensors: Iterable[Stored], data: Buffer | None) -> bool:
     return all(
-        _bits_are_finite(torch.cat(parts), FIRST_NOT_FINITE[dtype][1])
-        for dtype, parts in small.items()
+        _bits_are_finite(chunk, FIRST_NOT_FINITE[run.dtype][1])
+        for run in _runs(tensors)
+        for chunk in (_read(path, run) if data is None else _seen(data, run))
     )
 
 
-def _bits_are_finite(bits: Tensor, first: int) -> bool:
-    """Infinity and NaN have the largest bits, of either sign. bits: (N,), numbers read as integers.
+def _seen(data: Buffer, run: Stored) -> Iterator[NDArray[numpy.signedinteger]]:
+    """The numbers of a run where they are, as integers, in chunks."""
+    bytes_each = FIRST_NOT_FINITE[run.dtype][0]
+    numbers = (run.end - run.begin) // bytes_each
+    whole = numpy.frombuffer(data, f"i{bytes_each}", numbers, run.begin)
+    yield from (
+        whole[at : at + CHUNK // bytes_each] for at in range(0, numbers, CHUNK // bytes_each)
+    )
+
+
+def _read(path: Path, run: Stored) -> Iterator[NDArray[numpy.signedinteger]]:
+    """The same from the file, by one buffer."""
+    bytes_each, begin = FIRST_NOT_FINITE[run.dtype][0], run.begin
+    buffer = numpy.empty(CHUNK, numpy.uint8)
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while begin < run.end:
+            read = file.readinto(buffer[: run.end - begin].data)
+            if not read or read % bytes_each:
+                raise FileProblem(
+                    f"{path.name} became shorter while it was read. Download it again."
+                )
+            yield buffer[:read].view(f"i{bytes_each}")
+            begin += read
+
+
+def _bits_are_finite(signed: NDArray[numpy.signedinteger], first: int) -> bool:
+    """Infinity and NaN have the largest bits, of either sign.
 
     By numpy, at the speed of memory: torch would wake all its threads for every chunk.
     """
-    signed = bits.numpy()
-    sign = 1 << 8 * signed.itemsize - 1
-    for begin in range(0, len(signed), CHUNK // signed.itemsize):
-        chunk = signed[begin : begin + CHUNK // signed.itemsize]
-        if chunk.max() >= first or chunk.view(f"u{signed.dtype.name}").max() >= first + sign:
-            return False
-    return True
+    unsigned = signed.view(f"u{signed.itemsize}")
+    return bool(signed.max() < first and unsigned.max() < first + (1 << 8 * signed.itemsize - 1))
+
+
+def _runs(tensors: Iterable[Stored]) -> Iterator[Stored]:
+    """Neighbours of one dtype as one, in the file's order. Whole numbers are left out."""
+    run = None
+    for stored in sorted(
+        (each for each in tensors if each.dtype in FIRST_NOT_FINITE), key=lambda each: each.begin
+    ):
+        if run is not None and (stored.dtype, stored.begin) == (run.dtype, run.end):
+            run = run._replace(end=stored.end)
+            continue
+        if run is not None:
+            yield run
+        run = stored
+    if run is not None:
+        yield run

@@ -47,15 +47,20 @@ OTHER_ENDINGS = (
 )
 
 ADAPTER_NAME = r"(\.lora_[AB])\.(?!default\.)\w+\.weight$"
+WITHOUT_NAME = (".lora_A.weight", ".lora_B.weight")
 
 # Those without ".weight" at the end.
 BARE_ENDINGS = (".lora_A", ".lora_B", *OTHER_ENDINGS)
+# Of those that begin at a dot, how many dots they have: nearly all keys have one of these.
+ONE_DOT = frozenset(BARE_ENDINGS)
+TWO_DOTS = frozenset(ending for ending in LORA_ENDINGS if ending.count(".") == 2)
 
 # Differences of a whole weight, and weights that take its place.
 WHOLE_ENDINGS = (".diff", ".set_weight")
 TEXT_ENCODER_PREFIXES = ("lora_te", "lora_prior_te", "text_encoder")
 # What LTX-2 puts behind its text encoder; the host has it as a part of that.
 TEXT_PROJECTION = "text_embedding_projection."
+OF_TEXT_ENCODER = (*TEXT_ENCODER_PREFIXES, TEXT_PROJECTION)
 
 # What stands before the names of layers, by the publisher's or the trainer's habit.
 NAMING_PREFIXES = (
@@ -115,17 +120,25 @@ def plain_keys(keys: Iterable[str]) -> dict[str, str]:
     """Keys without the name that PEFT's users give an adapter, of a file that holds only one;
     "default" the host knows itself.
     """
-    keys = list(keys)
-    plain = {key: re.sub(ADAPTER_NAME, r"\1.weight", key) for key in keys if ".lora_" in key}
-    is_one = len(set(plain.values())) == len(plain)
-    return {key: plain.get(key, key) if is_one else key for key in keys}
+    plain = {key: key for key in keys}
+    named = {
+        key: re.sub(ADAPTER_NAME, r"\1.weight", key)
+        for key in plain
+        if (".lora_A." in key or ".lora_B." in key) and not key.endswith(WITHOUT_NAME)
+    }
+    is_one = bool(named) and len({*(plain | named).values()}) == len(plain)
+    return plain | named if is_one else plain
 
 
 # The same few thousand keys are asked for three times while a file is attached.
 @lru_cache(maxsize=1 << 14)
 def layer_of(key: str) -> str:
     """Name of the layer a LoRA tensor belongs to: the key without its ending."""
-    for ending in LORA_ENDINGS if key.endswith(".weight") else BARE_ENDINGS:
+    is_weight = key.endswith(".weight")
+    dot = key.rfind(".", 0, -len(".weight")) if is_weight else key.rfind(".")
+    if key[dot:] in (TWO_DOTS if is_weight else ONE_DOT):
+        return key[:dot]
+    for ending in LORA_ENDINGS if is_weight else BARE_ENDINGS:
         if key.endswith(ending):
             return key[: -len(ending)]
     return key
@@ -137,27 +150,29 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int
     """
     sizes: dict[str, tuple[int, int]] = {}
     for key, shape in shapes.items():
-        outputs, inputs = sizes.get(layer := layer_of(key), (0, 0))
-        if len(shape) > 1 and key.endswith(DOWN_ENDINGS):
-            inputs = shape[1]
-        if len(shape) > 1 and key.endswith(UP_ENDINGS):
-            outputs = shape[0]
-        if len(shape) > 1 and key.endswith(WHOLE_ENDINGS):
-            outputs, inputs = shape[:2]
+        layer = layer_of(key)
+        outputs, inputs = sizes.get(layer, (0, 0))
+        if len(shape) > 1:
+            ending = key[len(layer) :]
+            if ending in DOWN_ENDINGS:
+                inputs = shape[1]
+            elif ending in UP_ENDINGS:
+                outputs = shape[0]
+            elif ending in WHOLE_ENDINGS:
+                outputs, inputs = shape[:2]
         sizes[layer] = (outputs, inputs)
     return sizes
 
 
 def is_of_text_encoder(key: str) -> bool:
     """Whether a layer or a tensor changes the text encoder, and no part of the diffusion model."""
-    return key.startswith((*TEXT_ENCODER_PREFIXES, TEXT_PROJECTION))
+    return key.startswith(OF_TEXT_ENCODER)
 
 
 def fingerprint_of(header: Header) -> Fingerprint:
     """What the file is by its tensors alone."""
     plain = plain_keys(header.shapes)
     keys = {plain[key]: shape for key, shape in header.shapes.items()}
-    dtypes = {plain[key]: dtype for key, dtype in header.dtypes.items() if key in plain}
     if (adapter := _adapter_of(keys)) is not None:
         return Fingerprint(None, (), (f"header: {adapter.name}",), adapter=adapter)
     kind = _kind_of(keys)
@@ -165,7 +180,9 @@ def fingerprint_of(header: Header) -> Fingerprint:
         what = f"header: {kind.value if kind else 'neither an adapter nor a diffusion model'}"
         return Fingerprint(kind, (), (what,))
     layers = layers_of(keys)
-    downs = [key for key in keys if key.endswith(DOWN_ENDINGS) and not is_of_text_encoder(key)]
+    downs = {
+        key: None for key in keys if key.endswith(DOWN_ENDINGS) and not is_of_text_encoder(key)
+    }
     alpha = (
         "tensors"
         if any(key.endswith(".alpha") for key in keys)
@@ -179,7 +196,7 @@ def fingerprint_of(header: Header) -> Fingerprint:
         pairs=len(downs),
         has_text_encoder=any(key.startswith(TEXT_ENCODER_PREFIXES) for key in keys),
         naming=_only(map(_naming_of, downs)),
-        dtype=_only(dtypes[key] for key in downs if key in dtypes),
+        dtype=_only(place.dtype for key, place in header.stored.items() if plain.get(key) in downs),
         is_dora=any(map(is_of_dora, keys)),
         trainer=next((who for mark, who in TRAINERS.items() if mark in header.metadata), ""),
     )

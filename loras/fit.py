@@ -13,6 +13,8 @@ from .fingerprint import DOWN_ENDINGS, UP_ENDINGS, layer_of
 
 Shape = tuple[int, ...]
 
+DOWNS, UPS = frozenset(DOWN_ENDINGS), frozenset(UP_ENDINGS)
+
 WHOLE_ENDINGS = (".diff", ".set_weight", ".w_norm")
 BIAS_ENDINGS = (".diff_b", ".set_bias", ".b_norm")
 # What takes the place of a layer, and may be a bank of several where the host reads one.
@@ -61,13 +63,14 @@ def _fits(parts: Mapping[str, Shape], weight: Shape | None) -> bool:
         return False  # for a weight of another shape than the model has
     down = up = None
     for ending, shape in parts.items():
-        if (ending in DOWN_ENDINGS and down is not None) or (
-            ending in UP_ENDINGS and up is not None
-        ):
-            return False  # a layer written twice, of which a host takes either
-        if ending in DOWN_ENDINGS:
+        # A layer written twice, of which a host takes either, fits nothing.
+        if ending in DOWNS:
+            if down is not None:
+                return False
             down = shape
-        elif ending in UP_ENDINGS:
+        elif ending in UPS:
+            if up is not None:
+                return False
             up = shape
         elif not _part_fits(ending, shape, weight):
             return False

@@ -1,7 +1,7 @@
-"""From a .safetensors file to its header.
+"""From the bytes of a .safetensors file to its header.
 
 Nothing in it is believed before the format's own library has checked it. Only the header is read:
-milliseconds on a file of any size. Of a file whose tensors are there already, they are the header.
+milliseconds on a file of any size.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .refusal import Refusal
 
@@ -33,21 +31,13 @@ class FileProblem(Refusal):
     """A file that is not what the user means it to be. Says what was found and what to do."""
 
 
-# The format's names for numbers, of those that LoRAs are made of.
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+class Stored(NamedTuple):
+    """Where a tensor's numbers are."""
+
+    dtype: str  # the format's name for it, such as BF16
+    # Bytes from the start of the file.
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -57,35 +47,26 @@ class Header:
     shapes: Mapping[str, tuple[int, ...]]  # tensor name -> shape
     metadata: Mapping[str, str]  # the header's own string map
     size: int = 0  # bytes of the whole file, 0 if unknown
-    # Tensor name -> the format's name for its numbers, such as BF16; empty if unknown.
-    dtypes: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, Stored] = field(default_factory=dict)  # empty if unknown
 
 
 def read_header(path: str | Path) -> Header:
     """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
     entries, size = _entries_of(Path(path))
     metadata = entries.pop("__metadata__", None) or {}
-    return Header(
-        {key: tuple(entry["shape"]) for key, entry in entries.items()},
-        metadata,
-        size,
-        {key: entry["dtype"] for key, entry in entries.items()},
-    )
-
-
-def header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], size: int) -> Header:
-    """The header of a file of `size` bytes whose tensors are there already."""
-    return Header(
-        {key: tuple(tensor.shape) for key, tensor in tensors.items()},
-        metadata,
-        size,
-        {key: DTYPES.get(tensor.dtype, str(tensor.dtype)) for key, tensor in tensors.items()},
-    )
+    # The numbers follow the header, and nothing may follow the last of them.
+    start = size - max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    shapes, stored = {}, {}
+    for key, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        shapes[key] = tuple(entry["shape"])
+        stored[key] = Stored(entry["dtype"], start + begin, start + end)
+    return Header(shapes, metadata, size, stored)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The header's own string map alone. Raises FileProblem as read_header does."""
-    return _entries_of(Path(path))[0].get("__metadata__") or {}
+    return _checked_metadata(Path(path), _readable_size(Path(path)))
 
 
 def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
@@ -94,21 +75,20 @@ def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
     That library hands a header on tensor by tensor, a slice of the file for each, which takes
     longer than reading it again.
     """
-    size = refuse_unreadable(path)
-    refuse_broken(path, size)
+    size = _readable_size(path)
+    _checked_metadata(path, size)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             return json.loads(file.read(length)), size
         except ValueError as error:
-            raise not_whole(path, size, error) from None
+            raise not_whole(path, error) from None
 
 
-def refuse_unreadable(path: str | Path) -> int:
+def _readable_size(path: Path) -> int:
     """Bytes of the whole file, by whose first eight a library may open it. Raises FileProblem for
     one that is no .safetensors file, and for a header that is longer than any real one.
     """
-    path = Path(path)
     size = _size_of(path)
     with path.open("rb") as file:
         start = file.read(8)
@@ -123,23 +103,25 @@ def refuse_unreadable(path: str | Path) -> int:
         # The eight letters that a page begins with make a huge number.
         is_page = start.startswith(b"<") and length > LARGEST_HEADER
         why = "it is a web page" if is_page else f"its header should be {length} bytes long"
-        raise not_whole(path, size, why)
+        raise not_whole(path, why)
     return size
 
 
-def refuse_broken(path: str | Path, size: int) -> None:
-    """Raise FileProblem for a header that the format's own library does not accept."""
+def _checked_metadata(path: Path, size: int) -> dict[str, str]:
+    """The string map of a header that the format's own library accepts; raises FileProblem for any
+    other.
+    """
     try:
-        with safe_open(path, framework="np"):
-            pass
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise not_whole(path, size, error) from None
+        raise not_whole(path, error) from None
 
 
-def not_whole(path: str | Path, size: int, why: object) -> FileProblem:
-    """What to say of a file that its library, or the host's loader, does not read."""
+def not_whole(path: Path, why: object) -> FileProblem:
+    """What to say of a file that cannot be read as one of its kind."""
     return FileProblem(
-        f"{Path(path).name} ({size} bytes) is not a complete .safetensors file: {why}. "
+        f"{path.name} ({path.stat().st_size} bytes) is not a complete .safetensors file: {why}. "
         "Either the download broke off or it is another kind of file: download it again."
     )
 

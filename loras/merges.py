@@ -55,16 +55,18 @@ def merged_by_name(
     name = path.replace("\\", "/").rpartition("/")[2]
     if name.lower().endswith(MODEL_ENDINGS):
         name = name.rpartition(".")[0]
+    # The marks first: most names have none, and there are hundreds of records.
+    marks = [mark for mark in MARKS if _is_marked(name, mark)]
     here = [
         record
-        for record in records
+        for record in (records if marks else ())
         if record.kind in (Kind.LORA, Kind.MODEL)
         and not record.only_by_choice
         and not record.is_declared
         and runs_on(record, base)
     ]
-    for mark in MARKS:
-        if _is_marked(name, mark) and (meant := _meant_by(mark, here)):
+    for mark in marks:
+        if meant := _meant_by(mark, here):
             return Merged(mark.word, _one_for_each_run(_of_name(name, meant)))
     return None
 

@@ -123,13 +123,14 @@ def _renamings(
     names: key in the file -> the host's. plain: -> without an adapter's name. own_names: of plain
     keys that have diffusers' names.
     """
-    modulation = sum(key.endswith(".diff_m") for key in names)
+    renamed = {key: name for key, name in names.items() if name != key}
+    modulation = sum(key.endswith(".diff_m") for key in renamed)
     prefix = sum(
         name.startswith("diffusion_model.") and not plain[key].startswith("diffusion_model.")
-        for key, name in names.items()
+        for key, name in renamed.items()
         if plain[key] not in own_names
     )
-    named = sum(plain[key] != key for key in names)
+    named = sum(plain[key] != key for key in renamed)
     return [
         (f"{counted(named, 'key')} freed of the name of an adapter", named),
         (

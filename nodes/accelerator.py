@@ -12,7 +12,6 @@ from ..loras.accelerator import Accelerator, Kind, some_ids
 from ..loras.architecture import is_in_diffusers
 from ..loras.bases import Base
 from ..loras.catalog import CATALOG
-from ..loras.damage import refuse_damaged
 from ..loras.decision import (
     DECLARE,
     NO_LORA,
@@ -28,6 +27,7 @@ from ..loras.decision import (
     taking_notes,
 )
 from ..loras.editions import edition_notes
+from ..loras.header import read_header
 from ..loras.recognition import Recognition, fitting, recognise
 from ..loras.repair import repair
 from ..loras.words import counted, first_few
@@ -37,9 +37,9 @@ from .host.files import (
     is_there,
     listed_files,
     model_path,
-    read_file,
     required_path,
     stamp_of,
+    whole_tensors,
 )
 from .host.model import LoadedModel, look_at
 from .host.recognise import UNMARKED, recognise_distilled, recognise_loras, refuse_look_alike
@@ -186,19 +186,18 @@ def attach_accelerator(
     refuse_strength(strength, lora_name)
     loaded, known = look_at(model, hidden), known_accelerators()
     path, records = required_path(LORAS, lora_name), known.records.values()
-    file = read_file(path)
-    recognition = recognise(file.header, lora_name, records, loaded.base)
+    header = read_header(path)
+    recognition = recognise(header, lora_name, records, loaded.base)
     foreign, distilled = recognise_loras(loaded, known), recognise_distilled(loaded, known)
 
     refuse_left_out(lora_name)
-    refuse_other_kind(recognition, file.header, lora_name)
+    refuse_other_kind(recognition, header, lora_name)
     chosen = None if accelerator == AUTO else known.chosen(accelerator)
     record = record_of(recognition, lora_name, chosen, records)
     refuse_conflicts(record, lora_name, loaded, distilled, foreign.accelerator, records)
-    tensors = file.tensors()
-    refuse_damaged(path, file.header, tensors)
+    tensors = whole_tensors(path, header)
 
-    repaired = repair(tensors, file.header.metadata, record.missing_alpha)
+    repaired = repair(tensors, header.metadata, record.missing_alpha)
     # The weights last: every clone copies the list of all patches.
     patched = with_accelerator(model, record, lock_cfg)
     patched, coverage = attach_lora(patched, repaired.tensors, record.strength * strength)

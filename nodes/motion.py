@@ -9,9 +9,8 @@ from comfy_api.v0_0_2 import io
 from ..loras.accelerator import Accelerator, Kind, Solver
 from ..loras.bases import Base
 from ..loras.catalog import CATALOG
-from ..loras.damage import refuse_damaged
 from ..loras.fingerprint import Fingerprint
-from ..loras.header import ENDINGS, FileProblem, Header
+from ..loras.header import ENDINGS, FileProblem, Header, read_header
 from ..loras.recognition import recognise_lora
 from ..loras.words import counted
 from ..motion.keys import MotionFile, Version, inspect
@@ -21,9 +20,9 @@ from .host.files import (
     is_there,
     model_files,
     model_path,
-    read_file,
     required_path,
     stamp_of,
+    whole_tensors,
 )
 from .host.model import LoadedModel, accelerator_of, look_at, with_linear_betas
 from .host.motion import (
@@ -129,13 +128,12 @@ def attach_motion(model, motion_name: str, frames: int):
     """(model with motion, Report). Raises ValueError: expected, found, what to do."""
     path = required_path(FOLDER, motion_name)
     refuse_pickle(motion_name)
-    read, loaded = read_file(path), look_at(model)
-    file = inspect(read.header.shapes, motion_name)
+    header, loaded = read_header(path), look_at(model)
+    file = inspect(header.shapes, motion_name)
     refuse_model(loaded, file, motion_name)
-    record, evidence = accelerator_in(file, read.header, motion_name)
+    record, evidence = accelerator_in(file, header, motion_name)
     refuse_second_accelerator(loaded.record, record)
-    tensors = read.tensors()
-    refuse_damaged(path, read.header, tensors)
+    tensors = whole_tensors(path, header)
 
     network = load_network(model, file.architecture, tensors)
     patched = with_motion(model, network, motion_name, frames)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui_fewstep.loras.accelerator import Accelerator, PublishedFile
-from comfyui_fewstep.loras.header import Header
+from comfyui_fewstep.loras.header import Header, Stored
 
 Shape = tuple[int, ...]
 
@@ -127,9 +127,13 @@ class RealHeader:
 
     def header(self, size: int | None = None) -> Header:
         """As the reader gives it. size: of the file, the published one if not given."""
-        dtypes = {key: dtype for key, (dtype, _, _) in self.stored.items()}
+        start = len(self.written)
+        stored = {
+            key: Stored(dtype, start + begin, start + end)
+            for key, (dtype, begin, end) in self.stored.items()
+        }
         whole = (self.bytes or self.size) if size is None else size
-        return Header(self.shapes, dict(self.metadata), whole, dtypes)
+        return Header(self.shapes, dict(self.metadata), whole, stored)
 
     def save(self, path: Path) -> Path:
         """A file of the whole size, whose data are a hole that no disk holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
@@ -9,13 +10,25 @@ import torch
 from comfyui_fewstep.loras import damage
 from comfyui_fewstep.loras.damage import refuse_damaged
 from comfyui_fewstep.loras.header import FileProblem, read_header
+from comfyui_fewstep.loras.mapped import DTYPES, can_be_mapped, map_file
 from safetensors.torch import load_file, save_file
 
 
 def refuse(tensors: dict[str, torch.Tensor], folder) -> None:
+    """In a map of the file and by reading it: both say the same."""
     path = folder / "x.safetensors"
     save_file(tensors, path)
-    refuse_damaged(path, read_header(path), load_file(path))
+    header = read_header(path)
+    assert can_be_mapped(header)
+    said = []
+    for data in (None, map_file(path, header).data):
+        try:
+            refuse_damaged(path, header, data)
+        except FileProblem as problem:
+            said.append(str(problem))
+    assert len(said) in (0, 2) and len(set(said)) <= 1
+    if said:
+        raise FileProblem(said[0])
 
 
 @pytest.mark.parametrize(
@@ -35,11 +48,9 @@ def test_one_number_that_is_none_is_found(dtype, value, tmp_path):
         refuse(tensors, tmp_path)
 
 
-@pytest.mark.parametrize("small", [0, 1 << 16], ids=["by itself", "with others"])
 @pytest.mark.parametrize("place", [0, 1, 2047, 2048, 2049, 9998, 9999])
-def test_it_is_found_at_the_ends_of_what_is_looked_at_together(place, small, tmp_path, monkeypatch):
+def test_it_is_found_at_the_ends_of_what_is_read_together(place, tmp_path, monkeypatch):
     monkeypatch.setattr(damage, "CHUNK", 4096)
-    monkeypatch.setattr(damage, "SMALL", small)
     numbers = torch.ones(10000, dtype=torch.float16)
     numbers[place] = math.nan
     with pytest.raises(FileProblem, match="1 of its 3 tensors .* such as b"):
@@ -80,7 +91,56 @@ def test_large_numbers_and_other_kinds_are_no_damage(tensor, tmp_path):
 def test_a_file_that_was_cut_meanwhile_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1000)}, path)
-    header, tensors = read_header(path), load_file(path)
+    header = read_header(path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(FileProblem, match="became shorter"):
-        refuse_damaged(path, header, tensors)
+        refuse_damaged(path, header)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_a_map_has_the_tensors_that_the_formats_own_library_has(dtype, tmp_path):
+    numbers = torch.randn(300) * 100 if dtype.is_floating_point else torch.randint(0, 100, (300,))
+    tensors = {
+        "matrix": numbers[:60].reshape(5, 12).to(dtype),
+        "one": numbers[60].to(dtype),
+        "none": torch.zeros(0, 4, dtype=dtype),
+        "odd": numbers[61:68].to(dtype),  # what follows it may lie at any byte
+        "after": numbers[68:].to(dtype),
+    }
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    ours, theirs = map_file(path, read_header(path)).tensors, load_file(path)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert ours[key].shape == tensor.shape and ours[key].dtype == tensor.dtype
+        assert torch.equal(bytes_of(ours[key]), bytes_of(tensor))
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.flatten().view(torch.uint8)
+
+
+def test_what_is_written_into_a_map_stays_out_of_the_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(1000)}, path)
+    before = path.read_bytes()
+    map_file(path, read_header(path)).tensors["a"].zero_()
+    assert path.read_bytes() == before
+
+
+def test_a_tensor_keeps_the_map_of_its_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.arange(100_000), "b": torch.ones(3)}, path)
+    tensor = map_file(path, read_header(path)).tensors["a"]
+    path.unlink()
+    gc.collect()
+    assert torch.equal(tensor, torch.arange(100_000))
+
+
+def test_a_file_that_became_another_since_its_header_was_read_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(1000)}, path)
+    header = read_header(path)
+    save_file({"a": torch.ones(10)}, path)
+    with pytest.raises(FileProblem, match="it had .* bytes when it was opened"):
+        map_file(path, header)

@@ -315,7 +315,7 @@ def test_the_tensors_of_a_published_file_agree_with_each_other(real):
 def reordered(real: RealHeader, keys: list[str]) -> Header:
     header = real.header()
     return Header(
-        {key: header.shapes[key] for key in keys}, header.metadata, header.size, header.dtypes
+        {key: header.shapes[key] for key in keys}, header.metadata, header.size, header.stored
     )
 
 

@@ -77,10 +77,15 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     """
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     lora, renamed = _by_hosts_names(comfy.lora_convert.convert_lora(dict(tensors)), key_map)
-    shapes = shapes_of(model.model)
-    # The host names part of a fused weight by a tuple: of that the shape is not known.
+    shapes, layers = shapes_of(model.model), set(map(layer_of, lora))
+    # The host tries every name a weight may have in a file, in a dozen formats: only those that are
+    # in this one are asked for.
+    key_map_here = {layer: key_map[layer] for layer in key_map if layer in layers}
+    # It names part of a fused weight by a tuple: of that the shape is not known.
     weights = {
-        layer: shapes.get(target) for layer, target in key_map.items() if isinstance(target, str)
+        layer: shapes.get(target)
+        for layer, target in key_map_here.items()
+        if isinstance(target, str)
     }
     network = model.model.diffusion_model
     parts = {key: tuple(tensor.shape) for key, tensor in lora.items()}
@@ -88,10 +93,10 @@ def attach_lora(model, tensors: Mapping[str, Tensor], strength: float):
     other_input = {
         layer
         for layer in misfit
-        if _is_input(key_map.get(layer)) and _differs_in_inputs(layer, lora, weights[layer])
+        if _is_input(key_map_here.get(layer)) and _differs_in_inputs(layer, lora, weights[layer])
     }
     fitting = {key: layer for key in lora if (layer := layer_of(key)) not in misfit}
-    present = _places_of(set(fitting.values()), key_map, shapes)
+    present = _places_of(set(fitting.values()), key_map_here, shapes)
     patches = comfy.lora.load_lora(
         {key: lora[key] for key, layer in fitting.items() if layer in present}, present
     )
@@ -121,6 +126,8 @@ def _by_hosts_names(
     layer_by_key = {key: layer_of(key) for key in lora}
     layers = {layer for layer in layer_by_key.values() if not is_of_text_encoder(layer)}
     renamed = hosts_names(layers, key_map)
+    if not renamed:
+        return dict(lora), {}
     named = {
         f"{renamed.get(layer, layer)}{key[len(layer) :]}": lora[key]
         for key, layer in layer_by_key.items()
@@ -133,9 +140,8 @@ def _places_of(
 ) -> dict[str, Any]:
     """Where these layers go on the model, as far as it has places for them.
 
-    The host tries every name a weight may have in a file, in a dozen formats: only those that are
-    in this one are asked for. It also has names for places that not every model has, such as the
-    shortcut of a block that keeps its width.
+    The host also has names for places that not every model has, such as the shortcut of a block
+    that keeps its width.
     """
     return {
         layer: target

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import comfy.memory_management
 import comfy.sd
 import comfy.utils
 import folder_paths
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ...loras.header import (
-    FileProblem,
-    Header,
-    header_of,
-    not_whole,
-    read_header,
-    refuse_broken,
-    refuse_unreadable,
-)
+from ...loras.damage import refuse_damaged
+from ...loras.header import FileProblem, Header
+from ...loras.mapped import can_be_mapped, map_file
 
 
 def add_model_folder(name: str) -> None:
@@ -98,34 +90,21 @@ def missing_file(folder: str, name: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class ReadFile:
-    """A .safetensors file that the host's loader has opened."""
+def whole_tensors(path: str, header: Header) -> Mapping[str, Tensor]:
+    """The tensors of a file whose header was read, in memory as the host's loader has them; raises
+    FileProblem for a file with numbers that are none.
 
-    header: Header
-    tensors: Callable[[], Mapping[str, Tensor]]
-
-
-def read_file(path: str) -> ReadFile:
-    """One reading of a file by the host's loader. Raises FileProblem for anything but a whole
-    .safetensors file.
-
-    It maps the file and reads none of the numbers, so they are there before anything is known of
-    them. Where it was started to copy them (--disable-mmap), they are loaded when they are asked
-    for: what is chosen may be a model of any size.
+    That loader maps a file and asks the format's library for one tensor after the other, which
+    takes most of its time: it is mapped here. Where the host reads files in its own way, as with
+    dynamic VRAM, or was started to copy them, its loader is asked.
     """
-    if comfy.utils.DISABLE_MMAP:
-        return ReadFile(read_header(path), lambda: load_tensors(path)[0])
-    size = refuse_unreadable(path)
-    # With dynamic VRAM the host maps the file itself, without the format's library.
-    if comfy.memory_management.aimdo_enabled:
-        refuse_broken(path, size)
-    try:
-        tensors, metadata = load_tensors(path)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        # The host says more, for those who wrote the path by hand.
-        raise not_whole(path, size, str(error).partition("\n")[0]) from None
-    return ReadFile(header_of(tensors, metadata, size), lambda: tensors)
+    has_its_own_way = comfy.utils.DISABLE_MMAP or comfy.memory_management.aimdo_enabled
+    if has_its_own_way or not can_be_mapped(header):
+        refuse_damaged(path, header)
+        return load_tensors(path)[0]
+    file = map_file(path, header)
+    refuse_damaged(path, header, file.data)
+    return file.tensors
 
 
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,6 +8,7 @@ host having to leave anything out.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -165,25 +166,51 @@ def test_what_a_broken_file_says_of_itself_is_refused_before_the_host_believes_i
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not tell")
-def test_a_file_is_opened_by_the_hosts_loader_alone_and_its_numbers_are_read_in_its_map(
-    models, unets, monkeypatch
-):
+def test_the_numbers_of_a_file_are_read_in_one_map_and_never_copied(models, unets):
     path = models / "loras" / "read_once.safetensors"
     write_lora(path, unets["sd15"], "kohya-diffusers", rank=64, alpha=64.0)
-    loads, load = [], comfy.utils.load_torch_file
-    monkeypatch.setattr(
-        comfy.utils,
-        "load_torch_file",
-        lambda *args, **more: loads.append(args) or load(*args, **more),
-    )
     accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
-    loads.clear()
-    before = bytes_read()
-    accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
-    assert [args[0] for args in loads] == [str(path)]
-    # Eight bytes by ourselves, and what the format's library copies of the header.
+    before, maps_before = bytes_read(), maps_of(path)
+    model, _ = accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    # The header, by ourselves and by the format's library.
     assert bytes_read() - before < path.stat().st_size / 4
+    assert maps_of(path) - maps_before == 1
+    assert model.patches
     path.unlink()
+
+
+def maps_of(path: Path) -> int:
+    """How often a file is in this process's memory."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count(f" {path}\n")
+
+
+def test_a_host_that_reads_in_its_own_way_is_asked_once_for_what_was_found_whole(
+    models, unets, good, monkeypatch
+):
+    path = models / "loras" / "bad_files.safetensors"
+    save_file(good, path)
+    loads, load = [], comfy.utils.load_torch_file
+
+    def noted(name, *args, **more):
+        loads.append(name)
+        return load(name, *args, **more)
+
+    monkeypatch.setattr(comfy.utils, "DISABLE_MMAP", True)
+    monkeypatch.setattr(comfy.utils, "load_torch_file", noted)
+    theirs, _ = accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    assert loads == [str(path)]
+    monkeypatch.setattr(comfy.utils, "DISABLE_MMAP", False)
+    ours, _ = accelerator.attach_accelerator(unets["sd15"], path.name, RECORD, 1.0)
+    assert loads == [str(path)] and ours.patches.keys() == theirs.patches.keys() != set()
+    for key, patches in ours.patches.items():
+        for one, other in zip(patches[0][1].weights[:2], theirs.patches[key][0][1].weights[:2]):
+            assert torch.equal(one, other)
+    damaged = {**good, "x.diff": torch.full((3,), math.nan)}
+    monkeypatch.setattr(comfy.utils, "DISABLE_MMAP", True)
+    with pytest.raises(FileProblem, match="is damaged: 1 of its"):
+        attach(models, unets["sd15"], damaged)
+    assert loads == [str(path)]
 
 
 def bytes_read() -> int:
