@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from .header import FileProblem, Header, Stored
 from .mapped import Buffer
 from .words import counted
 
-# The numbers read as integers of so many bytes, and the lowest bits, without the sign, that stand
-# for no finite number: the exponent's all set; of e4m3fn only the very last.
+# The numbers read as integers, and the lowest bits, without the sign, that stand for no finite
+# number: the exponent's all set; of e4m3fn only the very last.
 FIRST_NOT_FINITE = {
-    "F64": (8, 0x7FF << 52),
-    "F32": (4, 0xFF << 23),
-    "BF16": (2, 0xFF << 7),
-    "F16": (2, 0x1F << 10),
-    "F8_E5M2": (1, 0x1F << 2),
-    "F8_E4M3": (1, 0x7F),
+    "F64": (torch.int64, 0x7FF << 52),
+    "F32": (torch.int32, 0xFF << 23),
+    "BF16": (torch.int16, 0xFF << 7),
+    "F16": (torch.int16, 0x1F << 10),
+    "F8_E5M2": (torch.int8, 0x1F << 2),
+    "F8_E4M3": (torch.int8, 0x7F),
 }
 
 # Bytes looked at together: they stay in the processor's own memory, where they are looked at twice,
@@ -58,38 +58,38 @@ def _are_finite(path: Path, tensors: Iterable[Stored], data: Buffer | None) -> b
     )
 
 
-def _seen(data: Buffer, run: Stored) -> Iterator[NDArray[numpy.signedinteger]]:
+def _seen(data: Buffer, run: Stored) -> Iterator[Tensor]:
     """The numbers of a run where they are, as integers, in chunks."""
-    bytes_each = FIRST_NOT_FINITE[run.dtype][0]
-    numbers = (run.end - run.begin) // bytes_each
-    whole = numpy.frombuffer(data, f"i{bytes_each}", numbers, run.begin)
-    yield from (
-        whole[at : at + CHUNK // bytes_each] for at in range(0, numbers, CHUNK // bytes_each)
-    )
+    integer, _ = FIRST_NOT_FINITE[run.dtype]
+    count = (run.end - run.begin) // integer.itemsize
+    if count:
+        whole = torch.frombuffer(data, dtype=integer, count=count, offset=run.begin)
+        yield from whole.split(CHUNK // integer.itemsize)
 
 
-def _read(path: Path, run: Stored) -> Iterator[NDArray[numpy.signedinteger]]:
+def _read(path: Path, run: Stored) -> Iterator[Tensor]:
     """The same from the file, by one buffer."""
-    bytes_each, begin = FIRST_NOT_FINITE[run.dtype][0], run.begin
-    buffer = numpy.empty(CHUNK, numpy.uint8)
-    with path.open("rb", buffering=0) as file:
+    integer, begin = FIRST_NOT_FINITE[run.dtype][0], run.begin
+    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+    with path.open("rb") as file:
         file.seek(begin)
         while begin < run.end:
-            read = file.readinto(buffer[: run.end - begin].data)
-            if not read or read % bytes_each:
+            read = file.readinto(buffer[: run.end - begin].numpy().data)
+            if not read or read % integer.itemsize:
                 raise FileProblem(
                     f"{path.name} became shorter while it was read. Download it again."
                 )
-            yield buffer[:read].view(f"i{bytes_each}")
+            yield buffer[:read].view(integer)
             begin += read
 
 
-def _bits_are_finite(signed: NDArray[numpy.signedinteger], first: int) -> bool:
-    """Infinity and NaN have the largest bits, of either sign.
+def _bits_are_finite(bits: Tensor, first: int) -> bool:
+    """Infinity and NaN have the largest bits, of either sign. bits: numbers read as integers.
 
     By numpy, at the speed of memory: torch would wake all its threads for every chunk.
     """
-    unsigned = signed.view(f"u{signed.itemsize}")
+    signed = bits.numpy()
+    unsigned = signed.view(f"u{signed.dtype.name}")
     return bool(signed.max() < first and unsigned.max() < first + (1 << 8 * signed.itemsize - 1))
 
 
