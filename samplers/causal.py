@@ -216,7 +216,8 @@ def _with_turns(plan: StreamPlan) -> StreamPlan:
     The earliest prompt serves from the start, whenever it begins. Raises PlanError for a prompt
     that no block is made under.
     """
-    opening, prompts, timeline = 0, {}, plan.timeline
+    opening, timeline = 0, plan.timeline
+    prompts: dict[int, int] = {}  # by the frame at which they take over
     for prompt in range(1, len(timeline.seconds)):
         block = next((each for each in plan.made if timeline.is_reached(prompt, each.start)), None)
         if block is None:
@@ -227,7 +228,8 @@ def _with_turns(plan: StreamPlan) -> StreamPlan:
             _refuse_crowded(timeline, prompt, plan.made[0].frames)
         else:
             prompts[block.start] = prompt
-    turns, view = [], ()
+    turns: list[Turn] = []
+    view: tuple[int, ...] = ()
     for block in plan.blocks:
         view = plan.window.left(view, block.frames)
         if block.start in prompts:
@@ -402,6 +404,16 @@ class Prompts(Protocol):
         """
 
 
+class OnePrompt:
+    """A clip whose prompt never changes."""
+
+    def is_turn(self, block: Block) -> bool:
+        return False
+
+    def turn(self, block: Block, read: Sequence[Block]) -> None:
+        """It never does."""
+
+
 # Standard normal noise for every step of a block: (steps, B, C, frames, H, W).
 DrawNoise = Callable[[Block], Tensor]
 
@@ -424,19 +436,19 @@ def unroll(
     blocks: Sequence[Block],
     draw: DrawNoise,
     given: Tensor | None = None,
-    prompts: Prompts | None = None,
+    prompts: Prompts = OnePrompt(),
     window: Window = Window(),
     handover: Handover = Handover(),
 ) -> Iterator[tuple[Block, Tensor]]:
     """Each made block, (B, C, frames, H, W), as soon as it is finished. given: existing frames.
-    prompts: None where the clip has one; window and handover matter where it has more.
+    window: that of the memory. handover: what a prompt that takes over finds.
 
     The context pass comes after the block is handed out, so that it can be shown first, and not at
     all after the last. Where another prompt takes over it is made under that one, as of all else in
     view.
     """
-    view: dict[int, Tensor] = {}  # frames before the next block, sinks first: (B, C, 1, H, W)
-    if is_turn(prompts, blocks[0]):
+    view: dict[int, Tensor] = {}  # frames before the next block, sinks first: (B, C, H, W)
+    if not blocks[0].is_given and prompts.is_turn(blocks[0]):
         prompts.turn(blocks[0], ())
     for block, following in zip(blocks, (*blocks[1:], None)):
         memory.make_room(block)
@@ -448,13 +460,12 @@ def unroll(
             yield block, x
         if following is None:
             return
-        turns = is_turn(prompts, following)
+        turns = not following.is_given and prompts.is_turn(following)
         if not (turns and handover.reads_again):
             memory.evaluate(x, CONTEXT_SIGMA, block)
             memory.keep(block)
-        if prompts is not None:
-            view |= zip(range(block.start, block.end), x.split(1, dim=2))
-            view = {frame: view[frame] for frame in window.left(list(view), following.frames)}
+        view |= zip(range(block.start, block.end), x.unbind(2))
+        view = {frame: view[frame] for frame in window.left(list(view), following.frames)}
         if turns:
             view = {frame: view[frame] for frame in handover.kept(list(view), window.sink)}
             read = as_read(list(view), blocks) if handover.reads_again else ()
@@ -462,16 +473,12 @@ def unroll(
             read_again(memory, read, view)
 
 
-def is_turn(prompts: Prompts | None, block: Block) -> bool:
-    return prompts is not None and not block.is_given and prompts.is_turn(block)
-
-
 def read_again(memory: Memory, parts: Sequence[Block], view: Mapping[int, Tensor]) -> None:
-    """Replace what the memory holds. view: frames, (B, C, 1, H, W) each."""
+    """Replace what the memory holds. view: frames, (B, C, H, W) each."""
     if parts:
         memory.forget(parts[0].start)
     for part in parts:
-        x = torch.cat([view[frame] for frame in range(part.start, part.end)], dim=2)
+        x = torch.stack([view[frame] for frame in range(part.start, part.end)], dim=2)
         memory.make_room(part)
         memory.evaluate(x, CONTEXT_SIGMA, part)
         memory.keep(part)

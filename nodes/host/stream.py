@@ -21,6 +21,8 @@ from torch import Tensor
 
 from ...loras.words import counted
 from ...samplers.causal import (
+    OnePrompt,
+    Prompts,
     StreamPlan,
     refuse_partial_patches,
     seeded_draw,
@@ -250,11 +252,11 @@ class BlockLoop:
             self.run.is_interrupted = True
         return torch.cat(made, dim=2)
 
-    def _prompts(self, memory: CachedFrames, x: Tensor) -> StreamPrompts | None:
-        """What changes the prompt; None where nothing can."""
+    def _prompts(self, memory: CachedFrames, x: Tensor) -> Prompts:
+        """What changes the prompt, where anything can."""
         live = self.live if self.live is not None and self.live.clip is not None else None
         if live is None and not self.plan.turns:
-            return None
+            return OnePrompt()
         decoder, expect = self.pictures.decoder, self.screen.expect
         beside = decoder.memory_needed() if decoder is not None else 0
         changes, notes = self.run.changes, self.run.notes
