@@ -6,7 +6,7 @@ its sentence stays true.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ MOTIONS = (
 )
 BACKGROUNDS = ("dark", "grey", "striped", "gradient")
 
+GROWS = {"growing": 1, "shrinking": -1}  # which way; the other motions do not
 GROWTH = 1.35  # a growing shape goes from radius / GROWTH to radius * GROWTH
 # Equal radius should look equally big, so each shape's extent is scaled towards the circle's area.
 SQUARE_HALF_SIDE = 0.886  # sqrt(pi) / 2: exactly the circle's area
@@ -68,7 +69,7 @@ SENTENCE_LENGTH = 10
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. Its position is that of the first frame, in pixels; its speed in pixels a
+    """What a clip shows. Its position is that of its first frame, in pixels; its speed in pixels a
     frame.
     """
 
@@ -81,6 +82,7 @@ class Scene:
     position: tuple[float, float]
     speed: float
     phase: float  # brightness and offset of the background, 0 to 1
+    since: int = 0  # its first frame in the clip, where it is not there from the beginning
 
     def sentence(self, with_size: bool = True, with_background: bool = True) -> str:
         """The prompt. Size and background are optional words."""
@@ -109,6 +111,21 @@ def draw_scene(rng: random.Random) -> Scene:
         speed=speed,
         phase=rng.random(),
     )
+
+
+def turned(scene: Scene, frame: int, **facts: str | float) -> Scene:
+    """What the scene becomes at this frame, when these facts of it change: it goes on from where
+    its shape is, and in a new motion grows or shrinks from the size that it has by then.
+    """
+    if "motion" not in facts:
+        return replace(scene, **facts)
+    direction = DIRECTIONS.get(facts["motion"].split()[-1], (0, 0))
+    position = tuple(
+        place + scene.speed * step
+        for place, step in zip(place_of(scene, frame - 1), direction, strict=True)
+    )
+    radius = radii(scene, frame)[-1].item() * GROWTH ** GROWS.get(facts["motion"], 0)
+    return replace(scene, **{"radius": radius, "position": position, "since": frame, **facts})
 
 
 def draw_sentence(scene: Scene, rng: random.Random) -> str:
@@ -151,23 +168,29 @@ def _background(scene: Scene) -> Tensor:
 
 def radii(scene: Scene, frames: int) -> Tensor:
     """Of the shape in each frame, (T,) in pixels."""
-    growth = {"growing": 1, "shrinking": -1}.get(scene.motion, 0)
     # -1 to 1 over the training length, then constant.
-    progress = (2 * torch.arange(frames) / (FRAMES - 1) - 1).clamp(max=1)
-    return scene.radius * GROWTH ** (growth * progress)
+    progress = (2 * (torch.arange(frames) - scene.since) / (FRAMES - 1) - 1).clamp(max=1)
+    return scene.radius * GROWTH ** (GROWS.get(scene.motion, 0) * progress)
+
+
+def place_of(scene: Scene, frame: int | Tensor) -> tuple:
+    """Centre (x, y) of the shape in a frame of the clip, in pixels, not wrapped round the torus."""
+    direction = DIRECTIONS.get(scene.motion.split()[-1], (0, 0))
+    moved = scene.speed * (frame - scene.since)
+    return tuple(at + step * moved for at, step in zip(scene.position, direction, strict=True))
 
 
 def _shape_over(background: Tensor, scene: Scene, frames: int) -> Tensor:
     """One clip (3, T, H, W) in [0, 1]."""
     time = torch.arange(frames).view(-1, 1, 1)
-    direction = DIRECTIONS.get(scene.motion.split()[-1], (0, 0))
     radius = radii(scene, frames).view(-1, 1, 1)
 
     pixel = torch.arange(SIDE) + 0.5
     # Offsets from the centre by the shorter way round the torus: (T, 1, W) and (T, H, 1).
+    x, y = place_of(scene, time)
     dx, dy = (
-        (axis - scene.position[i] - direction[i] * scene.speed * time + SIDE / 2) % SIDE - SIDE / 2
-        for i, axis in enumerate((pixel.view(1, 1, -1), pixel.view(1, -1, 1)))
+        (axis - centre + SIDE / 2) % SIDE - SIDE / 2
+        for axis, centre in ((pixel.view(1, 1, -1), x), (pixel.view(1, -1, 1), y))
     )
     cover = (0.5 - _distance(scene.shape, dx, dy, radius)).clamp(0, 1)  # (T, H, W)
     colour = torch.tensor(COLOURS[scene.colour]).view(3, 1, 1, 1)

@@ -13,14 +13,22 @@ be sampled at:
   on true clips is enough there: teacher forcing, each noisy frame seeing the past and itself, all
   frames of a clip in one pass. That the size is that of many frames, and not of the one before, is
   learned from a past whose frames are too large and too small by turns.
+
+In half of the batches of the second loss the prompt changes on the way (demo/turns.py), as in
+LongLive (arXiv 2509.22622): the clip becomes another in its place, and the frames after the change
+see a past of the old one, read under the new prompt. That is what a stream's cache holds once it
+has turned to another prompt.
+
+With --go-on --keep-first-frames the shipped weights themselves say what first frames should be:
+they stay as they are, and no picture teacher is needed.
 """
 
 import argparse
 import json
 import logging
 import random
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +38,7 @@ import clips
 import host
 import size_reader
 import teacher
+import turns
 from distill import add_deltas, read_lora, train_deltas, velocity, write_lora
 from teacher import GRID, SIGMAS, STEPS
 from train_base import PICTURE_WORK, build_model, word_table
@@ -54,6 +63,10 @@ RESIZED_SHARE = 0.6  # of the batches, whose past has shapes of several sizes ab
 # Of the batches, where another size is the true one: own first frames have more sizes than the
 # scenes.
 OTHER_SHARE = 0.25
+TURNING_CLIPS = 1000
+TURN_SHARE = 0.5  # of the batches, whose prompt changes
+TURNS = (2, 3, 4, 5, 6)  # latent frames at which it does
+TURN_SEED = 5
 SHOWN_SHARE = 0.5  # of their frames, which have such a shape themselves before they are denoised
 RESIZE = 1.25  # at most that factor, or one by it
 # Of the squared error of the logarithm of the radius, beside that of the velocity.
@@ -73,13 +86,16 @@ class View:
     has_sink: bool = False  # the first one beside them, always
     # Frames by which a sink is put further back than it is, as that of a longer clip would be.
     gap: int = 0
+    # The first frame of another prompt, under which those in view are read again; 0 for none. The
+    # frames before it are not what they would be under their own.
+    turn: int = 0
 
     @property
     def first(self) -> int:
         """The first frame whose past is a true one: with a gap, the first that sees no more of
         frame 0 than a sink.
         """
-        return self.window if self.gap else 1
+        return max(self.window if self.gap else 1, self.turn)
 
 
 @dataclass(frozen=True)
@@ -89,9 +105,16 @@ class Batch:
     latents: Tensor  # (3, B, 16, T, 8, 8): the clips, and twice the same with shapes of other sizes
     sizes: Tensor  # (B, T) of the clips, as size_reader.sizes gives them
     context: Tensor  # (B, L, 4096)
+    turn: int = 0  # the latent frame from which on they show it; 0 for all of them
+    earlier: Tensor | None = None  # what the frames before that show, (B, L, 4096)
 
     def to(self, device: str) -> "Batch":
-        return Batch(self.latents.to(device), self.sizes.to(device), self.context.to(device))
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> Tensor:
@@ -104,6 +127,10 @@ def block_causal_mask(latent_frames: int, tokens_per_frame: int, view: View) -> 
     itself = (age == 0) & noisy
     allowed = torch.where(noisy.unsqueeze(1), ((age > 0) & ~noisy) | itself, (age >= 0) & ~noisy)
     allowed &= (age < view.window) | (view.has_sink & (frame == 0))
+    if view.turn:
+        # Those that were read again saw nothing that was not in view any more.
+        in_view = (frame > view.turn - view.window) | (view.has_sink & (frame == 0))
+        allowed &= in_view | (age == 0)
     return allowed.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
 
 
@@ -197,8 +224,19 @@ def remade(model: torch.nn.Module, past: Tensor, draws: Draws, view: View) -> Te
     with torch.no_grad():
         steps, sigma, noise = draws.levels()
         noisy = past.lerp(noise, sigma)
-        context = draws.batch.context
-        own = noisy - sigma * teacher_forced(model, past, noisy, steps, context, view)
+
+        def made(frames: int, context: Tensor, view: View) -> Tensor:
+            """The first so many of the clip."""
+            clean, rest = past[:, :, :frames], noisy[:, :, :frames]
+            velocity = teacher_forced(model, clean, rest, steps[:, :frames], context, view)
+            return rest - sigma[:, :, :frames] * velocity
+
+        own = made(draws.frames, draws.batch.context, view)
+        if view.turn:
+            earlier = replace(view, turn=0)
+            before = made(view.turn, draws.batch.earlier, earlier)
+            own = torch.cat([before, own[:, :, view.turn :]], 2)
+            view = earlier
     return torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
 
 
@@ -212,13 +250,13 @@ def clip_loss(
     to MOST_REMAKES times: its errors add up there as they will when it goes on from its own frames,
     and the target is still the true clip. Or each frame of the past but the first has a size of its
     own, about the true one: taken from the frame before alone, sizes would wander, a few hundredths
-    with every frame.
+    with every frame. Frames before a change of prompt are past alone.
     """
     draws = Draws(batch, generator)
     latent = past = shown = draws.latent
     view = View(WINDOWS[draws.below(len(WINDOWS))])
     remakes = draws.below(MOST_REMAKES + 1)
-    view = draws.with_sink_at_times(view)
+    view = replace(draws.with_sink_at_times(view), turn=batch.turn)
     if draws.uniform(1) < RESIZED_SHARE:
         past, remakes = torch.cat([latent[:, :, :1], draws.of_any_size()[:, :, 1:]], 2), 0
         is_resized = draws.uniform(draws.count, 1, draws.frames, 1, 1) < SHOWN_SHARE
@@ -236,8 +274,21 @@ def clip_loss(
     return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 
+# Where first frames (B, 16, 1, 8, 8) at the sigma of that one of their steps ought to arrive, given
+# their context (B, L, 4096).
+Arrival = Callable[[Tensor, int, Tensor], Tensor]
+FIRST_SUBSTEPS = STEPS * teacher.SUBSTEPS // FIRST_STEPS  # of the teacher's grid to one of them
+FIRST_SIGMAS = GRID[::FIRST_SUBSTEPS].tolist()
+
+
+def denoised_first(model: torch.nn.Module, x: Tensor, step: int, context: Tensor) -> Tensor:
+    """What the model makes of first frames (B, 16, 1, 8, 8) at one of their steps."""
+    sigma = FIRST_SIGMAS[step]
+    return x - sigma * velocity(model, x, torch.full((len(x),), sigma), context)
+
+
 def opening_loss(
-    model: torch.nn.Module, pictures: torch.nn.Module, context: Tensor, generator: torch.Generator
+    model: torch.nn.Module, arrival: Arrival, context: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Error of a first frame predicted at one of its own eight sigmas, which the model itself has
     come to. context: (B, L, 4096).
@@ -248,18 +299,14 @@ def opening_loss(
     def draw_noise() -> Tensor:
         return torch.randn(len(context), 16, 1, 8, 8, generator=generator).to(context.device)
 
-    def denoised(sigma: float) -> Tensor:
-        return x - sigma * velocity(model, x, torch.full((len(x),), sigma), context)
-
-    substeps = STEPS * teacher.SUBSTEPS // FIRST_STEPS
-    sigmas = GRID[::substeps].tolist()
     last = int(torch.randint(FIRST_STEPS, (), generator=generator))
     x = draw_noise()
     with torch.no_grad():
-        for sigma, sigma_next in pairwise(sigmas[: last + 1]):
-            x = (1 - sigma_next) * denoised(sigma) + sigma_next * draw_noise()
-        target = teacher.solve(pictures, x, context, last * substeps, PICTURE_CFG)[-1]
-    return (denoised(sigmas[last]) - target).square().mean()
+        for step in range(last):
+            sigma = FIRST_SIGMAS[step + 1]
+            x = (1 - sigma) * denoised_first(model, x, step, context) + sigma * draw_noise()
+        target = arrival(x, last, context)
+    return (denoised_first(model, x, last, context) - target).square().mean()
 
 
 def load_causal_base(device: str) -> torch.nn.Module:
@@ -269,16 +316,21 @@ def load_causal_base(device: str) -> torch.nn.Module:
     return model.requires_grad_(False).to(device)
 
 
-def encode_clips(scenes: list[clips.Scene], path: Path, device: str) -> Tensor:
-    """Latents (N, 16, 9, 8, 8) of clips that go on after the base's training length."""
+def encode_clips(
+    drawn: Sequence,
+    render: Callable[[Sequence, int], Tensor],
+    path: Path,
+    device: str,
+) -> Tensor:
+    """Latents (N, 16, 9, 8, 8) of clips that go on after the base's training length. render: of
+    what was drawn, so many frames.
+    """
     saved = host.load_checkpoint(path)
-    if saved is not None and len(saved["latents"]) == len(scenes):
+    if saved is not None and len(saved["latents"]) == len(drawn):
         return saved["latents"].float()
     vae, latents = host.load_vae(host.ASSETS / "fewstep_demo_vae.safetensors", device), []
-    for begin in range(0, len(scenes), 10):
-        latents.append(
-            host.encode(vae, clips.render(scenes[begin : begin + 10], FRAMES) / 2 + 0.5).half()
-        )
+    for begin in range(0, len(drawn), 10):
+        latents.append(host.encode(vae, render(drawn[begin : begin + 10], FRAMES) / 2 + 0.5).half())
     host.save_checkpoint(path, latents=torch.cat(latents))
     return torch.cat(latents).float()
 
@@ -319,7 +371,7 @@ class LongClips:
         versions = [self.scenes, *zip(*(resized(scene, rng) for scene in self.scenes), strict=True)]
         files = ("long-latents.pt", "long-latents-resized.pt", "long-latents-mirrored.pt")
         latents = [
-            encode_clips(list(scenes), folder / file, device)
+            encode_clips(scenes, clips.render, folder / file, device)
             for file, scenes in zip(files, versions, strict=True)
         ]
         self.latents = torch.stack(latents)  # (3, N, 16, T, 8, 8)
@@ -331,29 +383,92 @@ class LongClips:
     def draw(self, count: int) -> Batch:
         chosen = self.rng.sample(range(len(self.scenes)), count)
         sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
-        words = torch.tensor([clips.word_ids(sentence) for sentence in sentences])
-        order = [1, 0, 0] if self.rng.random() < OTHER_SHARE else [0, 1, 2]
+        order = order_of_sizes(self.rng)
         return Batch(
-            self.latents[order][:, chosen], self.sizes[order[0], chosen], self.table[words]
+            self.latents[order][:, chosen],
+            self.sizes[order[0], chosen],
+            self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])],
         )
 
 
-def load_picture_teacher(checkpoint: Path, device: str) -> torch.nn.Module:
-    """The base trained on by `train_base.py --pictures`."""
+class TurningClips:
+    """As LongClips, of clips whose prompt changes; at the same latent frame in all of a batch."""
+
+    def __init__(self, count: int, folder: Path, device: str):
+        rng = random.Random(TURN_SEED)
+        self.turns = [
+            turns.draw_turn(long_scene(rng), 4 * TURNS[index % len(TURNS)] - 3, rng)
+            for index in range(count)
+        ]
+        factors = [RESIZE ** rng.uniform(-1, 1) for _ in self.turns]
+        versions = [
+            [turn.resized(factor**sign) for turn, factor in zip(self.turns, factors, strict=True)]
+            for sign in (0, 1, -1)
+        ]
+        files = ("turning-latents.pt", "turning-resized.pt", "turning-mirrored.pt")
+        self.latents = torch.stack(
+            [
+                encode_clips(version, turns.render, folder / file, device)
+                for file, version in zip(files, versions, strict=True)
+            ]
+        )  # (3, N, 16, T, 8, 8)
+        self.sizes = torch.stack(
+            [turns.sizes(version, self.latents.shape[3]) for version in versions]
+        )  # (3, N, T)
+        self.rng, self.table = random.Random(TURN_SEED), word_table()
+
+    def draw(self, count: int) -> Batch:
+        number = self.rng.randrange(len(TURNS))
+        chosen = self.rng.sample(range(number, len(self.turns), len(TURNS)), count)
+        pairs = [self.turns[index].sentences(self.rng) for index in chosen]
+        earlier, context = (
+            self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
+            for sentences in zip(*pairs, strict=True)
+        )
+        order = order_of_sizes(self.rng)
+        return Batch(
+            self.latents[order][:, chosen],
+            self.sizes[order[0], chosen],
+            context,
+            TURNS[number],
+            earlier,
+        )
+
+
+def order_of_sizes(rng: random.Random) -> list[int]:
+    """Which of the three versions of a batch is the true one, and which are those beside it."""
+    return [1, 0, 0] if rng.random() < OTHER_SHARE else [0, 1, 2]
+
+
+def guided_arrival(checkpoint: Path, device: str) -> Arrival:
+    """That of the base trained on by `train_base.py --pictures`, guided."""
     state = host.load_checkpoint(checkpoint)
     if state is None:
         raise SystemExit(f"{checkpoint} is missing: run demo/train_base.py --pictures first.")
     log.info("first frames are taught by %s, after %d steps", checkpoint.name, state["step"])
     model = build_model()
     model.load_state_dict(state["average"])
-    return model.requires_grad_(False).to(device)
+    model.requires_grad_(False).to(device)
+    return lambda x, step, context: teacher.solve(
+        model, x, context, step * FIRST_SUBSTEPS, PICTURE_CFG
+    )[-1]
+
+
+def shipped_arrival(device: str) -> Arrival:
+    """That of the shipped weights themselves."""
+    model = load_causal_base(device)
+    add_deltas(model, RANK)
+    read_lora(model, ASSET)
+    model.requires_grad_(False).to(device)
+    return lambda x, step, context: denoised_first(model, x, step, context)
 
 
 def train(
     steps: int,
     long_clips: LongClips,
+    turning_clips: TurningClips,
     reader: torch.nn.Module,
-    pictures: torch.nn.Module,
+    arrival: Arrival,
     device: str,
     checkpoint: Path,
     goes_on: bool,
@@ -366,10 +481,12 @@ def train(
     generator = torch.Generator().manual_seed(SEED)
 
     def loss_at(step: int) -> Tensor:
-        following = clip_loss(model, long_clips.draw(BATCH).to(device), reader, generator)
+        has_turn = torch.rand((), generator=generator) < TURN_SHARE
+        batch = (turning_clips if has_turn else long_clips).draw(BATCH).to(device)
+        following = clip_loss(model, batch, reader, generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
         return following + opening_loss(
-            model, pictures, teacher.embed(sentences).to(device), generator
+            model, arrival, teacher.embed(sentences).to(device), generator
         )
 
     train_deltas(model, loss_at, steps, checkpoint, GO_ON_RATE if goes_on else 1.0)
@@ -382,10 +499,16 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--turning-clips", type=int, default=TURNING_CLIPS)
     parser.add_argument(
         "--go-on",
         action="store_true",
         help="start from the shipped weights rather than from the base's",
+    )
+    parser.add_argument(
+        "--keep-first-frames",
+        action="store_true",
+        help="hold them to those of the shipped weights; needs no picture teacher",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
@@ -402,10 +525,19 @@ def main() -> None:
         long_clips.sizes.flatten(0, 1),
         options.device,
     )
-    pictures = load_picture_teacher(options.cache / PICTURE_WORK.checkpoint, options.device)
-    checkpoint = options.cache / "causal.pt"
+    if options.keep_first_frames:
+        arrival = shipped_arrival(options.device)
+    else:
+        arrival = guided_arrival(options.cache / PICTURE_WORK.checkpoint, options.device)
     model = train(
-        options.steps, long_clips, reader, pictures, options.device, checkpoint, options.go_on
+        options.steps,
+        long_clips,
+        TurningClips(options.turning_clips, options.cache, options.device),
+        reader,
+        arrival,
+        options.device,
+        options.cache / "causal.pt",
+        options.go_on,
     )
     description = {
         "method": "causal",

@@ -22,6 +22,7 @@ with in_host.demo_scripts():
     import teacher
     import train_base
     import train_causal
+    import turns
 
 
 @pytest.mark.parametrize("frames", [17, 65])
@@ -55,6 +56,66 @@ def test_a_true_clip_is_not_read_as_another():
             assert not reading.agrees_with(scene.sentence().replace(getattr(scene, name), value))
 
 
+def test_every_true_clip_that_turns_is_read_right_and_none_the_wrong_way_round():
+    pairs = turns.draw_pairs(40, 33)
+    videos = turns.render(pairs, 65) / 2 + 0.5
+    rng = random.Random(0)
+    for video, pair in zip(videos, pairs, strict=True):
+        first, second = pair.sentences(rng)
+        assert turns.read_turn(video, (first, second), 33) == turns.Followed(True, True, True)
+        assert turns.read_turn(video, (second, first), 33) == turns.Followed(False, False, False)
+
+
+def test_a_pair_differs_in_colour_shape_and_direction_and_in_nothing_else():
+    for pair in turns.draw_pairs(100, 33):
+        first, second = pair.sentences(random.Random(0))
+        differing = [one != other for one, other in zip(first.split(), second.split(), strict=True)]
+        assert sum(differing) == 3 and "moving" in first and "moving" in second
+
+
+def test_what_a_scene_turns_into_goes_on_from_its_place_and_size():
+    rng = random.Random(9)
+    for scene in (clips.draw_scene(rng) for _ in range(100)):
+        for motion in set(clips.MOTIONS) - {scene.motion}:
+            after = clips.turned(scene, 21, motion=motion)
+            x, y = clips.place_of(scene, 20)
+            along = clips.DIRECTIONS.get(motion.split()[-1], (0, 0))
+            expected = (x + scene.speed * along[0], y + scene.speed * along[1])
+            assert clips.place_of(after, 21) == pytest.approx(expected)
+            sizes = clips.radii(scene, 21)[-1].item(), clips.radii(after, 22)[-1].item()
+            assert sizes[0] == pytest.approx(sizes[1], rel=1e-5)
+        # What does not change is as if nothing had.
+        recoloured = clips.turned(scene, 21, colour="white", shape="circle")
+        assert replace(recoloured, colour=scene.colour, shape=scene.shape) == scene
+
+
+def test_turns_change_anything_and_the_second_prompt_says_what():
+    rng, changed = random.Random(1), set()
+    for _ in range(400):
+        turn = turns.draw_turn(train_causal.long_scene(rng), 13, rng)
+        sentence = turn.sentences(rng)[1]
+        for name in ("colour", "shape", "motion", "size", "background"):
+            value = getattr(turn.after, name)
+            if value != getattr(turn.before, name):
+                changed.add(name)
+                assert value in sentence
+        radii = clips.radii(turn.after, 33)[13:]
+        assert 6 < radii.min() <= radii.max() < 20
+    assert changed == {"colour", "shape", "motion", "size", "background"}
+
+
+def test_a_clip_that_turns_is_the_one_scene_before_and_the_other_after_and_so_are_its_sizes():
+    rng = random.Random(2)
+    drawn = [turns.draw_turn(clips.draw_scene(rng), frame, rng) for frame in (5, 13)]
+    videos, sizes = turns.render(drawn, 17), turns.sizes(drawn, 5)
+    for turn, video, size, first in zip(drawn, videos, sizes, (2, 4), strict=True):
+        before, after = clips.render([turn.before, turn.after], 17)
+        assert video[:, : turn.frame].equal(before[:, : turn.frame])
+        assert video[:, turn.frame :].equal(after[:, turn.frame :])
+        before, after = size_reader.sizes([turn.before, turn.after], 5)
+        assert size.equal(torch.cat([before[:first], after[first:]]))
+
+
 def test_the_students_sigmas_are_four_even_steps_at_shift_five():
     assert torch.allclose(teacher.SIGMAS, torch.tensor([1, 0.9375, 5 / 6, 0.625, 0]))
 
@@ -71,6 +132,20 @@ def test_the_mask_lets_each_frame_see_what_the_cache_would_hold():
     ]
     with_sink = train_causal.block_causal_mask(3, 1, train_causal.View(2, has_sink=True)).int()
     assert with_sink[[2, 5]].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 1]]
+
+
+def test_frames_that_are_read_again_see_nothing_that_has_left_the_view():
+    """Four frames of one token; at the third another prompt takes over, with a window of two."""
+    view = train_causal.View(2, turn=2)
+    assert train_causal.block_causal_mask(4, 1, view)[[1, 2, 6, 7]].int().tolist() == [
+        [0, 1, 0, 0, 0, 0, 0, 0],  # the one frame in view, read again without the one before it
+        [0, 1, 1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0, 0, 0, 1],
+    ]
+    with_sink = train_causal.block_causal_mask(4, 1, replace(view, has_sink=True)).int()
+    assert with_sink[1].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert view.first == 2
 
 
 def test_a_sink_put_further_back_spoils_no_frame_that_sees_more_of_it():
@@ -135,13 +210,17 @@ def test_a_student_that_was_written_is_read_back(tmp_path):
         assert torch.allclose(weight, distill.trained_state(other)[name], atol=2e-3), name
 
 
-@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
-@torch.no_grad()
-def test_one_pass_over_all_frames_equals_the_hosts_cached_pass_over_each():
+def random_causal() -> torch.nn.Module:
     model = train_base.build_model(causal=True)
     train_base.initialise(model)
     torch.nn.init.normal_(model.head.head.weight, std=0.05)  # initialise() leaves the output 0
-    generator = torch.Generator().manual_seed(0)
+    return model
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+@torch.no_grad()
+def test_one_pass_over_all_frames_equals_the_hosts_cached_pass_over_each():
+    model, generator = random_causal(), torch.Generator().manual_seed(0)
     clean, noisy = torch.randn((2, 2, 16, 4, 8, 8), generator=generator)
     context = torch.randn(2, 10, 4096, generator=generator)
     steps = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
@@ -161,3 +240,56 @@ def test_one_pass_over_all_frames_equals_the_hosts_cached_pass_over_each():
         for cache in caches:
             cache["end"] -= 16
         forward(clean, torch.zeros(2, 1))
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+@torch.no_grad()
+def test_one_pass_with_a_turn_equals_the_hosts_cache_once_it_was_read_again():
+    """Five frames, the prompt changes at the fourth; two in view beside the first, which stays."""
+    model, generator = random_causal(), torch.Generator().manual_seed(0)
+    clean, noisy = torch.randn((2, 2, 16, 5, 8, 8), generator=generator)
+    context = torch.randn(2, 10, 4096, generator=generator)
+    steps = torch.tensor([[0, 0, 0, 1, 2], [0, 0, 0, 3, 0]])
+    view = train_causal.View(2, has_sink=True, turn=3)
+    at_once = train_causal.teacher_forced(model, clean, noisy, steps, context, view)
+
+    caches = model.init_kv_caches(2, 3 * 16, torch.device("cpu"), torch.float32)
+
+    def forward(x, frame, sigma):
+        texts = [{"is_init": False} for _ in model.blocks]
+        part = x[:, :, frame : frame + 1]
+        return model.forward_block(part, sigma * 1000, context, frame, caches, texts)
+
+    for frame in (0, 2):  # what is in view, read again
+        forward(clean, frame, torch.zeros(2, 1))
+    for frame in (3, 4):
+        alone = forward(noisy, frame, teacher.SIGMAS[steps[:, frame : frame + 1]])
+        assert (at_once[:, :, frame : frame + 1] - alone).norm() < 0.03 * alone.norm()
+        for cache in caches:
+            cache["end"] -= 16
+        forward(clean, frame, torch.zeros(2, 1))
+        for cache in caches:  # the oldest beside the sink goes
+            cache["end"] -= 16
+            for name in ("k", "v"):
+                cache[name][:, 16:32] = cache[name][:, 32:48].clone()
+
+
+@pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
+@torch.no_grad()
+def test_a_past_with_a_turn_is_made_anew_under_the_prompt_of_each_frame():
+    model, generator = random_causal(), torch.Generator().manual_seed(0)
+    latents = torch.randn(3, 2, 16, 5, 8, 8, generator=generator)
+    context, earlier, another = torch.randn(3, 2, 10, 4096, generator=generator)
+    batch = train_causal.Batch(latents, torch.zeros(2, 5), context, turn=3, earlier=earlier)
+
+    def made(batch):
+        draws = train_causal.Draws(batch, torch.Generator().manual_seed(1))
+        view = train_causal.View(5, turn=batch.turn)
+        return train_causal.remade(model, latents[0], draws, view)
+
+    own, of_one = made(batch), made(replace(batch, context=earlier, turn=0))
+    assert own[:, :, :3].equal(of_one[:, :, :3]) and own[:, :, :1].equal(latents[0][:, :, :1])
+    assert not own[:, :, 3:].allclose(of_one[:, :, 3:], atol=0.01)
+    with_another = made(replace(batch, earlier=another))
+    assert own[:, :, 3:].equal(with_another[:, :, 3:])
+    assert not own[:, :, 1:3].allclose(with_another[:, :, 1:3], atol=0.01)
