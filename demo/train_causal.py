@@ -14,13 +14,7 @@ be sampled at:
   frames of a clip in one pass. That the size is that of many frames, and not of the one before, is
   learned from a past whose frames are too large and too small by turns.
 
-In half of the batches of the second loss the prompt changes on the way (demo/turns.py), as in
-LongLive (arXiv 2509.22622): the clip becomes another in its place, and the frames after the change
-see a past of the old one, read under the new prompt. That is what a stream's cache holds once it
-has turned to another prompt.
-
-With --go-on --keep-first-frames the shipped weights themselves say what first frames should be:
-they stay as they are, and no picture teacher is needed.
+demo/train_turns.py goes on from here on clips whose prompt changes.
 """
 
 import argparse
@@ -38,7 +32,6 @@ import clips
 import host
 import size_reader
 import teacher
-import turns
 from distill import add_deltas, read_lora, train_deltas, velocity, write_lora
 from teacher import GRID, SIGMAS, STEPS
 from train_base import PICTURE_WORK, build_model, word_table
@@ -63,10 +56,6 @@ RESIZED_SHARE = 0.6  # of the batches, whose past has shapes of several sizes ab
 # Of the batches, where another size is the true one: own first frames have more sizes than the
 # scenes.
 OTHER_SHARE = 0.25
-TURNING_CLIPS = 1000
-TURN_SHARE = 0.5  # of the batches, whose prompt changes
-TURNS = (2, 3, 4, 5, 6)  # latent frames at which it does
-TURN_SEED = 5
 SHOWN_SHARE = 0.5  # of their frames, which have such a shape themselves before they are denoised
 RESIZE = 1.25  # at most that factor, or one by it
 # Of the squared error of the logarithm of the radius, beside that of the velocity.
@@ -76,6 +65,21 @@ MOST_GAP = 30  # latent frames by which it is put further back than it is
 FIRST_STEPS = 8  # of the first frame: there is none before it to show what it should be
 # Guidance makes shapes larger, and what follows a first frame takes its size from it.
 PICTURE_CFG = 2.0
+
+
+# What its file says of itself.
+DESCRIPTION = {
+    "method": "causal",
+    "sigmas": SIGMAS.tolist(),
+    "steps": STEPS,
+    "shift": teacher.SHIFT,
+    "cfg": 1.0,
+    "sampler": "ar_video",
+    "frames_per_block": 1,
+    "first_block_steps": FIRST_STEPS,
+    "guidance_distilled": PICTURE_CFG,
+    "transformer_config": {"causal_ar": True},
+}
 
 
 @dataclass(frozen=True)
@@ -240,17 +244,27 @@ def remade(model: torch.nn.Module, past: Tensor, draws: Draws, view: View) -> Te
     return torch.cat([past[:, :, : view.first], own[:, :, view.first :]], 2)
 
 
-def clip_loss(
-    model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator
-) -> Tensor:
-    """Error of velocity and size of every frame but the first, each at its own one of the four
-    sigmas.
+@dataclass(frozen=True)
+class State:
+    """Noisy frames of a batch and the past that each of them sees."""
 
-    The past it is given is the true one slightly noised, made again by the model itself from none
-    to MOST_REMAKES times: its errors add up there as they will when it goes on from its own frames,
-    and the target is still the true clip. Or each frame of the past but the first has a size of its
-    own, about the true one: taken from the frame before alone, sizes would wander, a few hundredths
-    with every frame. Frames before a change of prompt are past alone.
+    past: Tensor  # (B, 16, T, 8, 8)
+    noisy: Tensor  # (B, 16, T, 8, 8), each frame at its own one of the four sigmas
+    steps: Tensor  # (B, T), which
+    sigma: Tensor  # (B, 1, T, 1, 1)
+    view: View
+
+    def velocity(self, model: torch.nn.Module, context: Tensor) -> Tensor:
+        """What the model makes of it, (B, 16, T, 8, 8)."""
+        return teacher_forced(model, self.past, self.noisy, self.steps, context, self.view)
+
+
+def draw_state(model: torch.nn.Module, batch: Batch, generator: torch.Generator) -> State:
+    """The past is the true one slightly noised, made again by the model itself from none to
+    MOST_REMAKES times: its errors add up there as they will when it goes on from its own frames.
+    Or each frame of the past but the first has a size of its own, about the true one: taken from
+    the frame before alone, sizes would wander, a few hundredths with every frame. Frames before a
+    change of prompt are past alone.
     """
     draws = Draws(batch, generator)
     latent = past = shown = draws.latent
@@ -265,12 +279,28 @@ def clip_loss(
     for _ in range(remakes):
         past = remade(model, past, draws, view)
     steps, sigma, noise = draws.levels()
-    noisy = shown.lerp(noise, sigma)
-    velocity = teacher_forced(model, past, noisy, steps, batch.context, view)
-    # From a shape of another size the way to the true one is another than that of the noise.
-    error = (velocity - (noisy - latent) / sigma)[:, :, view.first :].square().mean()
-    sizes = reader.read_clips(noisy - sigma * velocity)
-    size_error = (sizes - batch.sizes)[:, view.first :].square()
+    return State(past, shown.lerp(noise, sigma), steps, sigma, view)
+
+
+def velocity_error(state: State, velocity: Tensor, latent: Tensor) -> Tensor:
+    """Against the way to the true clip, of every frame whose past is a true one. From a shape of
+    another size that way is another than that of the noise.
+    """
+    error = velocity - (state.noisy - latent) / state.sigma
+    return error[:, :, state.view.first :].square().mean()
+
+
+def clip_loss(
+    model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator
+) -> Tensor:
+    """Error of velocity and size of every frame but the first. Whatever the past, the target is the
+    true clip.
+    """
+    state = draw_state(model, batch, generator)
+    velocity = state.velocity(model, batch.context)
+    sizes = reader.read_clips(state.noisy - state.sigma * velocity)
+    size_error = (sizes - batch.sizes)[:, state.view.first :].square()
+    error = velocity_error(state, velocity, batch.latents[0])
     return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 
@@ -383,61 +413,13 @@ class LongClips:
     def draw(self, count: int) -> Batch:
         chosen = self.rng.sample(range(len(self.scenes)), count)
         sentences = [clips.draw_sentence(self.scenes[index], self.rng) for index in chosen]
-        order = order_of_sizes(self.rng)
+        # Which of the three versions is the true one, and which are those beside it.
+        order = [1, 0, 0] if self.rng.random() < OTHER_SHARE else [0, 1, 2]
         return Batch(
             self.latents[order][:, chosen],
             self.sizes[order[0], chosen],
             self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])],
         )
-
-
-class TurningClips:
-    """As LongClips, of clips whose prompt changes; at the same latent frame in all of a batch."""
-
-    def __init__(self, count: int, folder: Path, device: str):
-        rng = random.Random(TURN_SEED)
-        self.turns = [
-            turns.draw_turn(long_scene(rng), 4 * TURNS[index % len(TURNS)] - 3, rng)
-            for index in range(count)
-        ]
-        factors = [RESIZE ** rng.uniform(-1, 1) for _ in self.turns]
-        versions = [
-            [turn.resized(factor**sign) for turn, factor in zip(self.turns, factors, strict=True)]
-            for sign in (0, 1, -1)
-        ]
-        files = ("turning-latents.pt", "turning-resized.pt", "turning-mirrored.pt")
-        self.latents = torch.stack(
-            [
-                encode_clips(version, turns.render, folder / file, device)
-                for file, version in zip(files, versions, strict=True)
-            ]
-        )  # (3, N, 16, T, 8, 8)
-        self.sizes = torch.stack(
-            [turns.sizes(version, self.latents.shape[3]) for version in versions]
-        )  # (3, N, T)
-        self.rng, self.table = random.Random(TURN_SEED), word_table()
-
-    def draw(self, count: int) -> Batch:
-        number = self.rng.randrange(len(TURNS))
-        chosen = self.rng.sample(range(number, len(self.turns), len(TURNS)), count)
-        pairs = [self.turns[index].sentences(self.rng) for index in chosen]
-        earlier, context = (
-            self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
-            for sentences in zip(*pairs, strict=True)
-        )
-        order = order_of_sizes(self.rng)
-        return Batch(
-            self.latents[order][:, chosen],
-            self.sizes[order[0], chosen],
-            context,
-            TURNS[number],
-            earlier,
-        )
-
-
-def order_of_sizes(rng: random.Random) -> list[int]:
-    """Which of the three versions of a batch is the true one, and which are those beside it."""
-    return [1, 0, 0] if rng.random() < OTHER_SHARE else [0, 1, 2]
 
 
 def guided_arrival(checkpoint: Path, device: str) -> Arrival:
@@ -454,19 +436,9 @@ def guided_arrival(checkpoint: Path, device: str) -> Arrival:
     )[-1]
 
 
-def shipped_arrival(device: str) -> Arrival:
-    """That of the shipped weights themselves."""
-    model = load_causal_base(device)
-    add_deltas(model, RANK)
-    read_lora(model, ASSET)
-    model.requires_grad_(False).to(device)
-    return lambda x, step, context: denoised_first(model, x, step, context)
-
-
 def train(
     steps: int,
     long_clips: LongClips,
-    turning_clips: TurningClips,
     reader: torch.nn.Module,
     arrival: Arrival,
     device: str,
@@ -481,9 +453,7 @@ def train(
     generator = torch.Generator().manual_seed(SEED)
 
     def loss_at(step: int) -> Tensor:
-        has_turn = torch.rand((), generator=generator) < TURN_SHARE
-        batch = (turning_clips if has_turn else long_clips).draw(BATCH).to(device)
-        following = clip_loss(model, batch, reader, generator)
+        following = clip_loss(model, long_clips.draw(BATCH).to(device), reader, generator)
         sentences = teacher.draw_prompts(PICTURE_BATCH, PICTURE_SEED + step)
         return following + opening_loss(
             model, arrival, teacher.embed(sentences).to(device), generator
@@ -499,16 +469,10 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--clips", type=int, default=CLIPS)
-    parser.add_argument("--turning-clips", type=int, default=TURNING_CLIPS)
     parser.add_argument(
         "--go-on",
         action="store_true",
         help="start from the shipped weights rather than from the base's",
-    )
-    parser.add_argument(
-        "--keep-first-frames",
-        action="store_true",
-        help="hold them to those of the shipped weights; needs no picture teacher",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=host.CACHE, help="where checkpoints live")
@@ -525,34 +489,17 @@ def main() -> None:
         long_clips.sizes.flatten(0, 1),
         options.device,
     )
-    if options.keep_first_frames:
-        arrival = shipped_arrival(options.device)
-    else:
-        arrival = guided_arrival(options.cache / PICTURE_WORK.checkpoint, options.device)
     model = train(
         options.steps,
         long_clips,
-        TurningClips(options.turning_clips, options.cache, options.device),
         reader,
-        arrival,
+        guided_arrival(options.cache / PICTURE_WORK.checkpoint, options.device),
         options.device,
         options.cache / "causal.pt",
         options.go_on,
     )
-    description = {
-        "method": "causal",
-        "sigmas": SIGMAS.tolist(),
-        "steps": STEPS,
-        "shift": teacher.SHIFT,
-        "cfg": 1.0,
-        "sampler": "ar_video",
-        "frames_per_block": 1,
-        "first_block_steps": FIRST_STEPS,
-        "guidance_distilled": PICTURE_CFG,
-        "transformer_config": {"causal_ar": True},
-    }
-    write_lora(model, ASSET, description)
-    log.info("metadata: %s", json.dumps(description))
+    write_lora(model, ASSET, DESCRIPTION)
+    log.info("metadata: %s", json.dumps(DESCRIPTION))
 
 
 if __name__ == "__main__":

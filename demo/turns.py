@@ -6,14 +6,13 @@ judged that was made of such a pair.
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import clips
 import measure
-import size_reader
 
 CHANGE = 0.75  # how often each of colour, shape and motion changes in training
 RARE_CHANGE = 0.12  # the same of background and size
@@ -40,13 +39,6 @@ class Turn:
         is_new = [getattr(self.before, name) != getattr(self.after, name) for name in parts]
         after = (kept or new for kept, new in zip(named, is_new, strict=True))
         return self.before.sentence(*named), self.after.sentence(*after)
-
-    def resized(self, factor: float) -> "Turn":
-        """The same with larger or smaller shapes."""
-        before, after = (
-            replace(scene, radius=scene.radius * factor) for scene in (self.before, self.after)
-        )
-        return Turn(before, after, self.frame)
 
 
 def draw_turn(scene: clips.Scene, frame: int, rng: random.Random) -> Turn:
@@ -108,23 +100,8 @@ def render(turns: Sequence[Turn], frames: int) -> Tensor:
         clips.render([getattr(turn, name) for turn in turns], frames)
         for name in ("before", "after")
     )
-    return torch.where(_is_after(turns, frames).view(len(turns), 1, -1, 1, 1), after, before)
-
-
-def sizes(turns: Sequence[Turn], latent_frames: int) -> Tensor:
-    """(N, T) as size_reader.sizes gives them. A change falls on the first frame of a latent one."""
-    before, after = (
-        size_reader.sizes([getattr(turn, name) for turn in turns], latent_frames)
-        for name in ("before", "after")
-    )
-    first_of_each = _is_after(turns, 4 * latent_frames - 3)[:, 1 :: size_reader.FRAMES_PER_LATENT]
-    is_after = torch.cat([torch.zeros(len(turns), 1, dtype=torch.bool), first_of_each], 1)
-    return torch.where(is_after, after, before)
-
-
-def _is_after(turns: Sequence[Turn], frames: int) -> Tensor:
-    """(N, T), per frame of video."""
-    return torch.arange(frames) >= torch.tensor([turn.frame for turn in turns]).unsqueeze(1)
+    changes = torch.tensor([turn.frame for turn in turns]).view(-1, 1, 1, 1, 1)
+    return torch.where(torch.arange(frames).view(-1, 1, 1) >= changes, after, before)
 
 
 @dataclass(frozen=True)

@@ -104,16 +104,13 @@ def test_turns_change_anything_and_the_second_prompt_says_what():
     assert changed == {"colour", "shape", "motion", "size", "background"}
 
 
-def test_a_clip_that_turns_is_the_one_scene_before_and_the_other_after_and_so_are_its_sizes():
+def test_a_clip_that_turns_is_the_one_scene_before_and_the_other_after():
     rng = random.Random(2)
     drawn = [turns.draw_turn(clips.draw_scene(rng), frame, rng) for frame in (5, 13)]
-    videos, sizes = turns.render(drawn, 17), turns.sizes(drawn, 5)
-    for turn, video, size, first in zip(drawn, videos, sizes, (2, 4), strict=True):
+    for turn, video in zip(drawn, turns.render(drawn, 17), strict=True):
         before, after = clips.render([turn.before, turn.after], 17)
         assert video[:, : turn.frame].equal(before[:, : turn.frame])
         assert video[:, turn.frame :].equal(after[:, turn.frame :])
-        before, after = size_reader.sizes([turn.before, turn.after], 5)
-        assert size.equal(torch.cat([before[:first], after[first:]]))
 
 
 def test_the_students_sigmas_are_four_even_steps_at_shift_five():
