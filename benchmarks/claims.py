@@ -12,6 +12,9 @@ alone.
 The part "guided" is Guided Start, 2 + 3 being two guided steps in place of the first of four. Its
 variety is the mean distance (root mean square over the pixels, 0 to 1) between the clips of one
 prompt from several seeds, and a share of the teacher's own.
+
+The part "timeline" is a prompt that changes in the middle of a stream, of as many pairs of prompts:
+turning.py.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
+import turning
 from comfy.patcher_extension import WrappersMP
 from comfyui_fewstep.nodes import accelerator, demo
 from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
@@ -97,7 +101,7 @@ CAUSAL = Way("causal", 4, sampler="Streaming Sampler", variant="causal")
 SKIP = replace(TEACHER, name="teacher, Step Skip 2x", skip=2.0)
 CLAIMED = (TEACHER, STUDENT, LEFT_GUIDED, PLAIN, PLAIN_GUIDED, SKIP)
 RUNGS = (STUDENT, RENOISE, PLAIN, PLAIN_GUIDED)  # of the ladder, each at 1, 2, 4 and 8 steps
-PARTS = ("claims", "ladder", "causal", "guided", "time")
+PARTS = ("claims", "ladder", "causal", "timeline", "guided", "time")
 # Of Guided Start: distilled steps that it stands in for, guided steps, CFG.
 STARTS = ((1, 1, 5.0), (1, 2, 5.0), (1, 2, 3.5), (1, 4, 5.0), (2, 4, 5.0), (1, 3, 5.0))
 SEEDS = 2  # clips of each prompt that variety is measured on
@@ -403,6 +407,13 @@ def print_guided(bench: Bench) -> None:
         print(bench.variety(way).row(teacher), flush=True)
 
 
+def print_timeline(pairs: int) -> None:
+    print(f"\n{turning.HEADER}", flush=True)
+    bench = turning.PairBench(pairs)
+    for way in turning.WAYS:
+        print(bench.measure(way).row, flush=True)
+
+
 def print_times(bench: Bench, rounds: int) -> None:
     print()
     for clips in TIMED_CLIPS:
@@ -426,7 +437,7 @@ def main() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     comfy.utils.set_progress_bar_enabled(False)
     print(in_host.machine(), f"{options.prompts} prompts", sep="; ")
-    if set(options.parts) - {"guided", "time"}:
+    if set(options.parts) - {"timeline", "guided", "time"}:
         print(HEADER, flush=True)
 
     def show(result: Result) -> Result:
@@ -446,6 +457,8 @@ def main() -> None:
     if "causal" in options.parts:
         for clip in CAUSAL_CLIPS:
             show(bench.measure(causal_way(*clip)))
+    if "timeline" in options.parts:
+        print_timeline(options.prompts)
     if "guided" in options.parts:
         print_guided(bench)
     if "time" in options.parts:
