@@ -282,14 +282,6 @@ def draw_state(model: torch.nn.Module, batch: Batch, generator: torch.Generator)
     return State(past, shown.lerp(noise, sigma), steps, sigma, view)
 
 
-def velocity_error(state: State, velocity: Tensor, latent: Tensor) -> Tensor:
-    """Against the way to the true clip, of every frame whose past is a true one. From a shape of
-    another size that way is another than that of the noise.
-    """
-    error = velocity - (state.noisy - latent) / state.sigma
-    return error[:, :, state.view.first :].square().mean()
-
-
 def clip_loss(
     model: torch.nn.Module, batch: Batch, reader: torch.nn.Module, generator: torch.Generator
 ) -> Tensor:
@@ -300,7 +292,9 @@ def clip_loss(
     velocity = state.velocity(model, batch.context)
     sizes = reader.read_clips(state.noisy - state.sigma * velocity)
     size_error = (sizes - batch.sizes)[:, state.view.first :].square()
-    error = velocity_error(state, velocity, batch.latents[0])
+    # From a shape of another size the way to the true one is another than that of the noise.
+    error = velocity - (state.noisy - batch.latents[0]) / state.sigma
+    error = error[:, :, state.view.first :].square().mean()
     return error + SIZE_WEIGHT * size_error.clamp(max=MOST_SIZE_ERROR).mean()
 
 

@@ -42,7 +42,6 @@ from train_causal import (
     load_causal_base,
     long_scene,
     opening_loss,
-    velocity_error,
 )
 
 log = logging.getLogger("demo")
@@ -51,10 +50,14 @@ SEED = 5
 TURNING_CLIPS = 500
 LONG_CLIPS = 200
 TURNS = (2, 3, 4, 5, 6)  # latent frames at which the prompt changes
-BATCH, LONG_BATCH, PICTURE_BATCH = 10, 6, 8
+BATCH, LONG_BATCH, PICTURE_BATCH = 12, 4, 4
+AFTER = 4  # latent frames after the change that are made: the old scene has left most windows
+# Of the error of the first frame after the change, that of the second, and so on: it is the first
+# that has to part from what is in view, and the others believe it.
+WEIGHTS = (4.0, 2.0, 1.0, 1.0)
 PICTURE_SEED = 60_000  # of the first batch of sentences
 KEEPING_WEIGHT = 3.0  # of what differs from the shipped weights' answers
-RATE = 0.6  # of the learning rates
+RATE = 1.0  # of the learning rates
 
 
 class TurningClips:
@@ -74,8 +77,9 @@ class TurningClips:
         chosen = self.rng.sample(range(number, len(self.turns), len(TURNS)), count)
         pairs = [self.turns[index].sentences(self.rng) for index in chosen]
         earlier, context = (self._embedded(sentences) for sentences in zip(*pairs, strict=True))
-        # In one size alone.
-        return Batch(self.latents[None, chosen], torch.empty(0), context, TURNS[number], earlier)
+        turn = TURNS[number]
+        latents = self.latents[None, chosen, :, : turn + AFTER]  # in one size alone
+        return Batch(latents, torch.empty(0), context, turn, earlier)
 
     def _embedded(self, sentences: Sequence[str]) -> Tensor:
         return self.table[torch.tensor([clips.word_ids(sentence) for sentence in sentences])]
@@ -84,7 +88,11 @@ class TurningClips:
 def turning_loss(model: torch.nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
     """Error of velocity of every frame from the change on."""
     state = draw_state(model, batch, generator)
-    return velocity_error(state, state.velocity(model, batch.context), batch.latents[0])
+    velocity = state.velocity(model, batch.context)
+    error = velocity - (state.noisy - batch.latents[0]) / state.sigma
+    of_frames = error.square().mean((0, 1, 3, 4))[state.view.first :]
+    weights = torch.tensor(WEIGHTS, device=error.device)[state.view.first - batch.turn :]
+    return (weights[: len(of_frames)] * of_frames).mean()
 
 
 def keeping_loss(
