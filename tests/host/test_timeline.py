@@ -13,6 +13,7 @@ from comfyui_fewstep.nodes.host.timeline import START, with_start
 from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.stream import FewStepStream
+from comfyui_fewstep.nodes.timeline import FewStepTimeline
 from comfyui_fewstep.samplers.causal import (
     Handover,
     Timeline,
@@ -147,7 +148,16 @@ def test_positions_counted_anew_change_nothing_at_a_turn(causal, texts, monkeypa
     before, _, _ = run(model, prompts, video(12), **settings)
     # The sink stands at frame 0, and the turn is at frame 9: they are apart by more than that.
     monkeypatch.setattr(stream_cache, "exact_integers", lambda dtype: 5)
+    places, evaluate = [], stream_cache.CachedFrames.evaluate
+
+    def counted(self, x, sigma, block):
+        places.append(block.start - self.origin)
+        return evaluate(self, x, sigma, block)
+
+    monkeypatch.setattr(stream_cache.CachedFrames, "evaluate", counted)
     assert torch.allclose(before, run(model, prompts, video(12), **settings)[0], atol=1e-4)
+    # The network is asked for no place that its precision could not tell from the next.
+    assert min(places) == 0 and max(places) < 5
 
 
 # ---------------------------------------------------------------- where nothing changes
@@ -224,6 +234,59 @@ def test_an_interruption_while_the_past_is_read_again_keeps_the_finished_blocks(
     interrupt_at(monkeypatch, 10)
     latent, _, report = run(model, prompts, video(9))
     assert report["interrupted"] and torch.equal(latent, whole[:, :, :6])
+
+
+# ---------------------------------------------------------------- the node
+
+
+def chained(positive, seconds, earlier=None):
+    return FewStepTimeline.execute(positive, seconds, earlier).args[0]
+
+
+def test_the_node_puts_prompts_in_the_order_of_their_times_whatever_the_chain_is(texts):
+    first, second, third = texts
+    # Two ways to say the same: the last one first, or with the first one plain.
+    backwards = chained(first, 0.0, chained(second, 1.0, chained(third, 2.0)))
+    forwards = chained(third, 2.0, chained(second, 1.0, first))
+    for prompts in (backwards, forwards):
+        assert [prompt[1][START] for prompt in prompts] == [0.0, 1.0, 2.0]
+        for prompt, (text,) in zip(prompts, texts, strict=True):
+            assert prompt[0] is text[0]
+    assert START not in first[0][1]
+
+
+def test_the_nodes_timeline_is_what_the_stream_plays(causal, texts):
+    model, prompts = with_settings(causal, CHUNKS), chained(texts[1], 1.0, texts[0])
+    made = run(model, prompts, video(9))[0]
+    assert torch.equal(made, run(model, timeline(texts[:2], 0.0, 1.0), video(9))[0])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001])
+def test_two_prompts_at_one_time_are_refused(texts, seconds):
+    with pytest.raises(PlanError, match="Two prompts begin at 0 s: .* Set start_seconds to the"):
+        chained(texts[1], seconds, texts[0])
+
+
+def test_the_node_takes_one_prompt_and_says_where_a_timeline_goes(texts):
+    prompts = chained(texts[1], 1.0, texts[0])
+    with pytest.raises(
+        PlanError, match="positive is a Prompt Timeline, .* Connect the timeline to"
+    ):
+        chained(prompts, 2.0)
+    with pytest.raises(PlanError, match="positive holds 2 prompts, combined"):
+        chained([*texts[0], *texts[1]], 2.0)
+    with pytest.raises(PlanError, match="earlier holds 2 prompts, combined"):
+        chained(texts[2], 2.0, [*texts[0], *texts[1]])
+    with pytest.raises(PlanError, match="positive holds 0 prompts"):
+        chained([], 2.0)
+
+
+@pytest.mark.parametrize("where", ["positive", "earlier"])
+def test_the_node_refuses_a_prompt_for_a_part_of_the_picture(texts, where):
+    masked = [[texts[0][0][0], {"mask": torch.ones(1)}]]
+    prompts = {"positive": texts[1], "earlier": texts[0], where: masked}
+    with pytest.raises(PlanError, match="The prompt carries a mask"):
+        chained(prompts["positive"], 1.0, prompts["earlier"])
 
 
 # ---------------------------------------------------------------- what is refused and told
