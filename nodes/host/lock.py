@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
@@ -14,6 +15,7 @@ from ...loras.words import counted
 from .model import sigma_of
 from .run import run_log
 from .server import show_on_node
+from .timeline import START
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def with_lock(model, record: Accelerator, is_locked: bool = True):
             if isinstance(cfg, int | float) and not math.isclose(cfg, record.cfg):
                 refuse_or_tell(record, cfg, is_locked)
             tell_other_levels(record, guider.model_patcher, sigmas.tolist())
+            tell_blended(getattr(guider, "conds", {}))
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     patched = model.clone()
@@ -83,6 +86,16 @@ def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> No
         f" {counted(steps, 'step')} from sigma {sigmas[0]:.4g}. The Few-Step Schedule gives its"
         " own."
     )
+
+
+def tell_blended(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Say so where a sampler shows the prompts of a timeline all at once. conds: of its run."""
+    timed = max((sum(START in each for each in prompts) for prompts in conds.values()), default=0)
+    if timed > 1:
+        _tell(
+            f"The prompt is a Prompt Timeline of {counted(timed, 'prompt')}, and this sampler"
+            " blends all of them: only the Streaming Sampler shows one after another."
+        )
 
 
 def _levels_of(record: Accelerator, model, steps: int) -> list[float]:

@@ -9,6 +9,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, SamplerCustomAdvanced
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes.host.lock import with_lock
+from comfyui_fewstep.nodes.host.timeline import with_start
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
 
 import nodes
@@ -71,6 +72,15 @@ def test_at_its_own_cfg_and_levels_nothing_is_told(model, unets, sdxl_text, late
         noise = comfy_noise(7)
         SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)
     assert caplog.text == ""
+
+
+def test_a_timeline_that_another_sampler_blends_is_told(model, sdxl_text, latent, caplog):
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        core_ksampler(model(), [with_start(sdxl_text[0], 0.0)], latent, 1.0)
+        assert caplog.text == ""
+        both = [with_start(sdxl_text[0], 0.0), with_start(sdxl_text[0], 1.0)]
+        core_ksampler(model(), both, latent, 1.0)
+    assert "a Prompt Timeline of 2 prompts, and this sampler blends all of them" in caplog.text
 
 
 @pytest.mark.parametrize(
