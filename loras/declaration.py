@@ -138,6 +138,36 @@ def _parse(text: str) -> Any:
         raise _Wrong(f"it holds a number that cannot be read ({error})") from None
 
 
+# ---------------------------------------------------------------- written
+
+
+def declaration_of(record: Accelerator) -> str:
+    """The declaration of a record, for the schedules and settings that a LoRA made here has:
+    parse_declaration makes the record of it again.
+    """
+    (base,) = record.bases
+    entries: dict[str, Any] = {
+        "file": [file.name or file.path for file in record.files],
+        **({"base": base.name} if isinstance(base, Base) else {"host_class": base.host_classes[0]}),
+        "steps": list(record.steps),
+        "schedule": _written(record.schedule),
+        "sampler": record.solver.value,
+        "family": record.family,
+        "source": list(record.sources),
+        "notes": list(record.notes),
+    }
+    return json.dumps({name: value for name, value in entries.items() if value != []}, indent=2)
+
+
+def _written(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as a declaration says it. Raises ValueError for kinds that nothing here makes."""
+    if isinstance(schedule, Trailing):
+        return {"type": "trailing"}
+    if isinstance(schedule, ShiftedFlow):
+        return {"type": "shifted", "shift": schedule.shift}
+    raise ValueError(f"A declaration of {type(schedule).__name__} is not written.")
+
+
 # ---------------------------------------------------------------- values
 
 

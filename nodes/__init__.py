@@ -9,6 +9,7 @@ from . import (
     budget,
     compare,
     demo,
+    distil,
     guided_start,
     motion,
     negative,
@@ -32,6 +33,7 @@ MODULES = (
     run_report,
     budget,
     compare,
+    distil,
     demo,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,21 @@ WORDS = "demo.word_embeddings"
 SHIFT = 5.0
 LATENT_SIDE = 8  # 64 pixels
 FRAME_RATE = 8.0  # at which the workflows with it play its clips
+# The parts of every sentence it was trained on, in their order; an empty one is left out.
+SENTENCE = (
+    ("a",),
+    ("", "small", "big"),
+    ("red", "green", "blue", "yellow", "purple", "white"),
+    ("circle", "square", "triangle"),
+    (
+        *(f"moving {direction}" for direction in ("left", "right", "up", "down")),
+        "growing",
+        "shrinking",
+        "standing still",
+    ),
+    ("", *(f"on a {kind} background" for kind in ("dark", "grey", "striped", "gradient"))),
+)
+SENTENCES = [" ".join(filter(None, parts)) for parts in itertools.product(*SENTENCE)]
 
 
 class FewStepDemo(io.ComfyNode):
@@ -135,6 +151,53 @@ class FewStepDemo(io.ComfyNode):
         )
 
 
+class FewStepDemoPrompts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewStepDemoPrompts",
+            display_name="Demo Prompts",
+            category="few-step",
+            description=(
+                "Many prompts for the Demo Model at once, all different: what Distil Accelerator"
+                " learns from."
+            ),
+            search_aliases=["demo", "example", "prompts", "training prompts"],
+            inputs=[
+                io.Int.Input(
+                    "count",
+                    default=512,
+                    min=1,
+                    max=len(SENTENCES),
+                    tooltip=(
+                        "How many of the sentences that the model knows. More make an accelerator"
+                        " that follows prompts it has not seen better."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="prompts",
+                    tooltip=(
+                        "All of them, for Distil Accelerator's positive. Not for a sampler, which"
+                        " would mix them."
+                    ),
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, count: int) -> io.NodeOutput:
+        tensors, metadata = load_tensors(str(FOLDER / BASE))
+        text = json.loads(metadata["fewstep_demo"])
+        order = torch.randperm(len(SENTENCES), generator=torch.Generator().manual_seed(0))
+        chosen = [SENTENCES[place] for place in order[:count].tolist()]
+        # In half precision: there are many.
+        return io.NodeOutput(
+            [[embed(sentence, tensors[WORDS], text).half(), {}] for sentence in chosen]
+        )
+
+
 def offer_loras() -> None:
     """Put the demo's accelerators into the list of every LoRA loader, in a folder that says so."""
     add_to_folder("loras", str(LORAS))
@@ -187,4 +250,4 @@ def load_model(variant: str, disable_dynamic: bool = False):
     return model if chosen.record is None else with_record(model, chosen.record)
 
 
-NODES = [FewStepDemo]
+NODES = [FewStepDemo, FewStepDemoPrompts]

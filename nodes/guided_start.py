@@ -8,10 +8,9 @@ from ..loras.accelerator import Expert
 from ..loras.names import experts_named
 from ..samplers.guided import GuidedSettings
 from ..samplers.plan import PlanError
-from .host.declared import known_accelerators
 from .host.guided_start import NAME, GuidedStart, refuse_guided_start, with_guided_start
 from .host.model import LoadedModel, look_at
-from .host.recognise import accelerated, recognise_distilled, recognise_loras
+from .host.recognise import accelerated, accelerator_on
 from .host.timeline import refuse_timeline
 
 
@@ -143,11 +142,7 @@ def refuse_model_guided(guided: LoadedModel) -> None:
     """Raise PlanError for a distilled model: guidance burns its pictures. LoRAs that are not known
     as accelerators are styles.
     """
-    record = guided.record
-    if record is None:
-        known = known_accelerators()
-        lora = recognise_loras(guided, known).accelerator
-        record = lora.record if lora is not None else recognise_distilled(guided, known).record
+    record = accelerator_on(guided)
     if record is not None:
         raise PlanError(
             f"model_guided takes the undistilled model, and the connected one carries {record.id}."

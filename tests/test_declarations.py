@@ -7,18 +7,21 @@ from __future__ import annotations
 import json
 import re
 import string
+from dataclasses import replace
 
 import pytest
 from comfyui_fewstep.loras.accelerator import (
+    UNKNOWN_LICENCE,
     Accelerator,
     Expert,
     Kind,
     Licence,
     Parameterization,
+    PublishedFile,
     Solver,
     are_partners,
 )
-from comfyui_fewstep.loras.bases import Base, unlisted
+from comfyui_fewstep.loras.bases import Base, base_in_host, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.declaration import (
     ENTRIES,
@@ -26,6 +29,7 @@ from comfyui_fewstep.loras.declaration import (
     REQUIRED,
     SUFFIX,
     DeclarationError,
+    declaration_of,
     id_of,
     parse_declaration,
 )
@@ -490,3 +494,34 @@ def test_a_broken_declaration_is_an_accelerator_or_one_error(data):
 
 def test_the_suffix_is_one_thing_everywhere():
     assert SUFFIX == ".fewstep.json"
+
+
+@pytest.mark.parametrize(
+    ("bases", "schedule"),
+    [
+        ((Base.WAN_T2V,), ShiftedFlow(5.0)),
+        ((Base.SDXL,), Trailing()),
+        ((base_in_host("NewModel"),), ShiftedFlow(3.5)),
+    ],
+)
+def test_a_record_that_is_made_here_is_read_again_as_itself(bases, schedule):
+    record = Accelerator(
+        id="mine",
+        family="distilled here",
+        kind=Kind.LORA,
+        bases=bases,
+        steps=(4,),
+        schedule=schedule,
+        files=(PublishedFile("", "mine.safetensors"),),
+        licence=UNKNOWN_LICENCE,
+        sources=("distilled from a model",),
+        notes=("Guidance 5 is built in.",),
+        is_declared=True,
+    )
+    assert parse_declaration(declaration_of(record), "mine.fewstep.json") == record
+
+
+def test_a_schedule_that_nothing_here_makes_is_not_written():
+    record = replace(CATALOG["lcm-lora-sdxl"], is_declared=True)
+    with pytest.raises(ValueError, match="ConsistencyGrid"):
+        declaration_of(record)

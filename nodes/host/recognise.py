@@ -180,6 +180,17 @@ def refuse_look_alike(recognition: Recognition, name: str) -> None:
         )
 
 
+def accelerator_on(loaded: LoadedModel) -> Accelerator | None:
+    """The accelerator that a MODEL is or carries, whoever put it there. LoRAs that are not known as
+    accelerators are styles.
+    """
+    if loaded.record is not None:
+        return loaded.record
+    known = known_accelerators()
+    lora = recognise_loras(loaded, known).accelerator
+    return lora.record if lora is not None else recognise_distilled(loaded, known).record
+
+
 # ---------------------------------------------------------------- LoRAs of other loaders
 
 

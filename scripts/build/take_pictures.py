@@ -48,7 +48,9 @@ SHOWN_IN = {
     "FewStepReport": "sdxl_step_skip",
     "FewStepBudget": "sdxl_step_budget",
     "FewStepCompare": "sdxl_compare",
+    "FewStepDistill": "distil_demo",
     "FewStepDemo": "demo",
+    "FewStepDemoPrompts": "distil_demo",
 }
 DEMO = "demos"
 

@@ -21,6 +21,7 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, demo, motion
+from comfyui_fewstep.nodes.distil import FewStepDistill
 from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
 from comfyui_fewstep.nodes.host import decoding, measure
 from comfyui_fewstep.nodes.host import motion as motion_patch
@@ -32,6 +33,7 @@ from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
 from comfyui_fewstep.nodes.stream import FewStepStream
+from safetensors.torch import load_file
 from thinning import thorough
 from torch import Tensor, nn
 
@@ -328,6 +330,43 @@ def keeping_out(model):
     return FewStepNegative.execute(model, text, 5.0, 0.5, 2.5, 0.0, 1.0).args[0]
 
 
+def distilling(folder: Path) -> Scene:
+    """Two iterations of Distil Accelerator: an evaluation to reckon memory by, two walks of the
+    teacher in four steps, then each iteration and its check. Once the first iteration is done, an
+    interrupt keeps what was learned.
+    """
+    path = folder / "diffusion_models" / "faults_distil.safetensors"
+    model = small_models.load_model(small_models.write_wan(path))
+    texts = [small_models.conditioning(seed=seed, length=6) for seed in (1, 2)]
+    inputs = {
+        "model": model,
+        "positive": texts[0],
+        "negative": texts[1],
+        "latent_image": {"samples": torch.zeros(2, 16, 1, 4, 4)},
+        "steps": 2,
+        "cfg": 3.0,
+        "iterations": 2,
+        "minutes": 0.0,
+        "rank": 2,
+        "learning_rate": 0.01,
+        "seed": 3,
+        "teacher_steps": 4,
+    }
+    numbers = itertools.count()
+
+    def run() -> Tensor:
+        name = f"faults_distilled_{next(numbers)}"
+        asked = {key: [value] for key, value in inputs.items()}
+        with torch.inference_mode():
+            FewStepDistill.execute(**asked, file_name=[name])
+        weights = load_file(folder / "loras" / f"{name}.safetensors")
+        for file in (folder / "loras").glob(f"{name}.*"):
+            file.unlink()
+        return torch.cat([weights[key].flatten() for key in sorted(weights)])
+
+    return Scene((model,), run, until_kept=1 + 2 * 4 + 1)
+
+
 SCENES: dict[str, Callable[[Path], Scene]] = {
     "sampler": one_model,
     "guided start": guided,
@@ -347,6 +386,7 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "budget, decoding": lambda folder: measuring_decoding(folder, is_stream=False),
     "budget, decoding a stream": lambda folder: measuring_decoding(folder, is_stream=True),
     "demo": demonstration,
+    "distil": distilling,
 }
 
 # ---------------------------------------------------------------- what goes wrong

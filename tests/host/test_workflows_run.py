@@ -30,7 +30,7 @@ from workflows import all_graphs
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
 GRAPHS = all_graphs(node_schema.load())
 # These come with their models.
-DEMOS = ("demo", "demo_compare", "demo_stream")
+DEMOS = ("demo", "demo_compare", "demo_stream", "distil_demo")
 
 
 def prompt_of(slug: str) -> dict[str, Any]:
@@ -109,10 +109,16 @@ def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
             "seed" in node["inputs"]
         ):  # one of its own, or the server hands out what an equal sampler made for another test
             node["inputs"]["seed"] += 100 + DEMOS.index(slug)
+        if node["class_type"] == "FewStepDistill":  # minutes, as it is shipped
+            node["inputs"].update(iterations=2, teacher_steps=4)
     entry = server.client.run(prompt)
     video, *_ = [item for item in outputs(entry, "images") if item["type"] == "output"]
     assert server.client.file(video)
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
+    if slug == "distil_demo":
+        made = reports["Distil Accelerator"]
+        assert (made["lora_name"], made["iterations"]) == ("my_demo_accelerator.safetensors", 2)
+        assert reports["Accelerator Loader"]["accelerator"] == made["accelerator"]
     if slug == "demo_stream":
         # 65 frames are 17 latent ones, each of 4 steps (the first of 8) and a context pass, which
         # the last does not need. At 4 s (8 frames a second) the prompt changes: of the 6 frames in

@@ -240,4 +240,58 @@ def streamed(graph: Graph) -> None:
     show_report(graph, clip, SQUARE)
 
 
-WORKFLOWS = (accelerated, four_ways, streamed)
+@workflow(
+    "Demo, distil an accelerator",
+    "distil_demo",
+    """
+    ## Make an accelerator of your own, on any computer
+
+    Distil Accelerator teaches the tiny model that comes with this pack to make its clips in 4
+    evaluations instead of 100, from nothing but 512 prompts. Then the Few-Step Sampler runs what
+    was made.
+
+    Press **Run**: it takes about ten minutes on two processor cores, and the picture under the
+    node shows the student beside its teacher. **Interrupt** keeps what was learned; run it again
+    to go on, for `resume` is on. The file is `my_demo_accelerator.safetensors` in models/loras.
+
+    With a model of your own: connect its loader, prompts of your own kind, and the size you use.
+    """,
+    seeds="fixed",
+)
+def distilled(graph: Graph) -> None:
+    with graph.group("Demo model"):
+        model = graph.node("FewStepDemo")
+        batch = graph.node(
+            "RepeatLatentBatch", "Learned from at once", samples=model["latent"], amount=32
+        )
+        prompts = graph.node("FewStepDemoPrompts")
+    with graph.group("Distilling"):
+        made = graph.node(
+            "FewStepDistill",
+            model=model["model"],
+            positive=prompts["prompts"],
+            negative=model["negative"],
+            latent_image=batch["LATENT"],
+            iterations=600,
+            rank=32,
+            file_name="my_demo_accelerator",
+            resume=True,
+            gradient_checkpointing=False,
+        )
+    with graph.group("What was learned", below=True):
+        graph.node("PreviewImage", "Chart", images=made["chart"])
+    with graph.group("What was made"):
+        fast = graph.node(
+            "FewStepAccelerator",
+            model=model["model"],
+            lora_name=made["lora_name"],
+            accelerator="auto",
+        )
+        sampled = few_steps(graph, fast, model["positive"], model["latent"])
+    with graph.group("Video", width=SQUARE):
+        save_small_square(graph, decoded_clip(graph, sampled["latent"], model))
+    with graph.group("What was done", below=True, width=SQUARE):
+        graph.node("PreviewAny", "Report", source=made["report"])
+
+
+WORKFLOWS = (accelerated, four_ways, streamed, distilled)

@@ -1,0 +1,570 @@
+"""Distil Accelerator on the real host: what it writes and what that does, what it leaves behind,
+what it refuses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.lora
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import folder_paths
+import pytest
+import torch
+from comfyui_fewstep.loras.accelerator import Solver
+from comfyui_fewstep.loras.bases import Base
+from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.header import read_header
+from comfyui_fewstep.loras.schedules import ShiftedFlow, Trailing
+from comfyui_fewstep.nodes import accelerator, demo, distil
+from comfyui_fewstep.nodes.distil import FewStepDistill
+from comfyui_fewstep.nodes.host import distil as host_distil
+from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
+from comfyui_fewstep.nodes.host.declared import known_accelerators
+from comfyui_fewstep.nodes.host.files import load_tensors
+from comfyui_fewstep.nodes.host.model import accelerator_of, with_shift
+from comfyui_fewstep.nodes.negative import FewStepNegative
+from comfyui_fewstep.nodes.sampler import FewStepSampler
+from comfyui_fewstep.nodes.skip import FewStepSkip
+from thinning import thorough
+from torch import Tensor
+
+import small_models
+from left_behind import footprint, live_bytes
+
+FAILURE = "the network broke"
+
+
+@dataclass
+class Asked:
+    """Inputs of the node, as it gets them but for the lists."""
+
+    model: object
+    positive: list
+    negative: list
+    shape: tuple[int, ...]
+    changes: dict = field(default_factory=dict)
+
+    def execute(self, **changes):
+        """A run within inference mode, as the host makes it."""
+        settings = {
+            "steps": 4,
+            "cfg": 3.0,
+            "iterations": 6,
+            "minutes": 0.0,
+            "rank": 2,
+            "learning_rate": 0.02,
+            "seed": 7,
+            "file_name": "made_here",
+            "teacher_steps": 8,
+        }
+        settings |= self.changes | changes
+        with torch.inference_mode():
+            return FewStepDistill.execute(
+                model=[self.model],
+                positive=self.positive,
+                negative=[self.negative],
+                latent_image=[{"samples": torch.zeros(self.shape)}],
+                **{name: [value] for name, value in settings.items()},
+            )
+
+
+def asked_of(name: str, folder: Path) -> Asked:
+    """A small model of random weights with two prompts: wan, sd15 or sdxl."""
+    if name == "wan":
+        with torch.inference_mode():
+            path = folder / "diffusion_models" / "distil_wan.safetensors"
+            model = with_shift(small_models.load_model(small_models.write_wan(path)), 3.0)
+        texts, shape = [small_models.conditioning(seed=seed, length=6) for seed in range(3)], 16
+        return Asked(model, texts[:2], texts[2], (2, shape, 1, 4, 4))
+    model = small_models.unet_patcher(name)
+    texts = [small_models.conditioning(model, seed=seed, length=8) for seed in range(3)]
+    return Asked(model, texts[:2], texts[2], (2, 4, 8, 8))
+
+
+@pytest.fixture
+def loras(models, tmp_path) -> Path:
+    """An empty folder that the host takes for its first of LoRAs."""
+    folders = folder_paths.folder_names_and_paths["loras"][0]
+    folders.insert(0, str(tmp_path))
+    yield tmp_path
+    for kind in ("loras", "fewstep"):
+        known = folder_paths.folder_names_and_paths.get(kind, ([],))[0]
+        known[:] = [folder for folder in known if folder != str(tmp_path)]
+
+
+def made_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# ---------------------------------------------------------------- what is made
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "schedule"),
+    [
+        ("wan", Base.WAN_T2V, ShiftedFlow(3.0)),
+        ("sd15", Base.SD15, Trailing()),
+        pytest.param("sdxl", Base.SDXL, Trailing(), marks=thorough),
+    ],
+)
+def test_what_is_made_is_known_to_the_loader_at_once_and_runs(models, loras, name, base, schedule):
+    asked = asked_of(name, models)
+    lora_name = asked.execute(iterations=3).args[0]
+    assert lora_name == "made_here.safetensors"
+    fast, report = accelerator.attach_accelerator(asked.model, lora_name, "auto", 1.0)
+    record = accelerator_of(fast)
+    assert (record.id, record.bases, record.steps) == ("made-here", (base,), (4,))
+    assert (record.schedule, record.solver, record.cfg) == (schedule, Solver.EULER, 1.0)
+    assert "lost" not in report.markdown and not report.data.get("lost")
+    sampled = FewStepSampler.execute(
+        fast, asked.positive[0], {"samples": torch.zeros(asked.shape)}, 1, 0, 1.0
+    )
+    assert sampled.ui["fewstep_report"][0]["evaluations"] == 4
+    assert torch.isfinite(sampled.args[0]["samples"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("wan", "diffusion_model.blocks.0.self_attn.q"),
+        ("sd15", "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"),
+        pytest.param(
+            "sdxl",
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k",
+            marks=thorough,
+        ),
+    ],
+)
+def test_layers_are_named_as_published_files_name_them(models, loras, name, layer):
+    asked = asked_of(name, models)
+    asked.execute(iterations=1)
+    header = read_header(loras / "made_here.safetensors")
+    assert {f"{layer}.lora_down.weight", f"{layer}.lora_up.weight", f"{layer}.alpha"} <= set(
+        header.shapes
+    )
+    places = comfy.lora.model_lora_keys_unet(asked.model.model, {})
+    layers = {key.rpartition(".lora_down")[0] for key in header.shapes if ".lora_down" in key}
+    assert layers <= set(places)
+    weights = {place for layer, place in places.items() if layer in layers}
+    linear = {
+        f"{path}.weight"
+        for path, module in asked.model.model.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d)
+    }
+    # Every matrix and convolution once, but for those that no LoRA file has a name for.
+    assert weights == linear & set(places.values()) and len(weights) == len(layers)
+
+
+def test_a_kernels_factors_have_the_shape_of_kohyas(models, loras):
+    asked = asked_of("sd15", models)
+    asked.execute(iterations=1)
+    shapes = read_header(loras / "made_here.safetensors").shapes
+    layer = "lora_unet_down_blocks_0_resnets_0_conv1"
+    assert shapes[f"{layer}.lora_down.weight"] == (2, 32, 3, 3)
+    assert shapes[f"{layer}.lora_up.weight"] == (32, 2, 1, 1)
+
+
+def test_the_file_says_what_made_it_and_the_declaration_how_it_runs(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute(iterations=2)
+    facts = json.loads(read_header(loras / "made_here.safetensors").metadata["fewstep_distilled"])
+    assert facts["iterations"] == 2 and facts["cfg"] == 3.0 and facts["teacher_steps"] == 8
+    assert facts["class"] == "WAN21_T2V" and facts["latent"] == [2, 16, 1, 4, 4]
+    declared = json.loads((loras / "made_here.fewstep.json").read_text(encoding="utf-8"))
+    assert declared["steps"] == [4] and declared["schedule"] == {"type": "shifted", "shift": 3.0}
+    assert [record.id for record in known_accelerators().own] == ["made-here"]
+
+
+def denoised_by(model, x: Tensor, sigma: float, text, cfg: float, negative) -> Tensor:
+    """What the host's own guider makes of x at one noise level."""
+    seen = []
+
+    def evaluate(denoise, noise, sigmas, extra_args=None, **options):
+        seen.append(denoise(x, sigmas[:1].expand(len(x)), **(extra_args or {})))
+        return noise
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(text, negative)
+    guider.set_cfg(cfg)
+    sampler = comfy.samplers.KSAMPLER(evaluate)
+    sigmas = torch.tensor([sigma, 0.0])
+    guider.sample(torch.zeros_like(x), torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    return seen[0]
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("wan", 0.8), ("sd15", 2.0)])
+def test_in_a_run_the_teacher_is_the_hosts_guided_model_and_the_student_the_file(
+    models, loras, monkeypatch, name, sigma
+):
+    """The teacher at CFG 3, and the student as the file on the model at CFG 1, but for bfloat16 in
+    the one and half precision in the other.
+    """
+    asked, seen = asked_of(name, models), {}
+    x = torch.randn(asked.shape, generator=torch.Generator().manual_seed(3))
+    finish = host_distil.Session._save
+
+    def look(session, run, is_finished=False):
+        finish(session, run, is_finished)
+        network, level = seen["network"], torch.full((2,), sigma)
+        with torch.no_grad():
+            seen["teacher"] = network.teacher(x, level, [0, 1])
+            seen["student"] = network.student(x, level, [0, 1])
+
+    make = host_distil.Network.__init__
+
+    def remember(network, *arguments):
+        make(network, *arguments)
+        seen["network"] = network
+
+    monkeypatch.setattr(host_distil.Session, "_save", look)
+    monkeypatch.setattr(host_distil.Network, "__init__", remember)
+    asked.execute(iterations=8)
+    fast, _ = attach_lora(asked.model, load_tensors(str(loras / "made_here.safetensors"))[0], 1.0)
+    for who, model, cfg in (("teacher", asked.model, 3.0), ("student", fast, 1.0)):
+        rows = [
+            denoised_by(model, x[row : row + 1], sigma, text, cfg, asked.negative)
+            for row, text in enumerate(asked.positive)
+        ]
+        size = (torch.cat(rows) - x).norm()
+        assert (seen[who] - torch.cat(rows)).norm() / size < 0.06, who
+    assert (seen["teacher"] - seen["student"]).norm() / size > 0.2, "the two are not the same"
+
+
+def test_a_batch_has_a_prompt_of_its_own_in_each_row(models, loras):
+    asked = asked_of("wan", models)
+    widths = []
+
+    def before(module, args, options):
+        widths.append(options["context"].shape[0] if "context" in options else args[2].shape[0])
+
+    handle = asked.model.model.diffusion_model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        asked.execute(iterations=2)
+    finally:
+        handle.remove()
+    # A teacher's evaluation has both prompts of both rows in one batch.
+    assert set(widths) == {1, 2, 4}
+
+
+def test_prompts_of_lengths_that_do_not_fit_one_batch_are_learned_apart(models, loras):
+    asked = asked_of("wan", models)
+    asked.positive = [small_models.conditioning(seed=1, length=length) for length in (5, 7, 5)]
+    report = asked.execute(iterations=4).ui["fewstep_report"][0]
+    assert report["iterations"] == 4
+
+
+def test_a_learned_student_comes_nearer_to_the_demos_teacher(loras):
+    with torch.inference_mode():
+        model, _, negative = demo.FewStepDemo.execute("a red circle", 1, "base").args[:3]
+        prompts = demo.FewStepDemoPrompts.execute(16).args[0]
+    asked = Asked(model, [prompts], negative, (8, 16, 1, 8, 8))
+    report = asked.execute(iterations=40, rank=8, learning_rate=0.005, cfg=5.0).ui
+    checks = [distance for _, distance in report["fewstep_report"][0]["checks"]]
+    assert checks[-1] < 0.9 * checks[0], checks
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def test_nothing_is_left_on_the_model_or_in_memory(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute(iterations=2, file_name="first")
+    before, held = footprint(asked.model), live_bytes()
+    asked.execute(iterations=2, file_name="second")
+    assert footprint(asked.model) == before and live_bytes() == held
+    assert comfy.model_management.in_training is False
+
+
+def test_the_same_seed_makes_the_same_file_to_the_bit(models, loras):
+    asked = asked_of("wan", models)
+    for seed, name in ((7, "one"), (7, "two"), (8, "three")):
+        asked.execute(seed=seed, file_name=name)
+    files = made_files(loras)
+    assert files["one.safetensors"] == files["two.safetensors"]
+    assert files["one.safetensors"] != files["three.safetensors"]
+
+
+def test_an_interrupted_run_keeps_what_was_learned_and_goes_on_to_the_same_bits(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute(file_name="whole")
+    network, evaluations = asked.model.model.diffusion_model, []
+
+    def before(module, args):
+        evaluations.append(1)
+        # After two walks of 8 evaluations, in the second iteration's check: each iteration is one
+        # evaluation at first, its check four.
+        if len(evaluations) == 16 + 8:
+            comfy.model_management.interrupt_current_processing()
+
+    handle = network.register_forward_pre_hook(before)
+    try:
+        output = asked.execute(file_name="broken")
+    finally:
+        handle.remove()
+    report = output.ui["fewstep_report"][0]
+    assert report["interrupted"] and 0 < report["iterations"] < 6
+    assert f"Interrupted after {report['iterations']} of 6 iterations" in output.args[1]
+    assert (loras / "broken.safetensors").exists()
+    again = asked.execute(file_name="broken", resume=True).ui["fewstep_report"][0]
+    assert again["iterations"] == 6 and again["resumed_at"] == report["iterations"]
+    files = made_files(loras)
+    assert files["broken.safetensors"] == files["whole.safetensors"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(models, loras, monkeypatch):
+    """Killed in its fifth iteration, after a checkpoint behind every one: what is on disk is all
+    that the next run has.
+    """
+    monkeypatch.setattr(host_distil, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(host_distil, "BETWEEN_SAVES", 0)
+    asked = asked_of("wan", models)
+    losses = {"whole": asked.execute(file_name="whole").ui["fewstep_report"][0]["losses"]}
+    learn = host_distil.Distillation.go_on
+
+    def killed(run, *arguments):
+        if run.iteration == 4:
+            raise RuntimeError(FAILURE)
+        return learn(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host_distil.Distillation, "go_on", killed)
+        with pytest.raises(RuntimeError, match=FAILURE):
+            asked.execute(file_name="killed")
+    losses["killed"] = asked.execute(file_name="killed", resume=True).ui["fewstep_report"][0][
+        "losses"
+    ]
+    assert losses["killed"] == losses["whole"]
+    files = made_files(loras)
+    assert files["killed.safetensors"] == files["whole.safetensors"]
+    assert not [name for name in files if name.endswith(".new")]
+
+
+def test_a_finished_run_is_not_run_again_and_more_iterations_go_on(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute()
+    before = (loras / "made_here.safetensors").read_bytes()
+    again = asked.execute(resume=True).ui["fewstep_report"][0]
+    assert again["evaluations"] == 0
+    assert (loras / "made_here.safetensors").read_bytes() == before
+    more = asked.execute(resume=True, iterations=9).ui["fewstep_report"][0]
+    assert (more["resumed_at"], more["iterations"]) == (6, 9)
+    assert (loras / "made_here.safetensors").read_bytes() != before
+
+
+def test_minutes_end_a_run_before_its_iterations(models, loras):
+    asked = asked_of("wan", models)
+    report = asked.execute(iterations=100_000, minutes=0.02).ui["fewstep_report"][0]
+    assert 0 < report["iterations"] < 1000 and not report["interrupted"]
+
+
+# ---------------------------------------------------------------- memory
+
+
+def kept_for_backward(session, network, rows: int) -> int:
+    """Bytes of all tensors that autograd keeps of one evaluation, but for weights."""
+    x = torch.randn(rows, *session.assignment.shape)
+    level = torch.full((rows,), session.assignment.course.levels[0])
+    seen: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    network_weights = network.guider.model_patcher.model.parameters()
+    weights = {each.untyped_storage().data_ptr() for each in network_weights}
+    weights |= {each.untyped_storage().data_ptr() for each in session.lora.weights.values()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.student(x, level, [0] * rows)
+    return sum(
+        tensor.untyped_storage().nbytes() for place, tensor in seen.items() if place not in weights
+    )
+
+
+def test_the_reckoned_activations_are_near_those_that_are_kept(models, loras, monkeypatch):
+    """On a small Wan, of a batch of 8."""
+    asked, seen = asked_of("wan", models), {}
+    asked.shape = (8, 16, 2, 8, 8)
+    refuse = host_distil.refuse_too_little
+    teach = host_distil.Session.teach
+
+    def remember(reckoning):
+        seen["reckoned"] = reckoning.activations
+        refuse(reckoning)
+
+    def look(session, network):
+        seen["kept"] = kept_for_backward(session, network, 8)
+        teach(session, network)
+
+    monkeypatch.setattr(host_distil, "refuse_too_little", remember)
+    monkeypatch.setattr(host_distil.Session, "teach", look)
+    asked.execute(iterations=1, gradient_checkpointing=False)
+    assert 0.7 < seen["reckoned"] / seen["kept"] < 1.5
+
+
+def test_too_little_memory_is_refused_before_the_teacher_walks(models, loras, monkeypatch):
+    asked = asked_of("wan", models)
+    refuse = host_distil.refuse_too_little
+    monkeypatch.setattr(
+        host_distil, "refuse_too_little", lambda found: refuse(replace(found, free=1000))
+    )
+    monkeypatch.setattr(host_distil.Network, "teacher", lambda *_: pytest.fail("it went on"))
+    words = refused(asked, gradient_checkpointing=False)
+    assert "gradient_checkpointing" in words and "batch of 1" in words and "GiB are free" in words
+    assert "gradient_checkpointing" not in refused(asked, gradient_checkpointing=True)
+    assert not made_files(loras)
+
+
+def test_a_model_larger_than_its_device_is_refused(models, loras, monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 1000.0)
+    words = refused(asked_of("wan", models))
+    assert "fp8" in words and "GGUF" in words
+
+
+def test_with_gradient_checkpointing_the_same_is_learned(models, loras):
+    asked = asked_of("wan", models)
+    losses = [
+        asked.execute(file_name=f"on_{is_on}", gradient_checkpointing=is_on).ui["fewstep_report"][
+            0
+        ]["losses"]
+        for is_on in (True, False)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_base_in_fp8_keeps_its_weights_and_has_its_lora_trained_beside_them(models, loras):
+    path = small_models.write_wan(models / "diffusion_models" / "distil_fp8.safetensors")
+    asked = asked_of("wan", models)
+    with torch.inference_mode():
+        asked.model = comfy.sd.load_diffusion_model(
+            str(path), model_options={"dtype": torch.float8_e4m3fn}
+        )
+    weight = asked.model.model.diffusion_model.blocks[0].self_attn.q.weight
+    assert weight.dtype == torch.float8_e4m3fn
+    report = asked.execute(iterations=2).ui["fewstep_report"][0]
+    assert report["iterations"] == 2
+    before = footprint(asked.model)["weights"]
+    asked.execute(iterations=2, file_name="again")
+    assert footprint(asked.model)["weights"] == before
+    weights = load_tensors(str(loras / "made_here.safetensors"))[0]
+    assert any(weights[key].any() for key in weights if key.endswith("lora_up.weight"))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def refused(asked: Asked, **changes) -> str:
+    with pytest.raises(ValueError) as error:
+        asked.execute(**changes)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "../up", "C:\\loras\\a", "/tmp/a", "", " ", ".hidden", "a" * 101, "a\nb"]
+)
+def test_a_name_with_a_path_in_it_is_refused(models, loras, name):
+    words = refused(asked_of("wan", models), file_name=name)
+    assert "file_name" in words and not made_files(loras)
+
+
+def test_a_name_that_spells_a_known_accelerator_is_refused(models, loras):
+    words = refused(asked_of("wan", models), file_name="lcm-lora-sdxl")
+    assert "lcm-lora-sdxl" in words and "already" in words and not made_files(loras)
+
+
+def test_a_file_that_is_there_is_never_written_over(models, loras):
+    (loras / "made_here.safetensors").write_bytes(b"somebody's")
+    asked = asked_of("wan", models)
+    words = refused(asked)
+    assert "made_here.safetensors" in words and "resume" not in words
+    assert "resume is on" in refused(asked, resume=True)
+    assert made_files(loras) == {"made_here.safetensors": b"somebody's"}
+
+
+def test_a_file_of_its_own_is_only_gone_on_with_where_resume_says_so(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute(iterations=2)
+    before = made_files(loras)
+    assert "turn resume on" in refused(asked, iterations=4)
+    for name, value in (("rank", 3), ("cfg", 4.0), ("steps", 8), ("seed", 8)):
+        words = refused(asked, resume=True, **{name: value})
+        assert f"{name} was" in words and f"is {value}" in words
+    assert made_files(loras) == before
+
+
+def test_an_accelerated_or_distilled_model_is_refused(models, loras):
+    asked = asked_of("wan", models)
+    record = next(record for record in CATALOG.values() if Base.WAN_T2V in record.bases)
+    asked.model = with_record(asked.model, record)
+    words = refused(asked)
+    assert record.id in words and "undistilled" in words
+
+
+def test_a_causal_model_is_refused(models, loras):
+    if not small_models.HAS_CAUSAL_WAN:
+        pytest.skip("this ComfyUI has no causal Wan")
+    asked = asked_of("wan", models)
+    path = models / "diffusion_models" / "distil_causal.safetensors"
+    asked.model = small_models.load_model(small_models.write_wan(path, "wan21_causal"))
+    assert "causal" in refused(asked)
+
+
+def test_one_of_two_experts_is_refused(models, loras):
+    asked = asked_of("wan", models)
+    path = models / "diffusion_models" / "wan2.2_t2v_high_noise_14B_fp16.safetensors"
+    asked.model = small_models.load_model(small_models.write_wan(path))
+    assert "experts" in refused(asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda asked: FewStepSkip.execute(
+                asked.model, "forecast", 1.5, 0.2, 0.15, 0.95, 3, "auto"
+            ).args[0],
+            "Step Skip",
+        ),
+        (
+            lambda asked: FewStepNegative.execute(
+                asked.model, asked.negative, 5.0, 0.5, 2.5, 0.0, 1.0
+            ).args[0],
+            "negative prompt",
+        ),
+    ],
+)
+def test_a_model_that_other_nodes_have_changed_is_refused(models, loras, change, words):
+    asked = asked_of("wan", models)
+    asked.model = change(asked)
+    assert words in refused(asked)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("mask", torch.ones(1, 4, 4), "a mask"),
+        ("area", (2, 2, 0, 0), "an area"),
+        ("start_percent", 0.5, "a start and end"),
+    ],
+)
+def test_a_prompt_that_changes_by_place_or_step_is_refused(models, loras, key, value, words):
+    asked = asked_of("wan", models)
+    ((text, options),) = asked.positive[1]
+    asked.positive[1] = [[text, {**options, key: value}]]
+    assert f"Prompt 2 of positive carries {words}" in refused(asked)
+
+
+def test_without_matplotlib_only_a_connected_chart_is_refused(models, loras, monkeypatch):
+    monkeypatch.setattr(distil, "matplotlib_missing", lambda: "matplotlib is not installed.")
+    asked, output = asked_of("wan", models), ["distil", 2]
+    prompt = {"preview": {"class_type": "PreviewImage", "inputs": {"images": output}}}
+    hidden = SimpleNamespace(unique_id="distil", prompt=prompt)
+    monkeypatch.setattr(FewStepDistill, "hidden", hidden, raising=False)
+    assert "chart" in refused(asked) and not made_files(loras)
+    prompt.clear()
+    assert asked.execute(iterations=1).args[0] == "made_here.safetensors"
