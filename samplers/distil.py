@@ -40,11 +40,13 @@ from torch import Tensor
 Denoise = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 # Share of the iterations after which the student learns from its own states.
-OWN_STATES_FROM = 0.1
+OWN_STATES_FROM = 0.5
 WARM_UP = 50  # iterations, or a tenth of a short run
 FLAT_SHARE = 0.5  # of a run; after it the learning rate falls to 0
-# Iterations between two walks of the teacher. Every path is learned from many times.
-FRESH_EVERY = 25
+# Walks of the teacher before the first iteration, and iterations between two later ones: so few
+# paths at first, or used so often, were learned by heart.
+FIRST_WALKS = 4
+FRESH_EVERY = 10
 MOMENTUM = 0.95
 # Of the fifth-order iteration that makes a matrix nearly orthogonal: Jordan et al. 2024, Muon.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -309,8 +311,8 @@ class Distillation:
 
     @property
     def walks_due(self) -> int:
-        """The first is held out, to be checked against."""
-        return 2 + self.iteration // FRESH_EVERY
+        """One of them is held out, to be checked against."""
+        return 1 + FIRST_WALKS + self.iteration // FRESH_EVERY
 
     def go_on(self, teacher: Denoise, student: Denoise, done: float) -> float:
         """One iteration; its loss. done: share of the run, which says how it learns now."""

@@ -297,9 +297,9 @@ def test_an_interrupted_run_keeps_what_was_learned_and_goes_on_to_the_same_bits(
 
     def before(module, args):
         evaluations.append(1)
-        # After two walks of 8 evaluations, in the second iteration's check: each iteration is one
-        # evaluation at first, its check four.
-        if len(evaluations) == 16 + 8:
+        # One to reckon memory by, five walks of 8; an iteration of 1 and its check of 4; and of the
+        # second iteration, of 4, the check.
+        if len(evaluations) == 1 + 5 * 8 + 1 + 4 + 4 + 2:
             comfy.model_management.interrupt_current_processing()
 
     handle = network.register_forward_pre_hook(before)

@@ -331,7 +331,7 @@ def keeping_out(model):
 
 
 def distilling(folder: Path) -> Scene:
-    """Two iterations of Distil Accelerator: an evaluation to reckon memory by, two walks of the
+    """Two iterations of Distil Accelerator: an evaluation to reckon memory by, five walks of the
     teacher in four steps, then each iteration and its check. Once the first iteration is done, an
     interrupt keeps what was learned.
     """
@@ -364,7 +364,7 @@ def distilling(folder: Path) -> Scene:
             file.unlink()
         return torch.cat([weights[key].flatten() for key in sorted(weights)])
 
-    return Scene((model,), run, until_kept=1 + 2 * 4 + 1)
+    return Scene((model,), run, until_kept=1 + 5 * 4 + 1)
 
 
 SCENES: dict[str, Callable[[Path], Scene]] = {
