@@ -1,12 +1,13 @@
 """Step Budget's prediction against the real wall time of the sampler at the steps it chose, and
 with a VAE of the sampler and core's VAE Decode. benchmarks/whole.py does the latter over HTTP.
 
-    python benchmarks/budget.py [--rounds 5] [--cpu-time]
+    python benchmarks/budget.py [--rounds 5] [--cpu-time] [--only decoded]
 
 Each round measures a fresh cost and then runs the sampler, so that a drift of the machine's speed
 meets both. Prediction, real time and error are those of the median round; on a machine that does
 something else at the same time, the error is that of the machine. There, and without a GPU,
---cpu-time counts the seconds that this process really had.
+--cpu-time counts the seconds that this process really had. --only takes the runs with these words
+in their name.
 """
 
 from __future__ import annotations
@@ -119,9 +120,8 @@ def demo_cases() -> list[Case]:
             "a red circle moving right", frames, variant
         ).args
         if lora:
-            model, _ = accelerator.attach_accelerator(
-                model, CATALOG[lora].files[0].name, "auto", 1.0
-            )
+            file = f"fewstep-demo/{CATALOG[lora].files[0].name}"
+            model, _ = accelerator.attach_accelerator(model, file, "auto", 1.0)
         for with_vae in (None, vae):
             words = f"demo model, {name}" + (", decoded" if with_vae else "")
             cases.append(Case(words, model, latent, 0, (positive, negative), with_vae))
@@ -176,13 +176,13 @@ def error_of(pair: tuple[float, float]) -> float:
     return predicted / real - 1
 
 
-def tables(rounds: int, folder: Path, cpu_time: bool = False) -> list[Table]:
+def tables(rounds: int, folder: Path, cpu_time: bool = False, only: str = "") -> list[Table]:
     clock = time.process_time if cpu_time else time.perf_counter
     table = Table(
         "Step Budget: its prediction against the real run",
         ("run", "predicted", "real", "error", "target"),
     )
-    for case in cases(folder):
+    for case in (case for case in cases(folder) if only in case.name):
         pairs = [round_of(case, clock) for _ in range(rounds + 1)][1:]  # the first warms up
         pairs.sort(key=error_of)
         predicted, real = pairs[len(pairs) // 2]
@@ -198,4 +198,4 @@ def tables(rounds: int, folder: Path, cpu_time: bool = False) -> list[Table]:
 
 
 if __name__ == "__main__":
-    main_of(__doc__, tables, rounds=5, cpu_time={"action": "store_true"})
+    main_of(__doc__, tables, rounds=5, cpu_time={"action": "store_true"}, only={"default": ""})

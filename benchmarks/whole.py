@@ -94,7 +94,7 @@ CASES = (
     demo_case("demo model, full steps and guidance, 17 frames", 17, is_accelerated=False),
     demo_case("demo model, streamed, 65 frames", 65, variant="causal"),
     wan_case("small Wan and its VAE, 4 steps, 17 frames of 192 x 192", 192, 17),
-    wan_case("small Wan and its VAE, 4 steps, 5 frames of 384 x 384", 384, 5),
+    wan_case("small Wan and its VAE, 4 steps, a picture of 384 x 384", 384, 1),
 )
 
 

@@ -59,6 +59,7 @@ from .host.stream import refuse_not_causal
 DEMO_FAMILY = "Demo"
 ANIMATEDIFF_FRAME_RATE = 8.0
 CHART = 3  # which output it is
+LEAST_SHARE = 0.005  # of the whole: what is less would be told as 0 %
 
 
 class FewStepBudget(io.ComfyNode):
@@ -460,7 +461,7 @@ def whole_in_words(way: Way) -> str:
     shares = (
         f"{name} {seconds_in_words(seconds)} ({seconds / way.whole:.0%})"
         for name, seconds in parts.items()
-        if seconds
+        if seconds / way.whole >= LEAST_SHARE
     )
     return f"{in_figures(way.whole)}: {', '.join(shares)}"
 
