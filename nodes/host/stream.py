@@ -300,10 +300,10 @@ class Pictures:
         for pictures in self._decoded(given):
             self.screen.show_picture(pictures[-1])
             parts.append(pictures)
-        if given.shape[2] == 1:
-            self._record(parts)
-        elif self.recording is not None:
+        if given.shape[2] > 1 and self.recording is not None:
             self.recording.skipped = video_frames(given.shape[2])
+        elif parts:
+            self._record(parts)
 
     def add(self, latent: Tensor) -> None:
         """A finished block, (B, C, frames, H, W) as other nodes take it."""

@@ -284,5 +284,29 @@ def test_nodes_that_grew_in_a_run_do_not_cover_each_other(
         editor.set("Comfy.VueNodes.Enabled", False)
 
 
+@pytest.mark.parametrize(
+    "is_vue", [False, pytest.param(True, marks=thorough)], ids=["canvas", "vue"]
+)
+def test_a_recorded_clip_plays_on_the_sampler(
+    editor: Editor, artefacts: Path, is_vue: bool, request: pytest.FixtureRequest
+) -> None:
+    editor.drop(path_of(GRAPHS["demo_stream"]))
+    editor.set_widget("FewStepDemo", "frames", 9)
+    editor.set_widget("FewStepStream", "record", f"browser/{uuid.uuid4().hex}")
+    editor.set("Comfy.VueNodes.Enabled", is_vue)
+    try:
+        editor.run()
+        # Nine pictures at the demo model's eight a second.
+        editor.page.wait_for_function(
+            "[...document.querySelectorAll('video')].some(video =>"
+            " Math.abs(video.duration - 9 / 8) < 0.02 && video.readyState >= 2"
+            " && video.videoWidth === 64)",
+            timeout=30_000,
+        )
+        editor.picture(artefacts / "recorded" / f"{request.node.callspec.id}.png")
+    finally:
+        editor.set("Comfy.VueNodes.Enabled", False)
+
+
 def heights(editor: Editor) -> dict[str, float]:
     return dict(editor.page.evaluate("app.graph.nodes.map(node => [node.id, node.size[1]])"))

@@ -475,6 +475,16 @@ def test_a_start_picture_is_the_first_of_the_recording(stream, output):
     assert made.data["recorded"]["frames"] == 13 and are_those(ours, made.images)
 
 
+def test_a_clip_goes_on_from_its_file_alone(stream, output, vae):
+    """As after a server that was killed: no latent is left."""
+    stream(5, record="clip")
+    last = InputImpl.VideoFromFile(str(output / "clip_00001_.mp4")).get_components().images[-9:]
+    with torch.inference_mode():
+        start = {"samples": vae.encode(last)}
+    made = stream(6, record="clip", start_latent=start)
+    assert made.data["given_frames"] == 3 and playable(output / "clip_00002_.mp4") == 12
+
+
 # ---------------------------------------------------------------- decoding that finds no memory
 
 
@@ -501,6 +511,14 @@ def test_what_is_decoded_at_the_end_is_recorded_there(stream, output, monkeypatc
         out_of_memory_at(patch, 3)
         alone = stream(5, record="clip")
     assert "kept none" in alone.images.message and playable(output / "clip_00002_.mp4") == 17
+
+
+def test_a_start_picture_that_finds_no_memory_is_recorded_at_the_end(stream, output, monkeypatch):
+    start = {"samples": torch.randn(1, 16, 1, SIDE, SIDE)}
+    out_of_memory_at(monkeypatch, 1)
+    made = stream(3, images=True, record="clip", start_latent=start)
+    assert made.data["recorded"]["frames"] == 9
+    assert are_those(played(output / "clip_00001_.mp4"), made.images)
 
 
 def test_a_recording_that_cannot_be_whole_says_so(stream, output, monkeypatch, vae):
