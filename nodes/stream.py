@@ -36,9 +36,9 @@ from .host.stream_decode import can_decode_frames, room_for_pictures, size_of_pi
 from .host.stream_prompts import Change, refuse_clip
 from .host.stream_record import (
     Recording,
+    in_history,
     recording_of,
     refuse_without_encoder,
-    shown_video,
     video_of,
     video_of_pictures,
 )
@@ -270,7 +270,7 @@ class FewStepStream(io.ComfyNode):
         report = report_on_stream(plan, run, vae, notes, models.news, recording)
         latent, images = handed_on(latent_image, run.samples), images_of(run, vae)
         video, ui = video_in(recording, images, loaded.frame_rate), report.publish(cls.hidden)
-        return io.NodeOutput(latent, images, report.markdown, video, ui={**ui, **shown(recording)})
+        return io.NodeOutput(latent, images, report.markdown, video, ui={**ui, **listed(recording)})
 
 
 def images_of(run: StreamRun, vae):
@@ -287,11 +287,9 @@ def video_in(recording: Recording | None, images, frame_rate: float):
     return missing_output(NOTHING_RECORDED) if recording.path is None else video_of(recording.path)
 
 
-def shown(recording: Recording | None) -> dict[str, Any]:
-    """What the editor plays on the node."""
-    if recording is None or recording.path is None:
-        return {}
-    return shown_video(recording.path)
+def listed(recording: Recording | None) -> dict[str, Any]:
+    """What the node's `ui` says of a file."""
+    return {} if recording is None or recording.path is None else in_history(recording.path)
 
 
 def recording_for(record: str, vae, shape: torch.Size, frame_rate: float, hidden):

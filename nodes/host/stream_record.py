@@ -236,8 +236,13 @@ def video_of_pictures(images: Tensor, frame_rate: float):
     )
 
 
-def shown_video(path: Path) -> dict[str, Any]:
-    """What a node's `ui` has to hold for the editor to play a file of the output folder on it."""
+def in_history(path: Path) -> dict[str, Any]:
+    """What a node's `ui` has to hold for /history and the editor's list of results to know a file
+    of the output folder.
+
+    Not as Save Video has it, under "images": where a node had live pictures, frontends (seen in
+    1.47.12) take the last of them for the video, and Nodes 2.0 says that it failed to load.
+    """
     subfolder = os.path.relpath(path.parent, folder_paths.get_output_directory())
     saved = ui.SavedResult(path.name, "" if subfolder == "." else subfolder, io.FolderType.output)
-    return ui.PreviewVideo([saved]).as_dict()
+    return {"video": [saved]}

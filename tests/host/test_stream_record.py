@@ -206,14 +206,15 @@ def test_the_workflow_is_in_the_file_as_save_video_writes_it(stream, output, mon
     assert made.data["frames"] == 9
 
 
-def test_the_editor_plays_the_file_on_the_node_as_it_does_on_save_video(stream, output):
+def test_the_history_names_the_file_and_not_among_pictures(stream, output):
     made = stream(3, record="few/step/clip")
-    assert made.ui["images"] == [
+    assert made.ui["video"] == [
         {"filename": "clip_00001_.mp4", "subfolder": os.path.join("few", "step"), "type": "output"}
     ]
-    assert made.ui["animated"] == (True,)
+    # The editor would take the node's last live picture for this video.
+    assert "images" not in made.ui and "animated" not in made.ui
     assert made.data["recorded"]["file"] == "few/step/clip_00001_.mp4"
-    assert "images" not in stream(3).ui
+    assert "video" not in stream(3).ui
 
 
 # ---------------------------------------------------------------- names
@@ -536,7 +537,7 @@ def test_a_recording_that_cannot_be_whole_says_so(stream, output, monkeypatch, v
     made = stream(5, record="none")
     assert made.data["recorded"] is None and "recorded nothing" in made.video.message
     assert "The recording ends after 0 of 17 pictures" in made.report
-    assert "images" not in made.ui
+    assert "video" not in made.ui
 
 
 # ---------------------------------------------------------------- the video without a recording

@@ -70,10 +70,10 @@ def wait_for(is_so: Callable[[], bool], what: str) -> None:
 
 def test_a_recording_is_in_the_history_and_the_server_hands_it_out(server):
     entry = server.client.run(demo_stream("http/demo"))
-    (shown,) = outputs(entry, "images")
-    assert shown == {"filename": "demo_00001_.mp4", "subfolder": "http", "type": "output"}
+    (saved,) = outputs(entry, "video")
+    assert saved == {"filename": "demo_00001_.mp4", "subfolder": "http", "type": "output"}
     path = server.base / "output" / "http" / "demo_00001_.mp4"
-    assert server.client.file(shown) == path.read_bytes() and playable(path) == 17
+    assert server.client.file(saved) == path.read_bytes() and playable(path) == 17
     report = report_of(entry)
     assert report["recorded"]["file"] == "http/demo_00001_.mp4"
     # The demo model's own pace.
