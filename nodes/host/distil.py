@@ -77,11 +77,13 @@ def own_copy(model):
     also means that nothing can be left on the model, whatever happens.
     """
     if model.is_dynamic():
-        return model.clone(disable_dynamic=True)
+        copied = model.clone(disable_dynamic=True)
+        copied.model.requires_grad_(False)
+        return copied
     unload(model)  # with its patches on, they would be in the copy's weights, and be put on again
     # The configuration is read and never changed, and it cannot be copied.
     config = model.model.model_config
-    network = copy.deepcopy(model.model, {id(config): config})
+    network = copy.deepcopy(model.model, {id(config): config}).requires_grad_(False)
     bare = type(model)(network, model.load_device, model.offload_device)
     copied = model.clone(model_override=bare.get_clone_model_override())
     copied.object_patches = copy.deepcopy(copied.object_patches)

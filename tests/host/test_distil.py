@@ -181,6 +181,7 @@ def test_the_file_says_what_made_it_and_the_declaration_how_it_runs(models, lora
     assert [record.id for record in known_accelerators().own] == ["made-here"]
 
 
+@torch.no_grad()
 def denoised_by(model, x: Tensor, sigma: float, text, cfg: float, negative) -> Tensor:
     """What the host's own guider makes of x at one noise level."""
     seen = []
@@ -261,7 +262,8 @@ def test_prompts_of_lengths_that_do_not_fit_one_batch_are_learned_apart(models, 
 
 def test_a_student_comes_much_nearer_to_its_teacher(models, loras):
     asked = asked_of("wan", models)
-    report = asked.execute(iterations=40, rank=8).ui["fewstep_report"][0]
+    asked.shape = (4, 16, 1, 4, 4)
+    report = asked.execute(iterations=40, rank=8, learning_rate=0.01).ui["fewstep_report"][0]
     checks = [distance for _, distance in report["checks"]]
     assert checks[-1] < 0.7 * checks[0], checks
 
