@@ -54,7 +54,7 @@ def tables(rounds: int, folder: Path) -> list[Table]:
         ),
     )
     demo.offer_loras()
-    model, text, negative, _, latent = demo.FewStepDemo.execute(
+    model, text, negative, _, latent, *_ = demo.FewStepDemo.execute(
         "a red circle moving right", 17, "base"
     ).args
     fast, _ = accelerator.attach_accelerator(model, LORA, accelerator.AUTO, 1.0)

@@ -912,13 +912,25 @@ class UnlistedBase(BaseRow):
     levels: Levels = Levels.UNKNOWN
 
 
+def _by_host_class() -> dict[str, list[Base]]:
+    """The bases that share each of the host's classes, in the table's order."""
+    sharing: dict[str, list[Base]] = {}
+    for base in Base:
+        for host_class in base.host_classes:
+            sharing.setdefault(host_class, []).append(base)
+    return sharing
+
+
+BY_HOST_CLASS = _by_host_class()
+
+
 def base_in_host(host_class: str, input_channels: int = 16) -> Base | UnlistedBase:
     """The base of a model by its configuration class in the host.
 
     More channels than any of those that share the class has are the widest's: Fun's Wan models
     stack control signals on their input.
     """
-    sharing = [base for base in Base if host_class in base.host_classes]
+    sharing = BY_HOST_CLASS.get(host_class, [])
     exact = [base for base in sharing if base.input_channels == input_channels]
     fitting = exact or sharing
     return fitting[-1] if fitting else unlisted(host_class)

@@ -296,8 +296,13 @@ def plan_run(
     if len(models.loaded) == 2:
         plan = make_expert_plan(*models.records, steps, denoise, sigma)
     else:
-        tokens = None if latent_image is None else image_tokens(first, latent_image)
-        plan = make_plan(models.records[0], steps, denoise, sigma, tokens)
+        record = models.records[0]
+        # To look at a latent takes a while where it is a long clip.
+        needs_size = record is not None and record.schedule.needs_size
+        tokens = (
+            image_tokens(first, latent_image) if needs_size and latent_image is not None else None
+        )
+        plan = make_plan(record, steps, denoise, sigma, tokens)
     return plan if guided is None else with_guided(plan, guided.settings, guided.levels)
 
 
@@ -365,9 +370,11 @@ def notes_on_expert_alone(models: AcceleratedModels) -> tuple[str, ...]:
     record = loaded.record
     if len(models.loaded) > 1 or record is None or record.expert:
         return ()
-    if not loaded.base.names_tell_experts:
+    if not loaded.base.names_tell_experts or not loaded.file_name:
         return ()
     experts = experts_named(loaded.file_name)
+    if len(experts) != 1:
+        return ()
     recipes = recipes_for_experts(record)
     pair = (
         f" and choose {ids_in_words(recipes, ' and ')} in the accelerator of the two loaders"

@@ -164,8 +164,9 @@ def _with_patches(
     patched.add_patches({key: patch for key, patch in patches.items() if key not in bare}, strength)
     for key in bare:
         patched.add_object_patch(key, _patched_parameter(patched, key, patches[key], strength))
-    before = model.get_attachment(PATCHES_KEY) or ()
-    patched.set_attachments(PATCHES_KEY, (*before, *patches.values()))
+    before = model.get_attachment(PATCHES_KEY) or {}
+    own = {id(patch): patch for patch in patches.values()}
+    patched.set_attachments(PATCHES_KEY, before | own)
     return patched
 
 

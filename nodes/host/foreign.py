@@ -12,7 +12,8 @@ from comfy.weight_adapter import LoRAAdapter
 
 from ...loras.fingerprint import DIFFERENCE_ENDINGS
 
-# The patches that this pack put on a MODEL, to tell them from those of other loaders.
+# The patches that this pack put on a MODEL by their id, to tell them from those of other loaders:
+# every run asks.
 PATCHES_KEY = "fewstep.patches"
 LAYERS_COMPARED = 4
 
@@ -36,7 +37,7 @@ def foreign_loras(model) -> tuple[ForeignLora, ...]:
     What is no pair, such as a merge of models or a file of whole differences, comes as a LoRA
     without layers where it is all there is.
     """
-    own = {id(patch) for patch in model.get_attachment(PATCHES_KEY) or ()}
+    own = model.get_attachment(PATCHES_KEY) or {}
     foreign = [
         (key, patch)
         for key, patches in model.patches.items()
@@ -63,7 +64,7 @@ def strength_of_same(model, patches: Mapping[str, Any]) -> float | None:
 
     patches: of one file, as the host reads it, by the model's weights. A few layers tell.
     """
-    own = {id(patch) for patch in model.get_attachment(PATCHES_KEY) or ()}
+    own = model.get_attachment(PATCHES_KEY) or {}
     strengths = []
     for key, patch in islice(patches.items(), LAYERS_COMPARED):
         same = [

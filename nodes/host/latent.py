@@ -11,13 +11,14 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+# How many of an empty latent's two ratios the host asks for: 0.20.1 does not know the temporal one.
+RATIOS = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
+
 
 def fitted_latent(model, latent: Mapping[str, Any]) -> Tensor:
     """A LATENT's tensor as core's samplers take it: an empty one is fitted to the model."""
     ratios = (latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
-    # 0.20.1 does not know the temporal ratio yet.
-    known = len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) - 2
-    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:known])
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios[:RATIOS])
 
 
 def first_tensor(samples: Tensor) -> Tensor:
