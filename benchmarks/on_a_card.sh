@@ -12,7 +12,11 @@ set -u
 cd "$(dirname "$0")/.."
 
 size=full
-if [ "${1:-}" = --small ]; then size=small; shift; fi
+if [ "${1:-}" = --small ]; then
+    size=small
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # threads would wait for one another most of the time
+    shift
+fi
 file=${1:-benchmarks/card.jsonl}
 if [ -n "${PYTHON:-}" ]; then export COMFYUI_FEWSTEP_INSIDE=1; fi
 ends=$((SECONDS + ${CARD_SECONDS:-570}))

@@ -106,9 +106,10 @@ def sampling(rounds: int, folder: Path) -> Table:
     table = Table(
         "Sampling",
         note=(
-            "A small Wan of the real architecture; every run starts from the same noise. One clip"
-            " of the demo model is so small that an evaluation of both prompts, a batch of two,"
-            " takes hardly longer than one of one."
+            "A small Wan of the real architecture; every run starts from the same noise. The demo"
+            " model is so small that what a run costs once counts, and an evaluation of both"
+            " prompts, a batch of two, takes hardly longer than one of one: there 25x is nobody's"
+            " aim, and fixed_cost.py takes its figure apart."
         ),
     )
     model = small_wan(folder)
@@ -130,6 +131,7 @@ def sampling(rounds: int, folder: Path) -> Table:
             f"the same on the demo model, clips of 64 x 64: {clips}",
             *demo_runs(clips),
             rounds,
+            is_target=False,
         )
     return table
 
@@ -148,7 +150,13 @@ def add_core(table: Table, name: str, ours: Call, theirs: Call, rounds: int) -> 
 
 
 def add_acceleration(
-    table: Table, what: str, full: Call, fast: Call, rounds: int, ideal: int = 25
+    table: Table,
+    what: str,
+    full: Call,
+    fast: Call,
+    rounds: int,
+    ideal: int = 25,
+    is_target: bool = True,
 ) -> None:
     in_host.seconds_of(fast)
     slow, accelerated = in_host.in_turns(full, fast, max(1, rounds // 3), is_warm=True)
@@ -157,7 +165,7 @@ def add_acceleration(
         what,
         f"{median(slow):.2f} s / {median(accelerated):.3f} s",
         f"{factor:.1f}x, {factor / ideal:.2f} of the ideal {ideal}x",
-        at_least(factor / ideal, 0.95),
+        at_least(factor / ideal, 0.95) if is_target else "",
     )
 
 

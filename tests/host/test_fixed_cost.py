@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from comfyui_fewstep.nodes import accelerator, demo
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from torch.utils._python_dispatch import TorchDispatchMode
