@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from thinning import thorough
 ROOT = Path(__file__).resolve().parents[2]
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="a script for bash")
 PARTS = 17
+WHO = {"ours", "core"}
 
 
 @thorough
@@ -69,8 +69,10 @@ def test_all_that_a_card_is_wanted_for_is_measured_once_and_each_part_is_a_line(
         if line["part"] == "graphs":
             assert line["Few-Step Sampler against core's KSampler"]["ours"]["breaks"] == 0
             continue
-        assert line["seconds"].keys() == line["peak_gib"].keys() == {"ours", "core"}
-        assert line["ratio"] > 0 and "own_share" in line and line["steps"] >= 4
+        # Core's ar_video fails in fp8.
+        who = {"ours"} if line["part"].startswith("stream") and "fp8" in line["part"] else WHO
+        assert line["seconds"].keys() == line["peak_gib"].keys() == who
+        assert ("ratio" in line) == (who == WHO) and line["steps"] >= 4 and "own_share" in line
         how = "first_block_seconds" if "stream" in line["part"] else "ideal_factor"
         assert line[how] > 0
     skipping = next(line for line in parts if line["part"] == "flux-dev bf16")
@@ -81,10 +83,18 @@ def test_all_that_a_card_is_wanted_for_is_measured_once_and_each_part_is_a_line(
 
 
 @thorough
-@needs_bash
 def test_out_of_time_every_part_still_has_its_line(host, tmp_path):
-    started = time.monotonic()
-    lines = on_a_card(host, tmp_path / "card.jsonl", CARD_SECONDS="45")
-    assert time.monotonic() - started < 60
-    parts = {line["part"]: line["state"] for line in lines if line.get("state", "begun") != "begun"}
-    assert len(parts) == PARTS and parts["qwen-image bf16"] == "left out"
+    file = tmp_path / "card.jsonl"
+    command = [host.python, str(ROOT / "benchmarks" / "full_size.py"), "--size", "small"]
+    # The first part is begun, and then less is left than any part is begun with.
+    done = subprocess.run(
+        [*command, "--seconds", "10.5", "--out", str(file)],
+        env={**os.environ, "COMFYUI_PATH": str(host.root), "COMFYUI_FEWSTEP_INSIDE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    states = [line["state"] for line in lines if line.get("state", "begun") != "begun"]
+    assert len(states) == PARTS and states[0] in ("done", "stopped")
+    assert states[1:] == ["left out"] * (PARTS - 1)
