@@ -88,7 +88,7 @@ def read_published(path: str) -> Name:
 class Words:
     """All that a file says of itself in words."""
 
-    titles: Mapping[str, Name]  # in its metadata, by the entry's name
+    titles: Mapping[str, Name]  # those that are in its metadata, by the entry's name
     path: Name  # its folders among the words
     stem: Name  # of its own name alone
 
@@ -96,7 +96,8 @@ class Words:
 def words_in(metadata: Mapping[str, str], path: str) -> Words:
     """What a file says of itself: its titles and its path, which may be empty."""
     name = read_name(path)
-    titles = {entry: read_name(metadata.get(entry, "")) for entry in TITLE_METADATA}
+    told = {entry: metadata.get(entry, "") for entry in TITLE_METADATA}
+    titles = {entry: read_name(title) for entry, title in told.items() if title}
     return Words(titles, name, read_name(name.stem))
 
 
