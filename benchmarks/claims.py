@@ -13,8 +13,7 @@ The part "guided" is Guided Start, 2 + 3 being two guided steps in place of the 
 variety is the mean distance (root mean square over the pixels, 0 to 1) between the clips of one
 prompt from several seeds, and a share of the teacher's own.
 
-The part "timeline" is a prompt that changes in the middle of a stream, of as many pairs of prompts:
-turning.py.
+The part "timeline" is a prompt that changes in a stream, of as many pairs of prompts: turning.py.
 """
 
 from __future__ import annotations
