@@ -118,7 +118,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """A matrix with nearly the same directions whose singular values are all near 1."""
     a, b, c = NEWTON_SCHULZ
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
+    x: Tensor = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
@@ -397,7 +397,7 @@ class Distillation:
         x, sigma, sigma_next = states[steps, rows], levels[steps], levels[steps + 1]
         target = landing_on(x, states[steps + 1, rows], sigma, sigma_next)
         loss = weighted_error(student(x, sigma, prompts), target, sigma)
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss.item()
 
     def _learn_own_steps(self, student: Denoise) -> float:
@@ -411,7 +411,7 @@ class Distillation:
             denoised = student(x, sigma, prompts)
             target = landing_on(x, states[step + 1], sigma, sigma_next)
             loss = weighted_error(denoised, target, sigma) / self.course.steps
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.item()
             x = euler_step(x, denoised.detach().float(), sigma, sigma_next)
         return total
@@ -425,6 +425,8 @@ class Distillation:
         end is added to the checks.
         """
         held = self.held_out
+        if held is None:
+            raise RuntimeError("The teacher has not walked yet.")
         made = sampled(student, self.course, held.states[0].to(self.device).float(), held.prompts)
         end = held.end.to(made.device)
         distance = (made - end).square().mean().sqrt() / end.square().mean().sqrt()

@@ -250,8 +250,8 @@ def streamed(graph: Graph) -> None:
     evaluations instead of 100, from nothing but 512 prompts. Then the Few-Step Sampler runs what
     was made.
 
-    Press **Run**: it takes about ten minutes on two processor cores, and the picture under the
-    node shows the student beside its teacher. **Interrupt** keeps what was learned; run it again
+    Press **Run**: it takes some minutes on two processor cores, and the picture under the node
+    shows the student beside its teacher. **Interrupt** keeps what was learned; run it again
     to go on, for `resume` is on. The file is `my_demo_accelerator.safetensors` in models/loras.
 
     With a model of your own: connect its loader, prompts of your own kind, and the size you use.
