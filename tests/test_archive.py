@@ -65,6 +65,7 @@ MODULES = {
     "json",
     "logging",
     "math",
+    "mmap",
     "os",
     "pathlib",
     "re",
