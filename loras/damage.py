@@ -64,7 +64,7 @@ def _seen(data: Buffer, run: Stored) -> Iterator[Tensor]:
     count = (run.end - run.begin) // integer.itemsize
     if count:
         whole = torch.frombuffer(data, dtype=integer, count=count, offset=run.begin)
-        yield from whole.split(CHUNK // integer.itemsize)
+        yield from torch.split(whole, CHUNK // integer.itemsize)
 
 
 def _read(path: Path, run: Stored) -> Iterator[Tensor]:

@@ -279,6 +279,11 @@ class LiteralSigmas(Schedule):
 # ---------------------------------------------------------------- formulas
 
 
+def of_a_base(shift: float | None) -> Schedule:
+    """The noise levels that a base itself has: of a flow of this shift; None: of timesteps."""
+    return Trailing() if shift is None else ShiftedFlow(shift)
+
+
 def truncated_steps(steps: int, denoise: float) -> int:
     """How many of a student's steps lie at or below the noise that `denoise`, 0 to 1, asks for.
 

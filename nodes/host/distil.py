@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ...loras.accelerator import Accelerator
 from ...loras.declaration import declaration_of
-from ...loras.schedules import Schedule, ShiftedFlow, Trailing
+from ...loras.schedules import Schedule, of_a_base
 from ...loras.words import counted
 from ...samplers.budget.cost import seconds_in_words
 from ...samplers.distil import Course, Distillation, DistilSettings
@@ -337,13 +337,13 @@ def schedule_of(model) -> Schedule:
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, comfy.model_sampling.ModelSamplingFlux):
         # FLUX and its kin write the shift as mu.
-        return ShiftedFlow(math.exp(sampling.shift))
+        return of_a_base(math.exp(sampling.shift))
     is_flow = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow)
     if is_flow and not hasattr(sampling, "audio_shift"):
-        return ShiftedFlow(float(sampling.shift))
+        return of_a_base(float(sampling.shift))
     kind = type(sampling).__mro__[1]
     if kind is comfy.model_sampling.ModelSamplingDiscrete:
-        return Trailing()
+        return of_a_base(None)
     raise ValueError(
         "Distil Accelerator takes flows and models of 1000 timesteps, as they come from their"
         f" loader, and this model has noise levels of another kind ({kind.__name__}). If another"
