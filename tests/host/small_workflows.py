@@ -233,6 +233,9 @@ def shrink(prompt: Prompt, family: Family) -> Prompt:
                 color=0x102030 * int(id),
             )
     drop(small, lambda node: node["class_type"] in TEXT_LOADERS | SOUND_DECODERS)
+    # A TestModel has neither the text encoder nor the VAE of the checkpoint in whose place it is.
+    models = {id for id, node in small.items() if node["class_type"] == "TestModel"}
+    unlink(small, lambda source, output: source in models and output > 0)
     return small
 
 
@@ -254,8 +257,13 @@ def drop(prompt: Prompt, unwanted: Callable[[dict[str, Any]], bool]) -> None:
     gone = {id for id, node in prompt.items() if unwanted(node)}
     for id in gone:
         del prompt[id]
+    unlink(prompt, lambda source, _: source in gone)
+
+
+def unlink(prompt: Prompt, unwanted: Callable[[str, int], bool]) -> None:
+    """Take links out, by the id of the node and the output that they come from."""
     for node in prompt.values():
         links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
-        for name, (source, _) in links.items():
-            if source in gone:
+        for name, (source, output) in links.items():
+            if unwanted(source, output):
                 del node["inputs"][name]

@@ -178,7 +178,7 @@ def test_the_file_says_what_made_it_and_the_declaration_how_it_runs(models, lora
     assert facts["class"] == "WAN21_T2V" and facts["latent"] == [2, 16, 1, 4, 4]
     declared = json.loads((loras / "made_here.fewstep.json").read_text(encoding="utf-8"))
     assert declared["steps"] == [4] and declared["schedule"] == {"type": "shifted", "shift": 3.0}
-    assert [record.id for record in known_accelerators().own] == ["made-here"]
+    assert "made-here" in [record.id for record in known_accelerators().own]
 
 
 @torch.no_grad()
