@@ -256,7 +256,7 @@ class Editor:
             self.page.wait_for_timeout(500 * (attempt + 1))
             self.page.keyboard.type(words)
             with contextlib.suppress(PlaywrightTimeoutError):
-                self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=5_000 * (attempt + 1))
+                self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=5_000 * 3**attempt)
                 return
         raise AssertionError(f"a search for {words!r} did not offer {wanted!r}")
 
