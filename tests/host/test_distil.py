@@ -161,6 +161,7 @@ def test_layers_are_named_as_published_files_name_them(models, loras, name, laye
     assert weights == linear & set(places.values()) and len(weights) == len(layers)
 
 
+@thorough
 def test_a_kernels_factors_have_the_shape_of_kohyas(models, loras):
     asked = asked_of("sd15", models)
     asked.execute(iterations=1)
@@ -199,7 +200,9 @@ def denoised_by(model, x: Tensor, sigma: float, text, cfg: float, negative) -> T
     return seen[0]
 
 
-@pytest.mark.parametrize(("name", "sigma"), [("wan", 0.8), ("sd15", 2.0)])
+@pytest.mark.parametrize(
+    ("name", "sigma"), [("wan", 0.8), pytest.param("sd15", 2.0, marks=thorough)]
+)
 def test_in_a_run_the_teacher_is_the_hosts_guided_model_and_the_student_the_file(
     models, loras, monkeypatch, name, sigma
 ):
@@ -253,6 +256,7 @@ def test_a_batch_has_a_prompt_of_its_own_in_each_row(models, loras):
     assert set(widths) == {1, 2, 4}
 
 
+@thorough
 def test_prompts_of_lengths_that_do_not_fit_one_batch_are_learned_apart(models, loras):
     asked = asked_of("wan", models)
     asked.positive = [small_models.conditioning(seed=1, length=length) for length in (5, 7, 5)]
@@ -260,6 +264,7 @@ def test_prompts_of_lengths_that_do_not_fit_one_batch_are_learned_apart(models, 
     assert report["iterations"] == 4
 
 
+@thorough
 def test_a_student_comes_much_nearer_to_its_teacher(models, loras):
     asked = asked_of("wan", models)
     asked.shape = (4, 16, 1, 4, 4)
@@ -290,6 +295,7 @@ def test_nothing_is_left_on_the_model_or_in_memory(models, loras):
     assert comfy.model_management.in_training is False
 
 
+@thorough
 def test_the_same_seed_makes_the_same_file_to_the_bit(models, loras):
     asked = asked_of("wan", models)
     for seed, name in ((7, "one"), (7, "two"), (8, "three")):
@@ -326,6 +332,7 @@ def test_an_interrupted_run_keeps_what_was_learned_and_goes_on_to_the_same_bits(
     assert files["broken.safetensors"] == files["whole.safetensors"]
 
 
+@thorough
 def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(models, loras, monkeypatch):
     """Killed in its fifth iteration, after a checkpoint behind every one: what is on disk is all
     that the next run has.
@@ -354,6 +361,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(models, loras
     assert not [name for name in files if name.endswith(".new")]
 
 
+@thorough
 def test_a_finished_run_is_not_run_again_and_more_iterations_go_on(models, loras):
     asked = asked_of("wan", models)
     asked.execute()
@@ -435,6 +443,7 @@ def test_a_model_larger_than_its_device_is_refused(models, loras, monkeypatch):
     assert "fp8" in words and "GGUF" in words
 
 
+@thorough
 def test_with_gradient_checkpointing_the_same_is_learned(models, loras):
     asked = asked_of("wan", models)
     losses = [
@@ -446,6 +455,7 @@ def test_with_gradient_checkpointing_the_same_is_learned(models, loras):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@thorough
 def test_a_base_in_fp8_keeps_its_weights_and_has_its_lora_trained_beside_them(models, loras):
     path = small_models.write_wan(models / "diffusion_models" / "distil_fp8.safetensors")
     asked = asked_of("wan", models)
