@@ -64,20 +64,9 @@ def demo_scripts() -> Iterator[None]:
 def in_turns(
     first: Callable[[], object], second: Callable[[], object], rounds: int, is_warm: bool = False
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each call, in turns, so that a drift in speed meets both; one warm-up each."""
-    if not is_warm:
-        seconds_of(first), seconds_of(second)
-    seconds: tuple[list[float], list[float]] = ([], [])
-    # A collection of all objects there are takes longer than some calls, and would count against
-    # the one it happens to meet. One before each call would cost both of them what the processor
-    # has at hand.
-    gc.collect()
-    gc.freeze()
-    for _ in range(rounds):
-        for call, times in zip((first, second), seconds, strict=True):
-            times.append(seconds_of(call))
-    gc.unfreeze()
-    return seconds
+    """Wall seconds of each call, in turns: a drift in speed meets both. One warm-up each."""
+    taken = all_in_turns({0: first, 1: second}, rounds, is_warm=is_warm)
+    return [each.wall for each in taken[0]], [each.wall for each in taken[1]]
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -109,14 +98,18 @@ def all_in_turns(
     calls: Mapping[Hashable, Callable[[], object]],
     rounds: int,
     before: Callable[[], object] = lambda: None,
+    is_warm: bool = False,
 ) -> dict[Hashable, list[Taken]]:
-    """What each call takes, in turns, every other round in the opposite order; one warm-up each.
-    before: called before each of them, untimed.
+    """What each call takes, in turns, every other round in the opposite order; one warm-up each,
+    unless they are warm. before: called before each of them, untimed.
     """
-    for call in calls.values():
+    for call in () if is_warm else calls.values():
         before()
         taken_by(call)
     taken: dict[Hashable, list[Taken]] = {name: [] for name in calls}
+    # A collection of all objects there are takes longer than some calls, and would count against
+    # the one it happens to meet. One before each call would cost all of them what the processor
+    # has at hand.
     gc.collect()
     gc.freeze()
     for number in range(rounds):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import torch
+from comfyui_fewstep.nodes.host.distil import training
 from in_host import demo_scripts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -101,11 +101,8 @@ def trained_model() -> Any:
     network = patcher.model.diffusion_model
     if not path.exists():
         print(f"training a small UNet once, {STEPS} steps, to {path}", file=sys.stderr)
-        comfy.model_management.in_training = True  # the host's fused paths have no backward pass
-        try:
+        with training():  # the host's fused paths have no backward pass
             weights = train(network, patcher.model.model_sampling.sigmas)
-        finally:
-            comfy.model_management.in_training = False
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)

@@ -23,6 +23,7 @@ ENDINGS = (".safetensors", ".sft")
 # In bytes: some 100 000 tensors, which no real file comes near. The format's own 100 MB would take
 # a gigabyte and many seconds.
 LARGEST_HEADER = 16_000_000
+LENGTH_BYTES = 8  # at the beginning of a file: the length of its header
 
 ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
 
@@ -66,7 +67,8 @@ def read_header(path: str | Path) -> Header:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The header's own string map alone. Raises FileProblem as read_header does."""
-    return _checked_metadata(Path(path), _readable_size(Path(path)))
+    _readable_lengths(Path(path))
+    return _checked_metadata(Path(path))
 
 
 def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
@@ -75,39 +77,39 @@ def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
     That library hands a header on tensor by tensor, a slice of the file for each, which takes
     longer than reading it again.
     """
-    size = _readable_size(path)
-    _checked_metadata(path, size)
+    length, size = _readable_lengths(path)
+    _checked_metadata(path)
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        file.seek(LENGTH_BYTES)
         try:
             return json.loads(file.read(length)), size
         except ValueError as error:
             raise not_whole(path, error) from None
 
 
-def _readable_size(path: Path) -> int:
-    """Bytes of the whole file, by whose first eight a library may open it. Raises FileProblem for
-    one that is no .safetensors file, and for a header that is longer than any real one.
+def _readable_lengths(path: Path) -> tuple[int, int]:
+    """Bytes of the header and of the whole file, which a library may open then. Raises FileProblem
+    for what is no .safetensors file, and for a header that is longer than any real one.
     """
     size = _size_of(path)
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(LENGTH_BYTES)
     length = int.from_bytes(start, "little")
-    if LARGEST_HEADER < length <= size - 8:
+    if LARGEST_HEADER < length <= size - LENGTH_BYTES:
         raise FileProblem(
             f"{path.name}: its header is {length} bytes long, and no more than {LARGEST_HEADER}"
             " are read here: real LoRAs and models stay far below. Save it again without the"
             " metadata that makes it so long."
         )
-    if length > size - 8:
+    if length > size - LENGTH_BYTES:
         # The eight letters that a page begins with make a huge number.
         is_page = start.startswith(b"<") and length > LARGEST_HEADER
         why = "it is a web page" if is_page else f"its header should be {length} bytes long"
         raise not_whole(path, why)
-    return size
+    return length, size
 
 
-def _checked_metadata(path: Path, size: int) -> dict[str, str]:
+def _checked_metadata(path: Path) -> dict[str, str]:
     """The string map of a header that the format's own library accepts; raises FileProblem for any
     other.
     """

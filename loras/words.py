@@ -23,3 +23,8 @@ def in_figures(seconds: float) -> str:
     Speed-Quality Compare divides by them.
     """
     return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def in_gib(size: float) -> str:
+    """size: bytes."""
+    return f"{size / 2**30:.3g} GiB"

@@ -28,7 +28,7 @@ from .host.recognise import accelerator_on
 from .host.report import SENT_AGAIN, Report
 from .host.server import drop_cached_results, is_connected, missing_output, node_id_of, show_on_node
 from .host.skip import carried_skip
-from .host.timeline import REFUSED_IN_PROMPT
+from .host.timeline import carried_by
 
 NAME = "Distil Accelerator"
 CHART = 2  # which output it is
@@ -351,11 +351,10 @@ def refuse_model(loaded: LoadedModel) -> None:
     if record is not None:
         how = "is" if record.kind is Kind.MODEL else "carries"
         raise DistilError(
-            f"The connected model {how} {record.id}: its few steps are all that it knows, and there"
-            f" is nothing more to learn from it. {NAME} takes the undistilled model, as it comes"
-            " from its loader."
+            f"The connected model {how} {record.id}, which is distilled for a few steps already."
+            f" {NAME} takes the undistilled model, as it comes from its loader."
         )
-    if hasattr(loaded.patcher.model.diffusion_model, "init_kv_caches"):
+    if loaded.is_causal:
         raise DistilError(
             "The connected model is causal: it makes frames one after another from those before,"
             f" and {NAME} teaches whole pictures and clips. Connect a model that is not causal."
@@ -394,11 +393,8 @@ def refuse_prompts(prompts: Sequence[Any], name: str) -> None:
     """Raise DistilError for conditionings that change by place or by step."""
     if not prompts:
         raise DistilError(f"{name} holds no prompt. Connect at least one CLIP Text Encode.")
-    for number, (_, options) in enumerate(prompts, 1):
-        carried = sorted(
-            {words for key, words in REFUSED_IN_PROMPT.items() if options.get(key) is not None}
-        )
-        if carried:
+    for number, prompt in enumerate(prompts, 1):
+        if carried := carried_by(prompt):
             raise DistilError(
                 f"Prompt {number} of {name} carries {' and '.join(carried)}, and one batch holds"
                 " many prompts at once. Connect the prompt without it."

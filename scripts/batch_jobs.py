@@ -34,8 +34,8 @@ def read_workflow(path: Path) -> Workflow:
         raise BatchError(f"{path} cannot be read as JSON: {error}") from None
     if isinstance(prompt, dict) and "nodes" in prompt:
         raise BatchError(
-            f"{path} is the editor's format. In ComfyUI: Workflow, Export (API), and give that"
-            " file."
+            f"{path} is not a workflow in API format but in the editor's own. In ComfyUI: Workflow,"
+            " Export (API), and give that file."
         )
     if (
         not isinstance(prompt, dict)

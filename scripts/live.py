@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import queue
 import sys
 import threading
@@ -22,30 +21,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch_jobs import checked_url, read_workflow
 from comfy_client import Client, JobFailed, Prompt, PromptRefused, outputs
 from console import print_everywhere
 from websocket_reader import WebSocket
+from workflow_inputs import BatchError
 
 SAMPLER = "FewStepStream"
-
-
-class LiveError(ValueError):
-    """What cannot be run. Says what was expected, what was found and what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: the clip is there, or what Ctrl+C left of it. 1: it failed. 2: the request is wrong."""
     options = parsed(arguments)
-    client = Client(options.server.rstrip("/"))
     try:
-        prompt = read_workflow(options.workflow)
+        client = Client(checked_url(options.server))
+        prompt = read_workflow(options.workflow).prompt
         node_id = stream_in(prompt, options.node)
         client_id = uuid.uuid4().hex
         with contextlib.closing(WebSocket(client.url, f"/ws?clientId={client_id}")) as events:
             job = client.queue(prompt, client_id)
             print(f"Queued. Pictures go to {options.picture}; type a text and press Enter.")
             entry = Session(client, events, job, node_id, options.picture).follow(typed_lines())
-    except (LiveError, PromptRefused, OSError) as error:
+    except (BatchError, PromptRefused, OSError) as error:
         print(f"live.py: {error}", file=sys.stderr)
         return 2
     except JobFailed as failed:
@@ -74,33 +71,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_workflow(path: Path) -> Prompt:
-    """A workflow in API format. Raises LiveError."""
-    try:
-        prompt = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LiveError(f"{path} is not JSON: {error}") from error
-    nodes = prompt.values() if isinstance(prompt, dict) else ()
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
-        raise LiveError(
-            f"{path} is not a workflow in API format. In ComfyUI choose Workflow, Export (API)."
-        )
-    return prompt
-
-
 def stream_in(prompt: Prompt, wanted: str | None) -> str:
-    """The id of the Streaming Sampler that takes texts. Raises LiveError."""
+    """The id of the Streaming Sampler that takes texts. Raises BatchError."""
     samplers = [id for id, node in prompt.items() if node["class_type"] == SAMPLER]
     chosen = [id for id in samplers if wanted in (None, id)]
     if not samplers:
-        raise LiveError("The workflow has no Streaming Sampler.")
+        raise BatchError("The workflow has no Streaming Sampler.")
     if len(chosen) != 1:
-        raise LiveError(
+        raise BatchError(
             f"The workflow's Streaming Samplers are the nodes {', '.join(samplers[:5])}. Name one"
             " with --node."
         )
     if "clip" not in prompt[chosen[0]]["inputs"]:
-        raise LiveError(
+        raise BatchError(
             f"The Streaming Sampler (node {chosen[0]}) takes no text: nothing is connected to its"
             " clip input. Connect the CLIP that encodes its prompt."
         )

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ...loras.refusal import Refusal
-from ...loras.words import counted
+from ...loras.words import counted, in_gib
 
-GIBI = 2**30
 # Bytes that autograd keeps for each number that goes into or comes out of a layer with a LoRA,
 # which is what can be seen from outside. Measured 2.2 on SDXL's layers, 3.3 on FLUX's, 3.6 on
 # Wan's; more where attention is not fused, as on a CPU.
@@ -97,8 +96,8 @@ def refuse_weights(model) -> None:
     total = comfy.model_management.get_total_memory(model.load_device)
     if model.model_size() > total:
         raise TooLittleMemory(
-            f"The weights of this model are {in_gibi(model.model_size())}, and all of them stay on"
-            f" the device while it is distilled, which has {in_gibi(total)}. Connect the same model"
+            f"The weights of this model are {in_gib(model.model_size())}, and all of them stay on"
+            f" the device while it is distilled, which has {in_gib(total)}. Connect the same model"
             " in fp8 or as a smaller GGUF."
         )
 
@@ -110,23 +109,19 @@ def refuse_too_little(reckoning: Reckoning) -> None:
     ways = []
     if not reckoning.is_checkpointed:
         saved = replace(reckoning, is_checkpointed=True).needed
-        ways.append(f"turn gradient_checkpointing on ({in_gibi(saved)})")
+        ways.append(f"turn gradient_checkpointing on ({in_gib(saved)})")
     if reckoning.rows > 1:
-        ways.append(f"take a batch of 1 ({in_gibi(replace(reckoning, rows=1).needed)})")
+        ways.append(f"take a batch of 1 ({in_gib(replace(reckoning, rows=1).needed)})")
     ways.append("take a smaller or shorter latent_image")
     if reckoning.lora > reckoning.needed // 10:
         ways.append("lower the rank")
     raise TooLittleMemory(
-        f"Beside the weights of the model this takes about {in_gibi(reckoning.needed)}:"
-        f" {in_gibi(reckoning.lora)} for the LoRA with momentum and gradients, and"
-        f" {in_gibi(reckoning.activations)} for what is kept of"
-        f" {counted(reckoning.rows, 'row')} to learn from. {in_gibi(reckoning.free)} are free. To"
+        f"Beside the weights of the model this takes about {in_gib(reckoning.needed)}:"
+        f" {in_gib(reckoning.lora)} for the LoRA with momentum and gradients, and"
+        f" {in_gib(reckoning.activations)} for what is kept of"
+        f" {counted(reckoning.rows, 'row')} to learn from. {in_gib(reckoning.free)} are free. To"
         f" make room, {'; or '.join(ways)}. A base in fp8 or GGUF leaves more free as well."
     )
-
-
-def in_gibi(size: float) -> str:
-    return f"{size / GIBI:.3g} GiB"
 
 
 def reckon(

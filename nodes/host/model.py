@@ -92,6 +92,11 @@ class LoadedModel:
         return self.patcher.get_attachment(FACTS_KEY)
 
     @property
+    def is_causal(self) -> bool:
+        """Whether its network makes frames one after another, over a cache of those before."""
+        return hasattr(self.patcher.model.diffusion_model, "init_kv_caches")
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second at which its clips play."""
         return self.base.frame_rate if self.facts is None else self.facts.frame_rate

@@ -457,7 +457,7 @@ def shape_of(model, latent: Mapping[str, Any]) -> torch.Size:
 def refuse_not_causal(loaded: LoadedModel) -> None:
     """Raise where the network looks at all frames at once, or the host has no causal ones yet."""
     require_causal_wan()
-    if hasattr(loaded.patcher.model.diffusion_model, "init_kv_caches"):
+    if loaded.is_causal:
         return
     raise PlanError(
         "The Streaming Sampler needs a causal model (Self Forcing, Causal Forcing, CausVid), and"

@@ -16,6 +16,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...loras.words import in_gib
 from .latent import between_nodes
 
 # Of the free memory, what a clip's pictures may take: the rest is for what makes and saves them.
@@ -56,10 +57,6 @@ def room_for_pictures(vae, shape: torch.Size) -> Room:
     pictures, pixels = shape[0] * pictures, height * width
     needed = math.ceil(pictures * pixels * 3 * between_nodes()["dtype"].itemsize)
     return Room(needed, comfy.model_management.get_free_memory(vae.output_device))
-
-
-def in_gib(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB"
 
 
 def is_out_of_memory(error: Exception) -> bool:

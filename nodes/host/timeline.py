@@ -75,12 +75,16 @@ def refuse_prompts(conditioning: Sequence[Prompt]) -> None:
         refuse_carried(prompt)
 
 
-def refuse_carried(prompt: Prompt) -> None:
-    """Raise for a prompt that carries what a causal model cannot follow."""
-    carried = sorted(
+def carried_by(prompt: Prompt) -> list[str]:
+    """What a prompt carries that makes it change by place or step, in words."""
+    return sorted(
         {words for key, words in REFUSED_IN_PROMPT.items() if prompt[1].get(key) is not None}
     )
-    if carried:
+
+
+def refuse_carried(prompt: Prompt) -> None:
+    """Raise for a prompt that carries what a causal model cannot follow."""
+    if carried := carried_by(prompt):
         raise PlanError(
             f"The prompt carries {' and '.join(carried)}; a causal model remembers what it saw"
             " under one prompt for the whole clip. Connect the prompt without it."
