@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
-from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 READY = "window.app && window.app.graph && window.app.extensionManager"
 # Milliseconds, for everything that is waited for: a busy machine may take long, and who waits in
@@ -59,8 +58,6 @@ TEMPLATE_CARDS = """() => {
 }"""
 IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
     element => element.offsetParent && element.textContent.trim() === wanted)"""
-# Where no node is while one is shown alone.
-EMPTY_SPOT = (700, 780)
 UNKNOWN_TYPES = (
     "app.graph.nodes.map(node => node.type).filter(type => !(type in"
     " LiteGraph.registered_node_types))"
@@ -246,19 +243,15 @@ class Editor:
         return seen
 
     def search(self, words: str, wanted: str) -> None:
-        """Double-click the empty canvas, type, and wait until a node of this name is offered.
+        """Open the search for nodes, type, and wait until a node of this name is offered.
 
-        A slow machine may take the two clicks for single ones, so it is tried three times.
+        By its command: of a double click a busy machine makes two single ones.
         """
-        for attempt in range(3):
-            self.close_dialogs()
-            self.page.mouse.dblclick(*EMPTY_SPOT)
-            self.page.wait_for_timeout(500 * (attempt + 1))
-            self.page.keyboard.type(words)
-            with contextlib.suppress(PlaywrightTimeoutError):
-                self.page.wait_for_function(IS_SHOWN, arg=wanted, timeout=5_000 * 3**attempt)
-                return
-        raise AssertionError(f"a search for {words!r} did not offer {wanted!r}")
+        self.close_dialogs()
+        self.command("Workspace.SearchBox.Toggle")
+        self.page.wait_for_function("document.activeElement.tagName === 'INPUT'")
+        self.page.keyboard.type(words)
+        self.page.wait_for_function(IS_SHOWN, arg=wanted)
 
     def close_dialogs(self) -> None:
         self.page.keyboard.press("Escape")
