@@ -490,6 +490,14 @@ def notes_on_run(assignment: Assignment, run: DistilRun) -> tuple[str, ...]:
         )
     if run.resumed_at:
         notes.append(f"Gone on with after {counted(run.resumed_at, 'iteration')} of earlier runs.")
+    if run.has_other_prompts:
+        notes.append(
+            "The prompts are not those of the earlier run, so the teacher's paths were walked anew."
+        )
+    if run.resumed_at and not run.evaluations:
+        notes.append(
+            "Nothing was left to do: raise iterations or minutes, which count earlier runs too."
+        )
     notes.append(
         f"{files.declaration.name} beside it is its declaration, so that the Accelerator Loader"
         f" knows it; {files.checkpoint.name} is what resume goes on from, and may be deleted."

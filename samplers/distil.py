@@ -114,6 +114,13 @@ def learning_share(done: float) -> float:
     return min(1.0, (1.0 - done) / (1.0 - FLAT_SHARE))
 
 
+def is_check_due(before: float, done: float) -> bool:
+    """Whether a check comes after an iteration. before, done: share of the run in front of it and
+    behind it. The last one always has one.
+    """
+    return int(min(done, 1.0) * CHECKS) > int(before * CHECKS)
+
+
 def orthogonal(matrix: Tensor) -> Tensor:
     """A matrix with nearly the same directions whose singular values are all near 1."""
     a, b, c = NEWTON_SCHULZ
@@ -210,9 +217,9 @@ class Course:
         return work(done) / work(1.0)
 
     @property
-    def check_every(self) -> int:
-        """Iterations."""
-        return max(1, self.iterations // CHECKS)
+    def fewest_paths(self) -> int:
+        """Walks of the teacher that are learned from at once, at least."""
+        return min(FIRST_WALKS, max(1, self.most_paths // self.rows))
 
 
 @dataclass(frozen=True)
@@ -253,10 +260,15 @@ def sampled(denoise: Denoise, course: Course, noise: Tensor, prompts: Sequence[i
 # ---------------------------------------------------------------- the optimizer
 
 
+class Diverged(ArithmeticError):
+    """A loss or a gradient that is no finite number, and what to do."""
+
+
 class Muon:
     """Moves matrices by the momentum of their gradients, made orthogonal (Jordan et al. 2024).
 
-    One momentum for each weight, in float32. On LoRA's thin matrices it costs next to nothing.
+    One momentum for each weight, in float32. On LoRA's thin matrices it costs next to nothing. Not
+    torch.optim.Muon, which torch has from 2.9 on: ComfyUI runs on older ones.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]):
@@ -265,8 +277,15 @@ class Muon:
         self.momenta = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
     def step(self, rate: float) -> None:
-        """Clip the gradients, move the weights, drop the gradients."""
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        """Clip the gradients, move the weights, drop the gradients. Raises Diverged, and has moved
+        nothing, where a gradient is no finite number.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        if not norm.isfinite():
+            raise Diverged(
+                "The gradient is no finite number any more: the learning rate is too high for this"
+                " model. Lower learning_rate; with resume on, a run goes on from what it saved last."
+            )
         with torch.no_grad():
             for name, weight in self.weights.items():
                 if weight.grad is None:
@@ -316,7 +335,7 @@ class Distillation:
 
     def go_on(self, teacher: Denoise, student: Denoise, done: float) -> float:
         """One iteration; its loss. done: share of the run, which says how it learns now."""
-        while self.walks < self.walks_due or not self.bank:
+        while self.walks < self.walks_due or len(self.bank) < self.course.fewest_paths:
             self._walk(teacher)
         with self._or_not_at_all():
             if done < OWN_STATES_FROM:
@@ -416,10 +435,6 @@ class Distillation:
             x = euler_step(x, denoised.detach().float(), sigma, sigma_next)
         return total
 
-    @property
-    def is_check_due(self) -> bool:
-        return self.iteration % self.course.check_every == 0
-
     def check(self, student: Denoise) -> Tensor:
         """What the student makes of the noise that was held out; how far that is from the teacher's
         end is added to the checks.
@@ -459,7 +474,9 @@ class Distillation:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on from a state that `tensors` and `facts` gave."""
+        """Go on from a state that `tensors` and `facts` gave. Where facts name no paths, the
+        teacher walks anew.
+        """
         self.iteration, self.walks = facts["iteration"], facts["walks"]
         self.own_from = facts["own_from"]
         self.checks = [(iteration, distance) for iteration, distance in facts["checks"]]

@@ -135,6 +135,17 @@ class Client:
         """Stop the job that is running now."""
         self.post("/interrupt", {})
 
+    def cancel(self, prompt_id: str) -> None:
+        """Stop this job, running or not, and no other."""
+        self.post("/queue", {"delete": [prompt_id]})
+        self.post("/interrupt", {"prompt_id": prompt_id})
+
+    def is_queued(self, prompt_id: str) -> bool:
+        """Whether a job runs or waits to run."""
+        queue = self.get("/queue")
+        jobs = [*queue["queue_running"], *queue["queue_pending"]]
+        return any(job[1] == prompt_id for job in jobs)
+
     def forget(self) -> None:
         """Drop what the server remembers, so that the next run computes every node again."""
         self.post("/free", {"unload_models": False, "free_memory": True})

@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JobFailed as failed:
         print(f"live.py: {failed}", file=sys.stderr)
         return 1
-    tell_end(entry)
+    if entry is None:
+        print("The stream had not begun; it was taken out of the queue.")
+    else:
+        tell_end(entry)
     return 0
 
 
@@ -116,8 +119,10 @@ class Session:
     picture: Path
     told: str = ""  # the last line on how far it is
 
-    def follow(self, lines: queue.SimpleQueue[str]) -> dict[str, Any]:
-        """The job's history, once it is over. Raises JobFailed."""
+    def follow(self, lines: queue.SimpleQueue[str]) -> dict[str, Any] | None:
+        """The job's history, once it is over; None where it was cancelled before it began. Raises
+        JobFailed.
+        """
         while True:
             try:
                 while self.client.history(self.job) is None:
@@ -128,7 +133,9 @@ class Session:
                 return self.client.wait(self.job)
             except KeyboardInterrupt:
                 print("Ending the stream; what is finished is kept.", flush=True)
-                self.client.interrupt()
+                self.client.cancel(self.job)
+                if not self.client.is_queued(self.job) and self.client.history(self.job) is None:
+                    return None
 
     def show(self, seconds: float) -> None:
         """Keep the newest picture that comes within so many seconds, and print what is told."""
@@ -142,7 +149,9 @@ class Session:
             # A viewer must never find half a picture.
             partial = self.picture.with_name(self.picture.name + ".partial")
             partial.write_bytes(newest)
-            partial.replace(self.picture)
+            # On Windows a picture that a viewer reads cannot be replaced; the next comes soon.
+            with contextlib.suppress(PermissionError):
+                partial.replace(self.picture)
 
     def tell(self, line: str) -> None:
         if line != self.told:

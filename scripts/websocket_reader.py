@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+HTTP_PORT = 80  # where an address names none
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 # What ComfyUI puts before a picture: which kind of message it is; then the format, or the length of
 # what it says of the picture, and that.
@@ -25,12 +26,17 @@ PREVIEW, PREVIEW_WITH_METADATA = 1, 4
 
 
 class WebSocket:
-    """A connection to the server at `url`."""
+    """A connection to the server at `url`, over plain HTTP."""
 
     def __init__(self, url: str, path: str):
         address = urllib.parse.urlsplit(url)
+        if address.scheme != "http":
+            raise ConnectionError(
+                f"{url}: events are read over plain http alone. Name the server's own http address."
+            )
         self.buffer = b""
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
+        place = (address.hostname, address.port or HTTP_PORT)
+        self.socket = socket.create_connection(place, timeout=30)
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             (

@@ -59,6 +59,7 @@ MODULES = {
     "enum",
     "fractions",
     "functools",
+    "hashlib",
     "inspect",
     "io",
     "itertools",
@@ -129,9 +130,9 @@ DISTILLED = "nodes/host/distil_files.py"
 DISTILLED_BY = [
     "from safetensors.torch import save_file",
     "path.parent.mkdir",
-    "os.replace",
     "partial.write_text",
     "os.replace",
+    "partial.unlink",
 ]
 LARGEST = 40 << 20
 

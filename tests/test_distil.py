@@ -250,6 +250,42 @@ def test_what_is_held_out_is_never_learned_from():
     assert not held & learned and len(learned) > 100
 
 
+def test_without_its_paths_a_run_goes_on_from_as_many_new_ones_as_it_began_with():
+    pupil = Pupil()
+    first = run_for(pupil, 30)
+    finish(first, pupil)
+    run = run_for(Pupil(), 60, most_paths=400)
+    run.restore(first.tensors(with_paths=False), first.facts(with_paths=False))
+    run.go_on(pupil.teacher, pupil.student, 0.5)
+    assert run.held_out is not None and len(run.bank) == distil.FIRST_WALKS
+    assert run.walks == first.walks + 1 + distil.FIRST_WALKS
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_ends_the_run_and_moves_nothing(bad):
+    pupil = Pupil()
+    run = run_for(pupil)
+    run.go_on(pupil.teacher, pupil.student, 0.0)
+    before, momenta = bits(run), dict(run.optimizer.momenta)
+    for weight in run.weights.values():
+        weight.register_hook(lambda gradient: gradient * bad)
+    with pytest.raises(distil.Diverged, match="Lower learning_rate"):
+        run.go_on(pupil.teacher, pupil.student, 0.0)
+    for name, weight in before.items():
+        assert torch.equal(run.weights[name], weight)
+        assert momenta[name].isfinite().all()
+    assert run.iteration == 1
+
+
+def test_a_run_is_checked_twenty_times_and_once_more_at_its_end():
+    for iterations in (1, 7, 30, 1200):
+        shares = [number / iterations for number in range(iterations + 1)]
+        due = [distil.is_check_due(*pair) for pair in zip(shares, shares[1:])]
+        assert sum(due) == min(iterations, distil.CHECKS) and due[-1], iterations
+    # By the clock a run goes over its end.
+    assert distil.is_check_due(0.97, 1.3) and not distil.is_check_due(0.951, 0.999)
+
+
 def test_no_more_paths_are_kept_than_there_is_room_for():
     pupil = Pupil()
     run = run_for(pupil, most_paths=14)

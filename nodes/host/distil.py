@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from ...loras.declaration import declaration_of
 from ...loras.schedules import Schedule, of_a_base
 from ...loras.words import counted
 from ...samplers.budget.cost import seconds_in_words
-from ...samplers.distil import Course, Distillation, DistilSettings
+from ...samplers.distil import Course, Distillation, DistilSettings, is_check_due
 from .distil_files import DistilFiles, read_tensors, write_tensors, write_text
 from .distil_memory import reckon, refuse_too_little, refuse_weights
 from .model import sigma_of
@@ -53,6 +54,7 @@ PATHS_BYTES = 2**30
 MOST_PATHS = 4096
 UP, DOWN = ".lora_up.weight", ".lora_down.weight"
 HALF = 2  # bytes of a number in half precision
+PROGRESS = 1000  # parts of a run that its bar can show
 SAVE_EVERY = 60.0  # seconds
 # How many times as long as a checkpoint takes to write the run goes on before the next, at least.
 BETWEEN_SAVES = 20
@@ -74,20 +76,28 @@ def own_copy(model):
     """The MODEL on weights of its own. Call it within training().
 
     What a graph has loaded was made in inference mode, and autograd refuses such tensors. A copy
-    also means that nothing can be left on the model, whatever happens.
+    also means that nothing can be left on the model, whatever happens. Raises ValueError where the
+    host cannot make one.
     """
     if model.is_dynamic():
-        copied = model.clone(disable_dynamic=True)
+        if model.cached_patcher_init is None:
+            raise ValueError(
+                "Distil Accelerator works on a copy of the model, which under dynamic VRAM ComfyUI"
+                " loads from its file once more, and the loader of this model does not say how."
+                " Load it with Load Diffusion Model or Load Checkpoint, or start ComfyUI with"
+                " --disable-dynamic-vram."
+            )
+        copied = model.clone(disable_dynamic=True)  # which the host loads from its file once more
         copied.model.requires_grad_(False)
-        return copied
-    unload(model)  # with its patches on, they would be in the copy's weights, and be put on again
-    # The configuration is read and never changed, and it cannot be copied.
-    config = model.model.model_config
-    network = copy.deepcopy(model.model, {id(config): config}).requires_grad_(False)
-    bare = type(model)(network, model.load_device, model.offload_device)
-    copied = model.clone(model_override=bare.get_clone_model_override())
+    else:
+        unload(model)  # with its patches on, they would be in the copy's weights, and put on again
+        # The configuration is read and never changed, and it cannot be copied.
+        config = model.model.model_config
+        network = copy.deepcopy(model.model, {id(config): config}).requires_grad_(False)
+        bare = type(model)(network, model.load_device, model.offload_device)
+        copied = model.clone(model_override=bare.get_clone_model_override())
     copied.object_patches = copy.deepcopy(copied.object_patches)
-    if network.get_dtype_inference() == torch.float16:
+    if copied.model.get_dtype_inference() == torch.float16:
         # Gradients vanish in half precision.
         copied.set_model_compute_dtype(COMPUTED_IN)
     return copied
@@ -204,6 +214,19 @@ def file_names(model) -> dict[str, str]:
             flat = layer.removesuffix(".weight").replace(".", "_")
             of_weight[weight] = f"lora_unet_{flat}"
     return of_weight
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def digest_of(*prompts: Any) -> str:
+    """What these entries of a CONDITIONING say, to know them again."""
+    digest = hashlib.sha256()
+    for text, options in prompts:
+        for each in (text, options.get("pooled_output")):
+            if isinstance(each, Tensor):
+                digest.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- a network that is both
@@ -328,6 +351,7 @@ class DistilRun:
     own_from: int = 0  # iteration from which the student learned from its own states
     paths: int = 0  # of the teacher's, that were learned from
     is_interrupted: bool = False
+    has_other_prompts: bool = False  # than the run that it goes on with
 
 
 def schedule_of(model) -> Schedule:
@@ -415,6 +439,7 @@ class Session:
     def __init__(self, assignment: Assignment, lora: StudentLora, screen: Screen):
         self.assignment, self.lora, self.screen = assignment, lora, screen
         self.outcome = DistilRun()
+        self.prompts = digest_of(*assignment.positive, *assignment.negative)
         self.seconds_before = 0.0  # in earlier runs
         self.started = self.saved = time.perf_counter()
         self.saving = 0.0  # seconds that the last checkpoint took
@@ -427,12 +452,14 @@ class Session:
         )
         if assignment.is_resumed and assignment.files.begun is not None:
             self._restore(run)
-        if self._share_done(run) < 1.0:
+        done = self._share_done(run)
+        if done < 1.0:
             self._refuse_memory(network)
         try:
-            while (done := self._share_done(run)) < 1.0:
+            while done < 1.0:
                 run.go_on(network.teacher, network.student, done)
-                self._after_iteration(run, network)
+                before, done = done, self._share_done(run)
+                self._after_iteration(run, network, before, done)
         except comfy.model_management.InterruptProcessingException:
             if run.iteration == 0:
                 raise
@@ -474,10 +501,13 @@ class Session:
         left = seconds * (1 - work) / work
         return min(left, max(0.0, 60 * minutes - seconds)) if minutes else left
 
-    def _after_iteration(self, run: Distillation, network: Network) -> None:
-        if run.is_check_due:
-            self.screen.show_pair(run.check(network.student), run.held_out.end, run.iteration)
-        self.screen.tell(run, self._seconds_left(run))
+    def _after_iteration(
+        self, run: Distillation, network: Network, before: float, done: float
+    ) -> None:
+        """before, done: share of the run in front of the iteration and behind it."""
+        if is_check_due(before, done):
+            self.screen.show_pair(run.check(network.student), run.held_out.end)
+        self.screen.tell(run, done, self._seconds_left(run))
         if time.perf_counter() - self.saved > max(SAVE_EVERY, BETWEEN_SAVES * self.saving):
             self._save(run)
 
@@ -485,16 +515,25 @@ class Session:
         """Write the LoRA, its declaration, and what to go on from."""
         began, files = time.perf_counter(), self.assignment.files
         facts = {**self.assignment.facts, "iterations": run.iteration}
+        state = {
+            **facts,
+            **run.facts(not is_finished),
+            "seconds": self._seconds(),
+            "prompts": self.prompts,
+        }
+        # First what resume goes on from: without it a LoRA that is there could not be gone on with.
+        write_tensors(files.checkpoint, run.tensors(not is_finished), state)
         write_tensors(files.lora, self.lora.tensors(), facts)
         write_text(files.declaration, declaration_of(self.assignment.record))
-        state = {**facts, **run.facts(not is_finished), "seconds": self._seconds()}
-        write_tensors(files.checkpoint, run.tensors(not is_finished), state)
         self.saved = time.perf_counter()
         self.saving = self.saved - began
 
     def _restore(self, run: Distillation) -> None:
         files = self.assignment.files
         facts = files.begun
+        if facts.get("prompts") != self.prompts:
+            # Paths are known by the numbers of their prompts, which are others now.
+            facts["paths"], self.outcome.has_other_prompts = [], True
         run.restore(read_tensors(files.checkpoint), facts)
         self.seconds_before = facts["seconds"]
         self.outcome.resumed_at = run.iteration
@@ -504,20 +543,23 @@ class Screen:
     """Progress and previews on the node, by the host's own means."""
 
     def __init__(self, model, course: Course, show: Callable[[str], None]):
-        self.show, self.bar = show, comfy.utils.ProgressBar(course.iterations)
+        self.show, self.bar = show, comfy.utils.ProgressBar(PROGRESS)
+        self.done = 0  # of PROGRESS
         self.preview = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
-    def tell(self, run: Distillation, seconds_left: float) -> None:
-        self.bar.update_absolute(run.iteration)
+    def tell(self, run: Distillation, done: float, seconds_left: float) -> None:
+        """done: share of the run, by iterations or by its minutes."""
+        self.done = int(min(done, 1.0) * PROGRESS)
+        self.bar.update_absolute(self.done)
         self.show(
             f"{run.iteration} of {counted(run.course.iterations, 'iteration')}, loss"
             f" {run.losses[-1]:.4f}, about {seconds_in_words(seconds_left)} left"
         )
 
-    def show_pair(self, student: Tensor, teacher: Tensor, iteration: int) -> None:
+    def show_pair(self, student: Tensor, teacher: Tensor) -> None:
         """The student's present picture beside the teacher's, (B, ...) latents of the model."""
         if self.preview is None:
             return
         pair = torch.cat([student[:1].cpu(), teacher[:1]], -1)
         picture = self.preview.decode_latent_to_preview_image("JPEG", pair.to(student.device))
-        self.bar.update_absolute(iteration, preview=picture)
+        self.bar.update_absolute(self.done, preview=picture)

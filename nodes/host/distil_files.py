@@ -7,10 +7,11 @@ file too, under an ending that no loader lists.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ...loras.header import FileProblem, read_metadata
 # In the metadata of a LoRA that was made here, and of a checkpoint.
 MADE_HERE = "fewstep_distilled"
 CHECKPOINT = ".fewstep-checkpoint"
-LONGEST_NAME = 100
+LONGEST_NAME = 200  # bytes; with an ending and what is added while it is written, 255 at most
 NOT_IN_A_NAME = r'[/\\:*?"<>|\x00-\x1f]'
 
 
@@ -77,36 +78,56 @@ def files_for(file_name: str) -> DistilFiles:
             f"file_name is a name alone, without folders, such as my_accelerator, and not"
             f" {file_name!r}. The file is written into models/loras."
         )
-    if len(name) > LONGEST_NAME or not name.isprintable():
+    if len(name.encode()) > LONGEST_NAME or not name.isprintable():
         raise ValueError(
-            f"file_name must be at most {LONGEST_NAME} letters that can be printed; this one has"
-            f" {len(name)}. Choose a shorter name."
+            f"file_name must be letters that can be printed, at most {LONGEST_NAME} bytes of them;"
+            f" this one has {len(name.encode())}. Choose a shorter name."
         )
     return DistilFiles(Path(folder_paths.get_folder_paths("loras")[0]), name)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file whole or not at all. metadata: what made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
     # One entry alone: of several the format's library shuffles the order, and a file would have
     # other bits each time.
     entry = {MADE_HERE: json.dumps(metadata, sort_keys=True)}
-    save_file(dict(tensors), partial, metadata=entry)
-    os.replace(partial, path)
+    with _put_whole(path) as partial:
+        save_file(dict(tensors), partial, metadata=entry)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
+    with _put_whole(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _put_whole(path: Path) -> Iterator[Path]:
+    """Where to write; moved to its place at the end, and gone where that fails.
+
+    Raises PermissionError in words where a file is there that is in use.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except PermissionError as error:
+        raise PermissionError(
+            f"{path.name} in {path.parent} cannot be written: {error.strerror}. If it is in use, as"
+            " by a loader that has it (Windows), free the models and the node cache, then run again"
+            " with resume on: what was saved last is there."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file of ours, whatever its ending."""
+    """All tensors of a safetensors file of ours, whatever its ending, in memory of their own: a
+    file that is mapped cannot be replaced on Windows.
+    """
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+        return {name: file.get_tensor(name).clone() for name in file.keys()}
 
 
 def _made_here(path: Path) -> dict[str, Any] | None:

@@ -21,8 +21,8 @@ from ...loras.words import counted, in_gib
 # which is what can be seen from outside. Measured 2.2 on SDXL's layers, 3.3 on FLUX's, 3.6 on
 # Wan's; more where attention is not fused, as on a CPU.
 KEPT = 4.0
-# Of each weight of the LoRA: itself, its momentum and its gradient, in float32.
-LORA_BYTES = 3 * 4
+# Of each weight of the LoRA its gradient, in float32; itself and its momentum are there by then.
+LORA_BYTES = 4
 COMPUTED_BYTES = 2  # of a number in the precision that is computed in
 
 
@@ -44,7 +44,7 @@ class Sizes:
 class Reckoning:
     """Bytes that a run takes beside the weights of the model, which are loaded by then."""
 
-    lora: int  # with its momentum and gradients
+    lora: int  # its gradients
     sizes: Sizes
     rows: int  # of a batch
     is_checkpointed: bool
@@ -71,6 +71,7 @@ def measured(
 ) -> Iterator[Sizes]:
     """Within it an evaluation is looked at. The modules' hooks are gone afterwards."""
     sizes, in_block = Sizes(), [0]
+    last: list[Tensor] = []  # inputs of the block before
 
     def of_layer(module, args, output) -> None:
         both = args[0].numel() + output.numel()
@@ -78,12 +79,16 @@ def measured(
         in_block[0] += both
         sizes.largest = max(sizes.largest, in_block[0])
 
-    def of_block(module, args) -> None:
+    def of_block(module, args, kwargs) -> None:
         in_block[0] = 0
-        sizes.inputs += sum(each.numel() for each in args if isinstance(each, Tensor))
+        inputs = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        # What all blocks are given, such as the text, is kept once.
+        new = [each for each in inputs if not any(each is other for other in last)]
+        sizes.inputs += sum(each.numel() for each in new)
+        last[:] = inputs
 
     handles = [layer.register_forward_hook(of_layer) for layer in layers]
-    handles += [block.register_forward_pre_hook(of_block) for block in blocks]
+    handles += [block.register_forward_pre_hook(of_block, with_kwargs=True) for block in blocks]
     try:
         yield sizes
     finally:
@@ -117,7 +122,7 @@ def refuse_too_little(reckoning: Reckoning) -> None:
         ways.append("lower the rank")
     raise TooLittleMemory(
         f"Beside the weights of the model this takes about {in_gib(reckoning.needed)}:"
-        f" {in_gib(reckoning.lora)} for the LoRA with momentum and gradients, and"
+        f" {in_gib(reckoning.lora)} for the LoRA's gradients, and"
         f" {in_gib(reckoning.activations)} for what is kept of"
         f" {counted(reckoning.rows, 'row')} to learn from. {in_gib(reckoning.free)} are free. To"
         f" make room, {'; or '.join(ways)}. A base in fp8 or GGUF leaves more free as well."

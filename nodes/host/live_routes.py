@@ -30,8 +30,8 @@ async def list_streams(request) -> tuple[int, dict[str, Any]]:
 async def take_text(request) -> tuple[int, dict[str, Any]]:
     """Give a running stream a text; the answer says where it takes effect."""
     try:
-        live = stream_of(request.match_info["node_id"])
-        effect = live.offer(text_of(await body_of(request)))
+        text = text_of(await body_of(request))
+        effect = stream_of(request.match_info["node_id"]).offer(text)
     except NotTaken as refusal:
         return refusal.status, {"error": str(refusal)}
     except ValueError as error:  # the tokenizer's: a word that it does not know

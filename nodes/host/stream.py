@@ -187,16 +187,17 @@ def finish(recording: Recording, run: StreamRun) -> None:
     """Have in the recording what was decoded at the end, or say what it lacks."""
     recording.wait()
     recorded, whole = recording.pictures, run.pictures - recording.skipped
-    if recorded == whole:
-        return
-    if run.images is not None:
-        recording.add([run.images[0, -(whole - recorded) :]])
-        recording.wait()
-        return
-    run.notes.append(
-        f"The recording ends after {recorded} of {counted(whole, 'picture')}: the others could not"
-        " be decoded, for lack of memory. The latent is whole."
-    )
+    if recorded < whole and not recording.failure:
+        if run.images is not None:
+            recording.add([run.images[0, -(whole - recorded) :]])
+            recording.wait()
+        else:
+            run.notes.append(
+                f"The recording ends after {recorded} of {counted(whole, 'picture')}: the others"
+                " could not be decoded, for lack of memory. The latent is whole."
+            )
+    if recording.failure:
+        run.notes.append(recording.failure)
 
 
 @dataclass(frozen=True)

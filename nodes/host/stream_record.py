@@ -56,6 +56,7 @@ class Recording:
         self.path: Path | None = None  # of the file, once it is there
         self.blocks = self.pictures = self.bytes = 0  # written
         self.skipped = 0  # pictures of the clip that were there before it
+        self.failure = ""  # why nothing more is written, in words
         self._file: FileIO | None = None
         self._worker = ThreadPoolExecutor(1)
         self._pending: Future | None = None
@@ -89,22 +90,33 @@ class Recording:
     def add(self, pictures: Sequence[Tensor]) -> None:
         """Write a finished block. pictures: (frames, H, W, 3) in 0..1, in order, not to be changed.
 
-        Raises OSError in words where the block before could not be written.
+        Raises what wait raises. After a failure nothing more is written.
         """
         self.wait()
-        self._pending = self._worker.submit(self._write, pictures)
+        if not self.failure:
+            self._pending = self._worker.submit(self._write, pictures)
 
     def wait(self) -> None:
-        """Return when all that was added is in the file. Raises OSError where it could not be."""
+        """Return when all that was added is in the file, or `failure` says why it is not.
+
+        Raises OSError in words where not even the first block could be written. Later what is made
+        is worth more than the file: a full disk must not cost the clip.
+        """
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
                 pending.result()
         except OSError as error:
-            raise OSError(
+            words = (
                 f"A block of the clip could not be written to {self.name} in the output folder:"
-                f" {error.strerror or error}. {counted(self.pictures, 'picture')} of it are there."
-            ) from error
+                f" {error.strerror or error}."
+            )
+            if self.blocks == 0:
+                raise OSError(words) from error
+            self.failure = (
+                f"{words} The file ends there, after {counted(self.pictures, 'picture')}; the latent"
+                " is whole."
+            )
 
     def _write(self, pictures: Sequence[Tensor]) -> None:
         count, part = self._encoded(pictures)

@@ -24,13 +24,16 @@ from comfyui_fewstep.loras.schedules import ShiftedFlow, Trailing
 from comfyui_fewstep.nodes import accelerator, demo, distil
 from comfyui_fewstep.nodes.distil import FewStepDistill
 from comfyui_fewstep.nodes.host import distil as host_distil
+from comfyui_fewstep.nodes.host import distil_files, distil_memory
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
+from comfyui_fewstep.nodes.host.distil_files import DistilFiles
 from comfyui_fewstep.nodes.host.declared import known_accelerators
 from comfyui_fewstep.nodes.host.files import load_tensors
 from comfyui_fewstep.nodes.host.model import accelerator_of, with_shift
 from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
+from comfyui_fewstep.samplers.distil import Muon
 from thinning import thorough
 from torch import Tensor
 
@@ -378,6 +381,62 @@ def test_minutes_end_a_run_before_its_iterations(models, loras):
     asked = asked_of("wan", models)
     report = asked.execute(iterations=100_000, minutes=0.02).ui["fewstep_report"][0]
     assert 0 < report["iterations"] < 1000 and not report["interrupted"]
+    # Its chart has distances, the last of the very end.
+    iterations = [iteration for iteration, _ in report["checks"]]
+    assert 1 <= len(iterations) <= 20 and iterations[-1] == report["iterations"]
+
+
+def test_with_other_prompts_a_run_goes_on_along_new_paths(models, loras):
+    asked = asked_of("wan", models)
+    network, evaluations = asked.model.model.diffusion_model, []
+
+    def before(module, args):
+        evaluations.append(1)
+        if len(evaluations) == 1 + 5 * 8 + 2 * (1 + 4) + 1:
+            comfy.model_management.interrupt_current_processing()
+
+    handle = network.register_forward_pre_hook(before)
+    try:
+        asked.execute()
+    finally:
+        handle.remove()
+    begun = DistilFiles(loras, "made_here").begun
+    assert begun["paths"]
+    asked.positive = asked.positive[:1]  # the second's number is none any more
+    output = asked.execute(resume=True)
+    assert "prompts are not those of the earlier run" in output.args[1]
+    report = output.ui["fewstep_report"][0]
+    assert (report["resumed_at"], report["iterations"]) == (2, 6)
+
+
+def test_a_run_that_diverges_says_so_and_what_was_saved_stays(models, loras, monkeypatch):
+    asked = asked_of("wan", models)
+    asked.execute(iterations=2)
+    before = made_files(loras)
+    step = Muon.step
+
+    def diverge(optimizer, rate):
+        for weight in optimizer.weights.values():
+            weight.grad *= float("nan")
+        step(optimizer, rate)
+
+    monkeypatch.setattr(Muon, "step", diverge)
+    with pytest.raises(ArithmeticError, match="Lower learning_rate"):
+        asked.execute(resume=True, iterations=4)
+    assert made_files(loras) == before
+
+
+def test_a_write_that_fails_leaves_nothing_half_and_what_was_there(loras, monkeypatch):
+    path = loras / "made.safetensors"
+    path.write_bytes(b"before")
+
+    def refuse(source, target):
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(distil_files.os, "replace", refuse)
+    with pytest.raises(PermissionError, match="made.safetensors in .* resume on"):
+        distil_files.write_tensors(path, {"weight": torch.ones(2)}, {})
+    assert made_files(loras) == {"made.safetensors": b"before"}
 
 
 # ---------------------------------------------------------------- memory
@@ -422,6 +481,25 @@ def test_the_reckoned_activations_are_near_those_that_are_kept(models, loras, mo
     monkeypatch.setattr(host_distil.Session, "teach", look)
     asked.execute(iterations=1, gradient_checkpointing=False)
     assert 0.7 < seen["reckoned"] / seen["kept"] < 1.5
+
+
+def test_what_a_block_is_given_by_keyword_is_reckoned_and_what_all_are_given_once():
+    class Block(torch.nn.Module):
+        def forward(self, hidden, text):
+            return 2 * hidden
+
+    blocks, x, text = [Block(), Block()], torch.zeros(1, 7), torch.zeros(1, 5)
+    with distil_memory.measured([], blocks) as sizes:
+        blocks[1](hidden=blocks[0](hidden=x, text=text), text=text)
+    assert sizes.inputs == 7 + 5 + 7
+
+
+def test_a_model_that_the_host_cannot_load_once_more_is_refused(models, loras, monkeypatch):
+    asked = asked_of("wan", models)
+    monkeypatch.setattr(type(asked.model), "is_dynamic", lambda model: True)
+    asked.model.cached_patcher_init = None
+    words = refused(asked)
+    assert "--disable-dynamic-vram" in words and not made_files(loras)
 
 
 def test_too_little_memory_is_refused_before_the_teacher_walks(models, loras, monkeypatch):
@@ -484,7 +562,7 @@ def refused(asked: Asked, **changes) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "..", "../up", "C:\\loras\\a", "/tmp/a", "", " ", ".hidden", "a" * 101, "a\nb"]
+    "name", ["a/b", "..", "../up", "C:\\loras\\a", "/tmp/a", "", " ", ".hidden", "a" * 201, "\u5b57" * 67, "a\nb"]
 )
 def test_a_name_with_a_path_in_it_is_refused(models, loras, name):
     words = refused(asked_of("wan", models), file_name=name)

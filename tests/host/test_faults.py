@@ -443,33 +443,30 @@ def at_evaluation(
             handle.remove()
 
 
-def what_goes_wrong(scene: Scene, count: int, is_between: bool) -> list[tuple[str, int]]:
+def what_goes_wrong(scene: Scene, count: int, is_rest: bool) -> list[tuple[str, int]]:
     """(fault, evaluation) of a run of so many evaluations. An interrupt comes at any time; what
     else goes wrong in the middle or at the end goes wrong anywhere.
 
-    is_between: the interrupts that are neither the first nor the middle one, and what else goes
-    wrong at the end; else those two, and what else goes wrong in the middle.
+    is_rest: without those of a plain run, an interrupt and another fault in the middle.
     """
     interrupts = count if scene.until_kept is None else scene.until_kept
-    chosen = [n for n in range(interrupts) if (n not in (0, interrupts // 2)) == is_between]
-    others = itertools.product(scene.faults, [count - 1 if is_between else count // 2])
-    return [*(("interrupt", number) for number in chosen), *others]
-
-
-# An interrupt while the VAE decodes keeps what is finished from the first block on: there is
-# nothing in between.
-BETWEEN = [
-    pytest.param(name, True, id=f"{name}, in between", marks=thorough)
-    for name in SCENES
-    if name not in ("stream, in its VAE", "stream, recorded")
-]
+    plain = [("interrupt", interrupts // 2), (scene.faults[-1], count // 2)]
+    if not is_rest:
+        return plain
+    others = itertools.product(scene.faults, (count // 2, count - 1))
+    every = [*(("interrupt", number) for number in range(interrupts)), *others]
+    return [each for each in every if each not in plain]
 
 
 @pytest.mark.parametrize(
-    ("name", "is_between"), [*(pytest.param(name, False, id=name) for name in SCENES), *BETWEEN]
+    ("name", "is_rest"),
+    [
+        *(pytest.param(name, False, id=name) for name in SCENES),
+        *(pytest.param(name, True, id=f"{name}, the rest", marks=thorough) for name in SCENES),
+    ],
 )
 def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
-    models, name, is_between
+    models, name, is_rest
 ):
     expected = SCENES[name](models).run()
     scene = SCENES[name](models)
@@ -481,7 +478,7 @@ def test_a_fault_at_any_evaluation_leaves_nothing_and_the_next_run_is_the_first(
         live_bytes(),
     )
     assert count >= 4
-    wrongs = what_goes_wrong(scene, count, is_between)
+    wrongs = what_goes_wrong(scene, count, is_rest)
     assert wrongs
     for fault, number in wrongs:
         where, wrong = f"{fault} at evaluation {number + 1} of {count}", FAULTS[fault]

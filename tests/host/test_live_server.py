@@ -180,6 +180,26 @@ def test_ctrl_c_ends_the_stream_and_keeps_what_is_finished(server, tmp_path):
     assert streams(server) == []
 
 
+@causal
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal that stands for Ctrl+C")
+def test_ctrl_c_takes_a_stream_that_waits_out_of_the_queue_and_leaves_the_other_job_alone(
+    server, tmp_path
+):
+    other = demo_stream(seed=41)
+    other["demo"]["inputs"]["frames"] = 257
+    running = server.client.queue(other)
+    until(lambda: streams(server))
+    script = start(server, tmp_path, demo_stream(seed=42))
+    until(lambda: server.client.get("/queue")["queue_pending"])
+    time.sleep(1)  # for the script to hear that it is queued
+    script.send_signal(signal.SIGINT)
+    said, complained = script.communicate(timeout=60)
+    assert script.returncode == 0, complained
+    assert "The stream had not begun; it was taken out of the queue." in said
+    (report,) = outputs(server.client.wait(running), "fewstep_report")[-1:]
+    assert not report["interrupted"] and report["frames"] == 257
+
+
 def test_a_workflow_that_cannot_be_spoken_to_is_refused_before_it_is_queued(server, tmp_path):
     for prompt, options, message in (
         (demo_stream(1, with_clip=False), (), "node clip) takes no text: nothing is connected to"),
@@ -201,3 +221,12 @@ def test_an_absent_server_is_told(tmp_path):
         [*map(str, command), "--server", "http://127.0.0.1:9"], capture_output=True, text=True
     )
     assert script.returncode == 2 and script.stderr.startswith("live.py: ")
+
+
+def test_an_address_of_https_is_refused_in_words(tmp_path):
+    (tmp_path / "workflow.json").write_text(json.dumps(demo_stream(1)), encoding="utf-8")
+    command = [sys.executable, SCRIPT, tmp_path / "workflow.json"]
+    script = subprocess.run(
+        [*map(str, command), "--server", "https://127.0.0.1:9"], capture_output=True, text=True
+    )
+    assert script.returncode == 2 and "plain http alone" in script.stderr

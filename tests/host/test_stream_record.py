@@ -384,22 +384,25 @@ def open_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size by a Unix system call")
-def test_a_disk_that_is_full_is_told_in_words_and_what_is_there_plays(stream, output):
+def test_a_disk_that_is_full_is_told_the_clip_is_made_and_what_is_there_plays(stream, output):
     import resource
 
-    stream(6, record="whole")
+    unbroken = stream(6, record="whole")
     whole = (output / "whole_00001_.mp4").read_bytes()
     fragments = [start for start, kind in boxes(whole) if kind == b"moof"]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Room for three blocks and the beginning of the fourth.
     resource.setrlimit(resource.RLIMIT_FSIZE, (fragments[3] + 20, before[1]))
     try:
-        with pytest.raises(
-            OSError, match="could not be written to clip in the output folder: .* 9 pictures of it"
-        ):
-            stream(6, record="clip")
+        full = stream(6, record="clip")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(OSError, match="could not be written to none in the output folder"):
+            stream(6, record="none")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (note,) = full.data["notes"]
+    assert "could not be written to clip in the output folder" in note and "9 pictures" in note
+    assert torch.equal(full.latent, unbroken.latent) and full.data["recorded"]["frames"] == 9
     assert torch.equal(played(output / "clip_00001_.mp4"), played(whole)[:9])
     assert open_files(output) == []
 
