@@ -354,7 +354,8 @@ def refuse_other_expert(record: Accelerator, lora_name: str, model_name: str) ->
     if named and record.expert not in named:
         raise ValueError(
             f"{lora_name} ({record.id}) is for the {record.expert.value} expert, and {model_name}"
-            " is the other one by its name. Connect the other model, or choose the other LoRA."
+            " is the other one by its name. Connect the other model, or choose the other"
+            f" {'LoRA' if record.kind is Kind.LORA else 'accelerator'}."
         )
 
 

@@ -21,6 +21,7 @@ from ..loras.decision import (
     refuse_conflicts,
     refuse_left_out,
     refuse_merged,
+    refuse_other_expert,
     refuse_other_kind,
     refuse_other_model,
     refuse_second,
@@ -337,6 +338,7 @@ def attach_distilled(model, accelerator: str, lock_cfg: bool = True, hidden: Any
         refuse_undistilled(loaded, recognition, name, known)
     refuse_unmarked(loaded, record, name)
     refuse_other_model(record, recognition, name)
+    refuse_other_expert(record, "The accelerator", loaded.file_name)
     is_inside = record.kind is Kind.LORA
     # Where it is said to be in the model, the loader that put it there may show it.
     refuse_second(record, foreign.without(record).accelerator if is_inside else foreign.accelerator)

@@ -470,7 +470,10 @@ def cost_in_words(subject: Subject, cost: Cost, is_measured: bool) -> str:
     """The figures that the predictions rest on, and where they come from."""
     origin = f"measured now on {device_name(subject.model.patcher)}" if is_measured else "as given"
     if subject.record is None or subject.record.causal is None:
-        return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}"
+        # As measure_cost has it where a second measurement would take too long.
+        is_reckoned = is_measured and cost.guided_step == 2 * cost.evaluation
+        how = " (reckoned as twice that)" * is_reckoned
+        return f"{cost.evaluation:.3g} ({origin}); with both prompts {cost.guided_step:.3g}{how}"
     block = cost.blocks[subject.record.causal.frames_per_block]
     if is_measured:
         return (

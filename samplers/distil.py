@@ -40,7 +40,11 @@ from torch import Tensor
 Denoise = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 # Share of the iterations after which the student learns from its own states.
-OWN_STATES_FROM = 0.5
+OWN_STATES_FROM = 0.25
+# Share of the loss that the last of its steps has then: it alone decides where the student ends,
+# and those before it are of use to it. Of a run of five minutes a student came 1 dB nearer to the
+# demo model with it than with the same share for each step.
+LAST_SHARE = 2 / 3
 WARM_UP = 50  # iterations, or a tenth of a short run
 FLAT_SHARE = 0.5  # of a run; after it the learning rate falls to 0
 # Walks of the teacher before the first iteration, and iterations between two later ones: so few
@@ -112,6 +116,13 @@ def walk(
 def learning_share(done: float) -> float:
     """Share of the learning rate when so much of a run is done, 0 to 1: flat, then falling to 0."""
     return min(1.0, (1.0 - done) / (1.0 - FLAT_SHARE))
+
+
+def step_share(step: int, steps: int) -> float:
+    """Share of the loss that a step of the student's own path has."""
+    if steps == 1:
+        return 1.0
+    return LAST_SHARE if step == steps - 1 else (1 - LAST_SHARE) / (steps - 1)
 
 
 def is_check_due(before: float, done: float) -> bool:
@@ -429,7 +440,7 @@ class Distillation:
             )
             denoised = student(x, sigma, prompts)
             target = landing_on(x, states[step + 1], sigma, sigma_next)
-            loss = weighted_error(denoised, target, sigma) / self.course.steps
+            loss = step_share(step, self.course.steps) * weighted_error(denoised, target, sigma)
             torch.autograd.backward(loss)
             total += loss.item()
             x = euler_step(x, denoised.detach().float(), sigma, sigma_next)

@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comfy_client import Event, JobFailed, PromptRefused, outputs
+from batch_jobs import read_workflow
+from comfy_client import Event, JobFailed, Prompt, PromptRefused, outputs
 from comfy_server import Server, ServerError, running_server, server_command
 from console import print_everywhere
 from host import (
@@ -39,6 +40,7 @@ from host import (
     pack_requirements_missing,
 )
 from stand_in_models import make_model, place
+from workflow_inputs import BatchError
 
 
 class ModelsMissing(RuntimeError):
@@ -51,7 +53,7 @@ class Demo:
 
     models: file name -> (model folder, what make_models.py makes for it), for the workflows of
     models that can be stood in for.
-    inputs: settings of a node class that are changed for the CPU.
+    inputs: settings of a node class that are changed for the CPU, where models are stood in for.
     note: what has to be said about such stand-ins.
     """
 
@@ -70,7 +72,7 @@ DEMO = Demo(
     inputs={"EmptyLatentImage": {"width": 256, "height": 256}},
     note=(
         "These models have the real architecture but random weights: expect a picture that looks"
-        " like noise."
+        " like noise, of 256 x 256."
     ),
 )
 
@@ -118,8 +120,17 @@ def main() -> int:
     # Told to end, it ends its server first, as it does when it is stopped by hand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = run_demo(options.workflow, options.version, options.cache or default_cache())
-    except (HostError, ServerError, PromptRefused, JobFailed, ModelsMissing) as error:
+        prompt = read_workflow(options.workflow).prompt
+        cache = options.cache or default_cache()
+        outcome = run_demo(options.workflow.resolve(), prompt, options.version, cache)
+    except (
+        BatchError,
+        HostError,
+        ServerError,
+        PromptRefused,
+        JobFailed,
+        ModelsMissing,
+    ) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
@@ -151,18 +162,17 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def run_demo(workflow: Path, version: str, cache: Path) -> Outcome:
-    """Get the host, make the models, run the workflow."""
+def run_demo(workflow: Path, prompt: Prompt, version: str, cache: Path) -> Outcome:
+    """Get the host, make the models, run the workflow. prompt: what is in it."""
     host = ensure_host(version, cache)
     say(f"ComfyUI {host.version} at {host.root}")
-    prompt = json.loads(workflow.read_text(encoding="utf-8"))
     refuse_missing_requirements(host, workflow, prompt)
     # One folder per clone: each has its own version of the pack linked into it.
     base = cache / f"demo-{digest([str(ROOT)])[:8]}"
     if provide_models(host, prompt, base / "models", cache):
         say(DEMO.note)
-    for node in prompt.values():
-        node["inputs"].update(DEMO.inputs.get(node["class_type"], {}))
+        for node in prompt.values():
+            node["inputs"].update(DEMO.inputs.get(node["class_type"], {}))
     say("starting the server")
     with running_server(host, base) as server:
         say(f"{server.client.url} is up (log: {server.log}); running {workflow.name}")

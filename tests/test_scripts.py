@@ -327,6 +327,19 @@ def test_demo_refuses_a_workflow_that_is_not_there_before_anything_is_built(
     assert "there is no no_such_workflow.json" in capsys.readouterr().err
 
 
+def test_demo_refuses_what_is_no_api_workflow_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ensure_host", lambda *args: pytest.fail("a host was asked for"))
+    broken = tmp_path / "broken.json"
+    broken.write_text("{", encoding="utf-8")
+    of_the_editor = host.ROOT / "workflows" / f"{demo.IN_THE_EDITOR}.json"
+    for path, words in ((of_the_editor, "Export (API)"), (broken, "cannot be read as JSON")):
+        monkeypatch.setattr(sys, "argv", ["demo.py", "--workflow", str(path)])
+        assert demo.main() == 1
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "is_refused"), [("demo_compare", True), ("demo", False)])
 def test_demo_tells_before_the_server_is_started_what_an_own_install_lacks(
     monkeypatch: pytest.MonkeyPatch,

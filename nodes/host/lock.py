@@ -36,9 +36,9 @@ def with_lock(model, record: Accelerator, is_locked: bool = True):
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         if run_log(guider.model_options) is None:
-            cfg = getattr(guider, "cfg", None)
-            if isinstance(cfg, int | float) and not math.isclose(cfg, record.cfg):
-                refuse_or_tell(record, cfg, is_locked)
+            others = [cfg for cfg in scales_of(guider) if not math.isclose(cfg, record.cfg)]
+            if others:
+                refuse_or_tell(record, others[0], is_locked)
             tell_other_levels(record, guider.model_patcher, sigmas.tolist())
             tell_blended(getattr(guider, "conds", {}))
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -51,6 +51,15 @@ def with_lock(model, record: Accelerator, is_locked: bool = True):
         WrappersMP.OUTER_SAMPLE, KEY, outer_sample, patched.model_options, is_model_options=True
     )
     return patched
+
+
+def scales_of(guider) -> list[float]:
+    """The guidance scales that a guider of the host runs at; none where it does not say. Core's
+    DualCFGGuider has two of its own, beside one that it never sets.
+    """
+    own = [getattr(guider, name) for name in ("cfg1", "cfg2") if hasattr(guider, name)]
+    scales = own or [getattr(guider, "cfg", None)]
+    return [scale for scale in scales if isinstance(scale, int | float)]
 
 
 def refuse_or_tell(record: Accelerator, cfg: float, is_locked: bool) -> None:

@@ -209,10 +209,10 @@ def file_of(model) -> tuple[str, str | None]:
         for folder in ("diffusion_models", "checkpoints")
         for root in folder_paths.get_folder_paths(folder)
     ]
+    # Resolved on both sides: a root may be a link to another one, on Windows on another drive.
+    real, real_roots = os.path.realpath(path), map(os.path.realpath, roots)
     inside = [
-        os.path.relpath(path, root)
-        for root in roots
-        if os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)
+        os.path.relpath(real, root) for root in real_roots if real.startswith(root + os.sep)
     ]
     return min(inside, key=len, default=os.path.basename(path)), path
 

@@ -79,6 +79,18 @@ class NegativeConfig:
         guidance = self.guidance
         return f"scale {guidance.scale:g}, alpha {guidance.alpha:g}, tau {guidance.tau:g}"
 
+    def bounded(self, cond: dict[str, Any]) -> dict[str, Any]:
+        """A text with these bounds beside its own. The host makes noise levels of them, and whoever
+        looks at its conditionings, as Step Skip does, sees where it begins and ends.
+        """
+        if (self.start_percent, self.end_percent) == (0.0, 1.0):
+            return cond
+        start, end = cond.get("start_percent", 0.0), cond.get("end_percent", 1.0)
+        return cond | {
+            "start_percent": max(start, self.start_percent),
+            "end_percent": min(end, self.end_percent),
+        }
+
 
 def with_negative(model, negative: Sequence, config: NegativeConfig):
     """The model with the negative prompt in its attention, or the one given where the settings
@@ -90,7 +102,7 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
     loaded = look_at(model)
     is_joint = refuse_model(loaded)
     refuse_second(loaded)
-    conds = text_alone(negative)
+    conds = [config.bounded(cond) for cond in text_alone(negative)]
     if config.guidance.is_idle:
         return model
     patched = model.clone()
@@ -220,7 +232,7 @@ class NegativeRun:
         """An APPLY_MODEL wrapper. x: (rows, C, ...), the conditionings of a batch after another."""
         options = dict(transformer_options or {})
         self.passes += 1
-        texts = self._kept(executor.class_obj, t)
+        texts = self._kept(t)
         rows = guided_chunks(options, self.guider.conds.get("negative", ()))
         if c_crossattn is None or not texts or not any(rows):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -238,19 +250,15 @@ class NegativeRun:
         evaluation.refuse_unseen()
         return denoised
 
-    def _kept(self, model, t: Tensor) -> list[Text]:
+    def _kept(self, t: Tensor) -> list[Text]:
         """The texts of the noise level at hand."""
         if not self.texts:
             # The host has added one for every region of the prompt, under the prompt's own name.
             encoded = self.guider.conds[KEY]
             self.texts = [Text.of(cond) for cond in encoded if cond["uuid"] in self.names]
-        config = self.config
-        is_bounded = (config.start_percent, config.end_percent) != (0.0, 1.0)
-        if not is_bounded and not any(text.is_bounded for text in self.texts):
+        if not any(text.is_bounded for text in self.texts):
             return self.texts  # nothing to ask the device for
-        sigma, of_percent = float(t.flatten()[0]), model.model_sampling.percent_to_sigma
-        if not of_percent(config.start_percent) >= sigma >= of_percent(config.end_percent):
-            return []
+        sigma = float(t.flatten()[0])
         return [text for text in self.texts if text.is_kept_at(sigma)]
 
     def tell(self) -> None:

@@ -12,6 +12,7 @@ from ...loras.decision import (
     merged_notes,
     refuse_merged,
     refuse_other_base,
+    refuse_other_expert,
     refuse_second,
     taking_notes,
 )
@@ -29,7 +30,7 @@ from ...loras.recognition import (
 from ...samplers.plan import PlanError
 from .declared import Known, known_accelerators
 from .files import model_path
-from .foreign import ForeignLora
+from .foreign import PATCHES_KEY, ForeignLora
 from .model import LoadedModel, LoaderNews, with_model_sampling
 
 # Causal Wan has the tensors of ordinary Wan, and ComfyUI tells them apart by the file's metadata
@@ -102,9 +103,18 @@ def accelerated(*models: LoadedModel) -> AcceleratedModels:
                 loaded = with_recognised(loaded, recognition)
                 notes += [*told, *recognition.evidence]
         elif loaded.has_other_loras:
-            refuse_second(loaded.record, recognise_loras(loaded, known).accelerator)
+            refuse_second(loaded.record, loras_beside(loaded, known).accelerator)
         accelerated_models.append(loaded)
     return AcceleratedModels(tuple(accelerated_models), tuple(notes))
+
+
+def loras_beside(loaded: LoadedModel, known: Known) -> RecognisedLoras:
+    """What other loaders put on an accelerated model beside its accelerator. Where the Accelerator
+    Loader took settings alone, the weights are one of these LoRAs.
+    """
+    foreign = recognise_loras(loaded, known)
+    has_weights = bool(loaded.patcher.get_attachment(PATCHES_KEY))
+    return foreign if has_weights else foreign.without(loaded.record)
 
 
 def with_recognised(loaded: LoadedModel, recognition: Recognition) -> LoadedModel:
@@ -151,6 +161,7 @@ def recognise_carried(
     refuse_other_base(record, name, loaded.base, loaded.class_name, records)
     refuse_unscaled(lora.lora, record)
     lora_name = lora.file_name or "The LoRA of another loader"
+    refuse_other_expert(record, lora_name, loaded.file_name)
     return lora.recognition, (
         *lora.notes,
         *taking_notes(record, loaded.base, records),
@@ -250,7 +261,10 @@ class RecognisedLoras:
         """The others than one accelerator."""
         groups = (self.loras, self.named, self.perhaps)
         return RecognisedLoras(
-            *(tuple(lora for lora in group if lora.record is not record) for group in groups)
+            *(
+                tuple(lora for lora in group if lora.record is None or lora.record.id != record.id)
+                for group in groups
+            )
         )
 
     @property

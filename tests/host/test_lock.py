@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import BasicGuider, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import BasicGuider, DualCFGGuider, SamplerCustomAdvanced
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes.host.lock import with_lock
 from comfyui_fewstep.nodes.host.timeline import with_start
@@ -118,6 +118,18 @@ def test_a_second_record_brings_its_own_lock_in_place_of_the_first(model, sdxl_t
     core_ksampler(twice, sdxl_text, latent, guided.cfg)
     with pytest.raises(ValueError, match=f"{guided.id} was distilled to run at CFG 5"):
         core_ksampler(twice, sdxl_text, latent, 1.0)
+
+
+def test_cores_guider_of_two_scales_is_held_to_both(model, sdxl_text, latent):
+    def run(*scales):
+        guider = DualCFGGuider.execute(model(), sdxl_text, sdxl_text, sdxl_text, *scales, "regular")
+        sigmas, sampler, *_ = FewStepSchedule.execute(model(), 0, 1.0).args
+        SamplerCustomAdvanced.execute(comfy_noise(7), guider.args[0], sampler, sigmas, latent)
+
+    run(1.0, 1.0)
+    for scales in ((7.0, 1.0), (1.0, 7.0)):
+        with pytest.raises(ValueError, match="this sampler runs it at 7"):
+            run(*scales)
 
 
 def comfy_noise(seed):

@@ -27,6 +27,7 @@ from comfyui_fewstep.nodes.guided_start import FewStepGuidedStart
 from comfyui_fewstep.nodes.host.attach import with_record
 from comfyui_fewstep.nodes.host.model import with_model_sampling
 from comfyui_fewstep.nodes.host.negative import NegativeError
+from comfyui_fewstep.nodes.host.skip import boundaries
 from comfyui_fewstep.nodes.negative import FewStepNegative
 from comfyui_fewstep.nodes.sampler import FewStepSampler
 from comfyui_fewstep.nodes.skip import FewStepSkip
@@ -581,6 +582,24 @@ def test_a_text_with_bounds_of_its_own_is_kept_out_within_them(unets):
     )
     assert torch.equal(by_text, by_node)
     assert not torch.equal(by_text, sample(model, text(model, 1), shape, steps=4))
+
+
+def test_step_skip_sees_where_it_begins_and_ends(unets):
+    """Past a boundary nothing is forecast from what was made on its other side: the noise levels at
+    which something begins or ends are those of a prompt with the same bounds.
+    """
+    model, seen = unets["sd15"], []
+    patched = kept_out(model, text(model, 2), start_percent=0.2, end_percent=0.6)
+
+    def look(executor, *args, **kwargs):
+        seen.append(boundaries(cond for each in executor.class_obj.conds.values() for cond in each))
+        return executor(*args, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", look)
+    sample(patched, text(model, 1), (1, 4, 8, 8), steps=1)
+    of_percent = model.get_model_object("model_sampling").percent_to_sigma
+    starts, ends = seen[0]
+    assert starts == pytest.approx([of_percent(0.2)]) and ends == pytest.approx([of_percent(0.6)])
 
 
 # ---------------------------------------------------------------- under other samplers and nodes

@@ -125,6 +125,13 @@ def test_crossed_experts_are_refused_by_the_name_that_the_graph_has(wan, wan_lor
         accelerator.attach_accelerator(wan, name, "auto", 1.0, hidden=hidden(prompt))
     # Without the graph there is no name, and nothing to say.
     accelerator.attach_accelerator(wan, name, "auto", 1.0)
+    # Nor are the settings alone taken for the other one, or core's LoRA recognised on it.
+    with pytest.raises(ValueError, match=f"low-noise expert, and {GGUF} is the other one"):
+        accelerator.attach_distilled(wan, "wan22-t2v-lightning-low", hidden=hidden(prompt))
+    prompt = gguf(GGUF, core=node("LoraLoaderModelOnly", model=["base", 0], lora_name=name))
+    at = hidden({**prompt, "at": few_steps("core")})
+    with pytest.raises(ValueError, match=f"{name} .* low-noise expert, and {GGUF} is the other"):
+        accelerated(look_at(core_loaded(wan, name), at))
 
 
 def test_a_single_models_accelerator_on_the_high_noise_expert_is_refused_with_the_recipes(wan):
@@ -241,7 +248,12 @@ def test_settings_alone_for_what_core_put_on_and_not_beside_another(unets, light
         "at": loader("core"),
     }
     at = hidden(prompt)
-    accelerator.attach_distilled(by_core, "sdxl-lightning-4step-lora", hidden=at)
+    model, _ = accelerator.attach_distilled(by_core, "sdxl-lightning-4step-lora", hidden=at)
+    # The sampler knows, too, that the LoRA of the other loader is the accelerator itself.
+    graph = {**prompt, "sample": few_steps("at")}
+    assert accelerated(look_at(model, hidden(graph, "sample"))).records[0].id == (
+        "sdxl-lightning-4step-lora"
+    )
     with pytest.raises(ValueError, match="already carries sdxl-lightning-4step-lora"):
         accelerator.attach_distilled(by_core, "lcm-lora-sdxl", hidden=at)
 
