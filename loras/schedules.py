@@ -71,7 +71,8 @@ class Schedule:
         if kept == 0:
             raise ValueError(
                 f"denoise {denoise:g} leaves none of {counted(steps, 'step')}; the smallest is"
-                f" {1 / steps:g}. Raise denoise, or take an accelerator with more steps."
+                f" {least_denoise(steps):g}. Raise denoise, or take an accelerator with more"
+                " steps."
             )
         return [*whole[steps - kept :], 0.0]
 
@@ -333,6 +334,11 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
     return [grid[math.floor(step * (len(grid) / steps))] for step in range(steps)]
 
 
+def least_denoise(steps: int) -> float:
+    """The smallest denoise that leaves one of so many steps, in hundredths as people enter it."""
+    return math.ceil(100 / steps) / 100
+
+
 def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0) -> list[int]:
     """The first `steps` of a list, or of its low end where `denoise` < 1; fewer if it ends early.
 
@@ -342,7 +348,7 @@ def first_timesteps(timesteps: tuple[int, ...], steps: int, denoise: float = 1.0
     if start == len(timesteps):
         raise ValueError(
             f"denoise {denoise:g} leaves none of the {len(timesteps)} timesteps it was distilled"
-            f" at. Raise it to {1 / len(timesteps):g} or more."
+            f" at. Raise it to {least_denoise(len(timesteps)):g} or more."
         )
     return list(timesteps[start : start + steps])
 

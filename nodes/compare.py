@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,6 @@ from .host.report import SENT_AGAIN, Report
 from .host.server import is_connected, missing_output
 
 SHEET, STRIP = 0, 2  # which outputs they are
-INPUTS = ("reference", "candidate", "candidate_2", "candidate_3")
 # What a report's rows are called that are worth a line in the comparison, in this order.
 COSTS = ("accelerator", "steps", "evaluations", "seconds", "price", "CFG", "sampler")
 ROW = r"(?m)^- (?P<name>[^:\n]+): (?P<value>.*)$"
@@ -130,11 +130,10 @@ class FewStepCompare(io.ComfyNode):
         if no_sheet and any(is_connected(cls.hidden, output) for output in (SHEET, STRIP)):
             raise ValueError(no_sheet)
         quality = compare(reference, candidate)
-        others = [
-            (images, compare(reference, images))
-            for images in (candidate_2, candidate_3)
-            if images is not None
-        ]
+        more = {"candidate_2": candidate_2, "candidate_3": candidate_3}
+        connected = {name: images for name, images in more.items() if images is not None}
+        others = [(images, compare(reference, images)) for images in connected.values()]
+        called = names_of(names, ("reference", "candidate", *connected))
         costs = rows_of(reference_report), rows_of(candidate_report)
         report = report_on_comparison(
             quality,
@@ -143,14 +142,14 @@ class FewStepCompare(io.ComfyNode):
             with_price(*reversed(costs)),
             notes_on_black(reference, candidate),
             [measured for _, measured in others],
-            names,
+            called,
         )
         if no_sheet:
             sheet = strip = missing_output(no_sheet)
         else:
             sheet = contact_sheet(reference, candidate, quality)
             results = [(reference, None), (candidate, quality), *others]
-            strip = labelled_strip(rows_of_strip(results, names))
+            strip = labelled_strip(rows_of_strip(results, called))
         return io.NodeOutput(sheet, report.markdown, strip, ui=report.publish(cls.hidden))
 
 
@@ -163,17 +162,24 @@ def why_no_sheet() -> str:
     )
 
 
-def names_of(names: str, count: int) -> list[tuple[str, str]]:
-    """(name, what stands below it) of each result; what `names` leaves out has the input's name."""
-    given = [line.strip() for line in names.splitlines() if line.strip()]
-    lines = [*given[:count], *INPUTS[len(given) : count]]
-    return [(name.strip(), below.strip()) for name, _, below in (s.partition(":") for s in lines)]
+def names_of(names: str, inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, what stands below it) of each result, a line of `names` each. What it leaves out, or
+    blank, has its input's own name. inputs: those that are connected.
+    """
+    given = [line.strip() for line in names.splitlines()]
+    lines = [line or name for line, name in itertools.zip_longest(given, inputs, fillvalue="")]
+    parts = (line.partition(":") for line in lines[: len(inputs)])
+    return [(name.strip(), below.strip()) for name, _, below in parts]
 
 
-def rows_of_strip(results: Sequence[tuple[Any, Quality | None]], names: str) -> list[Row]:
-    """results: (pictures, how near they are to the reference; None for the reference)."""
+def rows_of_strip(
+    results: Sequence[tuple[Any, Quality | None]], names: Sequence[tuple[str, str]]
+) -> list[Row]:
+    """results: (pictures, how near they are to the reference; None for the reference). names: of
+    each, as of names_of.
+    """
     rows = []
-    for (name, below), (images, quality) in zip(names_of(names, len(results)), results):
+    for (name, below), (images, quality) in zip(names, results):
         figures = () if quality is None else (", ".join(f"{n} {v}" for n, v in quality.rows[:2]),)
         rows.append(Row(name, (*((below,) if below else ()), *figures), images))
     return rows
@@ -232,11 +238,11 @@ def report_on_comparison(
     candidate: dict[str, str],
     notes: tuple[str, ...] = (),
     others: Sequence[Quality] = (),
-    names: str = "",
+    names: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """reference, candidate: the rows of their reports. notes: on the pictures themselves.
 
-    others: of further candidates. names: of all results, a line each.
+    others: of further candidates. names: of all results, as of names_of.
     """
     factor = speedup(reference, candidate)
     figures = tuple(quality.rows)
@@ -247,7 +253,7 @@ def report_on_comparison(
         for name in COSTS
         if name in reference or name in candidate
     )
-    called = [name for name, _ in names_of(names, 2 + len(others))][2:]
+    called = [name for name, _ in names][2:]
     more = tuple(
         (name, ", ".join(f"{figure} {value}" for figure, value in tuple(other.rows)[:2]))
         for name, other in zip(called, others)

@@ -58,19 +58,13 @@ def compare(reference: Tensor, candidate: Tensor) -> Quality:
     refuse_no_numbers("candidate", candidate)
     if why := torchmetrics_missing():
         raise ValueError(f"Nothing can be measured: {why}")
-    from torchmetrics.functional.image import (
-        peak_signal_noise_ratio,
-        structural_similarity_index_measure,
-    )
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
     pairs = list(_frames(reference, candidate))
-    noise = torch.stack([(a - b).square().mean() for a, b in pairs])
-    if float(noise.max()) == 0.0:
-        psnr = math.inf
-    else:
-        psnr = float(
-            peak_signal_noise_ratio(candidate[..., :3], reference[..., :3], data_range=1.0)
-        )
+    # All frames are of one size. In float32: in half precision, as a host's pictures may be,
+    # torchmetrics' own sums run over.
+    error = float(torch.stack([(a - b).square().mean() for a, b in pairs]).mean())
+    psnr = math.inf if error == 0.0 else -10 * math.log10(error)
     # Of equal pictures it is 1; measured, those that are flat come out lower, by rounding.
     ssim = [
         float(
@@ -163,6 +157,7 @@ def _lpips(pairs: list[tuple[Tensor, Tensor]]) -> float:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     metric = LearnedPerceptualImagePatchSimilarity(net_type=LPIPS_NETWORK, normalize=True)  # type: ignore[arg-type]
+    metric = metric.to(pairs[0][0].device)  # with --gpu-only the host's pictures are there
     with torch.inference_mode():
         for reference, candidate in pairs:
             metric.update(candidate.clamp(0, 1), reference.clamp(0, 1))

@@ -118,7 +118,8 @@ def run_all(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(1.0)  # without a limit, Windows' Ctrl+C would wait for the end
     failed = sum(bool(result.error) for result in batch.finished)
     left = len(todo) - len(batch.finished)
     return Outcome(

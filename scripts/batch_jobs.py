@@ -28,7 +28,7 @@ class Job:
 def read_workflow(path: Path) -> Workflow:
     """Raises BatchError for anything but a workflow in API format."""
     try:
-        prompt = json.loads(path.read_text(encoding="utf-8"))
+        prompt = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(prompt, allow_nan=False)  # as it will be sent
     except (OSError, ValueError, RecursionError) as error:
         raise BatchError(f"{path} cannot be read as JSON: {error}") from None
@@ -59,7 +59,11 @@ def is_node(value: Any) -> bool:
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one a line; empty lines do not count."""
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with a mark at its beginning or without
+    except UnicodeDecodeError as error:
+        raise BatchError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from None
+    prompts = [line.strip() for line in text.splitlines()]
     if not any(prompts):
         raise BatchError(f"{path} has no prompt in it: expected one on each line.")
     return [prompt for prompt in prompts if prompt]

@@ -106,11 +106,18 @@ def link_folder(source: Path, link: Path) -> None:
 
 
 def unlink_folder(link: Path) -> None:
-    """Remove a link made by link_folder, never what it leads to."""
+    """Remove a link made by link_folder, never what it leads to; or a folder in its place that
+    nothing is in. Raises ServerError where something is.
+    """
     if link.is_symlink():
         link.unlink()
-    elif sys.platform == "win32" and link.exists():
-        link.rmdir()  # a junction
+    elif link.is_dir():
+        try:
+            link.rmdir()  # a junction, too
+        except OSError as error:
+            raise ServerError(
+                f"{link} should be a link and is a folder with files in it: move them away."
+            ) from error
 
 
 def server_command(host: Host, base: Path, port: int) -> list[str]:

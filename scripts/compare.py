@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except fleet.TROUBLES as error:
         complain(error)
         return 2
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return 130
     import report_page  # needs torch: only now is it known to be there
 
     if outcome.stopped:

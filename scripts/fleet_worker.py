@@ -16,7 +16,7 @@ from batch_jobs import Job
 from batch_run import AWAY, run_job
 from batch_store import Result
 from comfy_client import Client
-from comfy_server import PACK_NAME, Server, link_folder, running_server
+from comfy_server import PACK_NAME, Server, link_folder, running_server, unlink_folder
 from host import Host, default_cache, ensure_host
 
 # How long a server of a worker's own may be away before it is started again.
@@ -111,6 +111,8 @@ def started(setup: Setup) -> contextlib.AbstractContextManager[Server]:
     models = setup.models or (None if host.owned else host.root / "models")
     if models is not None:
         link_folder(models, base / "models")
+    elif (base / "models").is_symlink():
+        unlink_folder(base / "models")  # an earlier run's
     return running_server(
         host, base, packs=other_packs(host), extra_args=setup.arguments, cpu=False, is_guarded=True
     )

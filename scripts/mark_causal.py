@@ -26,6 +26,9 @@ GENERATORS = ("generator_ema", "generator", "model", "state_dict")
 PREFIXES = ("model.", "_fsdp_wrapped_module.", "_orig_mod.")
 
 
+FIRST_BLOCK = "blocks.0."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,12 +54,17 @@ def mark(source: Path, target: Path) -> None:
         raise SystemExit(f"{target} exists already. Name another file.")
     # A broken-off run must not leave what looks whole.
     partial = target.with_suffix(".partial")
-    if source.suffix == ".safetensors":
-        with source.open("rb") as old, partial.open("wb") as new:
-            copy_with_metadata(old, new)
-    else:
-        convert(source, partial)
-    partial.replace(target)
+    try:
+        if source.suffix == ".safetensors":
+            with source.open("rb") as old, partial.open("wb") as new:
+                copy_with_metadata(old, new)
+        else:
+            convert(source, partial)
+        partial.replace(target)
+    except (OSError, ValueError, struct.error) as error:
+        raise SystemExit(f"{source.name} cannot be marked: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def causal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -69,11 +77,20 @@ def causal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
     """Copy a .safetensors file with another header; tensor offsets count from its end."""
     header: dict[str, Any] = json.loads(old.read(struct.unpack("<Q", old.read(8))[0]))
+    refuse_other_models(header)
     header["__metadata__"] = causal_metadata(header.get("__metadata__", {}))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format keeps tensors aligned to 8 bytes
     new.write(struct.pack("<Q", len(text)) + text)
     shutil.copyfileobj(old, new, 1 << 24)
+
+
+def refuse_other_models(tensors: Mapping[str, Any]) -> None:
+    """Raise ValueError unless these are the tensors of a Wan model, by their names."""
+    if not any(FIRST_BLOCK in name for name in tensors):
+        raise ValueError(
+            f"it holds no Wan model: none of its {len(tensors)} tensors is called {FIRST_BLOCK}"
+        )
 
 
 def convert(source: Path, target: Path) -> None:
@@ -86,11 +103,7 @@ def convert(source: Path, target: Path) -> None:
     weights = {
         bare(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)
     }
-    if not any(name.startswith("blocks.0.") for name in weights):
-        raise SystemExit(
-            f"{source.name} holds no Wan model: none of its {len(weights)} tensors is called"
-            " blocks.0."
-        )
+    refuse_other_models(weights)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items()},
         target,

@@ -22,6 +22,7 @@ from comfyui_fewstep.samplers.causal import (
     unroll,
 )
 from comfyui_fewstep.samplers.plan import PlanError
+from safetensors.torch import save_file
 
 import mark_causal
 
@@ -476,3 +477,13 @@ def test_marking_refuses_other_names_and_existing_files(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(SystemExit, match="holds no Wan model"):
         mark_causal.mark(tmp_path / "other.pt", tmp_path / "out.safetensors")
+    save_file({"decoder.weight": torch.zeros(1)}, tmp_path / "vae.safetensors")
+    (tmp_path / "text.safetensors").write_text("no safetensors file", encoding="utf-8")
+    for name, message in (
+        ("vae", "vae.safetensors cannot be marked: it holds no Wan model"),
+        ("text", "text.safetensors cannot be marked"),
+        ("absent", "absent.safetensors cannot be marked"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            mark_causal.mark(tmp_path / f"{name}.safetensors", tmp_path / "out.safetensors")
+    assert not [path for path in tmp_path.iterdir() if path.stem == "out"]

@@ -33,7 +33,7 @@ import batch_run
 import compare as program
 import judging
 import report_page
-from batch_jobs import Job, checked_url, filled, make_job, make_jobs, read_workflow
+from batch_jobs import Job, checked_url, filled, make_job, make_jobs, read_prompts, read_workflow
 from batch_store import Result, Store
 from comfy_client import Client
 from workflow_inputs import BatchError, Workflow, text_inputs
@@ -70,6 +70,12 @@ def test_psnr_is_that_of_the_mean_square() -> None:
     quality = compare(IMAGE * 0.8, IMAGE * 0.8 + 0.1)
     assert quality.psnr == pytest.approx(20.0, abs=1e-3)
     assert 0 < quality.ssim < 1
+
+
+def test_psnr_of_pictures_in_half_precision_is_theirs() -> None:
+    image = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(2)) * 0.8
+    quality = compare(image.half(), (image + 0.1).half())
+    assert quality.psnr == pytest.approx(20.0, abs=0.05)
 
 
 def test_temporal_difference_sees_motion_and_not_brightness() -> None:
@@ -332,6 +338,17 @@ def test_a_job_has_the_same_name_every_time_and_another_for_anything_else() -> N
         make_job(Workflow("slow", WORKFLOW.prompt), "a", 1),
     ]
     assert len({first.id, *(job.id for job in others)}) == 4
+
+
+def test_prompts_and_workflows_of_windows_editors_are_read_or_refused_in_words(tmp_path) -> None:
+    prompts, workflow = tmp_path / "prompts.txt", tmp_path / "workflow.json"
+    prompts.write_text("a red fox\n\na blue bird\n", encoding="utf-8-sig")
+    assert read_prompts(prompts) == ["a red fox", "a blue bird"]
+    workflow.write_text(json.dumps(WORKFLOW.prompt), encoding="utf-8-sig")
+    assert read_workflow(workflow).prompt == WORKFLOW.prompt
+    prompts.write_text("a red fox\n", encoding="utf-16")
+    with pytest.raises(BatchError, match="is not UTF-8 text"):
+        read_prompts(prompts)
 
 
 @pytest.mark.parametrize(

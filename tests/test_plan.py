@@ -9,7 +9,12 @@ import math
 import pytest
 from comfyui_fewstep.loras.accelerator import Accelerator, Expert, Solver
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.loras.schedules import scaled_linear_sigma, shift_sigma
+from comfyui_fewstep.loras.schedules import (
+    least_denoise,
+    scaled_linear_sigma,
+    shift_sigma,
+    truncated_steps,
+)
 from comfyui_fewstep.samplers.guided import GuidedSettings, levels_between
 from comfyui_fewstep.samplers.plan import (
     PlanError,
@@ -105,6 +110,13 @@ def test_denoise_outside_its_range_is_refused(denoise):
 def test_denoise_below_the_last_step_is_refused_with_the_smallest():
     with pytest.raises(PlanError, match="the smallest is 0.25"):
         make_plan(LIGHTNING, 4, 0.2, sd_sigma)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 9, 13, 60])
+def test_the_smallest_denoise_that_is_advised_is_one_that_runs(steps):
+    least = least_denoise(steps)
+    assert truncated_steps(steps, least) >= 1
+    assert steps == 1 or truncated_steps(steps, least - 0.01) == 0
 
 
 def test_advice_on_denoise_is_the_schedules_own():

@@ -71,7 +71,9 @@ app.registerExtension({
     setup() {
         api.addEventListener("fewstep.told", ({ detail }) => {
             const node = nodeRunAs(detail.node);
-            if (node) show(node, detail.text);
+            // In another tab's graph another node may have this id.
+            const isMeant = !detail.type || node?.comfyClass === detail.type;
+            if (node && isMeant) show(node, detail.text);
         });
         // A node that runs again says everything anew.
         api.addEventListener("executing", ({ detail }) => {

@@ -211,9 +211,7 @@ def file_of(model) -> tuple[str, str | None]:
     ]
     # Resolved on both sides: a root may be a link to another one, on Windows on another drive.
     real, real_roots = os.path.realpath(path), map(os.path.realpath, roots)
-    inside = [
-        os.path.relpath(real, root) for root in real_roots if real.startswith(root + os.sep)
-    ]
+    inside = [os.path.relpath(real, root) for root in real_roots if real.startswith(root + os.sep)]
     return min(inside, key=len, default=os.path.basename(path)), path
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.k_diffusion.sampling
+import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sample
@@ -172,6 +173,8 @@ def sample(
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
+        # A GPU may still be at work on it.
+        comfy.model_management.synchronize()
         seconds = time.perf_counter() - stage_started
         evaluations = (log.rows - before[0]) / batch
         made.append(StageRun(stage, evaluations, seconds, log.loading - before[1]))

@@ -87,5 +87,15 @@ def show_on_node(text: str, node_id: str | None) -> None:
     client = getattr(server, "client_id", None)
     # Without a client the host would show it to every editor that is open, under a node of theirs.
     if client is not None and node_id is not None:
-        # Not the host's progress text, which frontends from 1.55 on clear when the job ends.
-        server.send_sync("fewstep.told", {"node": node_id, "text": text}, client)
+        # Not the host's progress text, which frontends from 1.55 on clear when the job ends. The
+        # class goes with it: in another tab's graph another node may have this id.
+        told = {"node": node_id, "type": _class_at(server, node_id), "text": text}
+        server.send_sync("fewstep.told", told, client)
+
+
+def _class_at(server, node_id: str) -> str | None:
+    """The class of a node of the prompt that runs; None where the host does not say."""
+    queue = getattr(server, "prompt_queue", None)
+    running = getattr(queue, "currently_running", {})
+    nodes = (item[2].get(node_id) for item in list(running.values()))
+    return next((node["class_type"] for node in nodes if node), None)

@@ -155,6 +155,7 @@ class GuidedRun:
         )
         started = time.perf_counter()
         samples = executor(*args, **kwargs)
+        comfy.model_management.synchronize()  # a GPU may still be at work on it
         self.seconds = time.perf_counter() - started
         return samples
 

@@ -143,6 +143,7 @@ def run_stream(
     sigmas = torch.tensor(plan.made[-1].sigmas, dtype=torch.float32)
     sampler = comfy.samplers.KSAMPLER(loop.sample_stream)
     samples = guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
+    comfy.model_management.synchronize()  # a GPU may still be at work on it
     run.seconds, run.samples = time.perf_counter() - started, samples.to(**between_nodes())
     if vae is not None:
         keep_images(run, vae, decoder, room, recording)

@@ -114,8 +114,8 @@ class Recording:
             if self.blocks == 0:
                 raise OSError(words) from error
             self.failure = (
-                f"{words} The file ends there, after {counted(self.pictures, 'picture')}; the latent"
-                " is whole."
+                f"{words} The file ends there, after {counted(self.pictures, 'picture')}; the"
+                " latent is whole."
             )
 
     def _write(self, pictures: Sequence[Tensor]) -> None:

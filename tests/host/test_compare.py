@@ -19,7 +19,7 @@ import pytest
 import torch
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import sampler, stream
-from comfyui_fewstep.nodes.compare import FewStepCompare, number_of, rows_of, speedup
+from comfyui_fewstep.nodes.compare import FewStepCompare, names_of, number_of, rows_of, speedup
 from comfyui_fewstep.nodes.host.report import Report
 from comfyui_fewstep.nodes.host.run import Run, RunLog
 from comfyui_fewstep.nodes.host.stream import StreamRun
@@ -204,6 +204,14 @@ def test_the_strip_has_a_row_for_each_result_and_the_report_its_figures() -> Non
     assert data["others"][0]["psnr"] < data["psnr"]
     assert data["others"][1] == {"name": "candidate_3", "psnr": None, "ssim": 1.0}
     assert "\n- candidate_3: PSNR equal, SSIM 1.0000" in report
+    # Each keeps its own input's name, one in front of it missing or its line blank.
+    alone = FewStepCompare.execute(clip, clip * 0.9, candidate_3=clip, names="\nfast")
+    assert alone.ui["fewstep_report"][0]["others"][0]["name"] == "candidate_3"
+    assert names_of("\nfast: 4 steps\n\nlast\nover", ["reference", "candidate", "candidate_3"]) == [
+        ("reference", ""),
+        ("fast", "4 steps"),
+        ("candidate_3", ""),
+    ]
     # No row without its pictures: two results, one picture each.
     two = FewStepCompare.execute(clip[:1], clip[:1] * 0.9).args[2]
     assert two.shape == (1, 2 * 74, 300 + 140, 3)

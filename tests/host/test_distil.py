@@ -26,8 +26,8 @@ from comfyui_fewstep.nodes.distil import FewStepDistill
 from comfyui_fewstep.nodes.host import distil as host_distil
 from comfyui_fewstep.nodes.host import distil_files, distil_memory
 from comfyui_fewstep.nodes.host.attach import attach_lora, with_record
-from comfyui_fewstep.nodes.host.distil_files import DistilFiles
 from comfyui_fewstep.nodes.host.declared import known_accelerators
+from comfyui_fewstep.nodes.host.distil_files import DistilFiles
 from comfyui_fewstep.nodes.host.files import load_tensors
 from comfyui_fewstep.nodes.host.model import accelerator_of, with_shift
 from comfyui_fewstep.nodes.negative import FewStepNegative
@@ -562,7 +562,20 @@ def refused(asked: Asked, **changes) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "..", "../up", "C:\\loras\\a", "/tmp/a", "", " ", ".hidden", "a" * 201, "\u5b57" * 67, "a\nb"]
+    "name",
+    [
+        "a/b",
+        "..",
+        "../up",
+        "C:\\loras\\a",
+        "/tmp/a",
+        "",
+        " ",
+        ".hidden",
+        "a" * 201,
+        "\u5b57" * 67,
+        "a\nb",
+    ],
 )
 def test_a_name_with_a_path_in_it_is_refused(models, loras, name):
     words = refused(asked_of("wan", models), file_name=name)
