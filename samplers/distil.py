@@ -295,7 +295,7 @@ class Muon:
         if not norm.isfinite():
             raise Diverged(
                 "The gradient is no finite number any more: the learning rate is too high for this"
-                " model. Lower learning_rate; with resume on, a run goes on from where it was saved."
+                " model. Lower learning_rate; with resume on, it goes on from what was saved last."
             )
         with torch.no_grad():
             for name, weight in self.weights.items():
