@@ -31,7 +31,6 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.weight_adapter import BypassInjectionManager, LoRAAdapter
-from comfy_extras import nodes_train
 from torch import Tensor
 
 from ...loras.accelerator import Accelerator
@@ -298,9 +297,18 @@ class Handover(comfy.samplers.Sampler):
         return noise
 
 
+def training_parts():
+    """The host's own training nodes. Imported here, for the host knows its extra nodes by their
+    paths: this is a copy of the module, which only what trains should pay for.
+    """
+    from comfy_extras import nodes_train
+
+    return nodes_train
+
+
 def blocks_of(network: torch.nn.Module) -> list[torch.nn.Module]:
     """The blocks that a network is made of."""
-    modules = nodes_train.find_modules_at_depth(network, CHECKPOINT_DEPTH)
+    modules = training_parts().find_modules_at_depth(network, CHECKPOINT_DEPTH)
     return [module for module in modules if any(module.children())]
 
 
@@ -311,11 +319,11 @@ def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
     """
     try:
         for block in blocks:
-            nodes_train.patch(block)
+            training_parts().patch(block)
         yield
     finally:
         for block in blocks:
-            nodes_train.unpatch(block)
+            training_parts().unpatch(block)
 
 
 # ---------------------------------------------------------------- a run
@@ -415,7 +423,7 @@ def distil(assignment: Assignment, show: Callable[[str], None]) -> DistilRun:
         try:
             lora = put_lora(copied, settings.rank, settings.seed)
             session = Session(assignment, lora, Screen(copied, assignment.course, show))
-            guider = nodes_train.TrainGuider(copied)
+            guider = training_parts().TrainGuider(copied)
             guider.inner_set_conds(
                 {
                     "positive": as_normal(assignment.positive),
