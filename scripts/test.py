@@ -7,8 +7,7 @@ Tiers: static (ruff, mypy), pure (no ComfyUI imported; with --all prints how muc
 loras/ it covers), host (real ComfyUI, in process and over HTTP), browser (the real frontend in
 Chromium); with --all, frontend (the browser tier once more in a newer frontend, thinned); with
 --oldest, as continuous integration has it, oldest (the host tier once more on the oldest ComfyUI
-that is supported). The tests are split over the processors; the browser's tiers, which wait for a
-page most of the time, run beside the others, and what they print comes at the end.
+that is supported). The tests are split over the processors.
 
 A plain run takes the corners of costly tables of cases and a few generated examples, and says how
 many it left out; --all leaves out none. FEWSTEP_ALL_WORKFLOWS=1 in the environment adds every
@@ -19,15 +18,13 @@ on the first run.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,8 +46,6 @@ TESTS = ROOT / "tests"
 # How several processes share a tier's tests. Of those of the host tiers some stay together, as
 # tests/host/conftest.py says; the browser's share one page.
 SPLIT = {"pure": "worksteal", "host": "loadgroup", "oldest": "loadgroup"}
-# Tiers that a run of all has beside the others.
-BESIDE = ("browser", "frontend")
 # exit status of pytest when it found no test to run
 NOTHING_COLLECTED = 5
 # Set, nothing is left out by tests/thinning.py.
@@ -323,53 +318,6 @@ def not_asked_for(options: argparse.Namespace) -> list[Outcome]:
     ]
 
 
-@contextlib.contextmanager
-def beside(tiers: Sequence[str], arguments: Sequence[str]) -> Iterator[Callable[[], list[Outcome]]]:
-    """Run tiers in a process of their own; what it gives waits for them, prints what they printed
-    and returns how they ended. arguments: of this program.
-    """
-    if not tiers:
-        yield list
-        return
-    chosen = [word for tier in tiers for word in ("--tier", tier)]
-    command = [sys.executable, __file__, *chosen, *arguments]
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-
-        def ended() -> list[Outcome]:
-            code = process.wait()
-            said.seek(0)
-            lines = said.read().splitlines()
-            print(*lines, sep="\n", flush=True)
-            return [verdict_in(lines, tier, code) for tier in tiers]
-
-        try:
-            yield ended
-        except BaseException:
-            process.terminate()  # which ends its pytest, and that its servers
-            raise
-
-
-VERDICTS = {True: "passed", False: "FAILED", None: "left out"}
-
-
-def verdict_line(outcome: Outcome) -> str:
-    return f"{outcome.tier:9}{VERDICTS[outcome.passed]:9} {outcome.words}"
-
-
-def verdict_in(lines: Sequence[str], tier: str, code: int) -> Outcome:
-    """How a tier ended by the last lines of a process with this exit status."""
-    for line in reversed(lines):
-        if found := re.fullmatch(rf"{tier} +({'|'.join(VERDICTS.values())}) +(.*)", line):
-            passed = next(key for key, word in VERDICTS.items() if word == found[1])
-            return Outcome(tier, passed, found[2])
-    return Outcome(tier, False, f"ended without a verdict (exit {code})")
-
-
 def main() -> int:
     options = parse_arguments(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -380,20 +328,16 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"ComfyUI {host.version} at {host.root}", flush=True)
+    outcomes = []
     left_out = not_asked_for(options)
     unasked = {outcome.tier for outcome in left_out}
-    tiers = options.tier or [tier for tier in TIERS if tier not in unasked]
-    apart = [] if options.tier else [tier for tier in tiers if tier in BESIDE]
-    outcomes = []
-    with beside(apart, sys.argv[1:]) as ended:
-        for tier in tiers:
-            if tier not in apart:
-                print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
-                outcomes.append(TIERS[tier](host, options))
-        outcomes += ended()
+    for tier in options.tier or [tier for tier in TIERS if tier not in unasked]:
+        print(f"\n--- {tier} tier: {TIERS[tier].__doc__}", flush=True)
+        outcomes.append(TIERS[tier](host, options))
     print()
     for outcome in [*outcomes, *left_out]:
-        print(verdict_line(outcome))
+        verdict = {True: "passed", False: "FAILED", None: "left out"}[outcome.passed]
+        print(f"{outcome.tier:9}{verdict:9} {outcome.words}")
     return 1 if any(outcome.passed is False for outcome in outcomes) else 0
 
 

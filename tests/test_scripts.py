@@ -587,34 +587,6 @@ def test_a_tier_is_split_over_the_processors_and_says_what_it_left_out(
     assert (" -n " in said) == (tier != "browser")
 
 
-BESIDE = """\
-import sys, time
-print("seen", *sys.argv[1:])
-print("browser  passed    2 passed in 1.00s; left out: 3 cases")
-print("frontend FAILED    1 failed in 1.00s")
-sys.exit(1)
-"""
-
-
-def test_the_browsers_tiers_run_beside_the_others_and_their_verdicts_come_with_them(
-    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path
-) -> None:
-    script = tmp_path / "test.py"
-    script.write_text(BESIDE, encoding="utf-8")
-    monkeypatch.setattr(runner, "__file__", str(script))
-    with runner.beside(["browser", "frontend", "unknown"], ["-k", "some"]) as ended:
-        assert capfd.readouterr().out == ""
-        outcomes = ended()
-    assert "seen --tier browser --tier frontend --tier unknown -k some" in capfd.readouterr().out
-    assert outcomes == [
-        runner.Outcome("browser", True, "2 passed in 1.00s; left out: 3 cases"),
-        runner.Outcome("frontend", False, "1 failed in 1.00s"),
-        runner.Outcome("unknown", False, "ended without a verdict (exit 1)"),
-    ]
-    with runner.beside([], []) as ended:
-        assert ended() == []
-
-
 def test_what_a_run_leaves_out_is_listed_with_what_runs_it(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
