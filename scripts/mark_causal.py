@@ -27,6 +27,7 @@ PREFIXES = ("model.", "_fsdp_wrapped_module.", "_orig_mod.")
 
 
 FIRST_BLOCK = "blocks.0."
+LONGEST_HEADER = 100_000_000  # bytes, by the format
 
 
 def main() -> None:
@@ -76,7 +77,10 @@ def causal_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
     """Copy a .safetensors file with another header; tensor offsets count from its end."""
-    header: dict[str, Any] = json.loads(old.read(struct.unpack("<Q", old.read(8))[0]))
+    (length,) = struct.unpack("<Q", old.read(8))
+    if length > LONGEST_HEADER:
+        raise ValueError("it is no safetensors file")
+    header: dict[str, Any] = json.loads(old.read(length))
     refuse_other_models(header)
     header["__metadata__"] = causal_metadata(header.get("__metadata__", {}))
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -144,7 +144,13 @@ def start(server, folder: Path, prompt, *options: str, encoding="utf-8"):
         stderr=subprocess.PIPE,
         encoding=encoding,
         env={**os.environ, "PYTHONIOENCODING": encoding},
+        # A test run in the background ignores Ctrl+C, and what it starts would, too.
+        preexec_fn=None if sys.platform == "win32" else hear_ctrl_c,
     )
+
+
+def hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @causal
