@@ -52,12 +52,12 @@ class Way:
 
 
 TIMELINE = Way("Prompt Timeline: what is in view is read again")
-NOT_READ = Way("not read again", Handover(reads_again=False))
-SINKS_GO = Way("read again, the first frame let go", Handover(keeps_sinks=False))
-ONE_FRAME = Way("only the last frame read again", Handover(keeps_sinks=False, frames=1))
+NOT_READ = Way("not read again", Handover(reads_again=False, keeps_sinks=True))
+SINKS_STAY = Way("read again, the first frame kept", Handover(keeps_sinks=True))
+ONE_FRAME = Way("only the last frame read again", Handover(frames=1))
 SEPARATE = Way("two separate clips", is_one_clip=False)
 TRUE = Way("true clips, through the VAE alone", is_made=False)
-WAYS = (TIMELINE, NOT_READ, SEPARATE, TRUE, SINKS_GO, ONE_FRAME)
+WAYS = (TIMELINE, NOT_READ, SEPARATE, TRUE, SINKS_STAY, ONE_FRAME)
 PARTS_READ = ("before", "after", "end")  # of turns.Followed
 
 

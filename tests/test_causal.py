@@ -283,7 +283,7 @@ def test_a_time_may_be_written_with_two_digits():
 def test_reading_again_costs_what_is_in_view_but_for_the_block_that_is_read_anyway():
     # Five blocks of four steps and four context passes, then one and two more.
     assert (timed(0.0).evaluations, timed(0.0, 1.0, 2.0).evaluations) == (24, 24 + 1 + 2)
-    keeps = {"handover": Handover(reads_again=False)}
+    keeps = {"handover": Handover(reads_again=False, keeps_sinks=True)}
     assert timed(0.0, 1.0, 2.0, **keeps).evaluations == 24
     assert timed(0.0, 1.0, 2.0, window=Window(6)).evaluations == 24
 
@@ -291,17 +291,17 @@ def test_reading_again_costs_what_is_in_view_but_for_the_block_that_is_read_anyw
 @pytest.mark.parametrize(
     ("window", "handover", "read"),
     [
-        (Window(), Handover(), [(0, 3), (3, 3), (6, 3), (9, 3)]),
+        (Window(), Handover(keeps_sinks=True), [(0, 3), (3, 3), (6, 3), (9, 3)]),
         # Three of six are the block to come, one is the sink: frames 10 and 11 are left.
-        (Window(6, 1), Handover(), [(0, 1), (10, 2)]),
-        (Window(9, 3), Handover(), [(0, 3), (9, 3)]),
-        (Window(9, 3), Handover(keeps_sinks=False), [(9, 3)]),
-        (Window(9, 1), Handover(frames=2), [(0, 1), (10, 2)]),
-        (Window(), Handover(frames=4), [(8, 1), (9, 3)]),
-        (Window(8, 2), Handover(), [(0, 2), (9, 3)]),
-        (Window(), Handover(reads_again=False), []),
+        (Window(6, 1), Handover(keeps_sinks=True), [(0, 1), (10, 2)]),
+        (Window(9, 3), Handover(keeps_sinks=True), [(0, 3), (9, 3)]),
+        (Window(9, 3), Handover(), [(9, 3)]),
+        (Window(9, 1), Handover(keeps_sinks=True, frames=2), [(0, 1), (10, 2)]),
+        (Window(), Handover(keeps_sinks=True, frames=4), [(8, 1), (9, 3)]),
+        (Window(8, 2), Handover(keeps_sinks=True), [(0, 2), (9, 3)]),
+        (Window(), Handover(reads_again=False, keeps_sinks=True), []),
         # Both in one block: frame 1 was left behind between them.
-        (Window(14, 1), Handover(), [(0, 1), (2, 1), (3, 3), (6, 3), (9, 3)]),
+        (Window(14, 1), Handover(keeps_sinks=True), [(0, 1), (2, 1), (3, 3), (6, 3), (9, 3)]),
     ],
 )
 def test_what_is_read_again_is_what_the_next_block_sees(window, handover, read):
@@ -309,13 +309,13 @@ def test_what_is_read_again_is_what_the_next_block_sees(window, handover, read):
 
 
 def test_all_that_there_is_may_be_sinks():
-    assert Handover(keeps_sinks=False).kept((0, 1, 2), 3) == (0, 1, 2)
-    assert Handover(keeps_sinks=False).kept((0, 1, 2, 3), 3) == (3,)
+    assert Handover().kept((0, 1, 2), 3) == (0, 1, 2)
+    assert Handover().kept((0, 1, 2, 3), 3) == (3,)
 
 
 def test_frames_that_are_not_read_again_all_stay():
     with pytest.raises(ValueError, match="Frames that are not read again all stay"):
-        Handover(reads_again=False, keeps_sinks=False)
+        Handover(reads_again=False)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,12 @@ class Followed:
 )
 @pytest.mark.parametrize(
     "handover",
-    [Handover(), Handover(keeps_sinks=False), Handover(frames=1), Handover(reads_again=False)],
+    [
+        Handover(keeps_sinks=True),
+        Handover(),
+        Handover(keeps_sinks=True, frames=1),
+        Handover(reads_again=False, keeps_sinks=True),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("given", [0, 4])

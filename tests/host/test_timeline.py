@@ -112,7 +112,7 @@ def test_a_turn_equals_attention_to_a_past_that_was_read_under_the_new_prompt(
 @corners()
 @pytest.mark.parametrize(
     "handover",
-    [Handover(keeps_sinks=False), Handover(frames=2), Handover(keeps_sinks=False, frames=1)],
+    [Handover(keeps_sinks=True), Handover(frames=2, keeps_sinks=True), Handover(frames=1)],
     ids=str,
 )
 @pytest.mark.parametrize("record", [CHUNKS, FRAMES], ids=["chunks", "frames"])
@@ -207,7 +207,7 @@ def test_without_reading_again_the_past_keeps_its_keys(causal, texts):
     model, shape = with_settings(causal, CHUNKS), torch.Size((1, 16, 9, SIDE, SIDE))
     prompts = timeline(texts[:2], 0.0, 1.0)
     clips = []
-    for handover in (Handover(), Handover(reads_again=False)):
+    for handover in (Handover(), Handover(reads_again=False, keeps_sinks=True)):
         plan = planned(CHUNKS, 9, 0.0, 1.0, handover=handover)
         with torch.inference_mode():
             made = stream_run.run_stream(model, plan, prompts, shape, 3)
