@@ -126,8 +126,8 @@ def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
         assert reports["Accelerator Loader"]["accelerator"] == made["accelerator"]
     if slug == "demo_stream":
         # 65 frames are 17 latent ones, each of 4 steps (the first of 8) and a context pass, which
-        # the last does not need. At 4 s (8 frames a second) the prompt changes: of the 5 frames that
-        # stay in view, the sink let go, the one before is read anyway.
+        # the last does not need. At 4 s (8 frames a second) the prompt changes and the sink goes:
+        # of the 5 frames that stay in view the one before is read anyway.
         report = reports["Streaming Sampler"]
         assert report["evaluations"] == 17 * 5 + 4 - 1 + 4
         assert [change["frame"] for change in report["prompt_changes"]] == [33]
