@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -166,9 +165,8 @@ def names_of(names: str, inputs: Sequence[str]) -> list[tuple[str, str]]:
     """(name, what stands below it) of each result, a line of `names` each. What it leaves out, or
     blank, has its input's own name. inputs: those that are connected.
     """
-    given = [line.strip() for line in names.splitlines()]
-    lines = [line or name for line, name in itertools.zip_longest(given, inputs, fillvalue="")]
-    parts = (line.partition(":") for line in lines[: len(inputs)])
+    given = [*map(str.strip, names.splitlines()), *[""] * len(inputs)]
+    parts = ((line or name).partition(":") for line, name in zip(given, inputs))
     return [(name.strip(), below.strip()) for name, _, below in parts]
 
 

@@ -294,8 +294,9 @@ class Muon:
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         if not norm.isfinite():
             raise Diverged(
-                "The gradient is no finite number any more: the learning rate is too high for this"
-                " model. Lower learning_rate; with resume on, it goes on from what was saved last."
+                "The gradient is no finite number any more, as where the learning rate is too high"
+                " for a model. Lower learning_rate; with resume on, it goes on from what was saved"
+                " last."
             )
         with torch.no_grad():
             for name, weight in self.weights.items():

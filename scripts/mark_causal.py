@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,7 +81,7 @@ def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
     if length > LONGEST_HEADER:
         raise ValueError("it is no safetensors file")
     header: dict[str, Any] = json.loads(old.read(length))
-    refuse_other_models(header)
+    refuse_other_models([bare(name).removeprefix("diffusion_model.") for name in header])
     header["__metadata__"] = causal_metadata(header.get("__metadata__", {}))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format keeps tensors aligned to 8 bytes
@@ -89,9 +89,9 @@ def copy_with_metadata(old: BinaryIO, new: BinaryIO) -> None:
     shutil.copyfileobj(old, new, 1 << 24)
 
 
-def refuse_other_models(tensors: Mapping[str, Any]) -> None:
-    """Raise ValueError unless these are the tensors of a Wan model, by their names."""
-    if not any(FIRST_BLOCK in name for name in tensors):
+def refuse_other_models(tensors: Collection[str]) -> None:
+    """Raise ValueError unless these are the names of a Wan model's tensors."""
+    if not any(name.startswith(FIRST_BLOCK) for name in tensors):
         raise ValueError(
             f"it holds no Wan model: none of its {len(tensors)} tensors is called {FIRST_BLOCK}"
         )

@@ -552,13 +552,11 @@ class Screen:
 
     def __init__(self, model, course: Course, show: Callable[[str], None]):
         self.show, self.bar = show, comfy.utils.ProgressBar(PROGRESS)
-        self.done = 0  # of PROGRESS
         self.preview = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def tell(self, run: Distillation, done: float, seconds_left: float) -> None:
         """done: share of the run, by iterations or by its minutes."""
-        self.done = int(min(done, 1.0) * PROGRESS)
-        self.bar.update_absolute(self.done)
+        self.bar.update_absolute(int(min(done, 1.0) * PROGRESS))
         self.show(
             f"{run.iteration} of {counted(run.course.iterations, 'iteration')}, loss"
             f" {run.losses[-1]:.4f}, about {seconds_in_words(seconds_left)} left"
@@ -570,4 +568,4 @@ class Screen:
             return
         pair = torch.cat([student[:1].cpu(), teacher[:1]], -1)
         picture = self.preview.decode_latent_to_preview_image("JPEG", pair.to(student.device))
-        self.bar.update_absolute(self.done, preview=picture)
+        self.bar.update_absolute(self.bar.current, preview=picture)

@@ -4,7 +4,9 @@ what it refuses.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -308,23 +310,29 @@ def test_the_same_seed_makes_the_same_file_to_the_bit(models, loras):
     assert files["one.safetensors"] != files["three.safetensors"]
 
 
-def test_an_interrupted_run_keeps_what_was_learned_and_goes_on_to_the_same_bits(models, loras):
-    asked = asked_of("wan", models)
-    asked.execute(file_name="whole")
-    network, evaluations = asked.model.model.diffusion_model, []
+@contextlib.contextmanager
+def interrupted_in_the_third_iteration(asked: Asked) -> Iterator[None]:
+    """Within it a run of the node's usual size in these tests is stopped there."""
+    evaluations = []
 
     def before(module, args):
         evaluations.append(1)
-        # One to reckon memory by, five walks of 8, and two iterations of 1 with checks of 4: in the
-        # third.
+        # One to reckon memory by, five walks of 8, and two iterations of 1 with checks of 4.
         if len(evaluations) == 1 + 5 * 8 + 2 * (1 + 4) + 1:
             comfy.model_management.interrupt_current_processing()
 
-    handle = network.register_forward_pre_hook(before)
+    handle = asked.model.model.diffusion_model.register_forward_pre_hook(before)
     try:
-        output = asked.execute(file_name="broken")
+        yield
     finally:
         handle.remove()
+
+
+def test_an_interrupted_run_keeps_what_was_learned_and_goes_on_to_the_same_bits(models, loras):
+    asked = asked_of("wan", models)
+    asked.execute(file_name="whole")
+    with interrupted_in_the_third_iteration(asked):
+        output = asked.execute(file_name="broken")
     report = output.ui["fewstep_report"][0]
     assert report["interrupted"] and 0 < report["iterations"] < 6
     assert f"Interrupted after {report['iterations']} of 6 iterations" in output.args[1]
@@ -388,18 +396,8 @@ def test_minutes_end_a_run_before_its_iterations(models, loras):
 
 def test_with_other_prompts_a_run_goes_on_along_new_paths(models, loras):
     asked = asked_of("wan", models)
-    network, evaluations = asked.model.model.diffusion_model, []
-
-    def before(module, args):
-        evaluations.append(1)
-        if len(evaluations) == 1 + 5 * 8 + 2 * (1 + 4) + 1:
-            comfy.model_management.interrupt_current_processing()
-
-    handle = network.register_forward_pre_hook(before)
-    try:
+    with interrupted_in_the_third_iteration(asked):
         asked.execute()
-    finally:
-        handle.remove()
     begun = DistilFiles(loras, "made_here").begun
     assert begun["paths"]
     asked.positive = asked.positive[:1]  # the second's number is none any more
