@@ -57,7 +57,7 @@ def cases(folder: Path) -> tuple[tuple[str, Callable[[], Call], Callable[[], Cal
     fast, causal = with_settings(model, LIGHTX2V), causal_model(folder, layers=1)
     text, latent = conditioning(length=6), clip(2, 4)
     unet, picture = unet_patcher("sd15"), {"samples": torch.zeros(2, 4, 8, 8)}
-    prompt = conditioning(unet)
+    prompt = conditioning(unet, length=77)
     return (
         (
             "Few-Step Sampler against core's KSampler",

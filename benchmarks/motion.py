@@ -80,7 +80,7 @@ def models(folder: Path) -> tuple:
 
 
 def run_of(model) -> Callable[[], object]:
-    text = conditioning(model)
+    text = conditioning(model, length=77)
     return ksampler(model, text, text, {"samples": torch.zeros(FRAMES, 4, SIDE, SIDE)}, STEPS, 1.0)
 
 

@@ -63,7 +63,7 @@ class Point:
 def axes(folder: Path) -> list[Axis]:
     wan, text = with_settings(small_wan(folder), LIGHTX2V), conditioning(length=6)
     unet = with_settings(unet_patcher("sd15"), "lcm-lora-sd15")
-    prompt, picture = conditioning(unet), {"samples": torch.zeros(1, 4, 32, 32)}
+    prompt, picture = conditioning(unet, length=77), {"samples": torch.zeros(1, 4, 32, 32)}
 
     def on_wan(model, latent) -> tuple[Call, Call]:
         return few_step(model, text, latent), custom_sampler(model, text, latent)

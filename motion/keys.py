@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -100,14 +102,17 @@ def names_of(key: str) -> tuple[str, ...]:
         return ()
     direction, level, index, rest = place.groups()
     prefix = f"{direction}.{level}.{index}." if direction else "middle."
+    return tuple(prefix + name for name in _names_in_a_module(rest))
+
+
+@lru_cache(maxsize=64)  # every module of a file has the same two dozen
+def _names_in_a_module(rest: str) -> tuple[str, ...]:
     for pattern, name in _RENAMES:
         if match := re.fullmatch(pattern, rest):
-            renamed = prefix + match.expand(name)
-            return (
-                tuple(renamed.replace(".both.", f".{i}.") for i in (0, 1))
-                if ".both." in renamed
-                else (renamed,)
-            )
+            name = match.expand(name)
+            if ".both." not in name:
+                return (name,)
+            return tuple(name.replace(".both.", f".{i}.") for i in (0, 1))
     return ()
 
 
@@ -202,10 +207,7 @@ def refuse_incomplete(
             f"{file_name} is not a whole motion module for SD 1.5: it has"
             f" {counted(architecture.positions, 'position')} for frames. Download it again."
         )
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in MotionModule(architecture, device="meta").state_dict().items()
-    }
+    expected = shapes_of(architecture)
     missing = [name for name in expected if name not in found and not name.endswith(POSITIONS)]
     misfit = [name for name in expected if name in found and found[name] != expected[name]]
     if missing or misfit:
@@ -223,7 +225,15 @@ def refuse_incomplete(
 def renamed(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """A file's tensors, named as MotionModule's; positions are computed if it has none."""
     found = {name: tensor for key, tensor in tensors.items() for name in names_of(key)}
-    for name, tensor in MotionModule(architecture, device="meta").state_dict().items():
+    for name, shape in shapes_of(architecture).items():
         if name.endswith(POSITIONS) and name not in found:
-            found[name] = sinusoids(architecture.positions, tensor.shape[-1])
+            found[name] = sinusoids(architecture.positions, shape[-1])
     return found
+
+
+@lru_cache(maxsize=8)
+def shapes_of(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
+    """What a MotionModule of this architecture holds: name -> shape."""
+    network = MotionModule(architecture, device="meta")
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return MappingProxyType(shapes)

@@ -24,9 +24,16 @@ if not HOST_ROOT:
     )
 
 sys.path.append(str(HERE))
+from thinning import EVERYTHING  # noqa: E402
+
 from enter_host import enter_host  # noqa: E402
 
 enter_host(Path(HOST_ROOT))
+from comfy.cli_args import args  # noqa: E402
+
+# A plain run attends by torch's own function, as ComfyUI does on most cards; one of everything by
+# what ComfyUI takes on a CPU, which is slower.
+args.use_pytorch_cross_attention = not EVERYTHING
 
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
@@ -125,7 +132,13 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
             patch.setenv("PYTHONPATH", str(HERE / "no_network"), prepend=os.pathsep)
             patch.setenv("FEWSTEP_NETWORK_LOG", str(base / "network.log"))
             running = stack.enter_context(
-                running_server(host, base, packs=packs, cpu=not torch.cuda.is_available())
+                running_server(
+                    host,
+                    base,
+                    packs=packs,
+                    cpu=not torch.cuda.is_available(),
+                    extra_args=[] if EVERYTHING else ["--use-pytorch-cross-attention"],
+                )
             )
         yield running
     log = base / "network.log"

@@ -264,13 +264,14 @@ def conditioning(
     seed: int = 0,
     *,
     width: int | None = None,
-    length: int = 77,
+    length: int = 8,
 ) -> list[list[Any]]:
     """A CONDITIONING of random numbers: the width a model expects (768, 2048, 4096), or the one
     given.
 
     It stands in for the text encoder where that cannot be made small (Wan's umt5) and where the
-    text does not matter.
+    text does not matter. length: tokens; a real encoder's 77 or 512 are most of what a small
+    network computes.
     """
     if width is None:
         config = model.model.model_config.unet_config if model is not None else {}

@@ -311,9 +311,7 @@ def by_name(unets, small, distilled):
     }
 
 
-ARCHITECTURES = some_of(
-    ["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"], "sd15", "sdxl", "Flux", "QwenImage", "WAN21_T2V"
-)
+ARCHITECTURES = some_of(["sd15", "sdxl", "ssd1b", *SMALL, "WAN21_T2V"], "sd15", "Flux", "WAN21_T2V")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

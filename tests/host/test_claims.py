@@ -93,6 +93,7 @@ def test_the_causal_model_follows_its_prompts_and_goes_on_after_its_training_len
     assert result.right >= least
 
 
+@thorough
 @needs_causal
 def test_a_prompt_that_changes_on_the_way_is_followed_and_its_price_is_counted():
     """The first prompt before the change, and the second from nine frames after it."""

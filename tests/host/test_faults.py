@@ -99,7 +99,7 @@ def one_model(folder: Path, change: Callable = lambda model: model) -> Scene:
     if not (folder / "loras" / LCM).exists():
         write_lora(folder / "loras" / LCM, base, "kohya-diffusers", rank=2, only="attn")
     model, _ = accelerator.attach_accelerator(base, LCM, "lcm-lora-sd15", 1.0)
-    text, changed = small_models.conditioning(model, length=8), change(model)
+    text, changed = small_models.conditioning(model), change(model)
     return Scene((model,), lambda: sampled((changed,), text, (1, 4, 8, 8)))
 
 
@@ -112,7 +112,7 @@ def guided(folder: Path) -> Scene:
     base = fast.parent
     while base.parent is not None:
         base = base.parent
-    positive, negative = (small_models.conditioning(base, seed=seed, length=8) for seed in (0, 1))
+    positive, negative = (small_models.conditioning(base, seed=seed) for seed in (0, 1))
     model = FewStepGuidedStart.execute(fast, base, negative, 1, 2, 3.5).args[0]
     run = partial(sampled, (model,), positive, (1, 4, 8, 8), evaluations=7)
     return Scene((model, fast, base), run, shares_weights=True)
@@ -134,9 +134,7 @@ def skipping(folder: Path, method: str) -> Scene:
     path = folder / "diffusion_models" / "faults_flux.safetensors"
     flux = small_models.load_model(small_models.write_flux(path))
     model = FewStepSkip.execute(flux, method, 1.6, 3.0, 0.15, 0.95, 3, "auto").args[0]
-    positive, negative = (
-        small_models.conditioning(width=4096, seed=seed, length=8) for seed in (1, 2)
-    )
+    positive, negative = (small_models.conditioning(width=4096, seed=seed) for seed in (1, 2))
 
     def run() -> Tensor:
         noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -169,7 +167,7 @@ def with_motion(folder: Path, is_inside: bool) -> Scene:
     if not path.exists():
         save(path, animatediff_keys(motion_adapter(size=0.3).state_dict()))
     model, _ = motion.attach_motion(small_models.unet_patcher("sd15"), LIGHTNING, 4)
-    text = small_models.conditioning(model, length=8)
+    text = small_models.conditioning(model)
     (extra,) = model.get_additional_models()
     return Scene(
         (model, extra),
@@ -389,6 +387,16 @@ SCENES: dict[str, Callable[[Path], Scene]] = {
     "distil": distilling,
 }
 
+# Like another one, so that a plain run leaves them out.
+ALIKE = (
+    "skip, teacache",
+    "motion, in its module",
+    "stream, negative",
+    "budget, stream",
+    "budget, decoding a stream",
+)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -461,7 +469,10 @@ def what_goes_wrong(scene: Scene, count: int, is_rest: bool) -> list[tuple[str, 
 @pytest.mark.parametrize(
     ("name", "is_rest"),
     [
-        *(pytest.param(name, False, id=name) for name in SCENES),
+        *(
+            pytest.param(name, False, id=name, marks=[thorough] if name in ALIKE else [])
+            for name in SCENES
+        ),
         *(pytest.param(name, True, id=f"{name}, the rest", marks=thorough) for name in SCENES),
     ],
 )

@@ -28,6 +28,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.quality import libraries
 from comfyui_fewstep.samplers.budget.cost import BudgetError
 from comfyui_fewstep.samplers.plan import PlanError
+from thinning import thorough
 
 import small_models
 from comfy_client import JobFailed, outputs
@@ -325,6 +326,7 @@ def graph(*shown: Sequence) -> dict:
     }
 
 
+@thorough
 def test_over_http_what_needs_no_matplotlib_runs(lesser_server: Server) -> None:
     entry = lesser_server.client.run(graph(("budget", 0), ("budget", 2), ("compare", 1)))
     reports = {report["node"]: report for report in outputs(entry, "fewstep_report")}
@@ -332,6 +334,7 @@ def test_over_http_what_needs_no_matplotlib_runs(lesser_server: Server) -> None:
     assert reports["Speed-Quality Compare"]["psnr"] > 0
 
 
+@thorough
 @pytest.mark.parametrize(
     ("link", "message"),
     [
@@ -348,6 +351,7 @@ def test_over_http_a_connected_drawing_is_refused_before_anything_is_measured(
     assert not outputs(failed.value.entry, "fewstep_report")
 
 
+@thorough
 def test_over_http_who_connects_the_chart_later_is_told_in_the_same_words(
     lesser_server: Server,
 ) -> None:

@@ -20,7 +20,7 @@ LIGHTNING = "sdxl-lightning-4step-lora"
 @pytest.fixture(scope="module")
 def sdxl_text():
     generator = torch.Generator().manual_seed(3)
-    cross = torch.randn(1, 77, 2048, generator=generator)
+    cross = torch.randn(1, 8, 2048, generator=generator)
     return [[cross, {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
 
 
@@ -40,6 +40,12 @@ def core_ksampler(model, text, latent, cfg, steps=4, scheduler="sgm_uniform"):
     return nodes.KSampler().sample(
         model, 7, steps, cfg, "euler", scheduler, text, text, latent, denoise=1.0
     )[0]["samples"]
+
+
+def ours(caplog) -> list[str]:
+    """What this pack logged, and not the host of another test's models."""
+    records = [record for record in caplog.records if record.name.startswith("comfyui_fewstep")]
+    return [record.getMessage() for record in records]
 
 
 def test_cores_sampler_at_another_cfg_is_refused_with_both_ways_out(model, sdxl_text, latent):
@@ -71,13 +77,13 @@ def test_at_its_own_cfg_and_levels_nothing_is_told(model, unets, sdxl_text, late
         guider = BasicGuider.execute(model(), sdxl_text).args[0]
         noise = comfy_noise(7)
         SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)
-    assert caplog.text == ""
+    assert ours(caplog) == []
 
 
 def test_a_timeline_that_another_sampler_blends_is_told(model, sdxl_text, latent, caplog):
     with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
         core_ksampler(model(), [with_start(sdxl_text[0], 0.0)], latent, 1.0)
-        assert caplog.text == ""
+        assert ours(caplog) == []
         both = [with_start(sdxl_text[0], 0.0), with_start(sdxl_text[0], 1.0)]
         core_ksampler(model(), both, latent, 1.0)
     assert "a Prompt Timeline of 2 prompts, and this sampler blends all of them" in caplog.text
@@ -109,7 +115,7 @@ def test_one_step_is_told_as_one(unets, sdxl_text, latent, caplog):
 def test_the_packs_own_sampler_is_let_through_at_any_count(model, sdxl_text, latent, caplog):
     with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
         FewStepSampler.execute(model(), sdxl_text, latent, 7, 6, 1.0)
-    assert caplog.text == ""
+    assert ours(caplog) == []
 
 
 def test_a_second_record_brings_its_own_lock_in_place_of_the_first(model, sdxl_text, latent):

@@ -40,7 +40,7 @@ def skip(model):
 
 
 def sample(model):
-    text, latent = small_models.conditioning(width=4096, length=8), torch.zeros(1, 16, 2, 2)
+    text, latent = small_models.conditioning(width=4096), torch.zeros(1, 16, 2, 2)
     return comfy.sample.sample(
         model, latent, 12, 1.0, "euler", "simple", text, text, latent, disable_pbar=True, seed=0
     )

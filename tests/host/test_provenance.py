@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +30,7 @@ from small_loras import write_lora
 from small_models import conditioning, load_model, write_wan
 from test_foreign_loader import core_loaded
 
-LIGHTNING = "sdxl_lightning_4step_lora.safetensors"
+LIGHTNING, LCM = "sdxl_lightning_4step_lora.safetensors", "lcm-lora-sdxl.safetensors"
 GGUF = "Wan2.2-T2V-A14B-HighNoise-Q4_K_M.gguf"
 
 
@@ -164,10 +166,29 @@ def run_in(prompt, model, latent):
 # ---------------------------------------------------------------- the same accelerator twice
 
 
+@pytest.fixture(scope="module")
+def written(unets, tmp_path_factory) -> Path:
+    """A folder with the two LoRAs."""
+    folder = tmp_path_factory.mktemp("loras")
+    for seed, name in ((0, LIGHTNING), (5, LCM)):
+        write_lora(folder / name, unets["sdxl"], "kohya-diffusers", rank=64, seed=seed)
+    return folder
+
+
+def placed(name: str, written: Path, models: Path) -> str:
+    """Anew for each test: those of other files may have written one of this name."""
+    shutil.copyfile(written / name, models / "loras" / name)
+    return name
+
+
 @pytest.fixture
-def lightning(models, unets):
-    write_lora(models / "loras" / LIGHTNING, unets["sdxl"], "kohya-diffusers", rank=64)
-    return LIGHTNING
+def lightning(models, written):
+    return placed(LIGHTNING, written, models)
+
+
+@pytest.fixture
+def lcm(models, written):
+    return placed(LCM, written, models)
 
 
 def test_the_same_file_by_cores_loader_and_by_ours_is_refused_by_its_tensors(unets, lightning):
@@ -177,10 +198,8 @@ def test_the_same_file_by_cores_loader_and_by_ours_is_refused_by_its_tensors(une
 
 
 def test_two_accelerators_are_refused_whoever_loaded_them_by_the_graphs_names(
-    models, unets, lightning
+    unets, lightning, lcm
 ):
-    lcm = "lcm-lora-sdxl.safetensors"
-    write_lora(models / "loras" / lcm, unets["sdxl"], "kohya-diffusers", rank=64, seed=5)
     by_core = core_loaded(unets["sdxl"], lightning, 0.8)
     prompt = {
         "base": node("CheckpointLoaderSimple", ckpt_name="sdxl.safetensors"),
@@ -292,13 +311,6 @@ def switched(between, **ways):
         "between": node(between, **links),
         "at": loader("between", LIGHTNING),
     }
-
-
-@pytest.fixture
-def lcm(models, unets):
-    name = "lcm-lora-sdxl.safetensors"
-    write_lora(models / "loras" / name, unets["sdxl"], "kohya-diffusers", rank=64, seed=5)
-    return name
 
 
 NOT_TAKEN = (

@@ -75,10 +75,10 @@ def sampled(model, counts: list[int]) -> torch.Tensor:
         counts.append(1)
         return executor(*args, **kwargs)
 
-    counted, text = model.clone(), conditioning(model, length=8)
+    counted, text = model.clone(), conditioning(model)
     counted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test.count", count)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    settings = (8, 3.0, "euler", "normal", text, conditioning(model, seed=1, length=8))
+    settings = (8, 3.0, "euler", "normal", text, conditioning(model, seed=1))
     return comfy.sample.sample(
         counted, noise, *settings, torch.zeros_like(noise), disable_pbar=True
     )

@@ -50,7 +50,7 @@ def skip(model, target_speedup=1.5, threshold=3.0, method="forecast"):
 
 
 def text(seed: int) -> list:
-    conditioning = small_models.conditioning(width=4096, seed=seed, length=8)
+    conditioning = small_models.conditioning(width=4096, seed=seed)
     return [[tensor, {**options, "guidance": 3.5}] for tensor, options in conditioning]
 
 
@@ -213,7 +213,7 @@ def test_a_model_that_nobody_watches_is_told_what_to_connect(flux):
 def test_behind_our_own_sampler_a_run_is_not_counted_twice(unets):
     record = CATALOG["lcm-lora-sd15"]
     model = skip(with_record(with_model_sampling(unets["sd15"], record), record))
-    prompt = small_models.conditioning(unets["sd15"], length=8)
+    prompt = small_models.conditioning(unets["sd15"])
     output = FewStepSampler.execute(model, prompt, latent(1, 4, 8, 8), 0, 0, 1.0)
     _, data = report(output.args[0], model)
     assert data["is_reported_by_sampler"] and "evaluations" not in data

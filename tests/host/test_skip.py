@@ -43,7 +43,7 @@ from comfyui_fewstep.samplers.skip import run as skip_run
 from comfyui_fewstep.samplers.skip.method import Decision, Moment, SkipMethod
 from comfyui_fewstep.samplers.skip.tally import Tally
 from comfyui_fewstep.samplers.skip.traits import LAST_SHARES, traits_of
-from thinning import corners
+from thinning import corners, thorough
 from torch import Tensor
 
 import nodes as core
@@ -114,7 +114,7 @@ def reports(monkeypatch) -> list[Report]:
 def flux_text(seed=0, **values):
     return [
         [tensor, {**options, "guidance": 3.5, **values}]
-        for tensor, options in small_models.conditioning(width=4096, seed=seed, length=8)
+        for tensor, options in small_models.conditioning(width=4096, seed=seed)
     ]
 
 
@@ -329,7 +329,7 @@ def test_a_sampler_in_a_partial_is_known_by_its_own_name_and_options(
 
 
 def test_noise_prediction_models_are_skipped_too(unets, reports):
-    model, text = unets["sd15"], small_models.conditioning(unets["sd15"], length=8)
+    model, text = unets["sd15"], small_models.conditioning(unets["sd15"])
     options = dict(positive=text, negative=text, shape=(1, 4, 8, 8), scheduler="karras", steps=16)
     reference = sample(model, "dpmpp_2m", **options)
     assert (
@@ -460,7 +460,7 @@ def test_hook_keyframes_force_evaluations(flux):
 def test_guidance_that_evaluates_again(flux, unets, reports, patch, fixture, options):
     base = flux if fixture == "flux" else unets["sd15"]
     if fixture == "sd15":
-        text = small_models.conditioning(base, length=8)
+        text = small_models.conditioning(base)
         options = {**options, "positive": text, "negative": text}
     guided = patch(base)
     reference = sample(guided, **options)
@@ -580,7 +580,7 @@ def test_auto_reckons_with_all_that_is_kept(
     # takes along, and all three predictions.
     model, shape, options = flux.clone(), (1, 16, 8, 8), {}
     if fixture == "sd15":
-        text = small_models.conditioning(unets["sd15"], length=8)
+        text = small_models.conditioning(unets["sd15"])
         model, shape, options = (
             unets["sd15"].clone(),
             (1, 4, 8, 8),
@@ -628,6 +628,7 @@ def test_the_model_given_is_not_changed(flux):
     assert torch.equal(sample(flux), before)
 
 
+@thorough
 def test_torch_compile_sees_no_more_graph_breaks(flux, monkeypatch, request):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from torch._dynamo.utils import counters
@@ -763,7 +764,7 @@ def test_report_holds_what_was_done(flux, reports, monkeypatch):
 def test_few_step_sampler_shows_it_in_its_own_report(unets):
     record = CATALOG["lcm-lora-sd15"]
     model = skip(with_record(with_model_sampling(unets["sd15"], record), record))
-    text = small_models.conditioning(unets["sd15"], length=8)
+    text = small_models.conditioning(unets["sd15"])
     output = FewStepSampler.execute(model, text, {"samples": torch.zeros(1, 4, 8, 8)}, 0, 0, 1.0)
     entry = output.ui["fewstep_report"][0]["entries"][0]
     assert entry["node"] == "Step Skip" and entry["passed_through"]

@@ -421,7 +421,8 @@ def test_with_nothing_connected_to_images_no_pictures_are_kept(stream, output):
     assert torch.equal(*files)
 
 
-@pytest.mark.parametrize("length", [36, pytest.param(120, marks=thorough)])
+@thorough
+@pytest.mark.parametrize("length", [36, 120])
 def test_all_memory_of_a_recorded_run_is_flat_in_length(stream, monkeypatch, length):
     """Every tensor there is beyond those before the run, the latent not counted: it is the result.
     Kept pictures would be 192 KiB for each latent frame.

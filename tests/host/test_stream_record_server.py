@@ -157,6 +157,7 @@ def kill(server: Server) -> None:
     server.process.wait()
 
 
+@thorough
 def test_a_killed_server_leaves_every_block_it_had_finished(victim):
     """It waits in the fourth block: the first takes 8 steps, every other 4, with a context pass
     between any two. Three latent frames are nine pictures.

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from comfyui_fewstep.nodes.host.motion import host_patches_layers
-from thinning import thorough
+from thinning import some_of, thorough
 
 import node_schema
 from comfy_client import JobFailed, outputs
@@ -37,9 +37,14 @@ def prompt_of(slug: str) -> dict[str, Any]:
     return json.loads((API / f"{slug}.json").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def object_info(server: Server) -> dict[str, Any]:
+    return server.client.get("/object_info")
+
+
 @pytest.mark.parametrize("slug", GRAPHS)
 def test_converter_of_comfy_cli_makes_the_same_prompt(
-    host: Host, server: Server, slug: str
+    host: Host, object_info: dict[str, Any], slug: str
 ) -> None:
     """The command-line tool converts editor files without a browser; so do people who drive a
     server with it.
@@ -51,9 +56,7 @@ def test_converter_of_comfy_cli_makes_the_same_prompt(
     converter = pytest.importorskip("comfy_cli.workflow_to_api")
     editor_file = API.parent / f"{GRAPHS[slug].title}.json"
     workflow = json.loads(editor_file.read_text(encoding="utf-8"))
-    assert converter.convert_ui_to_api(workflow, server.client.get("/object_info")) == prompt_of(
-        slug
-    )
+    assert converter.convert_ui_to_api(workflow, object_info) == prompt_of(slug)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_every_workflow_is_run_by_one_of_these_tests() -> None:
     assert {*FAMILIES, *DEMOS} == set(GRAPHS)
 
 
-@pytest.mark.parametrize("slug", DEMOS)
+@pytest.mark.parametrize("slug", some_of(DEMOS, "demo_stream"))
 def test_demo_runs_as_it_is_shipped(server: Server, slug: str) -> None:
     if slug == "demo_stream" and not HAS_CAUSAL_WAN:
         pytest.skip("this ComfyUI has no causal Wan")
