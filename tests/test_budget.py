@@ -4,6 +4,7 @@ with a choice.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -49,22 +50,22 @@ RECORDS = list(CATALOG.values())
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
-@pytest.mark.parametrize("experience", EXPERIENCES)
-def test_an_accelerator_is_never_given_steps_it_was_not_distilled_for(record, experience) -> None:
-    for seconds in (0.0, *ALLOWANCES[:-1]):
-        for work in (PICTURE, CLIP):
-            allowance = allowance_of(experience, seconds, work)
-            ways = candidates(record, None, COST, work)
-            choice = choose(ways, allowance)
-            assert choice.way.steps in record.steps
-            assert choice.way.target_speedup == 1.0
-            expected = {steps: seconds_of(record, steps, work) for steps in record.steps}
-            assert {way.steps: way.seconds for way in ways} == pytest.approx(expected)
-            fitting = [way.steps for way in ways if way.seconds <= allowance]
-            # The most steps that fit; where none does, the fewest there are, and the miss to the
-            # last digit.
-            assert choice.way.steps == (max(fitting) if fitting else record.steps[0])
-            assert choice.misses == (0.0 if fitting else choice.way.seconds - allowance)
+def test_an_accelerator_is_never_given_steps_it_was_not_distilled_for(record) -> None:
+    for experience, seconds, work in itertools.product(
+        EXPERIENCES, (0.0, *ALLOWANCES[:-1]), (PICTURE, CLIP)
+    ):
+        allowance = allowance_of(experience, seconds, work)
+        ways = candidates(record, None, COST, work)
+        choice = choose(ways, allowance)
+        assert choice.way.steps in record.steps
+        assert choice.way.target_speedup == 1.0
+        expected = {steps: seconds_of(record, steps, work) for steps in record.steps}
+        assert {way.steps: way.seconds for way in ways} == pytest.approx(expected)
+        fitting = [way.steps for way in ways if way.seconds <= allowance]
+        # The most steps that fit; where none does, the fewest there are, and the miss to the last
+        # digit.
+        assert choice.way.steps == (max(fitting) if fitting else record.steps[0])
+        assert choice.misses == (0.0 if fitting else choice.way.seconds - allowance)
 
 
 def seconds_of(record, steps: int, work: Work) -> float:

@@ -56,6 +56,8 @@ TEMPLATE_CARDS = """() => {
         name: card.dataset.testid.replace("template-workflow-", ""),
         source: card.querySelector("img").src, width: card.querySelector("img").naturalWidth}));
 }"""
+TWO_FRAMES = """() => new Promise(
+    done => requestAnimationFrame(() => requestAnimationFrame(done)))"""
 IS_SHOWN = """wanted => [...document.querySelectorAll("span, div, li")].some(
     element => element.offsetParent && element.textContent.trim() === wanted)"""
 UNKNOWN_TYPES = (
@@ -125,7 +127,12 @@ class Editor:
         self.page.evaluate(
             "([id, value]) => app.extensionManager.setting.set(id, value)", [setting, value]
         )
-        self.page.wait_for_timeout(300)
+        self.settle(300)
+
+    def settle(self, milliseconds: float = 100) -> None:
+        """Wait until two more pictures of the page were drawn, and so long."""
+        self.page.evaluate(TWO_FRAMES)
+        self.page.wait_for_timeout(milliseconds)
 
     def command(self, id: str) -> None:
         self.page.evaluate("id => app.extensionManager.command.execute(id)", id)
@@ -143,7 +150,7 @@ class Editor:
             "([id, count]) => app.graph.id === id && app.graph.nodes.length === count",
             arg=[workflow["id"], len(workflow["nodes"])],
         )
-        self.page.wait_for_timeout(400)
+        self.settle()
         return workflow
 
     def api(self) -> dict[str, Any]:
@@ -162,7 +169,7 @@ class Editor:
     def show_only(self, type: str) -> None:
         """An empty canvas with one node on it."""
         self.page.evaluate(ADD_ALONE, type)
-        self.page.wait_for_timeout(300)
+        self.settle()
 
     def set_widget(self, type: str, name: str, value: Any) -> None:
         """Enter a value on the first node of this type."""
@@ -196,9 +203,9 @@ class Editor:
         while len(self.history()) == before:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the graph had not run to its end after {seconds:g} s")
-            self.page.wait_for_timeout(500)
+            self.page.wait_for_timeout(200)
         # What an editor clears when a job ends is gone then.
-        self.page.wait_for_timeout(2000)
+        self.settle(1000)
 
     def history(self) -> dict[str, Any]:
         return self.page.evaluate("async () => (await fetch('/history')).json()")
@@ -215,7 +222,7 @@ class Editor:
         self.page.get_by_test_id("info-button").dispatch_event("click")
         panel = self.page.get_by_test_id("properties-panel")
         panel.locator("h1").get_by_text(title, exact=True).first.wait_for()
-        self.page.wait_for_timeout(300)
+        self.page.wait_for_function("[...document.images].every(image => image.complete)")
         return panel.inner_text()
 
     def templates(self, pack: str, count: int) -> dict[str, dict[str, Any]]:
@@ -255,7 +262,7 @@ class Editor:
 
     def close_dialogs(self) -> None:
         self.page.keyboard.press("Escape")
-        self.page.wait_for_timeout(300)
+        self.settle()
 
     def picture(self, path: Path, clip: dict[str, float] | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
