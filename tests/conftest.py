@@ -41,7 +41,8 @@ os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 def same_random_numbers() -> None:
     """Every test begins at the same of torch's random numbers, whichever tests ran before it."""
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(0)
+        # Without a card, its own way to seed one costs as much as many of the tests.
+        (torch if torch.cuda.is_available() else torch.default_generator).manual_seed(0)
 
 
 # A run that is told to end, as by a time limit, ends its servers as one that is stopped by hand
@@ -57,12 +58,23 @@ from pack_loader import PACK, load_pack  # noqa: E402
 if PACK not in sys.modules:
     load_pack()
 
+# Servers, and files that make at the start what costs more to make twice than two processes gain.
+SERVERS = ("server", "lesser_server")
+TOGETHER = ("test_claims", "test_recognition_table")
+
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only a run of everything takes, and keep count of it."""
+    """Leave out what only a run of everything takes, and keep count of it. Where several processes
+    run the tests, one of them runs all that share a server.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            shared = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
+            if shared or item.path.stem in TOGETHER:
+                item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
     if thinning.EVERYTHING:
         return
     gone = thinning.left_out(items)

@@ -154,7 +154,6 @@ def test_a_lora_hook_on_the_prompt_is_the_same_lora_on_the_model(sd15, lcm, styl
     some_of(
         ["model function wrapper", "post-CFG function", "NAG", "AnimateDiff-Evolved", "wrappers"],
         "model function wrapper",
-        "NAG",
     ),
 )
 def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
@@ -202,9 +201,7 @@ def test_step_skip_leaves_out_whole_evaluations_of_the_other_and_nothing_else(
 @pytest.mark.skipif(
     not motion_patch.host_patches_layers(), reason="motion modules need ComfyUI 0.20 or newer"
 )
-@pytest.mark.parametrize(
-    "name", some_of([*STAND_INS, "LoRA loader"], "NAG", "wrappers", "LoRA loader")
-)
+@pytest.mark.parametrize("name", some_of([*STAND_INS, "LoRA loader"], "wrappers", "LoRA loader"))
 def test_a_motion_module_and_another_node_both_work_in_either_order(
     sd15, models, others, texts, name
 ):

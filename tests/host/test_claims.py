@@ -19,7 +19,7 @@ from turning import TIMELINE, PairBench
 
 from small_models import HAS_CAUSAL_WAN
 
-PROMPTS = 16 if EVERYTHING else 6
+PROMPTS = 16 if EVERYTHING else 4
 PAIRS = 20 if EVERYTHING else 8
 needs_causal = pytest.mark.skipif(not HAS_CAUSAL_WAN, reason="this host has no causal Wan")
 

@@ -172,7 +172,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def kind_of(sampler: str) -> tuple:
     """What Step Skip tells samplers apart by, and what the host does."""
-    marks = ("cfg_pp", "gpu", "ancestral", "sde", "2m", "3m", "multistep", "adaptive", "fast")
+    marks = ("cfg_pp", "gpu", "ancestral", "sde", "2m", "3m", "multistep", "fast")
     return sampler in LAST_SHARES, *(mark in sampler for mark in marks)
 
 

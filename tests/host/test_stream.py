@@ -31,7 +31,7 @@ from comfyui_fewstep.nodes.stream import FewStepStream
 from comfyui_fewstep.samplers.causal import Window, make_stream_plan, seeded_draw
 from comfyui_fewstep.samplers.plan import PlanError
 from comfyui_fewstep.samplers.skip.method import Settings
-from thinning import corners, some_of
+from thinning import corners, some_of, thorough
 from torch import Tensor
 
 import nodes as core
@@ -440,6 +440,7 @@ def test_the_cache_is_of_the_precision_of_the_arithmetic(causal, text):
 # ---------------------------------------------------------------- memory
 
 
+@thorough
 def test_memory_of_the_cache_is_flat_in_length_with_a_window(causal, text):
     model = with_settings(causal, FRAMES)
     short, long = (run(model, text, video(frames), window=4, sink=1)[2] for frames in (6, 24))

@@ -455,6 +455,7 @@ def test_all_memory_of_a_recorded_run_is_flat_in_length(stream, monkeypatch, len
 # ---------------------------------------------------------------- going on
 
 
+@thorough
 def test_a_clip_that_goes_on_is_recorded_from_where_the_first_file_ends(stream, output):
     first = stream(6, record="clip")
     start = {"samples": first.latent}
