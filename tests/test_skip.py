@@ -231,7 +231,7 @@ def test_on_flow_models_the_last_but_one_is_made_and_runs_lie_late():
     # Open are steps 3 to 17 but not 18, 15 of them. 8 can go alone, two more make runs where two
     # thirds are over.
     schedule = linear_schedule(20)
-    assert skip_shares(schedule, 7, 3) == (0.0,) * 3 + (7 / 15,) * 15 + (0.0,) * 2
+    assert skip_shares(schedule, 7, 3) == (0.0,) * 4 + (0.5,) * 14 + (0.0,) * 2
     shares = skip_shares(schedule, 10, 3)
     assert (
         sum(shares) == pytest.approx(10) and shares[:3] == (0.0,) * 3 and shares[18:] == (0.0,) * 2
@@ -253,6 +253,17 @@ def test_shares_add_up_to_what_has_to_go_as_far_as_runs_allow(speedup, longest):
         open_steps, most = sum(share > 0 for share in shares), longest / (longest + 1)
         assert sum(shares) == pytest.approx(min(to_skip, open_steps * most))
         assert max(shares) <= most
+
+
+@pytest.mark.parametrize(
+    ("schedule", "left_out"),
+    [
+        (exponential_schedule(20), [9, 11, 13, 15, 17]),  # open are steps 3 to 18
+        (linear_schedule(20), [8, 10, 12, 14, 16]),  # and 3 to 17
+    ],
+)
+def test_few_skips_are_every_other_step_as_late_as_they_can_lie(schedule, left_out):
+    assert steps_left_out(planned_shares(schedule, 5, 3), 3) == left_out
 
 
 def test_low_targets_give_isolated_skips():
@@ -589,6 +600,23 @@ def test_samplers_that_inject_noise_get_late_skips_short_runs_and_no_more_than_w
         schedule, Settings(max_consecutive=1), SamplerTraits("euler_ancestral", is_stochastic=True)
     )
     assert alone.longest_run == 1
+
+
+def test_with_injected_noise_a_forecast_follows_the_line_as_far_as_x_is_not_noise():
+    schedule = linear_schedule(20)
+    method = Forecast(schedule, Settings(), SamplerTraits("er_sde", is_stochastic=True))
+
+    def read(sigma: float, run_length: int) -> float:
+        """Where the last evaluation was 1 and the line through both reads 2."""
+        level = schedule.level(sigma)
+        pair = (entry(sigma + 0.2, level - 2, 0.0), entry(sigma + 0.1, level - 1, 1.0))
+        moment = Moment(sigma, level, 10, 0.05, False, False, None, None)
+        return method.predict(noise(), moment, pair, run_length).flatten()[0].item()
+
+    assert read(0.9, 1) == pytest.approx(1 + 1 - 0.75 * 0.9 / math.hypot(0.9, 0.1))
+    assert read(0.5, 1) == pytest.approx(1 + 1 - 0.75 * math.sqrt(0.5))
+    assert read(0.001, 1) == pytest.approx(2, abs=1e-3)
+    assert read(0.001, 2) == read(0.5, 2) == pytest.approx(1.25)
 
 
 # --- a method of one's own ---

@@ -96,14 +96,16 @@ def skip_shares(schedule: RunSchedule, to_skip: int, longest_run: int) -> Shares
     """For each step, the share of its evaluations to leave out, so that so many are left out in the
     whole run, as far as runs allow.
 
-    Where more than every other evaluation has to go, what goes beyond that comes from where it
-    costs least: not early, where the picture is decided, nor at the very end. On noise-prediction
-    models, whose last steps are short, even shares did better.
+    Where fewer than every other evaluation has to go, they are every other one of the last: an
+    early error is carried on by all steps after it. Where more have to go, what goes beyond every
+    other one comes from where it costs least: not early, where the picture is decided, nor at the
+    very end. On noise-prediction models, whose last steps are short, even shares did better.
     """
     steps, most = open_steps(schedule), _most(longest_run)
     shares = [0.0] * schedule.steps
     if to_skip <= 0 or not steps:
         return tuple(shares)
+    steps = steps[-math.ceil(to_skip / ALONE) :]
     even = min(to_skip / len(steps), most)
     of_each = (
         _raised_in_the_middle(len(steps), even, most)
