@@ -93,6 +93,20 @@ def is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
+def combined(
+    guidance: Guidance,
+    positive: Tensor,
+    negative: Tensor,
+    rows: Tensor | None,
+    channels: tuple[int, ...],
+) -> Tensor:
+    """The guided output of these rows of a batch, None for all, and the positive's of the others."""
+    if rows is None:
+        return guidance.combine(positive, negative, channels)
+    some = guidance.combine(positive[rows], negative[rows], channels)
+    return positive.index_copy(0, rows, some)
+
+
 @dataclass(frozen=True)
 class CrossAttention:
     """Attention of a picture's tokens to both texts, for models that attend to text apart."""
@@ -125,15 +139,10 @@ class CrossAttention:
         negative_mask = None
         if mask is not None:
             mask, negative_mask = self.texts.texts_of(mask, -1)
+        # All rows, also those that are not guided: other nodes' stand-ins count on a whole batch.
         positive = attend(q, k, v, mask)
-        if self.rows is None:
-            negative = attend(q, negative_k, negative_v, negative_mask)
-            return self.guidance.combine(positive, negative, channels)
-        if negative_mask is not None and negative_mask.shape[0] == q.shape[0]:
-            negative_mask = negative_mask[self.rows]
-        negative = attend(q[self.rows], negative_k[self.rows], negative_v[self.rows], negative_mask)
-        guided = self.guidance.combine(positive[self.rows], negative, channels)
-        return positive.index_copy(0, self.rows, guided)
+        negative = attend(q, negative_k, negative_v, negative_mask)
+        return combined(self.guidance, positive, negative, self.rows, channels)
 
 
 @dataclass(frozen=True)
@@ -172,11 +181,7 @@ class JointAttention:
         positive = attend(positive_q, positive_k, positive_v, None)
         negative = attend(negative_q, negative_k, negative_v, None)
         picture, other = positive[:, first:], negative[:, second:]
-        if self.rows is None:
-            guided = self.guidance.combine(picture, other, channels)
-        else:
-            some = self.guidance.combine(picture[self.rows], other[self.rows], channels)
-            guided = picture.index_copy(0, self.rows, some)
+        guided = combined(self.guidance, picture, other, self.rows, channels)
         return torch.cat([positive[:, :first], negative[:, :second], guided], dim=1)
 
     @staticmethod

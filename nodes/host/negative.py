@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import comfy.ldm.flux.model
 import comfy.ldm.lightricks.model
@@ -110,7 +111,9 @@ def with_negative(model, negative: Sequence, config: NegativeConfig):
 
     def outer_sample(executor, *args, **kwargs):
         guider = executor.class_obj
-        run = NegativeRun(config, guider, is_joint, {cond["uuid"] for cond in conds})
+        # Before the host gives the sampler's own a copy of each of the prompt's areas.
+        away = {cond["uuid"] for cond in guider.conds.get("negative", ())}
+        run = NegativeRun(config, guider, is_joint, {cond["uuid"] for cond in conds}, away)
         # The run's own, made anew by the host for every run.
         guider.conds[KEY] = [dict(cond) for cond in conds]
         add_wrapper_with_key(
@@ -207,13 +210,28 @@ class Text:
             self.end is None or sigma >= self.end
         )
 
+    def within(self, window) -> Text:
+        """Of a text for every frame those of the host's context window, as it cuts the prompts."""
+        if window.dim != 0 or self.context.shape[0] != window.total_frames:
+            return self
+        mask = None if self.mask is None else window.get_tensor(self.mask)
+        return replace(self, context=window.get_tensor(self.context), mask=mask)
+
 
 class NegativeRun:
     """One sampling run of one guider."""
 
-    def __init__(self, config: NegativeConfig, guider, is_joint: bool, names: Collection):
+    def __init__(
+        self,
+        config: NegativeConfig,
+        guider,
+        is_joint: bool,
+        names: Collection[UUID],
+        away: Collection[UUID],
+    ):
         self.config, self.guider, self.is_joint = config, guider, is_joint
-        self.names = names  # the host's uuids of the negative texts
+        # The host's uuids of the negative texts, and of those in the sampler's own negative.
+        self.names, self.away = names, away
         self.texts: list[Text] = []
         self.passes = 0  # forward passes
         self.guided = 0  # of these, with the negative prompt
@@ -233,9 +251,11 @@ class NegativeRun:
         options = dict(transformer_options or {})
         self.passes += 1
         texts = self._kept(t)
-        rows = guided_chunks(options, self.guider.conds.get("negative", ()))
+        rows = [uuid not in self.away for uuid in options.get("uuids") or [None]]
         if c_crossattn is None or not texts or not any(rows):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if (window := options.get("context_window")) is not None:
+            texts = [text.within(window) for text in texts]
         evaluation = Evaluation.of(self, texts, rows, x, c_crossattn, kwargs)
         denoised = executor(
             x,
@@ -282,15 +302,6 @@ class NegativeRun:
             )
 
 
-def guided_chunks(options: Mapping[str, Any], unconditional: Sequence[Mapping]) -> list[bool]:
-    """Which conditionings of an evaluation the negative text is kept out of: all but those of the
-    sampler's own negative prompt, where guidance evaluates that too.
-    """
-    known = {cond["uuid"] for cond in unconditional}
-    uuids = options.get("uuids") or [None]
-    return [uuid not in known for uuid in uuids]
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation with both texts in it."""
@@ -328,7 +339,7 @@ class Evaluation:
         if not all(chunks):
             each = positive.shape[0] // len(chunks)
             chosen = torch.tensor(chunks).repeat_interleave(each).nonzero().flatten()
-            rows = chosen.to(positive.device)
+            rows = chosen.to(x.device)  # the texts come to it only after this
         kind = JointAttention if run.is_joint else CrossAttention
         masks = {}
         if is_masked:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, SamplerCustomAdvanced
 from comfy_extras.nodes_nag import NAGuidance
 from comfyui_fewstep.loras.catalog import CATALOG
@@ -488,6 +489,34 @@ def test_regional_prompts_each_keep_it_out(any_kind):
     assert difference(both[..., :1], halves[0][..., :1]) < 1e-5
     assert difference(both[..., -1:], halves[1][..., -1:]) < 1e-5
     assert difference(both, denoised(model, x, regions, 0.5)) > 1e-3
+    # The host gives a negative prompt of the whole picture a copy of each area.
+    assert difference(denoised(ours, x, regions, 0.5, words(9)), both) < 1e-6
+
+
+def test_a_text_for_every_frame_is_that_of_the_frame_in_the_hosts_windows(unets):
+    model, frames = unets["sd15"], 20
+    texts = rows_of([text(model, seed, length=5) for seed in range(frames)])
+    x, positive = torch.randn(frames, 4, 8, 8), text(model, 40)
+    ours = kept_out(model, texts)
+    windowed = ContextWindowsManualNode.execute(
+        ours, 8, 2, "standard_static", 1, False, "pyramid", 0, False
+    ).args[0]
+    # Nothing here looks from one frame at another.
+    assert difference(denoised(windowed, x, positive, 5.0), denoised(ours, x, positive, 5.0)) < 1e-5
+
+
+def test_under_guidance_another_nodes_attention_is_asked_for_the_whole_batch(unets):
+    model, asked = kept_out(unets["sd15"], text(unets["sd15"], 3, length=5)), []
+
+    def attend(q, k, v, options):
+        asked.append((q.shape[0], len(options["cond_or_uncond"])))
+        return torch.zeros_like(q)
+
+    patched = model.clone()
+    patched.set_model_attn2_replace(attend, "input", 4)
+    prompts = [text(model, seed) for seed in (1, 2)]
+    denoised(patched, torch.randn(3, 4, 8, 8), prompts[0], 5.0, prompts[1], cfg=3.0)
+    assert asked == [(6, 2), (6, 2)], "once for each of the texts"
 
 
 def test_a_controlnet_sees_the_prompt_alone(unets):
