@@ -257,7 +257,7 @@ def subject_of(model, latent: Mapping[str, Tensor], hidden: Any = None) -> Subje
         record,
         notes,
         known,
-        full_run_of(loaded.base, loaded.is_guidance_distilled),
+        full_run_of(loaded.base, loaded.is_guidance_distilled, loaded.is_negative_forced),
         work_of(loaded, latent),
         machine_of(model),
         carried_skip(model),

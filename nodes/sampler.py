@@ -476,7 +476,8 @@ def details_of_run(plan: SamplingPlan, run: Run) -> tuple[tuple[str, str], ...]:
         ("sigmas", in_list(plan.sigmas)),
         *guided,
         ("forward passes", f"{log.calls} of {counted(log.rows, 'row')} in all"),
-        ("seconds per pass", in_figures(run.seconds / max(log.calls, 1))),
+        ("seconds loading models", in_figures(log.loading)),
+        ("seconds per pass", in_figures((run.seconds - log.loading) / max(log.calls, 1))),
     )
 
 

@@ -100,7 +100,7 @@ def combined(
     rows: Tensor | None,
     channels: tuple[int, ...],
 ) -> Tensor:
-    """The guided output of these rows of a batch, None for all, and the positive's of the others."""
+    """The guided output of these rows of a batch, None for all; of the others the positive's."""
     if rows is None:
         return guidance.combine(positive, negative, channels)
     some = guidance.combine(positive[rows], negative[rows], channels)

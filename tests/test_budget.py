@@ -183,6 +183,7 @@ def test_experiences_have_allowances_and_seconds_override_them() -> None:
 def test_guidance_that_is_an_input_of_the_network_costs_nothing() -> None:
     assert full_run_of(Base.FLUX, is_guidance_distilled=True) == StepRange(20, 50, is_guided=False)
     assert full_run_of(Base.SDXL, is_guidance_distilled=False) == StepRange(25, 50)
+    assert full_run_of(Base.FLUX, True, is_negative_forced=True) == StepRange(20, 50)
     assert full_way(full_run_of(Base.FLUX, True), 50, 1.0, COST).seconds == 25.0
 
 

@@ -377,7 +377,57 @@ def test_a_target_beyond_reach_is_what_can_be_reached():
         euler(beyond, schedule, gaussian, noise()), euler(reached, schedule, gaussian, noise())
     )
     assert reached.finish().made == beyond.finish().made == 12
-    assert beyond.method.notes(beyond.tally)[0].endswith("allow 2.50x")
+    (note,) = beyond.method.notes(beyond.tally)
+    assert note.startswith("3x was asked for, and 2.50x came of it: the warm-up, the window and")
+    assert reached.method.notes(reached.tally) == ()
+
+
+def test_whole_steps_that_can_do_no_better_are_no_bound():
+    # 1.6x of 12 steps asks for 7.5 evaluations, which round() makes 8.
+    schedule = exponential_schedule(12)
+    run = forecast_run(schedule, target_speedup=1.6)
+    euler(run, schedule, gaussian, noise())
+    assert run.finish().made == 8 and run.method.notes(run.tally) == ()
+
+
+def test_what_changes_on_the_way_is_the_bound_where_it_is():
+    schedule = linear_schedule(30)
+    run = forecast_run(schedule, target_speedup=2.0)
+    run.regime_of = lambda sigma: sigma < 0.5
+    euler(run, schedule, gaussian, noise())
+    (note,) = run.method.notes(run.finish())
+    assert note.endswith(
+        "x came of it: prompts, ControlNets or sizes that change on the way have evaluations made"
+        " anew"
+    )
+
+
+def test_a_sampler_that_looks_at_another_size_in_between_is_evaluated_there():
+    """As euler_dy and euler_smea_dy of another pack do."""
+    schedule = linear_schedule(20)
+    run = forecast_run(schedule, SamplerTraits("another"), target_speedup=2.0)
+    x, sizes = noise(), []
+
+    def compute(x: Tensor) -> Tensor:
+        sizes.append(x.shape)
+        return gaussian(x, 0.5)
+
+    for step, sigma in enumerate(schedule.sigmas[:-1]):
+        for part in (x, x[..., ::2]) if 2 <= step < 5 else (x,):
+            made = run.evaluate(part, torch.tensor(sigma), lambda part=part: compute(part))
+            assert made.shape == part.shape
+    assert sizes.count(x[..., ::2].shape) == 3
+    assert run.finish().skipped > 0
+
+
+def test_a_sampler_with_levels_of_its_own_is_not_taken_for_one_of_few_evaluations():
+    """As dpm_fast, whose third evaluation lies in step 7 of 20."""
+    schedule = linear_schedule(20)
+    run = forecast_run(schedule, SamplerTraits("another"), target_speedup=2.0)
+    for step in (0, 4, 7, *range(8, 20)):
+        sigma = schedule.sigmas[step]
+        run.evaluate(noise(), torch.tensor(sigma), lambda sigma=sigma: gaussian(noise(), sigma))
+    assert run.refusal is None and run.finish().skipped > 0
 
 
 def test_runs_are_no_longer_than_it_takes():

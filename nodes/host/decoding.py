@@ -100,6 +100,8 @@ def refuse_other_channels(vae, samples: Tensor) -> None:
 def _whole(vae, samples: Tensor, clock: Callable[[], float]) -> float:
     """Median seconds after a warm-up; of a slow VAE those of the first decoding."""
     progress, seconds = comfy.utils.ProgressBar(1 + TIMED), []
+    needed = vae.memory_used_decode(samples.shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
     for _ in range(1 + TIMED):
         started = clock()
         _wait_for(vae.decode(samples))

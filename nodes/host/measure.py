@@ -54,6 +54,10 @@ def measure_cost(
     prompt, model = empty_prompt(loaded), loaded.patcher
     samples = fitted_latent(model, latent)
     progress = comfy.utils.ProgressBar(2 * (TIMED + 1))
+    if loaded.is_negative_forced:  # no patch that does so need work without a negative prompt
+        guided_step = _seconds(model, samples, prompt, prompt, progress, clock)
+        progress.update_absolute(progress.total)
+        return Cost(guided_step / 2, guided_step)
     evaluation = _seconds(model, samples, prompt, None, progress, clock)
     is_busy = evaluation > BUSY_SECONDS or loaded.is_guidance_distilled
     guided_step = (

@@ -81,7 +81,7 @@ class Run:
 
     samples: Tensor
     log: RunLog
-    seconds: float  # wall time of sampling alone
+    seconds: float  # wall time, the loading of models included
     evaluations: float  # rows evaluated for each row of the latent batch
     stages: tuple[StageRun, ...] = ()
 

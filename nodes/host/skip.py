@@ -146,17 +146,17 @@ class GuidedRun:
 
     def sample(self, executor, *args, **kwargs) -> Tensor:
         """Run the sampler. The options are this run's own, so the counter goes with them."""
-        add_wrapper_with_key(
-            WrappersMP.APPLY_MODEL,
-            KEY,
-            self.work.count,
-            self.guider.model_options,
-            is_model_options=True,
-        )
+        for kind, wrapper in (
+            (WrappersMP.APPLY_MODEL, self.work.count),
+            (WrappersMP.PREPARE_SAMPLING, self.work.time_loading),
+        ):
+            add_wrapper_with_key(
+                kind, KEY, wrapper, self.guider.model_options, is_model_options=True
+            )
         started = time.perf_counter()
         samples = executor(*args, **kwargs)
         comfy.model_management.synchronize()  # a GPU may still be at work on it
-        self.seconds = time.perf_counter() - started
+        self.seconds = time.perf_counter() - started - self.work.loading
         return samples
 
     def finished(self, samples: Tensor, report: Report, is_reported: bool) -> FinishedRun:

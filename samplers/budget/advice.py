@@ -173,7 +173,7 @@ def pitfalls(
         slower = way.whole + way.seconds * (way.target_speedup / STOCHASTIC_SPEEDUP - 1)
         told.append(
             f"target_speedup {way.target_speedup:g} is for samplers that follow the ODE, such as"
-            f" euler. Those that inject noise (ancestral, SDE, LCM) get {STOCHASTIC_SPEEDUP:g}x"
+            f" euler. Those that inject noise (ancestral, SDE) get {STOCHASTIC_SPEEDUP:g}x"
             f" from Step Skip at most and take about {seconds_in_words(slower)}."
         )
     if way.route is Route.STREAM:

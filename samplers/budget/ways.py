@@ -26,15 +26,19 @@ SPEEDUP_STEP = 0.05  # of Step Skip's target_speedup widget
 # ---------------------------------------------------------------- the undistilled run
 
 
-def full_run_of(base: BaseRow, is_guidance_distilled: bool) -> StepRange | None:
+def full_run_of(
+    base: BaseRow, is_guidance_distilled: bool, is_negative_forced: bool = False
+) -> StepRange | None:
     """The undistilled run of an architecture; None if there is none.
 
-    is_guidance_distilled: guidance is an input of the network.
+    is_guidance_distilled: guidance is an input of the network. is_negative_forced: a patch has the
+    negative prompt evaluated all the same.
     """
     steps = base.full_run
     if steps is None:
         return None
-    return StepRange(steps.least, steps.most, steps.is_guided and not is_guidance_distilled)
+    is_guided = (steps.is_guided and not is_guidance_distilled) or is_negative_forced
+    return StepRange(steps.least, steps.most, is_guided)
 
 
 # ---------------------------------------------------------------- ways to run

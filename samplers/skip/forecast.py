@@ -18,7 +18,7 @@ from ...loras.words import counted
 from .corrector import Corrector, Missed
 from .history import Entry, Weights, combine, newton_weights
 from .method import Decision, Moment, Settings, SkipMethod
-from .placement import Credit, planned_shares
+from .placement import Credit, planned_shares, steps_left_out
 from .schedule import RunSchedule
 from .tally import Tally
 from .traits import SamplerTraits
@@ -47,8 +47,6 @@ STOCHASTIC_SHARE = 0.5
 STOCHASTIC_START = 0.25
 STOCHASTIC_RUN = 2
 STOCHASTIC_SPEEDUP = 1.6  # at most; beyond it EasyCache came out nearer
-# A target is as good as reached from this share of it on: whole steps cannot do better.
-REACHED = 0.95
 
 
 class Forecast(SkipMethod):
@@ -153,19 +151,32 @@ class Forecast(SkipMethod):
     def notes(self, tally: Tally) -> tuple[str, ...]:
         """What kept it from the target, where something did."""
         target = self.settings.target_speedup
-        if tally.refusal is not None or tally.estimated_speedup >= REACHED * target:
+        wanted = tally.asked - round(tally.asked / target)
+        if tally.refusal is not None or tally.skipped >= wanted:
             return ()
-        bounds = ["the warm-up", "the window", "max_consecutive"]
+        held = ", ".join(self._bounds(tally, wanted))
+        return (
+            f"{target:g}x was asked for, and {tally.estimated_speedup:.2f}x came of it: {held}",
+        )
+
+    def _bounds(self, tally: Tally, wanted: int) -> list[str]:
+        """In words, what kept it from leaving out `wanted` evaluations."""
+        bounds = []
+        planned = len(steps_left_out(self.shares, self.longest_run))
+        planned = planned * tally.asked // self.schedule.steps  # of all evaluations in a step
+        if planned < wanted:
+            bounds.append("the warm-up, the window and max_consecutive allow no more")
+            if self.traits.is_stochastic:
+                bounds.append(
+                    f"a sampler that injects noise gets {STOCHASTIC_SPEEDUP:g}x at most,"
+                    f" {STOCHASTIC_RUN} skips in a row and none in the first"
+                    f" {STOCHASTIC_START:.0%} of the steps"
+                )
         if tally.vetoes:
             made = counted(tally.vetoes, "evaluation")
-            bounds.append(f"threshold ({made} made after all)")
-        noise = (
-            f"a sampler that injects noise gets {STOCHASTIC_SPEEDUP:g}x at most, {STOCHASTIC_RUN}"
-            f" skips in a row and none in the first {STOCHASTIC_START:.0%} of the steps, and "
-            if self.traits.is_stochastic
-            else ""
-        )
-        return (
-            f"{target:g}x was asked for: {noise}{', '.join(bounds[:-1])} and {bounds[-1]} allow"
-            f" {tally.estimated_speedup:.2f}x",
-        )
+            bounds.append(f"{made} were made after all, as threshold asks")
+        if tally.skipped + tally.vetoes < min(planned, wanted):
+            bounds.append(
+                "prompts, ControlNets or sizes that change on the way have evaluations made anew"
+            )
+        return bounds or ["several evaluations in a step cannot be left out alone"]

@@ -89,7 +89,7 @@ class SkipRun:
             self.tally.made += 1
             return compute()
         moment = self._moment(x, sigma)
-        self._follow_regime(moment.sigma)
+        self._follow_regime(x, moment.sigma)
         entries = self.history.usable(moment.sigma)
         if entries and self._is_left_out(moment):
             return self._skip(x, moment, entries)
@@ -151,8 +151,9 @@ class SkipRun:
         self.error_per_reach = error / check.reach if check.reach > 0 else self.error_per_reach
         self.unread = None
 
-    def _follow_regime(self, sigma: float) -> None:
-        regime = self.regime_of(sigma)
+    def _follow_regime(self, x: Tensor, sigma: float) -> None:
+        # Some samplers evaluate at several sizes of the latent in one step.
+        regime = (x.shape, self.regime_of(sigma))
         if regime != self.regime:
             self.history.clear()
         self.regime = regime
@@ -162,7 +163,9 @@ class SkipRun:
             return False
         if not self.is_worth_it:
             # By now the warm-up has shown how many evaluations this sampler makes per step.
+            # One with noise levels of its own may be far down the schedule after a few of them.
             expected = round((self.tally.asked - 1) / moment.step * self.schedule.steps)
+            expected = max(expected, self.schedule.steps)
             if expected < LEAST_EVALUATIONS:
                 self.pass_through(
                     f"{expected} evaluations are too few: below {LEAST_EVALUATIONS}, fewer plain"

@@ -679,6 +679,14 @@ def test_a_forced_negative_branch_doubles_the_prediction(unets) -> None:
     assert (data["evaluations"], data["predicted_seconds"]) == (8, 4.0)
 
 
+def test_a_patch_that_needs_a_negative_prompt_is_measured_with_one(unets) -> None:
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    made = SelfAttentionGuidance.execute(unets["sd15"], 0.5, 2.0).args[0]
+    cost = measure.measure_cost(look_at(made), {"samples": torch.zeros(1, 4, 16, 16)})
+    assert cost.guided_step == 2 * cost.evaluation > 0
+
+
 def test_weights_are_measured_as_they_lie_in_memory(unets) -> None:
     assert measure.machine_of(unets["sd15"]).weight_bits == 32
 

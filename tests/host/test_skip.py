@@ -314,7 +314,7 @@ def test_a_sampler_in_a_partial_is_known_by_its_own_name_and_options(
     # As other packs hand options to a sampler.
     latent = torch.zeros(1, 16, 2, 2)
     comfy.sample.sample_custom(
-        skip(flux),
+        skip(flux, target_speedup=4.0),
         latent,
         1.0,
         comfy.samplers.KSAMPLER(function),
