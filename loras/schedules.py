@@ -9,7 +9,7 @@ it. What most of them have in common, they have from Schedule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .bases import BaseRow, Levels
@@ -76,6 +76,12 @@ class Schedule:
             )
         return [*whole[steps - kept :], 0.0]
 
+    def runs(self, steps: int, sigma_of: SigmaOf) -> Iterator[list[float]]:
+        """The sigmas of its runs of so many steps: at any denoise, a run is the end of one of
+        these. Only of schedules that do not depend on the picture's size.
+        """
+        yield self.sigmas(steps, 1.0, sigma_of)
+
     def _levels(self, steps: int, sigma_of: SigmaOf, image_tokens: int) -> list[float]:
         """All sigmas but the closing 0, at denoise 1."""
         raise NotImplementedError
@@ -127,6 +133,11 @@ class ConsistencyGrid(Schedule):
     ) -> list[float]:
         return [*(sigma_of(timestep) for timestep in self.timesteps(steps, denoise)), 0.0]
 
+    def runs(self, steps: int, sigma_of: SigmaOf) -> Iterator[list[float]]:
+        grid = consistency_grid(self.original_steps)
+        for kept in range(steps, len(grid) + 1):
+            yield [*map(sigma_of, even_choice(steps, grid[-kept:])), 0.0]
+
 
 @dataclass(frozen=True)
 class FirstTimesteps(Schedule):
@@ -148,6 +159,10 @@ class FirstTimesteps(Schedule):
     ) -> list[float]:
         timesteps = first_timesteps(self.timesteps, steps, denoise)
         return [*(sigma_of(timestep) for timestep in timesteps), 0.0]
+
+    def runs(self, steps: int, sigma_of: SigmaOf) -> Iterator[list[float]]:
+        for first in range(len(self.timesteps)):
+            yield [*map(sigma_of, self.timesteps[first : first + steps]), 0.0]
 
     def words_of_cut(self, left: int, steps: int) -> str:
         return f"{left} of {steps} steps, all that it was distilled for there"
@@ -321,15 +336,24 @@ def consistency_timesteps(steps: int, original_steps: int, denoise: float = 1.0)
     `denoise` < 1 chooses from the noisiest that share of the grid's low end, as img2img asks. Luo
     et al. 2023, section 4.3. Raises ValueError when the grid has fewer timesteps than steps.
     """
-    stride = TRAINING_TIMESTEPS // original_steps
     kept = truncated_steps(original_steps, denoise)
-    grid = [stride * (index + 1) - 1 for index in range(kept)][::-1]
+    grid = consistency_grid(original_steps)[original_steps - kept :]
     if len(grid) < steps:
         raise ValueError(
             f"{counted(steps, 'step')} {'does' if steps == 1 else 'do'} not fit into the"
             f" {counted(len(grid), 'timestep')} that denoise {denoise:g} leaves. Raise denoise"
             + (", or take fewer steps." if grid else ".")
         )
+    return even_choice(steps, grid)
+
+
+def consistency_grid(original_steps: int) -> list[int]:
+    """All timesteps of a consistency model, the noisiest first; of 50: 999, 979, ... 19."""
+    stride = TRAINING_TIMESTEPS // original_steps
+    return [stride * (index + 1) - 1 for index in range(original_steps)][::-1]
+
+
+def even_choice(steps: int, grid: Sequence[int]) -> list[int]:
     # Multiplied last, as numpy's linspace does: for 22 steps it rounds otherwise.
     return [grid[math.floor(step * (len(grid) / steps))] for step in range(steps)]
 

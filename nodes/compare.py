@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -131,7 +131,7 @@ class FewStepCompare(io.ComfyNode):
         quality = compare(reference, candidate)
         more = {"candidate_2": candidate_2, "candidate_3": candidate_3}
         connected = {name: images for name, images in more.items() if images is not None}
-        others = [(images, compare(reference, images)) for images in connected.values()]
+        others = [(images, compare(reference, images, name)) for name, images in connected.items()]
         called = names_of(names, ("reference", "candidate", *connected))
         costs = rows_of(reference_report), rows_of(candidate_report)
         report = report_on_comparison(
@@ -139,7 +139,7 @@ class FewStepCompare(io.ComfyNode):
             len(reference),
             with_price(*costs),
             with_price(*reversed(costs)),
-            notes_on_black(reference, candidate),
+            notes_on_black({"reference": reference, "candidate": candidate, **connected}),
             [measured for _, measured in others],
             called,
         )
@@ -153,11 +153,11 @@ class FewStepCompare(io.ComfyNode):
 
 
 def why_no_sheet() -> str:
-    """Why the sheet cannot be drawn here, and what to do; empty where it can."""
+    """Why sheet and strip cannot be drawn here, and what to do; empty where they can."""
     why = matplotlib_missing()
     return why and (
-        f"Speed-Quality Compare cannot draw its sheet: {why} Or disconnect sheet; the report does"
-        " without."
+        f"Speed-Quality Compare cannot draw its sheet and strip: {why} Or disconnect sheet and"
+        " strip; the report does without."
     )
 
 
@@ -207,25 +207,31 @@ def number_of(rows: dict[str, str], name: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def notes_on_black(reference, candidate) -> tuple[str, ...]:
-    """Notes on wholly black pictures, as a broken run looks once saved. Both: (N, H, W, 3)."""
-    count = len(reference)
-    black = {
-        name: number
-        for name, images in (("reference", reference), ("candidate", candidate))
-        if (number := black_pictures(images))
-    }
-    if list(black.values()) == [count, count]:
-        return (
-            "Both are wholly black, so it means nothing that they are equal: look at the runs that"
-            " made them.",
-        )
-    return tuple(
-        f"The {name} is wholly black: look at the run that made it before the figures."
-        if number == count
-        else f"Of the {name}'s {count} pictures {number} {'is' if number == 1 else 'are'} wholly"
-        " black."
-        for name, number in black.items()
+def notes_on_black(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Notes on wholly black pictures, as a broken run looks once saved.
+
+    results: (N, H, W, 3) of each connected input by its name, the reference first.
+    """
+    count = len(results["reference"])
+    black = {name: number for name in results if (number := black_pictures(results[name]))}
+    whole = [name for name, number in black.items() if number == count]
+    notes = []
+    if whole[1:] and whole[0] == "reference":
+        who = "Both" if len(results) == 2 else f"{', '.join(whole[:-1])} and {whole[-1]}"
+        notes = [
+            f"{who} are wholly black, so it means nothing that they are equal: look at the runs"
+            " that made them."
+        ]
+        black = {name: number for name, number in black.items() if number < count}
+    return (
+        *notes,
+        *(
+            f"The {name} is wholly black: look at the run that made it before the figures."
+            if number == count
+            else f"Of the {name}'s {count} pictures {number} {'is' if number == 1 else 'are'}"
+            " wholly black."
+            for name, number in black.items()
+        ),
     )
 
 

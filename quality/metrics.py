@@ -48,14 +48,15 @@ class Quality:
         )
 
 
-def compare(reference: Tensor, candidate: Tensor) -> Quality:
+def compare(reference: Tensor, candidate: Tensor, name: str = "candidate") -> Quality:
     """Quality of (N, H, W, 3) in 0..1, both alike; N above 1 counts as the frames of a clip.
 
-    Raises ValueError where they are not alike, or where one holds no numbers.
+    name: what messages call the candidate. Raises ValueError where they are not alike, or where
+    one holds no numbers.
     """
-    refuse_unlike(reference, candidate)
+    refuse_unlike(reference, candidate, name)
     refuse_no_numbers("reference", reference)
-    refuse_no_numbers("candidate", candidate)
+    refuse_no_numbers(name, candidate)
     if why := torchmetrics_missing():
         raise ValueError(f"Nothing can be measured: {why}")
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -83,15 +84,15 @@ def temporal_difference(reference: Tensor, candidate: Tensor) -> float:
     return float((reference[..., :3].diff(dim=0) - candidate[..., :3].diff(dim=0)).abs().mean())
 
 
-def refuse_unlike(reference: Tensor, candidate: Tensor) -> None:
+def refuse_unlike(reference: Tensor, candidate: Tensor, name: str) -> None:
     if reference.shape[0] != candidate.shape[0]:
         raise ValueError(
-            f"reference and candidate have {reference.shape[0]} and {candidate.shape[0]} frames."
+            f"reference and {name} have {reference.shape[0]} and {candidate.shape[0]} frames."
             " Sample both with the same length and batch, so that each frame has its counterpart."
         )
     if reference.shape[1:3] != candidate.shape[1:3]:
         raise ValueError(
-            f"reference is {_size(reference)} and candidate {_size(candidate)}. Sample both at the"
+            f"reference is {_size(reference)} and {name} {_size(candidate)}. Sample both at the"
             " same size: scaling one would be measured as a loss of quality."
         )
     if min(reference.shape[1:3]) < LEAST_PIXELS:

@@ -49,7 +49,7 @@ def draw_sheet(
     figure = new_figure(max(LEAST_WIDTH, 3 * width + 110), len(moments) * (height + 30) + CAPTION)
     axes = figure.subplots(len(moments), 3, squeeze=False)
     for row, moment in enumerate(moments):
-        before, after = small(reference[moment]), small(candidate[moment])
+        before, after = (small(each[moment], (height, width)) for each in (reference, candidate))
         axes[row][0].imshow(before.numpy())
         axes[row][1].imshow(after.numpy())
         shown = axes[row][2].imshow(
@@ -82,11 +82,10 @@ def shown_size(images: Tensor) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def small(image: Tensor) -> Tensor:
-    """(H, W, 3) in 0..1, no larger than it is shown."""
+def small(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) in 0..1, no larger than the (height, width) at which it is shown."""
     pixels = image[..., :3].float().clamp(0, 1).permute(2, 0, 1)[None]  # (1, 3, H, W)
-    size = shown_size(image[None])
-    if size[0] < image.shape[0]:
+    if max(size) < max(image.shape[:2]):
         pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
     return pixels[0].permute(1, 2, 0).cpu()
 

@@ -51,7 +51,8 @@ def labelled_strip(rows: Sequence[Row]) -> Tensor:
                     height / total_height,
                 )
             )
-            axes.imshow(small(row.images[moment]).numpy(), interpolation="nearest", aspect="auto")
+            pixels = small(row.images[moment], (height, width)).numpy()
+            axes.imshow(pixels, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
     return as_image(figure)
 
@@ -74,4 +75,4 @@ def shown_size(images: Tensor) -> tuple[int, int]:
     """(height, width) of a picture on the strip."""
     height, width = images.shape[1:3]
     scale = SIDE / max(height, width)
-    return round(height * scale), round(width * scale)
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -24,7 +24,7 @@ import torch
 pytest.importorskip("torchmetrics", reason="requirements.txt is not installed")
 pytest.importorskip("matplotlib", reason="requirements.txt is not installed")
 
-from comfyui_fewstep.quality import metrics, sheet
+from comfyui_fewstep.quality import metrics, sheet, strip
 from comfyui_fewstep.quality.metrics import Quality, compare, temporal_difference
 from PIL import Image
 
@@ -163,7 +163,16 @@ def test_a_sheet_is_a_picture_of_both(images) -> None:
 def test_a_large_picture_is_shown_small_and_a_small_one_large() -> None:
     assert sheet.shown_size(torch.zeros(1, 2048, 1024, 3)) == (512, 256)
     assert sheet.shown_size(torch.zeros(1, 32, 64, 3)) == (120, 240)
-    assert sheet.small(torch.zeros(2048, 1024, 4)).shape == (512, 256, 3)
+    assert sheet.small(torch.zeros(2048, 1024, 4), (512, 256)).shape == (512, 256, 3)
+    assert sheet.small(torch.zeros(32, 64, 3), (120, 240)).shape == (32, 64, 3)
+
+
+def test_a_strip_shows_the_mean_of_what_is_finer_than_its_pixels() -> None:
+    stripes = torch.zeros(1, 512, 512, 3)
+    stripes[:, :, ::2] = 1.0
+    drawn = strip.labelled_strip([strip.Row("a", (), stripes)])
+    picture = drawn[0, strip.GAP : -strip.GAP, strip.LABEL + strip.GAP : -2 * strip.GAP]
+    assert picture.min() > 0.3 and picture.max() < 0.7
 
 
 # ---------------------------------------------------------------- jobs

@@ -109,6 +109,18 @@ def test_a_formula_equals_diffusers_at_any_count(steps):
         assert_sigmas_are(formula.sigmas(steps, 1.0, sd_sigma), scheduler_of(formula, steps))
 
 
+@pytest.mark.parametrize(
+    "kind", [Trailing(), ConsistencyGrid(50), FirstTimesteps(tuple(range(999, 0, -100)))], ids=str
+)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_run_at_any_denoise_is_a_part_of_those_that_a_schedule_names(kind, steps):
+    runs = [*kind.runs(steps, sd_sigma)]
+    assert runs.count(kind.sigmas(steps, 1.0, sd_sigma)) == 1
+    for hundredths in range(math.ceil(100 / steps), 101):
+        sigmas = kind.sigmas(steps, hundredths / 100, sd_sigma)
+        assert any(run[len(run) - len(sigmas) :] == sigmas for run in runs)
+
+
 # What a formula gives for any count, and a list for its own alone.
 FORMULAS = (
     Trailing(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -82,10 +83,15 @@ def tell_other_levels(record: Accelerator, model, sigmas: Sequence[float]) -> No
     # Not those that depend on the picture's size, nor those of streams: they are unknown here.
     if steps < 1 or record.schedule.needs_size or record.causal is not None:
         return
-    if any(_is_part_of(sigmas, _levels_of(record, model, count)) for count in record.steps):
+    sigma = functools.cache(sigma_of(model))
+
+    def has_run(count: int) -> bool:
+        return any(_is_part_of(sigmas, run) for run in record.schedule.runs(count, sigma))
+
+    if any(map(has_run, record.steps)):
         return
     is_same_formula = record.schedule.is_formula and record.schedule.has_steps(steps)
-    if is_same_formula and _is_part_of(sigmas, _levels_of(record, model, steps)):
+    if is_same_formula and has_run(steps):
         counts = ", ".join(map(str, record.steps))
         plural = "s" * (record.steps != (1,))
         _tell(f"{record.id} was distilled for {counts} step{plural} and runs at {steps} here.")
@@ -105,10 +111,6 @@ def tell_blended(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             f"The prompt is a Prompt Timeline of {counted(timed, 'prompt')}, and this sampler"
             " blends all of them: only the Streaming Sampler shows one after another."
         )
-
-
-def _levels_of(record: Accelerator, model, steps: int) -> list[float]:
-    return record.schedule.sigmas(steps, 1.0, sigma_of(model))
 
 
 def _is_part_of(sigmas: Sequence[float], levels: Sequence[float]) -> bool:

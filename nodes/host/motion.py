@@ -276,24 +276,33 @@ def sample_clip(executor, noise: Tensor, *args, **kwargs):
     has_windows = handler is not None and rows > handler.context_length
     seen = handler.context_length if has_windows else motion.frames
     if seen > TRAINED_FRAMES:
-        tell_seen(seen, guider.model_options)
+        # Context windows may be added after the loader, which could not know of them.
+        tell(beyond_training(seen), guider.model_options, frames_at_once=seen)
+    if rows > motion.frames:
+        tell(several_clips(motion, rows), guider.model_options, clips=rows // motion.frames)
     guider.conds = fit_conditionings(guider.conds, Clips(motion.frames, rows, has_windows))
     return executor(noise, *args, **kwargs)
 
 
-def tell_seen(seen: int, model_options: Mapping[str, Any]) -> None:
-    """Report context windows added after the loader, which could not know of them."""
-    summary = beyond_training(seen)
+def tell(summary: str, model_options: Mapping[str, Any], **data: int) -> None:
+    """In the log, and in the report of a run of this pack."""
     log.info("%s: %s", NAME, summary)
     run = run_log(model_options)
     if run is not None:
-        run.entries.append({"node": NAME, "summary": summary, "frames_at_once": seen})
+        run.entries.append({"node": NAME, "summary": summary, **data})
 
 
 def beyond_training(seen: int) -> str:
     return (
         f"{seen} frames are seen at once, and motion modules were trained on {TRAINED_FRAMES}:"
         f" pictures blur beyond that. Context windows of {TRAINED_FRAMES} keep to it"
+    )
+
+
+def several_clips(motion: Motion, rows: int) -> str:
+    return (
+        f"{rows // motion.frames} clips of {counted(motion.frames, 'frame')}; for one clip of"
+        f" {rows} set frames to {rows}"
     )
 
 

@@ -65,6 +65,7 @@ WITHOUT_MODEL = frozenset(
 )
 # Of samplers: what says that noise may be left, and nodes whose first output is a part of sigmas.
 LEFTOVER = "return_with_leftover_noise"
+TO_THE_END = 10000  # what core's end_at_step has to begin with: no run has so many steps
 SPLITS = ("SplitSigmas", "SplitSigmasDenoise")
 OWN_SCHEDULE = "FewStepSchedule"
 LATENTS = ("samples", "latent", "on_true", "on_false", "input", "any")
@@ -198,11 +199,8 @@ class _Walk:
 def _stops_early(inputs: Mapping[str, Any]) -> bool:
     """Whether core's KSampler (Advanced) leaves noise in its latent."""
     steps, end = inputs.get("steps"), inputs.get("end_at_step")
-    return (
-        inputs[LEFTOVER] == "enable"
-        and isinstance(end, int)
-        and (not isinstance(steps, int) or end < steps)
-    )
+    last = steps if isinstance(steps, int) else TO_THE_END  # a link does not say
+    return inputs[LEFTOVER] == "enable" and isinstance(end, int) and end < last
 
 
 def _files_on(inputs: Mapping[str, Any], class_type: str, is_between: bool) -> Iterator[NamedFile]:

@@ -106,8 +106,8 @@ def test_pictures_without_numbers_are_refused_in_words(side: str, value: float) 
     json.dumps(FewStepCompare.execute(alpha, alpha.clone()).ui, allow_nan=False)
 
 
-def notes_on(reference: torch.Tensor, candidate: torch.Tensor) -> list[str]:
-    ui = FewStepCompare.execute(reference, candidate).ui
+def notes_on(reference: torch.Tensor, candidate: torch.Tensor, **others: torch.Tensor) -> list[str]:
+    ui = FewStepCompare.execute(reference, candidate, **others).ui
     json.dumps(ui, allow_nan=False)
     return ui["fewstep_report"][0]["notes"]
 
@@ -219,8 +219,21 @@ def test_the_strip_has_a_row_for_each_result_and_the_report_its_figures() -> Non
 
 def test_another_candidate_of_another_size_is_refused() -> None:
     clip = torch.rand(3, 32, 32, 3)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="and candidate_2 16 x 32"):
         FewStepCompare.execute(clip, clip, candidate_2=torch.rand(3, 32, 16, 3))
+    with pytest.raises(ValueError, match="reference and candidate_3 have 3 and 2 frames"):
+        FewStepCompare.execute(clip, clip, candidate_3=clip[:2])
+    with pytest.raises(ValueError, match="The candidate_3 holds values that are not numbers"):
+        FewStepCompare.execute(clip, clip, candidate_3=clip * float("nan"))
+
+
+def test_black_pictures_of_another_candidate_are_told() -> None:
+    picture = torch.rand(1, 64, 64, 3)
+    black = picture * 0
+    assert "The candidate_2 is wholly black" in notes_on(picture, picture, candidate_2=black)[0]
+    notes = notes_on(black, picture, candidate_2=picture, candidate_3=black)
+    assert len(notes) == 1
+    assert "reference and candidate_3 are wholly black, so it means nothing" in notes[0]
 
 
 def test_rows_come_back_from_a_report_as_they_went_in() -> None:

@@ -203,18 +203,20 @@ def test_without_torchmetrics_nothing_is_compared(without, connected, monkeypatc
         compare()
 
 
-def test_without_matplotlib_the_report_is_made_and_a_sheet_refused(
-    without, connected, monkeypatch
+@pytest.mark.parametrize("output", [0, 2])
+def test_without_matplotlib_the_report_is_made_and_sheet_and_strip_refused(
+    without, connected, monkeypatch, output
 ) -> None:
     without("matplotlib")
     connected(FewStepCompare, 1)
     sheet, report, _ = compare()
     assert "PSNR" in report and "matplotlib is not installed" in sheet.message
-    connected(FewStepCompare, 0)
+    connected(FewStepCompare, output)
     monkeypatch.setattr(
         "comfyui_fewstep.nodes.compare.compare", lambda *a: pytest.fail("measured first")
     )
-    with pytest.raises(ValueError, match="cannot draw its sheet: matplotlib .* Or disconnect"):
+    words = "cannot draw its sheet and strip: matplotlib .* Or disconnect sheet and strip; "
+    with pytest.raises(ValueError, match=words):
         compare()
 
 
@@ -339,7 +341,10 @@ def test_over_http_what_needs_no_matplotlib_runs(lesser_server: Server) -> None:
     ("link", "message"),
     [
         (("budget", 3), "FewStepBudget: Step Budget cannot draw its chart: matplotlib is not"),
-        (("compare", 0), "FewStepCompare: Speed-Quality Compare cannot draw its sheet: matplotlib"),
+        (
+            ("compare", 0),
+            "FewStepCompare: Speed-Quality Compare cannot draw its sheet and strip: matplotlib",
+        ),
     ],
 )
 def test_over_http_a_connected_drawing_is_refused_before_anything_is_measured(

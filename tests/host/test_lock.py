@@ -8,7 +8,8 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, DualCFGGuider, SamplerCustomAdvanced
 from comfyui_fewstep.loras.catalog import CATALOG
-from comfyui_fewstep.nodes.host.lock import with_lock
+from comfyui_fewstep.nodes.host.lock import tell_other_levels, with_lock
+from comfyui_fewstep.nodes.host.model import sigma_of
 from comfyui_fewstep.nodes.host.timeline import with_start
 from comfyui_fewstep.nodes.sampler import FewStepSampler, FewStepSchedule
 
@@ -77,6 +78,47 @@ def test_at_its_own_cfg_and_levels_nothing_is_told(model, unets, sdxl_text, late
         guider = BasicGuider.execute(model(), sdxl_text).args[0]
         noise = comfy_noise(7)
         SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)
+    assert ours(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("id", "architecture", "steps"),
+    [
+        ("lcm-lora-sdxl", "sdxl", 4),
+        ("lcm-lora-sdxl", "sdxl", 2),
+        ("sdxl-turbo", "sdxl", 4),
+        (LIGHTNING, "sdxl", 4),
+    ],
+)
+def test_the_packs_own_schedule_is_told_of_at_no_denoise(unets, caplog, id, architecture, steps):
+    record = CATALOG[id]
+    assert steps in record.steps
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        for denoise in (0.5, 0.6, 0.75, 1.0):
+            sigmas = record.schedule.sigmas(steps, denoise, sigma_of(unets[architecture]))
+            tell_other_levels(record, unets[architecture], sigmas)
+            tell_other_levels(record, unets[architecture], sigmas[:-1] if sigmas[2:] else sigmas)
+    assert ours(caplog) == []
+
+
+def test_levels_between_those_of_a_consistency_model_are_told(unets, caplog):
+    record = CATALOG["lcm-lora-sdxl"]
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        for sigmas in ([14.6, 9.0, 4.0, 1.5, 0.0], [3.0, 2.9, 2.8, 2.7, 0.0]):
+            tell_other_levels(record, unets["sdxl"], sigmas)
+    assert len([words for words in ours(caplog) if "on other noise levels" in words]) == 2
+
+
+def test_the_packs_own_schedule_at_less_denoise_runs_without_a_word(
+    unets, sdxl_text, latent, caplog
+):
+    from comfyui_fewstep.nodes.host.attach import with_accelerator
+
+    lcm = with_accelerator(unets["sdxl"], CATALOG["lcm-lora-sdxl"])
+    with caplog.at_level(logging.WARNING, "comfyui_fewstep"):
+        sigmas, sampler, *_ = FewStepSchedule.execute(lcm, 4, 0.6).args
+        guider = BasicGuider.execute(lcm, sdxl_text).args[0]
+        SamplerCustomAdvanced.execute(comfy_noise(7), guider, sampler, sigmas, latent)
     assert ours(caplog) == []
 
 

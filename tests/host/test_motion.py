@@ -346,6 +346,14 @@ def test_a_batch_of_several_clips_makes_each_as_if_alone(sd15, lightning, clips)
         assert_same_clip(together[part], sample(noise[part]))
 
 
+def test_a_batch_of_several_clips_is_told(sd15, lightning):
+    moving = with_lightning(sd15)
+    _, data = run(moving, frames=2 * FRAMES)
+    words = "2 clips of 4 frames; for one clip of 8 set frames to 8"
+    assert data["entries"] == [{"node": motion_patch.NAME, "summary": words, "clips": 2}]
+    assert run(moving)[1]["entries"] == []
+
+
 def test_guidance_in_one_batch_or_in_two_gives_the_same_clip(sd15, lightning, monkeypatch):
     moving = with_lightning(sd15)
     together = core_run(moving, cfg=3.0)

@@ -487,6 +487,8 @@ EXPERTS = {"model": ["base", 0], "model_low_noise": ["base", 0]}
     [
         ({"first": advanced()}, "first", "KSamplerAdvanced"),
         ({"first": advanced(end_at_step=10000)}, "first", ""),
+        ({"first": advanced(steps=["number", 0], end_at_step=10000)}, "first", ""),
+        ({"first": advanced(steps=["number", 0])}, "first", "KSamplerAdvanced"),
         ({"first": advanced(return_with_leftover_noise="disable")}, "first", ""),
         (
             {"first": advanced(), "pass": node("LatentUpscaleBy", samples=["first", 0])},
