@@ -398,6 +398,24 @@ def test_the_skip_lever_says_what_skipping_would_bring(way, words) -> None:
 
 
 FORECAST_15 = CarriedSkip("forecast at target_speedup 1.5", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "settings", "made"),
+    [
+        (20, dict(), 10),
+        (20, dict(longest_run=1), 12),
+        (20, dict(start=0.5), 14),
+        (30, dict(end=0.6), 19),
+    ],
+)
+def test_what_step_skip_on_the_model_makes_follows_from_its_settings(steps, settings, made) -> None:
+    carried = CarriedSkip("forecast at target_speedup 2", 2.0, is_flow=True, **settings)
+    assert carried.made(steps) == made
+    (way,) = candidates(None, StepRange(steps, steps, False), COST, PICTURE, carried_skip=carried)
+    assert way.evaluations == made
+
+
 TEACACHE = CarriedSkip("teacache at threshold 0.2", None)
 
 

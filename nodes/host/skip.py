@@ -105,7 +105,14 @@ def carried_skip(model) -> CarriedSkip | None:
     if METHODS[config.method].about_target_speedup:
         # Beyond this, few runs reach their target.
         words = f"{config.method} at target_speedup {target:g}"
-        return CarriedSkip(words, min(target, MOST_SPEEDUP))
+        return CarriedSkip(
+            words,
+            min(target, MOST_SPEEDUP),
+            config.start_percent,
+            config.end_percent,
+            config.settings.max_consecutive,
+            isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST),
+        )
     return CarriedSkip(f"{config.method} at threshold {threshold:g}", None)
 
 

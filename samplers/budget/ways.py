@@ -15,7 +15,9 @@ from ...loras.accelerator import Accelerator, Expert, are_partners, is_taken
 from ...loras.bases import BaseRow, StepRange
 from ..causal import video_frames
 from ..guided import GuidedSettings
+from ..skip.placement import planned_shares, steps_left_out
 from ..skip.run import LEAST_EVALUATIONS
+from ..skip.schedule import RunSchedule
 from .cost import BudgetError, Cost, Overhead, Work, seconds_in_words
 
 # Step Skip up to here was measured to be nearer to the full run than as many plain steps are
@@ -82,9 +84,18 @@ class Way:
         return self.whole * price_per_hour / 3600 / work.samples
 
 
-def full_way(run: StepRange, steps: int, target_speedup: float, cost: Cost) -> Way:
-    """The undistilled run at a step count, without the steps that Step Skip leaves out."""
-    made = steps if steps < LEAST_EVALUATIONS else round(steps / target_speedup)
+def full_way(
+    run: StepRange,
+    steps: int,
+    target_speedup: float,
+    cost: Cost,
+    carried: CarriedSkip | None = None,
+) -> Way:
+    """The undistilled run at a step count, without the steps that Step Skip leaves out, as it is
+    set where it is on the model.
+    """
+    made = round(steps / target_speedup) if carried is None else carried.made(steps)
+    made = steps if steps < LEAST_EVALUATIONS else made
     return Way(
         Route.FULL if made == steps else Route.SKIP,
         steps,
@@ -163,6 +174,21 @@ class CarriedSkip:
 
     settings: str  # in words, such as "forecast at target_speedup 1.5"
     speedup: float | None  # None for a method that keeps to no target: it cannot be foreseen
+    # Where it may leave steps out, and how many in a row.
+    start: float = 0.15
+    end: float = 0.95
+    longest_run: int = 3
+    is_flow: bool = False
+
+    def made(self, steps: int) -> int:
+        """Evaluations by a sampler that makes one in each step and injects no noise."""
+        if self.speedup is None:
+            return steps
+        # Where skips lie follows from the number of steps alone.
+        levels = tuple(float(level) for level in range(steps, -1, -1))
+        schedule = RunSchedule(levels, self.is_flow, self.start, self.end)
+        shares = planned_shares(schedule, steps - round(steps / self.speedup), self.longest_run)
+        return steps - len(steps_left_out(shares, self.longest_run))
 
 
 def block_sizes(records: Iterable[Accelerator]) -> set[int]:
@@ -204,7 +230,10 @@ def candidates(
         )
     if carried_skip is not None:
         speedup = carried_skip.speedup or 1.0
-        return [full_way(run, steps, speedup, cost) for steps in range(run.most, run.least - 1, -1)]
+        return [
+            full_way(run, steps, speedup, cost, carried_skip)
+            for steps in range(run.most, run.least - 1, -1)
+        ]
     # Skipping comes before fewer steps: at equal evaluations it stays nearer to the full run.
     speedups = [
         1.0 + SPEEDUP_STEP * n for n in range(1 + round((MOST_SPEEDUP - 1.0) / SPEEDUP_STEP))
