@@ -8,6 +8,7 @@ be a fifth of the time the pack takes to start.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ HUNYUAN = (
 HUNYUAN_DOTTED = r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)$"
 WAN = (
     r"^(vace_)?blocks_\d+_"
-    r"((self|cross)_attn_(q|k|v|o|k_img|v_img|norm_\w+)|ffn_[02]|modulation|diff_m)$"
+    r"((self|cross)_attn_(q|k|v|o|k_img|v_img|norm_\w+)|ffn_[02]|modulation)$"
 )
 # diffusers' names of Wan's layers, flat, and the model's own: nothing is fused or split, each is
 # one layer under two names.
@@ -129,7 +130,7 @@ def _all_flat(layers: Iterable[str]) -> list[str]:
     layers = list(layers)
     text = re.sub(DOTTED_PREFIXES, "", _listed(layers), flags=re.MULTILINE).replace(".", "_")
     text = re.sub(FLAT_PREFIXES, "", text, flags=re.MULTILINE)
-    names = re.sub("_+$", "", text, flags=re.MULTILINE).split("\n")
+    names = [name.rstrip("_") for name in text.split("\n")]
     # A name of several lines is nobody's, and may be in any file.
     return names if len(names) == len(layers) else [flat(layer) for layer in layers]
 
@@ -217,7 +218,7 @@ def _has(names: Iterable[str] | str, pattern: str) -> bool:
 def _width(named: Layers, pattern: str) -> int | None:
     """The input width that most of the named layers share; None where none of them is there."""
     widths = [inputs for name, (_, inputs) in named.items() if inputs and re.search(pattern, name)]
-    return max(set(widths), key=widths.count) if widths else None
+    return Counter(widths).most_common(1)[0][0] if widths else None
 
 
 def _of_width(bases: tuple[Base, ...], width: int | None) -> tuple[Base, ...]:

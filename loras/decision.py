@@ -26,7 +26,7 @@ from .catalog.left_out import LEFT_OUT
 from .fingerprint import LORA_ENDINGS
 from .header import FileProblem, Header
 from .names import experts_named, short_name
-from .recognition import Recognition, are_layers_of
+from .recognition import Recognition, are_layers_of, declared_for
 
 # The Accelerator Loader's lora_name for a model that is itself distilled.
 NO_LORA = "none"
@@ -93,6 +93,7 @@ def record_of(
         return chosen
     if recognition.record is not None:
         return recognition.record
+    refuse_misdeclared(recognition, lora_name, records)
     if not recognition.candidates:
         cautions = [
             file.caution
@@ -106,6 +107,27 @@ def record_of(
             f" ordinary LoRA, or choose its record in accelerator if it is a renamed one. {DECLARE}"
         )
     raise ValueError(_unsure(recognition, lora_name))
+
+
+def refuse_misdeclared(
+    recognition: Recognition, lora_name: str, records: Iterable[Accelerator]
+) -> None:
+    """Raise for a file that the user declared twice, or for a base that its layers are not of."""
+    declared = declared_for(records, lora_name)
+    possible = [record for record in declared if record in recognition.candidates]
+    if len(possible) > 1:
+        raise ValueError(
+            f"{lora_name} is declared more than once: choose {ids_in_words(possible, ' or ')} in"
+            " accelerator, or keep one of the declarations."
+        )
+    fingerprint = recognition.fingerprint
+    for record in declared:
+        if not are_layers_of(record, fingerprint):
+            found = bases_in_words(fingerprint.bases) or "no known base"
+            raise ValueError(
+                f"{lora_name} is declared as {record.id} for {bases_in_words(record.bases)}, and"
+                f" its layers are those of {found}. Correct the base in the declaration."
+            )
 
 
 def _unsure(recognition: Recognition, lora_name: str) -> str:

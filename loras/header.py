@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ ENDINGS = (".safetensors", ".sft")
 LARGEST_HEADER = 16_000_000
 LENGTH_BYTES = 8  # at the beginning of a file: the length of its header
 
-ALPHA_METADATA = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
+# Not kohya's ss_network_alpha: its scripts write the alpha among the tensors as well, and a file
+# that has it in the metadata alone has it multiplied in.
+ALPHA_METADATA = ("lora_alpha", "network_alpha", "alpha")
 
 
 class FileProblem(Refusal):
@@ -53,7 +56,8 @@ class Header:
 
 def read_header(path: str | Path) -> Header:
     """The header of a .safetensors file. Raises FileProblem for anything that is not one, whole."""
-    entries, size = _entries_of(Path(path))
+    with _telling_system_errors(Path(path)):
+        entries, size = _entries_of(Path(path))
     metadata = entries.pop("__metadata__", None) or {}
     # The numbers follow the header, and nothing may follow the last of them.
     start = size - max((entry["data_offsets"][1] for entry in entries.values()), default=0)
@@ -67,8 +71,18 @@ def read_header(path: str | Path) -> Header:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The header's own string map alone. Raises FileProblem as read_header does."""
-    _readable_lengths(Path(path))
-    return _checked_metadata(Path(path))
+    with _telling_system_errors(Path(path)):
+        _readable_lengths(Path(path))
+        return _checked_metadata(Path(path))
+
+
+@contextmanager
+def _telling_system_errors(path: Path) -> Iterator[None]:
+    """What the system refuses says nothing of the file: no permission, no memory to map it."""
+    try:
+        yield
+    except OSError as error:
+        raise FileProblem(f"{path.name} could not be opened: {error.strerror or error}.") from None
 
 
 def _entries_of(path: Path) -> tuple[dict[str, Any], int]:
@@ -116,7 +130,7 @@ def _checked_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="np") as file:
             return file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise not_whole(path, error) from None
 
 

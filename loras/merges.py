@@ -35,6 +35,8 @@ MARKS = (
 )
 # What is glued to the end of a word and is none of its letters: Hyper-SDXL, LCMv2.
 GLUED = r"v\d|sd|xl|flux"
+# What denies the word behind it, glued to that or not: noLightning, non-turbo.
+DENIAL = r"((?<![A-Za-z])(?i:no|non|without)|(?<=[a-z])(No|Non|Without))[-_ ]?$"
 STEPS = r"(?i)(?<!\d)(\d{1,2})[-_ ]?(?:steps?|s)(?![a-z])"
 
 
@@ -78,6 +80,7 @@ def _is_marked(name: str, mark: Mark) -> bool:
         not mark.is_whole or _is_whole(name, found.start(), found.end())
         for spelling in mark.spellings
         for found in re.finditer(spelling, name, re.IGNORECASE)
+        if not re.search(DENIAL, name[: found.start()])
     )
 
 

@@ -43,6 +43,12 @@ GENERIC_WORDS = frozenset(
         "weights",
     }
 )
+# Of a title that anybody wrote, what is read.
+LONGEST_TITLE = 300
+
+# A word that the name denies, and its steps with it: non-turbo, no_lightx2v_4step.
+DENIED = r"(?<![^\W_])(no|non|without)[-_ ]+[^\W_]+([-_ ]+\d{1,4}[-_ ]?steps?)?"
+
 EXPERT_WORDS = {expert.word: expert for expert in Expert}
 
 
@@ -97,7 +103,7 @@ def words_in(metadata: Mapping[str, str], path: str) -> Words:
     """What a file says of itself: its titles and its path, which may be empty."""
     name = read_name(path)
     told = {entry: metadata.get(entry, "") for entry in TITLE_METADATA}
-    titles = {entry: read_name(title) for entry, title in told.items() if title}
+    titles = {entry: read_name(title[:LONGEST_TITLE]) for entry, title in told.items() if title}
     return Words(titles, name, read_name(name.stem))
 
 
@@ -130,16 +136,18 @@ def is_generic(stem: str) -> bool:
 
 
 def words_of(path: str) -> set[str]:
-    """Words, step counts ("4step") and experts ("high", "low") of a path and its folders."""
+    """Words, step counts ("4step") and experts ("high", "low") of a path and its folders, without
+    those that it denies.
+    """
     folders = path.replace("\\", "/").rpartition("/")[0].lower()
-    text = f"{folders}/{stem_of(path)}"
-    counts = {f"{count}step" for count in re.findall(r"(\d+)[-_ ]?steps?", text)}
+    text = re.sub(DENIED, "", f"{folders}/{stem_of(path)}")
+    counts = {f"{count}step" for count in re.findall(r"(?<!\d)(\d{1,4})[-_ ]?steps?", text)}
     return {*_tokens(text), *counts, *_words_of_noise(text)}
 
 
 def step_counts_in(words: Set[str]) -> set[int]:
     """The step counts among the words of a path."""
-    return {int(word[:-4]) for word in words if re.fullmatch(r"\d+step", word)}
+    return {int(word[:-4]) for word in words if re.fullmatch(r"\d{1,4}step", word)}
 
 
 def experts_named(path: str, by_noise_alone: bool = False) -> set[Expert]:
@@ -170,4 +178,7 @@ def _words_of_noise(text: str) -> set[str]:
 
 
 def _tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Runs of letters and digits. Those of other scripts are words of their own: in Chinese no
+    space parts them from a release's.
+    """
+    return re.findall(r"[a-z0-9]+|[^\W_a-z0-9]+", text.lower())

@@ -381,7 +381,7 @@ def _by_published_name(records: tuple[Accelerator, ...], words: Words) -> Testim
 
 def _by_words_of_title(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
     for entry, title in words.titles.items():
-        if named := _named_by(records, title):
+        if named := _begun_by(records, title) or _named_by(records, title):
             return Testimony(named, f"metadata {entry}: {title.text!r}", title)
     return None
 
@@ -389,6 +389,8 @@ def _by_words_of_title(records: tuple[Accelerator, ...], words: Words) -> Testim
 def _by_words_of_path(records: tuple[Accelerator, ...], words: Words) -> Testimony | None:
     """What the words of the file's name speak for, and its folders' where it says nothing."""
     name = words.path if words.path.is_generic else words.stem
+    if begun := _begun_by(records, name):
+        return Testimony(begun, "path: a published name with more behind it", name)
     named = _named_by(records, name)
     if not named:
         return None
@@ -411,6 +413,34 @@ def _published_as(records: Iterable[Accelerator], name: Name) -> tuple[Accelerat
         if any(kept_name(file.repo, file.path) == name.stem for file in record.files)
     )
     return _named_by(published, name) or published
+
+
+def _begun_by(records: Iterable[Accelerator], name: Name) -> tuple[Accelerator, ...]:
+    """Records whose published name this one goes on from, the longest such: of a copy. What stands
+    behind it is the copy's (_low_vram), unless it is another release's claim.
+    """
+    begun: dict[int, list[Accelerator]] = {}
+    for record in records:
+        for file in record.files:
+            published = read_published(file.name)
+            if not published.is_generic and _goes_on(name, published, record):
+                begun.setdefault(len(published.stem), []).append(record)
+    if not begun:
+        return ()
+    longest = tuple({record.id: record for record in begun[max(begun)]}.values())
+    return _named_by(longest, name) or longest
+
+
+def _goes_on(name: Name, published: Name, record: Accelerator) -> bool:
+    """Whether a name is a published one with more behind it that contradicts nothing of it."""
+    if not name.stem.startswith(published.stem) or name.stem[len(published.stem) :][:1].isalnum():
+        return False
+    counts = published.step_counts or set(record.steps)
+    return (
+        name.step_counts <= counts
+        and name.experts_by_noise <= ({record.expert} if record.expert else set())
+        and not (name.words - published.words) & set(record.name_excludes)
+    )
 
 
 def _lies_in(file: PublishedFile, place: list[str]) -> bool:

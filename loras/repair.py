@@ -49,10 +49,11 @@ def repair(
     names = {key: repaired_key(own_names.get(name, name)) for key, name in plain.items()}
     renamed = {names[key]: tensor for key, tensor in tensors.items()}
     notes = [note for note, count in _renamings(names, plain, own_names) if count]
-    stated = alpha_in(metadata)
+    missing = _layers_without_alpha(renamed)
+    # What the metadata say of it counts only where a layer lacks it.
+    stated = alpha_in(metadata) if missing else None
     alpha = missing_alpha if stated is None else stated
-    missing = _layers_without_alpha(renamed) if alpha is not None else ()
-    if missing:
+    if missing and alpha is not None:
         renamed.update({f"{layer}.alpha": torch.tensor(alpha) for layer in missing})
         origin = (
             "the release's own: its file carries none"

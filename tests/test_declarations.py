@@ -23,6 +23,7 @@ from comfyui_fewstep.loras.accelerator import (
 )
 from comfyui_fewstep.loras.bases import Base, base_in_host, unlisted
 from comfyui_fewstep.loras.catalog import CATALOG
+from comfyui_fewstep.loras.decision import record_of
 from comfyui_fewstep.loras.declaration import (
     ENTRIES,
     LARGEST_FILE,
@@ -267,6 +268,30 @@ def test_a_file_declared_for_an_unlisted_class_is_what_it_is_declared_for():
         header_of(CATALOG["sdxl-lightning-4step-lora"]), "new_turbo.safetensors", [listed]
     )
     assert other.record is None
+
+
+def refusal_of(header: Header, name: str, records) -> str:
+    with pytest.raises(ValueError) as refusal:
+        record_of(recognise(header, name, records), name, None, records)
+    return str(refusal.value)
+
+
+def test_a_declaration_for_another_base_than_the_files_is_named():
+    record = parse({"base": "sd15", "file": "mine.safetensors"})
+    records = [*CATALOG.values(), record]
+    shown = header_of(CATALOG["sdxl-lightning-4step-lora"])
+    assert refusal_of(shown, "x/mine.safetensors", records) == (
+        "x/mine.safetensors is declared as my-lora for SD 1.5, and its layers are those of SDXL."
+        " Correct the base in the declaration."
+    )
+
+
+def test_a_file_that_is_declared_twice_is_told_with_both():
+    names = ("one.fewstep.json", "two.fewstep.json")
+    both = [parse({"file": "mine.safetensors"}, name=name) for name in names]
+    shown = header_of(CATALOG["sdxl-lightning-4step-lora"])
+    message = refusal_of(shown, "mine.safetensors", [*CATALOG.values(), *both])
+    assert message.startswith("mine.safetensors is declared more than once: choose one or two in")
 
 
 def test_a_declaration_is_known_by_its_file_and_its_words_alone():

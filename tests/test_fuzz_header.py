@@ -11,9 +11,18 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from comfyui_fewstep.loras import header
+from comfyui_fewstep.loras.architecture import architecture_of
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.loras.fingerprint import fingerprint_of
-from comfyui_fewstep.loras.header import LARGEST_HEADER, FileProblem, Header, read_header
+from comfyui_fewstep.loras.header import (
+    LARGEST_HEADER,
+    FileProblem,
+    Header,
+    read_header,
+    read_metadata,
+)
+from comfyui_fewstep.loras.names import LONGEST_TITLE, words_in
 from comfyui_fewstep.loras.recognition import recognise
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,6 +167,32 @@ def test_any_header_is_recognised_or_not_and_nothing_else(shapes, metadata, name
         assert "metadata" in str(error)
         return
     assert found.record is None or found.record in found.candidates
+
+
+@pytest.mark.parametrize("read", [read_header, read_metadata])
+@pytest.mark.parametrize("refuses", ["open", "map"])
+def test_what_the_system_refuses_is_not_blamed_on_the_download(path, monkeypatch, read, refuses):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    path.write_bytes(WHOLE)
+    monkeypatch.setattr(*((Path, "open") if refuses == "open" else (header, "safe_open")), refuse)
+    with pytest.raises(FileProblem) as problem:
+        read(path)
+    assert str(problem.value) == "file.safetensors could not be opened: Permission denied."
+
+
+def test_hostile_names_and_widths_cost_no_more_than_their_size():
+    widths = {f"blocks.{at}.self_attn.q": (5120, at + 1) for at in range(20_000)}
+    underscores = {"_" * 100_000 + "a": (1, 1)}
+    with processor_seconds_below(2.0):
+        architecture_of(widths)
+        architecture_of(underscores)
+
+
+def test_of_a_title_no_more_is_read_than_a_title_has():
+    (title,) = words_in({"title": "x" * 1_000_000}, "").titles.values()
+    assert len(title.text) == LONGEST_TITLE
 
 
 def changed(key: str, **entry) -> dict:

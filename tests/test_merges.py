@@ -34,6 +34,8 @@ def found(base, name, titles=()):
         (Base.SDXL, "photonLCMv2.safetensors", "LCM", "lcm-lora-sdxl"),
         (Base.SD15, "dreamshaper_8LCM.safetensors", "LCM", "lcm-lora-sd15"),
         (Base.FLUX, "flux1-dev-hyper-8steps-merge.gguf", "Hyper", "hyper-flux-8step-lora"),
+        (Base.SDXL, "TechnoTurboXL.safetensors", "Turbo", "sdxl-turbo"),
+        (Base.SDXL, "casinoLightning.safetensors", "Lightning", LORAS[0]),
         (Base.FLUX, "fluxTurboMix_fp8.safetensors", "Turbo", "flux-turbo-alpha-lora"),
     ],
 )
@@ -59,6 +61,10 @@ def test_a_merge_is_told_by_the_word_in_its_name_and_leaves_the_choice(base, nam
         "my-de-turbo.safetensors",
         "turbochargedXL.safetensors",
         "landmdXL.safetensors",
+        "myxl_noLightning.safetensors",
+        "myxlNoLightning.safetensors",
+        "juggernautXL_nonLightning_v9.safetensors",
+        "photo_without-LCM.safetensors",
     ],
 )
 def test_a_name_that_only_looks_so_says_nothing(name):

@@ -12,6 +12,7 @@ from comfyui_fewstep.loras.names import (
     step_counts_in,
     words_of,
 )
+from processor_time import processor_seconds_below
 
 HIGH, LOW = {Expert.HIGH_NOISE}, {Expert.LOW_NOISE}
 
@@ -63,6 +64,25 @@ def test_words_and_counts_of_a_path():
     words = words_of("SDXL\\Lightning/sdxl_8 steps-HighNoise_v1.safetensors")
     assert words >= {"sdxl", "lightning", "8step", "highnoise", "high", "v1"}
     assert step_counts_in(words) == {8}
+
+
+def test_words_of_other_scripts_are_words():
+    assert words_of("加速lightning_快速.safetensors") >= {"加速", "lightning", "快速"}
+    assert not is_generic("国风") and not is_generic("стиль_lora")
+
+
+def test_a_word_that_a_name_denies_is_not_said():
+    words = words_of("wan2.2_i2v_high_noise_14B_no_lightx2v_4step.safetensors")
+    assert not words & {"lightx2v", "4step"} and words >= {"i2v", "high", "14b"}
+    assert "lightning" not in words_of("qwen_image_edit_2511_bf16_no_lightning.safetensors")
+    assert "lightning" in words_of("casino_lightning.safetensors")
+
+
+def test_a_long_number_is_no_step_count_and_costs_nothing():
+    name = "9" * 300_000
+    with processor_seconds_below(2.0):
+        assert step_counts_in(words_of(name)) == set()
+    assert step_counts_in(words_of("9" * 5000 + "step")) == set()
 
 
 def test_names_are_read_as_either_system_writes_them():

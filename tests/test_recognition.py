@@ -768,6 +768,25 @@ def test_an_expert_is_told_by_the_files_own_name(name, id):
     assert (found.record.id if found.record else None) == id, found.evidence
 
 
+WAN21 = "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64"
+
+
+@pytest.mark.parametrize("more", ["_high_quality", "_low_vram", "-LOW", " copy"])
+def test_a_copy_of_a_published_file_is_that_release_whatever_stands_behind_its_name(more):
+    record = CATALOG["wan21-t2v-lightx2v-4step"]
+    shown = header_of(record, rank=64)
+    assert recognise(shown, f"{WAN21}{more}.safetensors", RECORDS).record is record
+    title = Header(shown.shapes, {"modelspec.title": f"{WAN21}{more}"})
+    assert recognise(title, "a1.safetensors", RECORDS).record is record
+
+
+@pytest.mark.parametrize("more", ["_8step", "_high_noise"])
+def test_another_releases_claim_behind_a_published_name_is_heard(more):
+    record = CATALOG["wan21-t2v-lightx2v-4step"]
+    found = recognise(header_of(record, rank=64), f"{WAN21}{more}.safetensors", RECORDS)
+    assert found.record is not record
+
+
 def test_the_low_noise_words_on_wan21s_tensors_are_wan22s():
     # Wan 2.2's low-noise LoRA has the tensors of Wan 2.1's: its name is not overruled.
     for name in ("my_i2v_lightx2v_low.safetensors", "my_i2v_lightx2v_lownoise.safetensors"):

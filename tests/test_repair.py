@@ -97,6 +97,18 @@ def test_an_alpha_that_is_no_positive_number_is_refused(value):
         repair(two_layers(), {"lora_alpha": value})
 
 
+def test_an_alpha_in_the_metadata_is_read_only_where_a_layer_lacks_it():
+    notes = repair(two_layers("0", "1"), {"lora_alpha": "many"}).notes
+    assert not any("alpha" in note for note in notes)
+
+
+@pytest.mark.parametrize("value", ["8", "Dynamic"])
+def test_kohyas_own_note_of_its_alpha_is_no_alpha_of_the_file(value):
+    """Its scripts write the tensors as well: without those the alpha has been multiplied in."""
+    repaired = repair(two_layers(), {"ss_network_alpha": value})
+    assert not any(key.endswith(".alpha") for key in repaired.tensors)
+
+
 # ---------------------------------------------------------------- names of other tools
 
 

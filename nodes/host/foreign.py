@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +24,7 @@ class ForeignLora:
     """A LoRA that some other loader put on a MODEL, as far as the MODEL tells."""
 
     layers: Mapping[str, tuple[int, int]]  # as in fingerprint.layers_of
-    ranks: tuple[int, ...]
+    ranks: tuple[int, ...]  # as in fingerprint.Fingerprint
     alpha: str  # where it is kept: "tensors", or "absent"
     has_differences: bool  # whole differences beside the low-rank pairs
     strengths: tuple[float, ...]
@@ -91,17 +92,21 @@ def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> 
     metadata: of the file loaded last, perhaps another.
     """
     layers: dict[str, tuple[int, int]] = {}
-    ranks, has_alpha = set(), False
+    ranks: set[int] = set()
+    capped: set[int] = set()
+    has_alpha = False
     for key, patch in pairs:
         up, down, alpha = patch[1].weights[:3]
         layer = key.removesuffix(".weight")
         # Pairs for the parts of one fused weight add up to it.
         layers[layer] = (layers.get(layer, (0, 0))[0] + up.shape[0], down.shape[1])
-        ranks.add(down.shape[0])
+        # A pair as large as its own layer says nothing of the others' rank.
+        smallest = min(up.shape[0], math.prod(down.shape[1:]))
+        (capped if down.shape[0] >= smallest else ranks).add(down.shape[0])
         has_alpha |= alpha is not None
     return ForeignLora(
         layers=layers,
-        ranks=tuple(sorted(ranks)),
+        ranks=tuple(sorted(ranks or capped)),
         alpha="tensors" if has_alpha else "absent",
         has_differences=any(key.endswith(DIFFERENCE_ENDINGS) for key in pairs[0][1][1].loaded_keys),
         strengths=tuple(sorted({patch[0] for _, patch in pairs})),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...loras.accelerator import Accelerator, some_ids
@@ -18,7 +18,7 @@ from ...loras.decision import (
 )
 from ...loras.editions import edition_notes
 from ...loras.fingerprint import lora_fingerprint
-from ...loras.header import ENDINGS, FileProblem, alpha_in, read_header
+from ...loras.header import ENDINGS, alpha_in, read_header
 from ...loras.recognition import (
     Recognition,
     is_published_as,
@@ -27,6 +27,7 @@ from ...loras.recognition import (
     recognise_lora,
     recognise_model,
 )
+from ...loras.refusal import Refusal
 from ...samplers.plan import PlanError
 from .declared import Known, known_accelerators
 from .files import model_path
@@ -159,7 +160,7 @@ def recognise_carried(
         return lora.recognition, ()
     name, records = "The LoRA that another loader put on the model", known.records.values()
     refuse_other_base(record, name, loaded.base, loaded.class_name, records)
-    refuse_unscaled(lora.lora, record)
+    refuse_unscaled(lora)
     lora_name = lora.file_name or "The LoRA of another loader"
     refuse_other_expert(record, lora_name, loaded.file_name)
     return lora.recognition, (
@@ -215,6 +216,7 @@ class RecognisedLora:
     # well.
     is_beyond_doubt: bool
     file_name: str = ""  # as the graph's loader names it, if it does
+    metadata: Mapping[str, str] = field(default_factory=dict)  # its own file's, where that is sure
 
     @property
     def record(self) -> Accelerator | None:
@@ -341,8 +343,12 @@ class RecognisedLoras:
 def recognise_loras(loaded: LoadedModel, known: Known) -> RecognisedLoras:
     """What each of the LoRAs is that other loaders put on a model."""
     named = list(recognise_named(loaded, known))
+    loras = tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras)
+    if len(loras) == 1:
+        # The host keeps the metadata of the file loaded last: here there is no other.
+        loras = (replace(loras[0], metadata=loras[0].lora.metadata),)
     return RecognisedLoras(
-        tuple(recognise_patches(lora, known) for lora in loaded.foreign_loras),
+        loras,
         tuple(lora for lora, is_certain in named if is_certain),
         tuple(lora for lora, is_certain in named if not is_certain and lora.is_beyond_doubt),
     )
@@ -358,14 +364,15 @@ def recognise_named(loaded: LoadedModel, known: Known) -> Iterator[tuple[Recogni
             continue
         try:
             header = read_header(path)
-        except FileProblem:
+            recognition = recognise(header, file.name, known.records.values())
+        except Refusal:
             # It is its own loader's to refuse; what cannot be read says nothing here.
             continue
-        recognition = recognise(header, file.name, known.records.values())
         record = recognition.record
         if record is not None:
             is_sure = recognition.is_certain or is_published_as(record, file.name)
-            yield RecognisedLora(None, recognition, is_sure, file.name), file.is_certain
+            named = RecognisedLora(None, recognition, is_sure, file.name, header.metadata)
+            yield named, file.is_certain
 
 
 def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:
@@ -381,11 +388,14 @@ def recognise_patches(lora: ForeignLora, known: Known) -> RecognisedLora:
     return RecognisedLora(lora, recognition, is_beyond_doubt)
 
 
-def refuse_unscaled(lora: ForeignLora, record: Accelerator) -> None:
+def refuse_unscaled(recognised: RecognisedLora) -> None:
     """Raise where the release's alpha is not in the tensors: the loader took the rank for it."""
-    stated = alpha_in(lora.metadata)
+    lora, record = recognised.lora, recognised.record
+    if lora.alpha != "absent":
+        return
+    stated = alpha_in(recognised.metadata)
     alpha = record.missing_alpha if stated is None else stated
-    if alpha is not None and lora.alpha == "absent" and lora.ranks != (alpha,):
+    if alpha is not None and lora.ranks != (alpha,):
         raise ValueError(
             f"The LoRA that another loader put on the model is {record.id}, whose file has no alpha"
             f" among its tensors: that loader took its rank for alpha, which is {alpha:g}. Load it"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.sd
 import pytest
 import torch
+from comfy.weight_adapter import LoRAAdapter
 from comfyui_fewstep.loras.bases import Base
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes import accelerator, sampler
@@ -505,6 +508,61 @@ def test_an_alpha_in_the_metadata_is_not_the_rank(sdxl, models):
     )
 
 
+def test_of_several_loras_the_metadata_of_the_last_is_nobodys_alpha():
+    ours, style = (
+        replace(boogu_lora(*lora, ""), metadata={"lora_alpha": "1"})
+        for lora in ((128, True), (4, False))
+    )
+    known = known_accelerators()
+    for foreign in ((ours, style), (ours,)):
+        loaded = SimpleNamespace(upstream=(), foreign_loras=foreign)
+        chosen = recognise.recognise_loras(loaded, known).the_accelerator()
+        assert chosen.record.id == "boogu-turbo-lora"
+        if len(foreign) > 1:
+            recognise.refuse_unscaled(chosen)
+        else:
+            with pytest.raises(ValueError, match="took its rank for alpha, which is 1"):
+                recognise.refuse_unscaled(chosen)
+
+
+def test_a_style_that_the_graph_names_never_stops_a_run(sdxl, models):
+    write_lora(
+        models / "loras" / "odd_style.safetensors",
+        sdxl,
+        "kohya-diffusers",
+        only="attn2",
+        metadata={"lora_alpha": "many"},
+    )
+    file = SimpleNamespace(
+        name="odd_style.safetensors", is_lora=True, class_type="Other", is_certain=True
+    )
+    loaded = SimpleNamespace(upstream=(file,))
+    assert list(recognise.recognise_named(loaded, known_accelerators())) == []
+
+
+def test_a_pair_as_large_as_its_layer_says_nothing_of_the_rank():
+    """As in fingerprint.py, by which the two are compared."""
+
+    class Model:
+        def __init__(self, *shapes):
+            keys = set()
+            self.patches = {
+                f"diffusion_model.{at}.weight": [
+                    (1.0, LoRAAdapter(keys, (torch.empty(up), torch.empty(down), *[None] * 4)))
+                ]
+                for at, (up, down) in enumerate(shapes)
+            }
+
+        def get_attachment(self, _):
+            return None
+
+    plain, capped = ((64, 8), (8, 64)), ((64, 4), (4, 4))
+    by_kernel = ((64, 6), (6, 2, 3, 3))
+    assert foreign_loras(Model(plain, capped))[0].ranks == (8,)
+    assert foreign_loras(Model(plain, by_kernel))[0].ranks == (6, 8)
+    assert foreign_loras(Model(capped))[0].ranks == (4,)
+
+
 # ---------------------------------------------------------------- declared by the user
 
 DECLARED = {
@@ -609,7 +667,7 @@ def test_a_declaration_for_another_base_than_its_files_is_refused(unets, models,
     write_lora(
         models / "loras" / "sd15_thing.safetensors", unets["sd15"], "kohya-diffusers", only="attn"
     )
-    with pytest.raises(ValueError, match="not a known accelerator"):
+    with pytest.raises(ValueError, match="declared as my-own for SDXL.* those of SD 1.5"):
         accelerator.attach_accelerator(unets["sd15"], "sd15_thing.safetensors", "auto", 1.0)
     with pytest.raises(ValueError, match="is a LoRA for SD 1.5.*my-own is one for SDXL"):
         accelerator.attach_accelerator(unets["sdxl"], "sd15_thing.safetensors", "my-own", 1.0)
