@@ -264,9 +264,11 @@ class Measurement:
             if name != "forecast":
                 self._add(name, by_each_setting(subject.model, name, method), floor=floor)
         for name, makes in self._published().items() if self.has_published else ():
-            # What they evaluate is known before they run; what nothing is compared with is left
-            # out.
-            worth = [make for (made, *_), make in makes.items() if floor <= len(made) < full]
+            # What they evaluate is known before they run. Left out is what nothing is compared
+            # with: of those below the floor all but the nearest.
+            counts = [len(made) for made, *_ in makes]
+            least = max((count for count in counts if count < floor), default=floor)
+            worth = [make for (made, *_), make in makes.items() if least <= len(made) < full]
             self._add(name, (with_method(subject.model, make) for make in worth))
         return self
 
@@ -321,7 +323,9 @@ class Measurement:
         return math.exp((1 - share) * math.log(low.error) + share * math.log(high.error))
 
     def meets_target(self, point: Point) -> bool | None:
-        """Whether a forecast's error is within its target; None outside the claimed speed-ups."""
+        """Whether a forecast's error is within its target; None outside the claimed speed-ups, and
+        where nothing came to as many evaluations.
+        """
         if not CLAIMED[0] <= self.steps / point.evaluations <= CLAIMED[1]:
             return None
         shares = (
@@ -329,8 +333,11 @@ class Measurement:
             if is_stochastic(self.sampler)
             else {"EasyCache": EASY_SHARE, "fewer steps": FEWER_SHARE}
         )
-        bounds = ((share, self.error_at(name, point.evaluations)) for name, share in shares.items())
-        return all(error is None or point.error <= share * error for share, error in bounds)
+        errors = {name: self.error_at(name, point.evaluations) for name in shares}
+        known = {name: error for name, error in errors.items() if error is not None}
+        if not known:
+            return None
+        return all(point.error <= shares[name] * error for name, error in known.items())
 
 
 def is_stochastic(sampler: str) -> bool:

@@ -19,7 +19,7 @@ from comfy_extras.nodes_custom_sampler import (
 from comfyui_fewstep.loras.catalog import CATALOG
 from comfyui_fewstep.nodes.compare import number_of, rows_of
 from comfyui_fewstep.nodes.host.attach import with_record
-from comfyui_fewstep.nodes.host.last_runs import KEPT, last_runs_of, mark_of
+from comfyui_fewstep.nodes.host.last_runs import KEPT, PROBES, last_runs_of, mark_of
 from comfyui_fewstep.nodes.host.model import with_model_sampling
 from comfyui_fewstep.nodes.run_report import FewStepReport
 from comfyui_fewstep.nodes.sampler import FewStepSampler
@@ -186,7 +186,7 @@ def test_only_the_last_runs_are_kept_and_nothing_of_their_latents(flux):
     assert not report(made[0], model)[1]["is_of_this_latent"]
     assert all(report(each, model)[1]["is_of_this_latent"] for each in made[1:])
     kept = last_runs_of(model).runs
-    assert len(kept) == KEPT and all(len(run.mark.values) <= 64 for run in kept)
+    assert len(kept) == KEPT and all(len(run.mark.values) == PROBES for run in kept)
 
 
 def test_an_interrupted_run_is_not_one_of_them(flux):
@@ -241,6 +241,15 @@ def test_several_latents_at_once_are_known_again():
     packed = comfy.utils.pack_latents(parts)[0]
     assert mark_of(nested).is_of(mark_of(packed))
     assert not mark_of(nested).is_of(mark_of(packed.flip(-1)))
+
+
+def test_runs_that_differ_in_a_small_mask_alone_are_told_apart():
+    source = torch.randn(1, 4, 128, 128)
+    for left in range(0, 115, 9):
+        painted = source.clone()
+        painted[..., left : left + 13, left : left + 13] = torch.randn(1, 4, 13, 13)
+        assert not mark_of(painted).is_of(mark_of(source))
+    assert mark_of(source.clone()).is_of(mark_of(source))
 
 
 def test_a_latent_without_numbers_is_known_again_too():
