@@ -59,4 +59,8 @@ def draw(panels: list[tuple[str, list[Curve]]]) -> Any:
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure as .svg or .png. The same drawing gives the same file on every day."""
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
+    import matplotlib
+
+    # Text as text, and the same ids every time.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
