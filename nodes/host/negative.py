@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
 import comfy.ldm.flux.model
 import comfy.ldm.lightricks.model
@@ -226,8 +225,8 @@ class NegativeRun:
         config: NegativeConfig,
         guider,
         is_joint: bool,
-        names: Collection[UUID],
-        away: Collection[UUID],
+        names: Collection,
+        away: Collection,
     ):
         self.config, self.guider, self.is_joint = config, guider, is_joint
         # The host's uuids of the negative texts, and of those in the sampler's own negative.
