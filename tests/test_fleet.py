@@ -97,13 +97,15 @@ class Fake:
     """A worker that makes a file of each job's id. Its name says what goes wrong with it."""
 
     ran: ClassVar = collections.Counter()
-    death = threading.Event()
+    death, restart = threading.Event(), threading.Event()
 
     def __init__(self, name: str, setup: Setup):
         self.name, self.url, self.starts, self.stopped = name, setup.url, 0, threading.Event()
 
     def start(self) -> str:
         self.starts += 1
+        if self.starts > 1:
+            Fake.restart.set()
         if self.url == "never":
             raise ConnectionError("nobody there")
         if self.url == "dies starting":
@@ -114,6 +116,8 @@ class Fake:
 
     def run(self, job: Job) -> Done:
         Fake.ran[job.id] += 1
+        if self.url == "after a death":
+            assert Fake.restart.wait(60), "all would be done before the other is there again"
         if (self.url == "dies once" and self.starts == 1) or job.workflow == "deadly":
             Fake.death.set()
             raise ServerGone("killed")
@@ -128,6 +132,7 @@ def run(store: Store, todo: list[Job], *urls: str) -> tuple[fleet_run.Outcome, l
     said: list[str] = []
     Fake.ran.clear()
     Fake.death.clear()
+    Fake.restart.clear()
     engine = Threads(Fake)
     workers = {f"worker {place}": Setup(url) for place, url in enumerate(urls, 1)}
     outcome = fleet_run.run(todo, workers, engine, store, said.append)
