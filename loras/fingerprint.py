@@ -218,16 +218,21 @@ def _only(values: Iterable[str]) -> str:
 def _ranks_of(
     downs: Iterable[str], shapes: Mapping[str, tuple[int, ...]], layers: Layers
 ) -> tuple[int, ...]:
-    """The ranks of down factors. A pair as large as its own layer says nothing of the others': 128
-    in a LoRA of rank 384, where a layer has 128 inputs.
+    """The ranks of down factors."""
+    known = ((shapes[key], layers[layer_of(key)][0]) for key in downs if shapes[key])
+    return ranks_of_pairs(
+        (shape[0], min(outputs or shape[0], math.prod(shape[1:]))) for shape, outputs in known
+    )
+
+
+def ranks_of_pairs(pairs: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """The ranks of pairs, each (its rank, the smaller side of its layer). A pair as large as its
+    own layer says nothing of the others': 128 in a LoRA of rank 384, where a layer has 128 inputs.
     """
     ranks: set[int] = set()
     capped: set[int] = set()
-    for key in downs:
-        if not (shape := shapes[key]):
-            continue
-        smallest = min(layers[layer_of(key)][0] or shape[0], math.prod(shape[1:]))
-        (capped if shape[0] >= smallest else ranks).add(shape[0])
+    for rank, smaller in pairs:
+        (capped if rank >= smaller else ranks).add(rank)
     return tuple(sorted(ranks or capped))
 
 

@@ -44,7 +44,7 @@ from host import (
 
 TESTS = ROOT / "tests"
 # How several processes share a tier's tests. Of those of the host tiers some stay together, as
-# tests/conftest.py says; the browser's share one page.
+# tests/host/conftest.py says; the browser's share one page.
 SPLIT = {"pure": "worksteal", "host": "loadgroup", "oldest": "loadgroup"}
 # exit status of pytest when it found no test to run
 NOTHING_COLLECTED = 5

@@ -58,23 +58,12 @@ from pack_loader import PACK, load_pack  # noqa: E402
 if PACK not in sys.modules:
     load_pack()
 
-# Servers, and files that make at the start what costs more to make twice than two processes gain.
-SERVERS = ("server", "lesser_server")
-TOGETHER = ("test_claims", "test_recognition_table")
-
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only a run of everything takes, and keep count of it. Where several processes
-    run the tests, one of them runs all that share a server.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            shared = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
-            if shared or item.path.stem in TOGETHER:
-                item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    """Leave out what only a run of everything takes, and keep count of it."""
     if thinning.EVERYTHING:
         return
     gone = thinning.left_out(items)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from ...loras.fingerprint import DIFFERENCE_ENDINGS
+from ...loras.fingerprint import DIFFERENCE_ENDINGS, ranks_of_pairs
 
 # The patches that this pack put on a MODEL by their id, to tell them from those of other loaders:
 # every run asks.
@@ -92,21 +92,17 @@ def _foreign_lora(pairs: list[tuple[str, Any]], metadata: Mapping[str, str]) -> 
     metadata: of the file loaded last, perhaps another.
     """
     layers: dict[str, tuple[int, int]] = {}
-    ranks: set[int] = set()
-    capped: set[int] = set()
-    has_alpha = False
+    sides, has_alpha = [], False
     for key, patch in pairs:
         up, down, alpha = patch[1].weights[:3]
         layer = key.removesuffix(".weight")
         # Pairs for the parts of one fused weight add up to it.
         layers[layer] = (layers.get(layer, (0, 0))[0] + up.shape[0], down.shape[1])
-        # A pair as large as its own layer says nothing of the others' rank.
-        smallest = min(up.shape[0], math.prod(down.shape[1:]))
-        (capped if down.shape[0] >= smallest else ranks).add(down.shape[0])
+        sides.append((down.shape[0], min(up.shape[0], math.prod(down.shape[1:]))))
         has_alpha |= alpha is not None
     return ForeignLora(
         layers=layers,
-        ranks=tuple(sorted(ranks or capped)),
+        ranks=ranks_of_pairs(sides),
         alpha="tensors" if has_alpha else "absent",
         has_differences=any(key.endswith(DIFFERENCE_ENDINGS) for key in pairs[0][1][1].loaded_keys),
         strengths=tuple(sorted({patch[0] for _, patch in pairs})),

@@ -154,10 +154,9 @@ class Forecast(SkipMethod):
         wanted = tally.asked - round(tally.asked / target)
         if tally.refusal is not None or tally.skipped >= wanted:
             return ()
-        held = ", ".join(self._bounds(tally, wanted))
-        return (
-            f"{target:g}x was asked for, and {tally.estimated_speedup:.2f}x came of it: {held}",
-        )
+        came = f"{target:g}x was asked for, and {tally.estimated_speedup:.2f}x came of it"
+        why = ", ".join(self._bounds(tally, wanted))
+        return (f"{came}: {why}" if why else came,)
 
     def _bounds(self, tally: Tally, wanted: int) -> list[str]:
         """In words, what kept it from leaving out `wanted` evaluations."""
@@ -175,8 +174,8 @@ class Forecast(SkipMethod):
         if tally.vetoes:
             made = counted(tally.vetoes, "evaluation")
             bounds.append(f"{made} were made after all, as threshold asks")
-        if tally.skipped + tally.vetoes < min(planned, wanted):
+        if tally.changes and tally.skipped + tally.vetoes < min(planned, wanted):
             bounds.append(
                 "prompts, ControlNets or sizes that change on the way have evaluations made anew"
             )
-        return bounds or ["several evaluations in a step cannot be left out alone"]
+        return bounds

@@ -155,6 +155,7 @@ class SkipRun:
         # Some samplers evaluate at several sizes of the latent in one step.
         regime = (x.shape, self.regime_of(sigma))
         if regime != self.regime:
+            self.tally.changes += bool(self.history.entries)
             self.history.clear()
         self.regime = regime
 

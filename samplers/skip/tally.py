@@ -17,6 +17,7 @@ class Tally:
     # forecast would have put the latent, relative to the latent.
     errors: list[float] = field(default_factory=list)
     vetoes: int = 0  # evaluations made because the last forecast was too wrong
+    changes: int = 0  # times that what was remembered said nothing of what came next
     history_bytes: int = 0  # the most remembered at once, by the method too
     # (seconds, left out) of each evaluation, taken when the device had finished all before.
     starts: list[tuple[float, bool]] = field(default_factory=list)

@@ -53,6 +53,21 @@ MODEL_FOLDERS = (
 )
 
 
+# Servers, and files whose models cost more to make twice than two processes gain.
+SERVERS, TOGETHER = ("server", "lesser_server"), ("test_claims",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, one of them runs all that share a server."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        shared = [name for name in SERVERS if name in item.fixturenames]
+        if shared or item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays: the garbage collector, which the host calls after runs and tests
     of memory after steps, need not look through millions of objects of imported modules each time.
